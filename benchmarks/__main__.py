@@ -19,6 +19,7 @@ NAMES = (
     "generators",
     "statistics",
     "secondary",
+    "worth",
     "draws",
     "ensemble",
     "example",

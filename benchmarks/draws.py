@@ -14,22 +14,21 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute, ignore_progress
-from xraytune.confirm.headroom import draw_and_others, train_on_draw, with_extra
-from xraytune.data.prepare import RunContext, side_images
-from xraytune.data.split import nested_order
+from xraytune.confirm.arms import replicate
+from xraytune.confirm.curve import Draws, in_nested_order, real_extra, train_once
+from xraytune.confirm.sealed import TEST
+from xraytune.data.prepare import RunContext
 from xraytune.nets.compute import pin
 from xraytune.space.fields import parameters_from
-from xraytune.space.settings import Settings, extra_images
+from xraytune.space.settings import Settings
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import compare
-from xraytune.synth.sources.source import take
 from xraytune.trial.prepare import open_space, prepare_space
 
 NEEDS = ("DATA", "WEIGHTS")
@@ -79,26 +78,23 @@ def measure() -> Iterator[Figure]:
 
 def _draws(settings: Settings, context: RunContext, seed: int) -> StructuralComponents:
     """Return the scores [2, K] and components of networks with and without other patients, on the patients left over."""
-    side, everyone = (
-        context.prepared.side("train"),
-        side_images("train", context.prepared, context.cache),
-    )
-    patients = nested_order(side.patients, side.labels.tolist(), seed)
+    prepared = context.prepared
+    patients = in_nested_order(prepared.side("train"), seed)
     size, count = 2 * _PATIENTS + _SPARE, _GROUPS * _REPLICATES
-    test = np.array([*chain(*patients[count * size :])])
-    scored = take(everyone, test)
+    starts = range(0, count * size, size)
+    draws = Draws(
+        numbers=(_PATIENTS,),
+        blocks=tuple(tuple(patients[start : start + size]) for start in starts),
+        scored=tuple(patients[count * size :]),
+    )
+    perfect = real_extra(_BASELINE, _RATIO)
     results = []
-    for arm in (with_extra(_BASELINE, _RATIO), _BASELINE):
+    for arm in (perfect, perfect.model_copy(update={"role": "matched", "parameters": _BASELINE})):
         for draw in range(count):
-            real, others = draw_and_others(patients, draw, _PATIENTS, size)
-            extra = others[: extra_images(arm.synthetic_ratio, len(real))]
-            results.append(
-                train_on_draw(settings, draw, arm, context, everyone, real, extra, scored)
-            )
+            of_draw = replace(context, prepared=draws.images(prepared, draw, _PATIENTS))
+            results.append(train_once(replicate(arm, settings, draw, "unused"), of_draw))
+    scored = draws.images(prepared, 0, _PATIENTS).side(TEST)
     components = structural_components(
-        scored.labels,
-        np.stack(results),
-        [side.patients[place] for place in test],
-        context.prepared.positive,
+        scored.labels, np.stack(results), scored.patients, prepared.positive
     )
     return components.by_arm(2)

@@ -47,7 +47,6 @@ from xraytune.confirm.sealed import choose_test, load_test_images
 from xraytune.data.images import ImageFile
 from xraytune.data.index import read_index
 from xraytune.data.prepare import RunContext
-from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
@@ -160,10 +159,7 @@ def _score_arms(
             experiment = replicate(arm, settings, draw, "draws")
             context = RunContext(prepared=sealed.prepared.drawn(draw), cache=cache, compute=compute)
             training = TrialTraining(experiment, context)
-            with TemporaryDirectory() as folder:
-                for _ in training.epochs(Path(folder)):
-                    pass
-                load_best(Path(folder), training.trained)
+            training.train_at_once()
             validated = training.validated()
             threshold = training.task.threshold(validated.labels, validated.results, positive)
             probability = training.results(images)[:, positive]

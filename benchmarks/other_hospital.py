@@ -1,7 +1,9 @@
-"""What another hospital should send: its classifier, its statistics or its GAN (docs/studies/other_hospital.md).
+"""How many of another hospital's images, and with which weight (docs/studies/other_hospital.md).
 
     make bench ONLY=other_hospital DATA=chest_xray WEIGHTS=weights HOSPITAL_A=hospital_a \
         HOSPITAL_A_FEATURES=hospital_a_features PICTURES=docs/studies
+
+What hospital A could send is compared by `xraytune curve`. This compares what `curve` holds fixed.
 
 `hospital_a` is a folder of `generator train --space gan_ratio_cpu --set data.train_patients=1200
 --set gan.steps=4000`, and `hospital_a_features` the same with `--set gan.z_dim=128
@@ -16,13 +18,12 @@ Plan, committed before the first run:
   replicates of `confirm` in the space `other_hospital_cpu`, with the epoch that is best on val-A.
 - B's images as they are; with another detector (blur .8 px, gamma .55, contrast .7, noise .02); from
   a portable unit (blur .4 px, contrast .6, noise .06); or inverted. What A sends is never shifted.
-- Arms: B alone; A's head; B's training started at it; extra images from A's statistics, its GAN and
-  its real images: half as many as A has, with weights that give them half of the loss.
-  The GAN comes plain and with `features`. The plain one's and the statistics' also with four fifths and two sevenths of the loss (by hand, a ratio
-  of 4 with weights 1 and .1), and one per real image with weight 1, as a search would begin. To tell
-  why a GAN helps with another detector: A's real images at the GAN's 64 px.
-- Read-out: mean gain over B alone and its standard error over draws; against the gains by hand, a
-  gain holds if it differs by at most two standard errors of both. Nothing is chosen by a score.
+- Arms: B alone; extra images from A's statistics, its GAN and its real images: half as many as A has,
+  with weights that give them half of the loss. The GAN comes plain and with `features`. The plain
+  one's and the statistics' also with four fifths and two sevenths of the loss, and one per real image
+  with weight 1, as a search would begin. To tell why a GAN helps with another detector: A's real
+  images at the GAN's 64 px.
+- Read-out: mean gain over B alone and its standard error over draws. Nothing is chosen by a score.
 
 The first plan had one extra image per real one. Its first arms, with 25 patients, gained less than by
 hand, where the extra images of a step came from all of A's: hence half as many as A has. Of three
@@ -41,14 +42,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.figures import Figure, figure
-from xraytune.base.drawing import COLOURS, new_figure
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import ignore_progress
 from xraytune.confirm.arms import Arm, replicate
 from xraytune.confirm.sealed import TEST, divide_unused
 from xraytune.data.index import read_index
 from xraytune.data.prepare import RunContext, side_images
-from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
@@ -62,7 +61,6 @@ from xraytune.trial.training import TrialTraining
 NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "HOSPITAL_A_FEATURES", "PICTURES")
 # Disjoint draws of so many patients; B has too few for eight of 200.
 DRAWS = {25: 8, 50: 8, 100: 8, 200: 5}
-DRAWS_BY_HAND = 8
 SHARE_OF_A = 0.5
 HALF, FOUR_FIFTHS, TWO_SEVENTHS = 1.0, 4.0, 0.4
 SHIFTS = {
@@ -75,56 +73,15 @@ ALONE = "B alone"
 COARSE = "real_64_px"
 WITH_FEATURES = "A's GAN with features"
 LOWEST = -0.04
-"""Of the picture; gains below are written as numbers."""
-# By hand, with A's 1,200 patients: gain and its standard deviation over eight draws.
-BY_HAND = {
-    ("as A's", 25, "A's head"): (0.037, 0.011),
-    ("as A's", 25, "started at A's head"): (0.036, 0.010),
-    ("as A's", 25, "A's statistics"): (0.028, 0.011),
-    ("as A's", 25, "A's GAN"): (0.007, 0.011),
-    ("as A's", 25, "A's real images"): (0.033, 0.010),
-    ("as A's", 100, "A's head"): (0.018, 0.007),
-    ("as A's", 100, "started at A's head"): (0.018, 0.006),
-    ("as A's", 100, "A's statistics"): (0.011, 0.006),
-    ("as A's", 100, "A's GAN"): (0.002, 0.002),
-    ("as A's", 100, "A's real images"): (0.015, 0.006),
-    ("another detector", 25, "A's head"): (-0.043, 0.011),
-    ("another detector", 25, "started at A's head"): (0.004, 0.010),
-    ("another detector", 25, "A's statistics"): (0.015, 0.006),
-    ("another detector", 25, "A's GAN"): (0.017, 0.007),
-    ("another detector", 25, "A's real images"): (0.018, 0.007),
-    ("another detector", 50, "A's head"): (-0.049, 0.012),
-    ("another detector", 50, "started at A's head"): (-0.002, 0.011),
-    ("another detector", 50, "A's statistics"): (0.013, 0.007),
-    ("another detector", 50, "A's GAN"): (0.016, 0.007),
-    ("another detector", 50, "A's real images"): (0.016, 0.008),
-    ("another detector", 100, "A's head"): (-0.061, 0.007),
-    ("another detector", 100, "started at A's head"): (-0.013, 0.008),
-    ("another detector", 100, "A's statistics"): (0.006, 0.006),
-    ("another detector", 100, "A's GAN"): (0.009, 0.004),
-    ("another detector", 100, "A's real images"): (0.009, 0.007),
-    ("inverted", 25, "A's head"): (-0.010, 0.017),
-    ("inverted", 25, "started at A's head"): (0.007, 0.012),
-    ("inverted", 25, "A's statistics"): (0.024, 0.012),
-    ("inverted", 25, "A's GAN"): (0.005, 0.006),
-    ("inverted", 25, "A's real images"): (0.028, 0.014),
-    ("inverted", 100, "A's head"): (-0.039, 0.008),
-    ("inverted", 100, "started at A's head"): (-0.018, 0.011),
-    ("inverted", 100, "A's statistics"): (0.007, 0.004),
-    ("inverted", 100, "A's GAN"): (0.001, 0.003),
-    ("inverted", 100, "A's real images"): (0.010, 0.004),
-    ("as A's", 100, "A's GAN, 4/5 of the loss"): (-0.000, 0.004),
-    ("as A's", 100, "A's GAN, 2/7 of the loss"): (0.0025, 0.002),
-}
+"""Of pictures; gains below are written as numbers."""
 
 
 def measure() -> Iterator[Figure]:
-    """Train the arms, write the scores beside the picture, draw it, and yield each gain with the gain by hand as its bar.
+    """Train the arms, write the scores to `PICTURES`, and yield each gain.
 
     An arm is not trained again if its scores are there.
     """
-    pictures = Path(os.environ["PICTURES"])
-    kept = pictures / "other_hospital.json"
+    kept = Path(os.environ["PICTURES"]) / "other_hospital.json"
     scores: dict[str, dict[str, dict[str, list[float]]]] = {}
     if kept.exists():
         scores = read_json(kept)["scores"]
@@ -136,17 +93,12 @@ def measure() -> Iterator[Figure]:
                 known = of_shift.get(str(count), {})
                 of_shift[str(count)] = _scores(shift, count, real, known)
                 write_json(kept, {"scores": scores})
-    _draw(scores, pictures / "other_hospital.svg")
     for shift, by_patients in scores.items():
         for patients, by_arm in by_patients.items():
             for arm in by_arm.keys() - {ALONE}:
-                mean, error = gain(by_arm, arm)
-                bar = ""
-                if by_hand := BY_HAND.get((shift, int(patients), arm)):
-                    width = 2 * np.hypot(error, by_hand[1] / np.sqrt(DRAWS_BY_HAND))
-                    bar = f"{by_hand[0] - width:.4f} to {by_hand[0] + width:.4f}"
+                mean, _ = gain(by_arm, arm)
                 name = f"other_hospital: {shift}, {patients} patients, {arm}"
-                yield figure(name, mean, "AUROC", bar)
+                yield figure(name, mean, "AUROC", "")
 
 
 def gain(by_arm: dict[str, list[float]], arm: str) -> tuple[float, float]:
@@ -184,7 +136,7 @@ def _arms(hospital: Path, real: Path, ratio: float) -> dict[str, Arm]:
         WITH_FEATURES: features | extra(HALF),
         f"{WITH_FEATURES}, 2/7 of the loss": features | extra(TWO_SEVENTHS),
     }
-    arms = {
+    return {
         name: Arm(
             name=name,
             role="finalist",
@@ -193,11 +145,6 @@ def _arms(hospital: Path, real: Path, ratio: float) -> dict[str, Arm]:
         )
         for name, source in sources.items()
     }
-    alone = arms[ALONE]
-    for name, control in (("A's head", "donor"), ("started at A's head", "donor_start")):
-        update = {"name": name, "role": "donor", "control": control, "donor": hospital}
-        arms[name] = alone.model_copy(update=update)
-    return arms
 
 
 def _scores(
@@ -270,10 +217,7 @@ def score_arms(
 def _score(experiment: Experiment, context: RunContext) -> float:
     """Train a replicate, and return its AUROC on the test side."""
     training = TrialTraining(experiment, context)
-    with TemporaryDirectory() as folder:
-        for _ in training.epochs(Path(folder)):
-            pass
-        load_best(Path(folder), training.trained)
+    training.train_at_once()
     test = side_images(TEST, context.prepared, context.cache)
     results = training.results(test)
     positive = context.prepared.positive
@@ -301,43 +245,3 @@ def _save_coarse(file: Path, target: Path) -> None:
     with Image.open(file) as image:
         coarse = image.convert("L").resize((64, 64), Image.Resampling.BOX)
     coarse.save(target.with_suffix(".png"))
-
-
-def _draw(scores: dict[str, dict[str, dict[str, list[float]]]], picture: Path) -> None:
-    """Draw the gain of each gift by B's patients, a panel for each shift."""
-    shown = ("A's head", "A's statistics", WITH_FEATURES, "A's GAN", "A's real images")
-    with new_figure((picture,), 3.4) as drawing:
-        panels = drawing.subplots(1, len(scores), sharex=True, sharey=True)
-        for axes, (shift, by_patients) in zip(panels, scores.items(), strict=True):
-            axes.axhline(0, color="#444444", linewidth=0.6)
-            for number, name in enumerate(shown):
-                places = np.arange(len(by_patients)) + 0.06 * (number - 2)
-                gains = [gain(by_arm, name) for by_arm in by_patients.values()]
-                means = np.array([mean for mean, _ in gains])
-                inside = means > LOWEST
-                axes.errorbar(
-                    places[inside],
-                    means[inside],
-                    [
-                        2 * error
-                        for (_, error), is_inside in zip(gains, inside, strict=True)
-                        if is_inside
-                    ],
-                    label=name.replace("head", "classifier"),
-                    color=COLOURS[number],
-                    linestyle="--" if name == "A's real images" else "-",
-                    marker="o",
-                    markersize=4,
-                    capsize=2,
-                )
-                for place, mean in zip(places[~inside], means[~inside], strict=True):
-                    text = f"{mean:.2f}".replace("-0", "\u2212")
-                    axes.text(place, LOWEST, text, color=COLOURS[number], ha="center", size=8)
-            axes.set_xticks(range(len(by_patients)), [*by_patients])
-            axes.set_xlabel("patients of B")
-            axes.set_title(f"B's images {shift}" if shift == "as A's" else f"B: {shift}", size=10)
-        panels[0].set_xlim(-0.4, len(DRAWS) - 0.6)
-        panels[0].set_ylim(LOWEST - 0.003, None)
-        panels[0].set_ylabel("gain in AUROC over B alone")
-        handles, labels = panels[0].get_legend_handles_labels()
-        drawing.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(shown))

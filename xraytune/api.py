@@ -30,7 +30,7 @@ COMMANDS = {
     "space_copy": "space.shipped:copy_space",
     "space_check": "space.load:load_space",
     "plan": "confirm.checks:plan",
-    "headroom": "confirm.headroom:headroom",
+    "curve": "confirm.curve:curve",
     "search": "search.run:search",
     "status": "study.status:status",
     "report": "present.page:write_report",

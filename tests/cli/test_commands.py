@@ -79,9 +79,9 @@ def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
 
 def test_help_is_wrapped_once() -> None:
     """Lines end at the width of the terminal, and not where those of the docstring end."""
-    shown = run("headroom --help").stdout
+    shown = run("curve --help").stdout
 
-    paragraph = shown[shown.index("Real images of other") :].partition("\n" + " " * 80)[0]
+    paragraph = shown[shown.index("Trains on several numbers") :].partition("\n" + " " * 80)[0]
     assert len(paragraph.splitlines()) == 3
     assert all(len(line.strip()) > 60 for line in paragraph.splitlines()[:-1])
 

@@ -256,12 +256,13 @@ PERFECT = arm(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("gan", "real", "is_clear"), [(2.0, 3.0, True), (1.0, 3.0, True), (2.0, 1.5, False)]
+    ("gan", "real", "is_clear"),
+    [(2.0, 3.0, True), (1.0, 3.0, True), (3.5, 3.0, True), (2.0, 1.5, False)],
 )
 def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
     gan: float, real: float, is_clear: bool
 ) -> None:
-    """Over no extra images: (finalist - none) / (real images - none), 0 if it loses."""
+    """Over no extra images: (finalist - none) / (real images - none), clamped to 0 and 1."""
     arms = (*ARMS, PERFECT)
     test = arm_scores(scores(gan=gan, real=real), arms=arms)
     of_gan, of_none, of_real = test.measure(ARMS[0], ARMS[1], PERFECT).scores.mean(axis=1)
@@ -272,8 +273,13 @@ def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
     assert found.gain == pytest.approx(of_real - of_none)
     assert found.low < found.gain < found.high
     assert (found.low > 0) == is_clear
-    share = max(0, (of_gan - of_none) / (of_real - of_none))
+    share = np.clip((of_gan - of_none) / (of_real - of_none), 0, 1)
     assert found.share == (pytest.approx(share) if is_clear else None)
+    if is_clear:
+        assert found.share_low is not None
+        assert found.share_high is not None
+        assert 0 <= found.share_low <= share <= found.share_high <= 1
+        assert (found.share_low < found.share_high) == (0 < share < 1)
     answer = confirmation(scores(gan=gan, real=real), arms=arms).to_json()["answer"]
     assert f"{found.gain:+.4f} AUROC" in answer
     assert ("the synthetic images reached" in answer) == is_clear

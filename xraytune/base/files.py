@@ -113,11 +113,17 @@ def require_writable(folder: Path) -> None:
         raise MachineError("cannot write to this folder", place, _OTHER_PLACE)
 
 
-def require_new(out: Path) -> None:
-    """Check, before any work, that `out` does not exist (else ConfigError) and can be created."""
+def require_new(out: Path, *, outside: Path | None = None) -> None:
+    """Check, before any work, that `out` does not exist and can be created.
+
+    ConfigError if it exists, or is inside of a folder of images.
+    """
     require_writable(out.parent)
     if os.path.lexists(out):
         raise ConfigError("this path already exists", out, "give a path that does not exist yet")
+    if outside and out.resolve().is_relative_to(outside.resolve()):
+        what = "a figure in the image folder would be mistaken for an X-ray"
+        raise ConfigError(what, out, "give a folder outside of it")
 
 
 def _require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:

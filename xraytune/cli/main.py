@@ -52,7 +52,7 @@ _COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
         space.space_copy,
         space.space_check,
         search.plan,
-        search.headroom,
+        search.curve,
         search.search,
         study.status,
         study.report,

@@ -38,7 +38,7 @@ from xraytune.synth.mix import mix_label
 if TYPE_CHECKING:
     from xraytune.audit import Audit
     from xraytune.confirm.checks import Outlook
-    from xraytune.confirm.headroom import Headroom
+    from xraytune.confirm.curve import Curve
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
     from xraytune.data.inspect import Inspection
@@ -269,11 +269,13 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Pat
     console.event(f"plan: {design.time}")
 
 
-def show_headroom(measured: Headroom, given: Options) -> None:
-    """Print the gains, and the next commands."""
-    from xraytune.present.headroom import headroom_frame
+def show_curve(measured: Curve, given: Options) -> None:
+    """Print what each arm is worth, and the next commands."""
+    from xraytune.present.curve import curve_frame
 
-    console.show(*headroom_frame(measured))
+    console.show(*curve_frame(measured))
+    if given["out"]:
+        console.write(f"{given['out']}: curve.json, curve.png and curve.svg")
     console.propose("search", "--space", given["space"], given=given)
     changes = ("gan.steps=4000", "gan.features=imagenet", "gan.z_dim=128")
     options = [word for change in changes for word in ("--set", change)]

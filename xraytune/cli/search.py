@@ -1,6 +1,6 @@
 """Before a search and during it.
 
-`xraytune plan` says what a study could tell, `xraytune headroom` measures what it could gain,
+`xraytune plan` says what a study could tell, `xraytune curve` measures what it could gain,
 `xraytune search` runs the search.
 """
 
@@ -12,6 +12,10 @@ from typer import Exit, Option
 from xraytune.base.errors import MachineError
 from xraytune.cli import options
 from xraytune.cli.command import run
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def search(
@@ -73,22 +77,45 @@ def plan(
         raise Exit(MachineError.exit_code)
 
 
-def headroom(
+def curve(
     space: options.SpaceFile,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
+    patients: Annotated[
+        str | None,
+        Option(
+            metavar="N,N,...",
+            help="Numbers of patients; default: 25,50,100 and so on.",
+            parser=_numbers,
+        ),
+    ] = None,
+    donor: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="What another hospital has sent: a folder of `xraytune generator train`.",
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Extra images, in class folders.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        Option(
+            "--out", "-o", metavar="OUT", help="Folder to create, with the figures and a picture."
+        ),
+    ] = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure, before a search, how much even perfect images could gain.
+    """Measure, before a search, how many patients synthetic or other images are worth.
 
-    Takes two minutes with a frozen backbone.
+    Trains on several numbers of patients, with real images of others in the place of perfect
+    synthetic ones, and with what another hospital has sent. With a frozen backbone, it takes
+    minutes. The test folder stays sealed.
 
-    Real images of other patients stand in for synthetic ones, at each ratio of the space. If they
-    gain less than the margin of `confirm`, no generator can help. The test folder stays sealed.
-
-    Example: xraytune headroom --space gan_ratio.yaml --data chest_xray
+    Example: xraytune curve --space gan_ratio.yaml --data chest_xray --donor hospital_a -o curve
     """
-    run("headroom", locals())
+    run("curve", locals())

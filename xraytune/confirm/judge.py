@@ -34,6 +34,7 @@ from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.space.settings import Parameters
+from xraytune.stats.between import place_between
 from xraytune.stats.classification import (
     FEWEST_LABELS,
     Floats,
@@ -415,7 +416,10 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     none = [arm for arm in same if arm.role == "matched" and arm.kind == "none"]
     if not (perfect and none):
         return None
-    best = compare(test.measure(perfect[0], none[0]))
-    own = compare(test.measure(finalist, none[0]))
-    share = max(0.0, own.difference / best.difference) if best.low > 0 else None
-    return HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=share)
+    measured = test.measure(none[0], perfect[0], finalist)
+    best = compare(measured.pair(1, 0))
+    reached = HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=None)
+    if best.low > 0:
+        share = place_between(measured, 2, range(2), (0.0, 1.0))
+        reached = replace(reached, share=share.value, share_low=share.low, share_high=share.high)
+    return reached

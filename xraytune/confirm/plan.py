@@ -26,7 +26,7 @@ from xraytune.confirm.record import VERDICT_FILE, Confirmation
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import accesses
-from xraytune.data.prepare import write_prepared
+from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -56,7 +56,9 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     best = choose_finalists(trials, finalists)
     tuned = _tuned_controls(study.settings, trials, notes)
     arms = arms_of(study.settings, study.prepared.outputs, best, tuned, sealed.kind, notes)
-    possible = [_possible_arm(study, arm, sealed, replicates, notes) for arm in arms]
+    images = StudyImages(study.settings.data, study.prepared, study.cache)
+    trained_on = _trained_on(study, sealed, range(replicates))
+    possible = [possible_arm(arm, images, trained_on, notes) for arm in arms]
     plan = Plan(
         test=sealed.kind,
         replicates=replicates,
@@ -143,8 +145,10 @@ def extend_plan(
     images is too small for a further draw.
     """
     folder = study.runs_folder.path
+    images = StudyImages(study.settings.data, study.prepared, study.cache)
+    trained_on = _trained_on(study, sealed, range(plan.replicates, replicates))
     for arm in plan.arms:
-        _require_images(study, arm, sealed, range(plan.replicates, replicates))
+        require_images(arm, images, trained_on)
     if before:
         copy_file(folder / VERDICT_FILE, folder / f"verdict-{before.replicates}-replicates.json")
     extended = plan.with_replicates(replicates, before.verdict if before else "not recorded")
@@ -301,38 +305,41 @@ def _train(
     ]
 
 
-def _possible_arm(
-    study: OpenStudy, arm: Arm, sealed: SealedTest, replicates: int, notes: list[str]
+def possible_arm(
+    arm: Arm, study: StudyImages, trained_on: Iterable[SplitData], notes: list[str]
 ) -> Arm | None:
     """Return an arm, unless a folder of extra images, or the other draws, are too small for it.
 
-    Real images in place of synthetic ones may be fewer: as many as the ratio adds.
+    Then, a note says so, or DataError if it is a finalist. Real images in place of synthetic ones,
+    and those of a folder, may be fewer than `pool_size`: as many as the ratio adds.
     """
     try:
-        _require_images(study, arm, sealed, range(replicates))
+        require_images(arm, study, trained_on)
     except DataError as error:
         if arm.role == "finalist":
             raise
         if arm.parameters.pool_size:
             fewer = arm.parameters.model_copy(update={"pool_size": None})
             arm = arm.model_copy(update={"parameters": fewer})
-            return _possible_arm(study, arm, sealed, replicates, notes)
+            return possible_arm(arm, study, trained_on, notes)
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         return None
     return arm
 
 
-def _require_images(
-    study: OpenStudy, arm: Arm, sealed: SealedTest, replicates: Iterable[int]
-) -> None:
-    """Refuse (DataError) an arm without enough extra images for these replicates."""
-    trained_on = [study.prepared]
-    if sealed.kind != "folder":
-        trained_on = [study.prepared.drawn(number) for number in replicates]
+def require_images(arm: Arm, study: StudyImages, trained_on: Iterable[SplitData]) -> None:
+    """Refuse (DataError) an arm without enough extra images for these training sets."""
     source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
     for prepared in trained_on:
-        images = StudyImages(study.settings.data, prepared, study.cache)
-        require_enough(source.count_available(images), arm.parameters, prepared)
+        available = source.count_available(study._replace(prepared=prepared))
+        require_enough(available, arm.parameters, prepared)
+
+
+def _trained_on(study: OpenStudy, sealed: SealedTest, replicates: Iterable[int]) -> list[SplitData]:
+    """Return the images that these replicates train on."""
+    if sealed.kind == "folder":
+        return [study.prepared]
+    return [study.prepared.drawn(number) for number in replicates]
 
 
 def donor_controls(

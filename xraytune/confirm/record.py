@@ -65,14 +65,16 @@ class HeadroomReached:
 
     They are in the place of a finalist's synthetic images.
 
-    `share`, at least 0, is the share of it that the synthetic images gained; None unless the
-    interval lies above 0.
+    `share`, from 0 to 1, is the share of it that the synthetic images gained, with its interval;
+    None unless that of the gain lies above 0.
     """
 
     gain: float
     low: float
     high: float
     share: float | None
+    share_low: float | None = None
+    share_high: float | None = None
 
 
 @frozen

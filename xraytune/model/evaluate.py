@@ -63,10 +63,7 @@ def evaluate(
     """
     # Everything is checked and read before the network predicts.
     if out:
-        require_new(out)
-        if out.resolve().is_relative_to(data.resolve()):
-            what = "a figure in the image folder would be mistaken for an X-ray"
-            raise ConfigError(what, out, "give a folder outside of it")
+        require_new(out, outside=data)
     bundle = open_bundle(model)
     record = bundle.record
     task = TASKS[record.task]

@@ -146,6 +146,8 @@ def _notes(record: Confirmation) -> Iterator[str]:
         share = ""
         if reached.share is not None:
             share = f"; the synthetic images reached {reached.share:.0%} of that"
+            if reached.share_low is not None:
+                share += f" ({reached.share_low:.0%} to {reached.share_high:.0%})"
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
     if gifts := first.gifts:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())

@@ -71,11 +71,11 @@ def sample_of_sites(scores: Floats) -> StructuralComponents:
         scores=scores,
         components=np.zeros((*scores.shape, 1)),
         effective_patients=np.inf,
-        variance=_even_variance,
+        variance=even_variance,
     )
 
 
-def _even_variance(first: ArrayLike, second: ArrayLike) -> Floats:
+def even_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     """Return the same variance for all pairs of scores: nothing is assumed about patients."""
     return np.ones(np.broadcast(first, second).shape)
 

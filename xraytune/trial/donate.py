@@ -4,7 +4,6 @@
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from xraytune.base.files import sha256_of, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, side_images
-from xraytune.nets.checkpoint import load_best
 from xraytune.nets.networks import linear_of
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
@@ -63,9 +61,7 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
 
     prepared = context.prepared
     training = TrialTraining(experiment, context)
-    with TemporaryDirectory() as work:
-        records = [*training.epochs(Path(work))]
-        load_best(Path(work), training.trained)
+    records = training.train_at_once()
     head = linear_of(training.trained)
     train = side_images("train", prepared, context.cache)
     features = training.network.plain_features(train).astype(np.float64)

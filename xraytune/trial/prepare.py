@@ -67,6 +67,7 @@ def prepare_space(
     *,
     recorded: SplitData | None = None,
     is_complete: bool = True,
+    seen: frozenset[str] = frozenset(),
     skip_broken: bool = False,
     note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
@@ -75,8 +76,10 @@ def prepare_space(
     """Check that every trial of a space can run, and prepare its images; `note` gets warnings.
 
     A command that trains a single point passes `space.at(point)`. What a study has `recorded` of
-    its images is compared with them before they are split; see `require_same_data`. `on_index` is
-    called before the images are decoded, when their files and labels are known to be valid.
+    its images is compared with them before they are split; see `require_same_data`. Patients with
+    images in `seen`, given as SHA-256, are on no validation side, likewise those whom the space's
+    own sources and encoders have seen. `on_index` is called before the images are decoded, when
+    their files and labels are known to be valid.
 
     Raises:
         ConfigError: The images do not suit the settings (space/contract.py).
@@ -108,7 +111,7 @@ def prepare_space(
         settings.data,
         cache,
         sizes_px=space.sizes_px(),
-        seen=seen_by(mixes_of(space)),
+        seen=seen | seen_by(mixes_of(space)),
         skip_broken=skip_broken,
         on_progress=on_progress,
     )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import ImageSet, RunContext, side_images
 from xraytune.nets.captured import Draws, Step, replayed
-from xraytune.nets.checkpoint import BEST_FILE, resume, save_checkpoint
+from xraytune.nets.checkpoint import BEST_FILE, load_best, resume, save_checkpoint
 from xraytune.nets.compute import fast_backward, seeded
 from xraytune.nets.infer import autocast_images, estimate_batch_norms
 from xraytune.nets.optimizer import build_optimizer, learning_rate, set_lr
@@ -190,6 +191,15 @@ class TrialTraining:
             epochs_since_best = len(scores) - 1 - scores.index(max(scores))
             is_stale = epochs_since_best >= patience
         return is_stale or len(records) == self.max_epochs
+
+    def train_at_once(self) -> list[EpochRecord]:
+        """Train without a checkpoint to resume from, and keep the weights of the best epoch."""
+        with TemporaryDirectory() as folder:
+            records = [*self.epochs(Path(folder))]
+            load_best(Path(folder), self.trained)
+        return records
+
+    # From the network to its scores
 
     def validate(self) -> tuple[float, float]:
         """Return loss and score of the network on val-A.

@@ -1,0 +1,360 @@
+"""What patients, real images of others and gifts are worth, on nested draws of patients."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.in_process import CPU, command, one_core, one_thread, save_backbone
+from xraytune.base.errors import ConfigError, DataError
+from xraytune.confirm.arms import Arm, replicate
+from xraytune.confirm.curve import (
+    Curve,
+    Point,
+    choose_draws,
+    curve,
+    in_nested_order,
+    train_once,
+)
+from xraytune.data.index import read_index
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.prepare import RunContext, prepare
+from xraytune.data.split import nested_order
+from xraytune.model.generator_folder import generator_train
+from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
+from xraytune.space.load import load_space
+from xraytune.space.settings import Parameters
+from xraytune.stats.between import Estimate
+from xraytune.stats.verdict import Interval
+from xraytune.synth.donor import donor_images
+
+SPACE = """\
+name: room
+data: {path: xrays, image_size: 32, train_patients: 16, split: {val_a: 0.15, val_b: 0.15}}
+parameters:
+  source: {values: [none, duplicate]}
+  synthetic_ratio: {values: [0.5, 1.0], when: {source: duplicate}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  lr: {min: 1e-3, max: 1e-2, distribution: log_uniform_values}
+  batch_size: {value: 8}
+budget: {trials: 2, max_epochs: 2}
+points_to_evaluate: [{source: none, lr: 5e-3}]
+"""
+DONOR = """\
+name: donor
+data: {path: xrays, image_size: 32, train_patients: 60, split: {val_a: 0.15, val_b: 0.15}}
+parameters:
+  source: {value: gan}
+  gan: {parameters: {image_size: {value: 32}, width: {value: 4}, steps: {value: 2}}}
+  backbone: {value: small_cnn}
+  weights: {value: net.safetensors}
+  trainable: {value: head}
+budget: {max_epochs: 2}
+"""
+NUMBERS = [8, 16]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("room")
+    draw_phantoms(root / "xrays", patients=300, seed=4, image_size_px=32, difficulty=0.2)
+    save_backbone(root / "net.safetensors")
+    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    return root
+
+
+def frozen(root: Path) -> list[str]:
+    return [f"weights={root / 'net.safetensors'}", "trainable=head"]
+
+
+def point(
+    patients: int, ratio: float, low: float, difference: float, high: float, *worth: float
+) -> Point:
+    gain = Interval(
+        difference=difference,
+        low=low,
+        high=high,
+        standard_error=0.01,
+        degrees_of_freedom=9.0,
+        low_90=low,
+        high_90=high,
+        p_value=0.5,
+    )
+    value, least, most = worth or (20.0, 10.0, 30.0)
+    return Point(
+        arm=f"other patients x{ratio:g}",
+        role="perfect",
+        ratio=ratio,
+        patients=patients,
+        scores=(0.8,) * 5,
+        score=Estimate(value=0.8, low=0.7, high=0.9),
+        gain=gain,
+        worth=Estimate(value=value, low=least, high=most),
+    )
+
+
+def curve_of(*points: Point) -> Curve:
+    return Curve(
+        name="room",
+        metric="AUROC",
+        margin=0.01,
+        patients=40,
+        numbers=(20, 40, 80),
+        draws=5,
+        test_patients=90,
+        baseline="real_only",
+        points=points,
+    )
+
+
+@pytest.mark.parametrize(
+    ("other_high", "meaning"),
+    [
+        (0.009, "no generator can help at ratios up to 1"),
+        (0.015, "only a nearly perfect generator could help"),
+        (0.025, "too uncertain to compare with the margin of 0.01"),
+    ],
+)
+def test_no_ratio_may_exceed_the_margin_before_generators_are_ruled_out(
+    other_high: float, meaning: str
+) -> None:
+    """Not only that with the largest mean gain, of .005 (-.001 to .008), at the space's number."""
+    found = curve_of(
+        point(20, 1.0, 0.1, 0.2, 0.3),
+        point(40, 0.5, -0.001, 0.005, 0.008),
+        point(40, 1.0, -0.02, 0.002, other_high),
+    )
+
+    assert found.sentence.startswith("At 40 patients, even perfect images gain 0.005 AUROC")
+    assert meaning in found.sentence
+
+
+def test_a_number_without_enough_other_patients_says_nothing_about_generators() -> None:
+    found = curve_of(point(20, 1.0, -0.001, 0.005, 0.008))
+
+    assert "too few others" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("worth", "text"),
+    [
+        ((11.0, 4.2, 21.0), "11 (4 to 21)"),
+        ((11.0, -20.0, 40.0), "11 (fewer than -20 to more than 40)"),
+        ((40.0, 40.0, 40.0), "more than 40"),
+    ],
+)
+def test_worth_beyond_the_curve_is_not_guessed(worth: tuple[float, ...], text: str) -> None:
+    shown = point(40, 1.0, 0.1, 0.2, 0.3, *worth)
+
+    assert curve_of(shown).worth_of(shown) == text
+
+
+@pytest.mark.slow
+def test_each_draw_has_its_own_seed(root: Path, tmp_path: Path) -> None:
+    """Else, an interval over draws would not include the initial weights and the order."""
+    settings = load_space(root / "space.yaml").settings
+    cache = shutil.copytree(prepared_cache(root), tmp_path / "cache")
+    parameters = Parameters(backbone="small_cnn", weights="none", batch_size=8)
+    arm = Arm(name="none", role="finalist", trial="", parameters=parameters)
+    prepared, _ = prepare(settings, cache)
+    names = prepared.side("train").patients
+    draws = choose_draws([*dict.fromkeys(names)], [1, 2], 1.0)
+    context = RunContext(prepared=draws.images(prepared, 0, 2), cache=cache, compute=CPU)
+
+    with one_thread():
+        first, second = (
+            train_once(replicate(arm, settings, draw, "unused"), context) for draw in (0, 1)
+        )
+
+    assert not np.array_equal(first, second)
+
+
+def prepared_cache(root: Path) -> Path:
+    prepare(load_space(root / "space.yaml").settings, root / "cache")
+    return root / "cache"
+
+
+@pytest.mark.slow
+def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
+    root: Path, tmp_path: Path
+) -> None:
+    """The command prints the answer first, and writes the same figures with a picture."""
+    with one_core():
+        found = curve(root / "space.yaml", cache=root / "cache", patients=NUMBERS)
+        trained = trainings(root / "cache")
+        arguments = [
+            "--space",
+            root / "space.yaml",
+            "--cache",
+            root / "cache",
+            "--patients",
+            "16,8",
+        ]
+        shown = command("curve", *arguments, "--out", tmp_path / "out").stdout
+
+    assert " ".join(shown.split()).startswith(found.sentence)
+    assert trainings(root / "cache") == trained
+    assert len(trained) == 5 * len(found.points)
+    assert {point.arm for point in found.points} >= {"none", "duplicate", "other patients x1"}
+    alone = found.points[:2]
+    assert [point.patients for point in alone] == NUMBERS
+    for point in found.points:
+        assert point.score.low < point.score.value < point.score.high
+        if point not in alone:
+            assert point.gain.low < point.gain.difference < point.gain.high
+            assert 8 <= point.patients + point.worth.low <= point.patients + point.worth.high <= 16
+    written = json.loads((tmp_path / "out/curve.json").read_text(encoding="utf-8"))
+    assert written["points"][0]["scores"] == [*alone[0].scores]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "curve.json",
+        "curve.png",
+        "curve.svg",
+    }
+
+
+def trainings(cache: Path) -> set[str]:
+    return {path.name for path in (cache / "curve-1").glob("[!.]*")}
+
+
+@pytest.mark.slow
+def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
+    root: Path, tmp_path: Path
+) -> None:
+    """Once, also for another command."""
+    cache = shutil.copytree(prepared_cache(root) / "pixels-2", tmp_path / "cache/pixels-2").parent
+    settings = load_space(root / "space.yaml", ["data.train_patients=null"]).settings
+    prepared, _ = prepare(settings, cache)
+    side = prepared.side("train")
+    names = in_nested_order(side, settings.data.split.seed)
+
+    with one_core():
+        first, again = (
+            curve(root / "space.yaml", overrides=frozen(root), cache=cache, patients=[2, 4])
+            for _ in range(2)
+        )
+
+    draws = choose_draws(names, [2, 4], 1.0)
+    used = {*draws.scored}.union(*draws.blocks)
+    count = sum(patient in used for patient in side.patients) + len(prepared.side("val_a"))
+    (file,) = cache.glob(f"{FEATURES_STAGE}/*/{FEATURES_FILE}")
+    assert first == again
+    assert file.stat().st_size == count * (24 + 4 * 96)
+
+
+@pytest.mark.slow
+def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen(
+    root: Path, tmp_path: Path
+) -> None:
+    """Its patients are among the study's, and neither drawn nor scored."""
+    (root / "donor.yaml").write_text(DONOR, encoding="utf-8")
+    settings = load_space(root / "space.yaml").settings
+    with one_core():
+        sent = generator_train(
+            root / "donor.yaml", out=tmp_path / "sent", cache=root / "cache"
+        ).path
+        notes: list[str] = []
+        found = curve(
+            root / "space.yaml",
+            overrides=frozen(root),
+            cache=root / "cache",
+            patients=NUMBERS,
+            donor=sent,
+            folder=draw_extra(tmp_path / "images"),
+            note=notes.append,
+        )
+
+    gifts = {point.arm for point in found.points if point.patients == 16}
+    assert gifts >= {
+        "generator of sent",
+        "statistics of sent",
+        "classifier of sent",
+        "folder of images",
+    }
+    assert any("not known which images these were made from" in note for note in notes)
+    seen = donor_images(sent)
+    known = {image.patient for image in read_index(settings.data).images if image.sha256 in seen}
+    assert len(known) == 60
+    assert found.test_patients <= 300 * 0.8 - len(known)
+    classifier = [point for point in found.points if point.arm == "classifier of sent"]
+    assert len({score for point in classifier for score in point.scores}) == 1, "one network"
+
+
+def draw_extra(folder: Path) -> Path:
+    draw_phantoms(folder.with_name("drawn"), patients=60, seed=9, image_size_px=32)
+    return folder.with_name("drawn").joinpath("train").rename(folder)
+
+
+@pytest.mark.slow
+def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither a classifier nor statistics"):
+        curve(root / "space.yaml", cache=root / "cache", donor=tmp_path)
+    with pytest.raises(ConfigError, match="mistaken for an X-ray"):
+        curve(root / "space.yaml", cache=root / "cache", out=root / "xrays" / "curve")
+
+
+def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
+    """Two thirds of the patients are of class 1, so that the classes recur in their order."""
+    labels = [int(number % 3 > 0) for number in range(300)]
+    order = nested_order([f"{number}" for number in range(300)], np.array(labels), seed=7)
+    names = [f"{place}" for (place,) in order]
+
+    draws = choose_draws(names, [10, 30], 1.0)
+
+    groups = [group for block in draws.blocks for group in (block[:10], block[:30], block[30:])]
+    for group in [*groups, draws.scored]:
+        positive = sum(labels[int(name)] for name in group)
+        assert abs(positive - len(group) * 2 / 3) <= 1
+    everyone = [name for group in (*draws.blocks, draws.scored) for name in group]
+    assert sorted(everyone) == sorted(names), "nobody is in two draws, or drawn and scored"
+
+
+@pytest.mark.parametrize(
+    ("patients", "wanted", "ratio", "numbers"),
+    [
+        (2947, [], 2.0, (25, 50, 100, 200, 400)),
+        (500, [], 1.0, (25, 50)),
+        (206, [], 0.5, (15, 30)),
+        (1000, [100, 40, 40], 10.0, (40, 100)),
+    ],
+)
+def test_draws_leave_a_quarter_of_the_patients_to_score_on(
+    patients: int, wanted: Sequence[int], ratio: float, numbers: tuple[int, ...]
+) -> None:
+    draws = choose_draws([f"{number}" for number in range(patients)], wanted, ratio)
+
+    assert draws.numbers == numbers
+    assert len(draws.blocks) == 5
+    assert len(draws.scored) >= patients / 4
+    assert len({*draws.scored}.union(*draws.blocks)) == patients
+
+
+@pytest.mark.parametrize("wanted", [[20], [10, 31], [0, 10]])
+def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does(
+    wanted: Sequence[int],
+) -> None:
+    with pytest.raises(DataError, match="two or more, up to 30"):
+        choose_draws([f"{number}" for number in range(206)], wanted, 0.5)
+
+
+@pytest.mark.slow
+def test_a_space_without_a_baseline_or_with_a_draw_without_a_class_is_refused_before_the_training(
+    root: Path, tmp_path: Path
+) -> None:
+    xrays = shutil.copytree(root / "xrays" / "train", tmp_path / "xrays")
+    for file in sorted((xrays / "NORMAL").iterdir())[12:]:
+        file.unlink()
+
+    with pytest.raises(ConfigError, match="no arm without extra images"):
+        curve(
+            root / "space.yaml",
+            overrides=["source=duplicate", "points_to_evaluate=[]"],
+            cache=root / "cache",
+        )
+    with pytest.raises(DataError, match="no image of NORMAL"):
+        curve(root / "space.yaml", patients=[4, 8], data=xrays, cache=tmp_path / "cache")

@@ -1,0 +1,523 @@
+"""How much further patients, or what another hospital has sent, would help, before a search.
+
+    arms -> nested draws of patients -> train -> score -> compare, in units of patients
+
+The baseline of a space is trained on five draws of n patients, for several n: alone, with its
+images repeated, with real images of other patients in the place of perfect synthetic ones, and with
+each gift. Steps, seeds and real images are the same in all arms. All networks are scored on the
+same training patients, who are in no draw. The test folder stays sealed.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xraytune.base.artifacts import build_once, releases
+from xraytune.base.cores import cpu_count
+from xraytune.base.drawing import COLOURS, drawable, new_figure
+from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.files import new_folder, require_new, write_array, write_json
+from xraytune.base.records import Progress, frozen, ignore_progress, to_json
+from xraytune.confirm.arms import Arm, Role, replicate
+from xraytune.confirm.plan import donor_controls, draw_control, possible_arm
+from xraytune.confirm.sealed import TEST, require_every_class
+from xraytune.data.images import Images
+from xraytune.data.index import find_class_names
+from xraytune.data.prepare import HELD_OUT, RunContext, SplitData, patients_seen, side_images
+from xraytune.data.sides import too_few_tested
+from xraytune.data.split import nested_order
+from xraytune.nets.compute import compute_of, gpu_count, in_one_thread, pin
+from xraytune.space.allocation import allocation_of
+from xraytune.space.domains import Value
+from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.settings import Experiment, Parameters, Settings, extensions_of
+from xraytune.space.space import Space
+from xraytune.stats.between import Estimate, mean_score, place_between
+from xraytune.stats.placements import StructuralComponents, structural_components
+from xraytune.stats.verdict import Interval, compare
+from xraytune.study.inputs import inputs_of_trials, read_inputs
+from xraytune.synth.donor import donor_content, donor_tensors
+from xraytune.synth.mix import mix_label
+from xraytune.synth.saved_generator import GENERATOR_FILE
+from xraytune.synth.sources.source import StudyImages
+from xraytune.synth.sources.which import seen_by, source_of
+from xraytune.tasks import task_of
+from xraytune.tasks.task import Results
+from xraytune.trial.network import Network
+from xraytune.trial.prepare import open_space, prepare_space, require_inputs
+from xraytune.trial.training import TrialTraining
+
+_DRAWS = 5
+_NUMBERS = [25 * 2**power for power in range(20)]
+"""Of patients, by default: those that fit."""
+_TEST_SHARE = 0.25
+"""At least this share of the patients is held out for scoring."""
+_SPARE = 1.2
+"""Patients set aside for real extra images, as a multiple of the expected number.
+
+Patients differ in their numbers of images.
+"""
+_STAGE = "curve-1"
+_HALF: dict[str, Value] = {"synthetic_ratio": 4.0, "synthetic_weight": 0.25}
+"""Gifts and repeated images have half of the loss."""
+_POOL = 1000
+"""Different images of a gift, at most."""
+
+
+@frozen
+class Draws:
+    """Disjoint draws of patients, and the patients who are scored, by name.
+
+    Attributes:
+        numbers: The numbers of patients that are compared, ascending, two or more.
+        blocks: Of each draw; its first n patients are trained on, real extra images are of others.
+    """
+
+    numbers: tuple[int, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    scored: tuple[str, ...]
+
+    def images(self, prepared: SplitData, draw: int, count: int) -> SplitData:
+        """Return the images of a draw of `count` patients; the scored ones are the test side."""
+        block = self.blocks[draw]
+        side_of = dict.fromkeys(self.scored, TEST)
+        side_of |= dict.fromkeys(block[:count], "train")
+        side_of |= dict.fromkeys(block[count:], "others")
+        images = (
+            replace(image, side=side_of.get(image.patient, image.side))
+            for image in prepared.images
+            if image.patient in side_of or image.side in HELD_OUT
+        )
+        return replace(prepared, images=tuple(images))
+
+
+@frozen
+class Point:
+    """An arm, trained on draws of so many patients.
+
+    Attributes:
+        role: `perfect` with real images of other patients, `donor` with what is given.
+        ratio: Its extra images per image of these patients.
+        scores: Of each draw.
+        score: Their mean; its interval accounts for draws and scored patients, and so do others.
+        gain: The difference from no extra images.
+        worth: How many further patients would gain as much, between the ends of the curve.
+    """
+
+    arm: str
+    role: Role
+    ratio: float
+    patients: int
+    scores: tuple[float, ...]
+    score: Estimate
+    gain: Interval
+    worth: Estimate
+
+
+@frozen
+class Curve:
+    """What arms are worth by number of patients.
+
+    Attributes:
+        margin: The smallest gain that matters: `confirm.rope`.
+        patients: The number that the sentence is about: that of the space, or one below it.
+        numbers: All of them.
+        test_patients: Scored patients.
+        baseline: What is trained, such as `real_only`.
+        points: First those of no extra images, by number.
+    """
+
+    name: str
+    metric: str
+    margin: float
+    patients: int
+    numbers: tuple[int, ...]
+    draws: int
+    test_patients: int
+    baseline: str
+    points: tuple[Point, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What the largest gain of real images means, and the largest that any ratio may have."""
+        perfect = [
+            point
+            for point in self.points
+            if point.role == "perfect" and point.patients == self.patients
+        ]
+        where = f"At {self.patients:,} patients"
+        if not perfect:
+            return f"{where}, too few others are left to stand in for perfect synthetic images."
+        best = max(perfect, key=lambda point: point.gain.difference)
+        gained, low, high = best.gain.difference, best.gain.low, best.gain.high
+        largest = max(point.gain.high for point in perfect)
+        ratios = f"at ratios up to {perfect[-1].ratio:g}"
+        if largest < self.margin:
+            means = f"less than the margin of {self.margin:g}: no generator can help {ratios}"
+        elif low < 0 and largest >= 2 * self.margin:
+            means = (
+                f"too uncertain to compare with the margin of {self.margin:g}: more patients are "
+                "needed to tell"
+            )
+        elif gained < 2 * self.margin:
+            means = (
+                f"less than twice the margin of {self.margin:g}: only a nearly perfect generator "
+                f"could help {ratios}"
+            )
+        else:
+            means = (
+                f"{gained / self.margin:.1f} times the margin of {self.margin:g}: a good "
+                "generator can help"
+            )
+        gain = f"{gained:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
+        return f"{where}, even perfect images gain {gain}, {means}."
+
+    def worth_of(self, point: Point, unit: str = "") -> str:
+        """Return how many patients an arm is worth, such as `11 (4 to more than 300)`."""
+        least, most = (self.numbers[end] - point.patients for end in (0, -1))
+        shown = []
+        for end in (point.worth.value, point.worth.low, point.worth.high):
+            text = f"more than {most:,}" if end >= most else f"{end:,.0f}"
+            shown.append(text if end > least else f"fewer than {least:,}")
+        value, low, high = shown
+        return f"{value}{unit}" + (f" ({low} to {high})" if low != high else "")
+
+
+def curve(
+    space: Path,
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    patients: Sequence[int] = (),
+    donor: Path | None = None,
+    folder: Path | None = None,
+    out: Path | None = None,
+    cache: Path = Path("cache"),
+    skip_broken: bool = False,
+    on_progress: Progress = ignore_progress,
+    note: Callable[[str], None] = lambda _: None,
+) -> Curve:
+    """Measure, before a search, what further patients and gifts are worth.
+
+    With a frozen backbone, features are computed once, and it takes minutes. Otherwise, whole
+    networks are trained. Every training is cached: the same call resumes after an interruption.
+
+    Args:
+        space: Search space (YAML).
+        data: Image folder, or data file (YAML); overrides `data` of the space.
+        weights_dir: Folder of official weight files, for machines without network access.
+        overrides: `key=value` settings that override those of the space.
+        patients: Numbers of patients, at least two; by default 25, 50, 100 and so on, as many as
+            leave a quarter of the patients to score.
+        donor: A folder from `xraytune generator train`, whose generator, statistics and classifier
+            are compared.
+        folder: A folder of extra images, with class folders.
+        out: Folder to create, with `curve.json`, `curve.png` and `curve.svg`.
+        cache: Artifact cache.
+        skip_broken: Leave out broken images.
+        on_progress: Called with progress.
+        note: Called with messages for the user.
+
+    Raises:
+        ConfigError: The space is invalid, or has no arm without extra images; `out` exists.
+        DataError: The images or gifts are invalid, or there are too few patients.
+        ArtifactError: A gift is damaged.
+        MachineError: Weights or disk space are missing.
+        TrialError: A loss is not finite.
+    """
+    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
+    own = loaded.settings.data
+    if out:
+        require_new(out, outside=own.path)
+    baseline = _baseline(loaded).model_copy(update={"early_stop_epochs": None})
+    everyone = {"data": own.model_copy(update={"train_patients": None})}
+    alone = replace(loaded, settings=loaded.settings.model_copy(update=everyone))
+    alone = alone.at(flat_values(baseline))
+    settings = Experiment(settings=alone.settings, parameters=baseline).settings
+    # For a range, its two ends.
+    trials = loaded.extreme_parameters("source", "synthetic_ratio")
+    ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio}) or [1.0]
+    gifts = _gifts(settings, baseline, donor, folder)
+    seen = seen_by([baseline, *(gift.parameters for gift in gifts)])
+    cache = cache.resolve()
+    require_inputs(settings, alone.networks())
+    prepared, index = prepare_space(
+        alone, cache, seen=seen, skip_broken=skip_broken, note=note, on_progress=on_progress
+    )
+
+    side = prepared.side("train")
+    known = patients_seen(index.images, seen)
+    unseen = [name for name in in_nested_order(side, own.split.seed) if name not in known]
+    draws = choose_draws(unseen, patients, max(ratios))
+    images = {
+        number: [draws.images(prepared, draw, number) for draw in range(_DRAWS)]
+        for number in draws.numbers
+    }
+    smallest = images[draws.numbers[0]]
+    for drawn in smallest:
+        require_every_class(drawn.side("train"), prepared, draws.numbers[0])
+    scored = smallest[0].side(TEST)
+    few = too_few_tested(scored, prepared.outputs)
+    if few:
+        raise DataError(few, own.path, "add patients")
+
+    study = StudyImages(settings.data, smallest[0], cache, index)
+    notes: list[str] = []
+    arms = [
+        _arm("none", "matched", baseline),
+        _arm("duplicate", "matched", with_extra(baseline, "duplicate")),
+        *(real_extra(baseline, ratio) for ratio in ratios),
+        *(_checked(gift, settings, study, notes) for gift in gifts),
+    ]
+    of_donor = [gift for gift in gifts if gift.parameters.donor]
+    for gift in of_donor[:1]:
+        arms += donor_controls(settings, prepared.outputs, gift, notes)[:1]
+    cells: list[tuple[Arm, int]] = []
+    for arm in arms:
+        for number, its_draws in images.items():
+            possible = possible_arm(arm, study, its_draws, notes if arm.role == "donor" else [])
+            if possible:
+                cells.append((possible, number))
+    for text in notes:
+        note(text)
+
+    allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
+    compute = replace(compute_of(allocation), threads=cpu_count())
+    pin(compute)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+    network = Network(Experiment(settings=settings, parameters=baseline), context)
+    if network.has_cached_features and baseline.augmentation == "none":
+        # At once: each training would load the backbone for what it lacks.
+        used = {*draws.scored}.union(*draws.blocks)
+        places = [place for place, patient in enumerate(side.patients) if patient in used]
+        network.features(side_images("train", prepared, cache), np.array(places))
+    results: list[Results] = []
+    for arm, number in cells:
+        for draw, drawn in enumerate(images[number]):
+            experiment = replicate(arm, settings, draw, "unused")
+            results.append(train_once(experiment, replace(context, prepared=drawn)))
+            total = len(cells) * _DRAWS
+            on_progress("training on draws of patients (networks)", len(results), total)
+    measured = structural_components(
+        scored.targets, np.stack(results), scored.patients, prepared.positive
+    )
+    measured = measured.by_arm(len(cells))
+    *smaller, _ = draws.numbers
+    most = own.train_patients or smaller[-1]
+    result = Curve(
+        name=settings.name,
+        metric=task_of(settings).metric,
+        margin=settings.confirm.rope,
+        patients=max((number for number in smaller if number <= most), default=smaller[0]),
+        numbers=draws.numbers,
+        draws=_DRAWS,
+        test_patients=len(draws.scored),
+        baseline=mix_label(baseline),
+        points=tuple(
+            Point(
+                arm=arm.name,
+                role=arm.role,
+                ratio=arm.parameters.synthetic_ratio,
+                patients=number,
+                scores=tuple(measured.scores[place].tolist()),
+                score=mean_score(measured, place),
+                gain=compare(measured.pair(place, draws.numbers.index(number))),
+                worth=worth_between(measured, place, draws.numbers, number),
+            )
+            for place, (arm, number) in enumerate(cells)
+        ),
+    )
+    if out:
+        with new_folder(out) as made:
+            write_json(made / "curve.json", to_json(result))
+            _draw(result, [made / "curve.png", made / "curve.svg"])
+    return result
+
+
+def in_nested_order(images: Images, seed: int) -> list[str]:
+    """Return the patients in the order in which `data.train_patients` keeps them."""
+    patients = images.patients
+    order = nested_order(patients, images.targets, seed)
+    return [patients[places[0]] for places in order]
+
+
+def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -> Draws:
+    """Divide patients, in nested order, into disjoint draws and those to score.
+
+    By default, the numbers of patients are 25, 50 and so on. A draw has others besides, for real
+    extra images at a `ratio` of theirs, as far as there are any. Patients whom a search would train
+    on first are scored, so that `confirm` scores few of them.
+
+    Raises DataError if two numbers do not leave a quarter to score.
+    """
+    most = int((1 - _TEST_SHARE) * len(patients)) // _DRAWS
+    fitting = [number for number in _NUMBERS if number <= most]
+    usual = fitting if len(fitting) > 1 else [most // 2, most]
+    numbers = sorted({*(wanted or usual)})
+    if len(numbers) < 2 or numbers[0] < 1 or numbers[-1] > most:
+        what = f"{len(patients):,} training patients make no curve of these numbers of patients"
+        raise DataError(what, fix=f"give two or more, up to {most} (--patients), or add patients")
+    size = min(most, math.ceil((1 + _SPARE * ratio) * numbers[-1]))
+    first = len(patients) - _DRAWS * size
+    starts = range(first, len(patients), size)
+    return Draws(
+        numbers=tuple(numbers),
+        blocks=tuple(tuple(patients[start : start + size]) for start in starts),
+        scored=tuple(patients[:first]),
+    )
+
+
+def _baseline(space: Space) -> Parameters:
+    """Return the first arm without extra images in `points_to_evaluate`, or else a random one."""
+    for start in space.points_to_evaluate:
+        with suppress(ConfigError):  # it leaves other parameters open
+            parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
+            if parameters.source == "none":
+                return parameters
+    for control in ("real_only", "augmented"):
+        for parameters in draw_control(space, control, 1, ()):
+            return parameters
+    what = "the space has no arm without extra images"
+    raise ConfigError(what, space.settings.name, "add source: none")
+
+
+def with_extra(parameters: Parameters, source: str, **changes: Value) -> Parameters:
+    """Return the baseline with extra images of a source, which have half of the loss."""
+    return parameters_from({**flat_values(parameters), "source": source, **_HALF, **changes})
+
+
+def _arm(name: str, role: Role, parameters: Parameters) -> Arm:
+    return Arm(name=name, role=role, trial=name, parameters=parameters)
+
+
+def real_extra(parameters: Parameters, ratio: float) -> Arm:
+    """Return the arm with so many real images of other patients per own one, each of weight 1."""
+    mix: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
+    name = f"other patients x{ratio:g}"
+    return _arm(name, "perfect", with_extra(parameters, "duplicate", **mix))
+
+
+def _gifts(
+    settings: Settings, baseline: Parameters, donor: Path | None, folder: Path | None
+) -> list[Arm]:
+    """Return the arms with a donor's generator and statistics, and with the images of a folder.
+
+    Raises DataError if there is no generator, and the statistics do not suit the network.
+    """
+    given: dict[str, Path] = {}
+    if donor:
+        if (donor / GENERATOR_FILE).is_file():
+            given["generator"] = donor
+        try:
+            donor_tensors(donor, find_class_names(settings.data), baseline, settings)
+            given["statistics"] = donor
+        except DataError:
+            if not given:
+                raise
+    if folder:
+        given["folder"] = folder
+    gifts = []
+    for source, path in given.items():
+        where: dict[str, Value] = {f"{source}.path": str(path.resolve()), "pool_size": _POOL}
+        parameters = with_extra(baseline, source, **where)
+        gifts.append(_arm(f"{source} of {path.name}", "donor", parameters))
+    return gifts
+
+
+def _checked(gift: Arm, settings: Settings, study: StudyImages, notes: list[str]) -> Arm:
+    """Return a gift that suits the study, with half of a folder's images.
+
+    Draws have other shares of classes than the folder. Errors are those of `read_inputs`.
+    """
+    parameters = gift.parameters
+    inputs = inputs_of_trials([parameters])
+    read_inputs(inputs, settings, study.prepared, study.cache, index=study.data_index)
+    source = source_of(parameters)
+    if source.seen_images() is None:
+        notes.append(
+            f"{gift.name}: it is not known which images these were made from; if some are of this "
+            "study's patients, they seem worth too much"
+        )
+    available = source.count_available(study)
+    if available is not None:
+        pool = min(_POOL, max(1, sum(available) // 2))
+        parameters = parameters.model_copy(update={"pool_size": pool})
+    return gift.model_copy(update={"parameters": parameters})
+
+
+def train_once(experiment: Experiment, context: RunContext) -> Results:
+    """Return the results of a network on the test side, [N, C]; train it unless they are cached."""
+    prepared = context.prepared
+    settings = experiment.settings
+    parameters = experiment.parameters
+    read = read_inputs(inputs_of_trials([parameters]), settings, prepared, context.cache)
+    inputs = {
+        "experiment": experiment.identity(),
+        "images": [prepared.fingerprint, prepared.pixels_sha256],
+        "contents": [*read.values()],
+        "donor": donor_content(experiment.donor) if experiment.donor else "",
+        "extensions": extensions_of(parameters.backbone, parameters.source),
+        "compute": asdict(context.compute),
+        "releases": releases(*task_of(settings).packages),
+    }
+
+    def build(folder: Path) -> None:
+        training = TrialTraining(experiment, context)
+        training.on_progress = ignore_progress
+        with in_one_thread() if training.network.has_cached_features else nullcontext():
+            training.train_at_once()
+            scored = side_images(TEST, prepared, context.cache)
+            write_array(folder / "results.npy", training.results(scored))
+
+    results: Results = np.load(build_once(context.cache, _STAGE, inputs, build) / "results.npy")
+    return results
+
+
+def worth_between(
+    measured: StructuralComponents, place: int, numbers: Sequence[int], patients: int
+) -> Estimate:
+    """Return how many patients more than these an arm is worth, between the ends of the curve.
+
+    Of `measured`, the first arms are those of no extra images on these `numbers` of patients.
+    """
+    found = place_between(measured, place, range(len(numbers)), np.log(numbers).tolist())
+    equal = np.exp([found.value, found.low, found.high])
+    value, low, high = (equal - patients).round(3).tolist()
+    return Estimate(value=value, low=low, high=high)
+
+
+def _draw(curve: Curve, files: Sequence[Path]) -> None:
+    """Draw the scores by number of patients; the legend says what each arm is worth."""
+    gift_colours = iter(COLOURS)
+    with new_figure(files, 4.2) as drawing:
+        axes = drawing.subplots()
+        for name in dict.fromkeys(point.arm for point in curve.points):
+            points = [point for point in curve.points if point.arm == name]
+            numbers = [point.patients for point in points]
+            style: dict[str, Any] = {"color": "#999999", "linestyle": "--"}
+            if name == "none":
+                style = {"color": "#000000", "linewidth": 2.5}
+                ends = np.array([(point.score.low, point.score.high) for point in points])
+                axes.fill_between(numbers, *ends.T, color="#000000", alpha=0.1, linewidth=0)
+                axes.set_ylim(ends.min(), max(point.score.high for point in curve.points))
+            elif points[0].role == "donor":
+                style = {"color": next(gift_colours)}
+            means = [point.score.value for point in points]
+            if points[0].role == "perfect":
+                axes.text(numbers[-1], means[-1], f"  x{points[0].ratio:g}", va="center", size=8)
+            worths = [curve.worth_of(each) for each in points if each.patients == curve.patients]
+            label = "\n".join([drawable(name), *worths])
+            axes.plot(numbers, means, marker="o", markersize=4, label=label, **style)
+        axes.set_xscale("log")
+        axes.set_xticks(curve.numbers, [f"{number:,}" for number in curve.numbers])
+        axes.minorticks_off()
+        axes.set_xlabel("patients")
+        axes.set_ylabel(curve.metric)
+        title = f"worth in patients, at {curve.patients:,}"
+        drawing.legend(title=title, frameon=False, loc="outside right center")
