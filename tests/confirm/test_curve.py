@@ -10,25 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.in_process import CPU, command, one_core, one_thread, save_backbone
+from tests.in_process import command, one_core, save_backbone
+from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.confirm.arms import Arm, replicate
 from xraytune.confirm.curve import (
     Curve,
     Point,
     choose_draws,
     curve,
     in_nested_order,
-    train_once,
 )
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import RunContext, prepare
+from xraytune.data.prepare import prepare
 from xraytune.data.split import nested_order
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters
 from xraytune.stats.between import Estimate
 from xraytune.stats.verdict import Interval
 from xraytune.synth.donor import donor_images
@@ -106,7 +104,6 @@ def curve_of(*points: Point) -> Curve:
         margin=0.01,
         patients=40,
         numbers=(20, 40, 80),
-        draws=5,
         test_patients=90,
         baseline="real_only",
         points=points,
@@ -156,31 +153,6 @@ def test_worth_beyond_the_curve_is_not_guessed(worth: tuple[float, ...], text: s
 
 
 @pytest.mark.slow
-def test_each_draw_has_its_own_seed(root: Path, tmp_path: Path) -> None:
-    """Else, an interval over draws would not include the initial weights and the order."""
-    settings = load_space(root / "space.yaml").settings
-    cache = shutil.copytree(prepared_cache(root), tmp_path / "cache")
-    parameters = Parameters(backbone="small_cnn", weights="none", batch_size=8)
-    arm = Arm(name="none", role="finalist", trial="", parameters=parameters)
-    prepared, _ = prepare(settings, cache)
-    names = prepared.side("train").patients
-    draws = choose_draws([*dict.fromkeys(names)], [1, 2], 1.0)
-    context = RunContext(prepared=draws.images(prepared, 0, 2), cache=cache, compute=CPU)
-
-    with one_thread():
-        first, second = (
-            train_once(replicate(arm, settings, draw, "unused"), context) for draw in (0, 1)
-        )
-
-    assert not np.array_equal(first, second)
-
-
-def prepared_cache(root: Path) -> Path:
-    prepare(load_space(root / "space.yaml").settings, root / "cache")
-    return root / "cache"
-
-
-@pytest.mark.slow
 def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
     root: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +173,7 @@ def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
     assert " ".join(shown.split()).startswith(found.sentence)
     assert trainings(root / "cache") == trained
     assert len(trained) == 5 * len(found.points)
+    assert len({*trained.values()}) == 5, "each draw has its own seed"
     assert {point.arm for point in found.points} >= {"none", "duplicate", "other patients x1"}
     alone = found.points[:2]
     assert [point.patients for point in alone] == NUMBERS
@@ -218,8 +191,12 @@ def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
     }
 
 
-def trainings(cache: Path) -> set[str]:
-    return {path.name for path in (cache / "curve-1").glob("[!.]*")}
+def trainings(cache: Path) -> dict[str, int]:
+    """The seed of each training in the cache, by its fingerprint."""
+    return {
+        path.name: inputs["experiment"]["settings"]["seed"]
+        for path, inputs in artifacts_of(cache, "curve-1")
+    }
 
 
 @pytest.mark.slow
@@ -227,7 +204,7 @@ def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
     root: Path, tmp_path: Path
 ) -> None:
     """Once, also for another command."""
-    cache = shutil.copytree(prepared_cache(root) / "pixels-2", tmp_path / "cache/pixels-2").parent
+    cache = tmp_path / "cache"
     settings = load_space(root / "space.yaml", ["data.train_patients=null"]).settings
     prepared, _ = prepare(settings, cache)
     side = prepared.side("train")

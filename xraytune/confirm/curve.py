@@ -137,7 +137,6 @@ class Curve:
     margin: float
     patients: int
     numbers: tuple[int, ...]
-    draws: int
     test_patients: int
     baseline: str
     points: tuple[Point, ...]
@@ -237,9 +236,10 @@ def curve(
         require_new(out, outside=own.path)
     baseline = _baseline(loaded).model_copy(update={"early_stop_epochs": None})
     everyone = {"data": own.model_copy(update={"train_patients": None})}
-    alone = replace(loaded, settings=loaded.settings.model_copy(update=everyone))
-    alone = alone.at(flat_values(baseline))
-    settings = Experiment(settings=alone.settings, parameters=baseline).settings
+    settings = loaded.settings.model_copy(update=everyone)
+    alone = replace(loaded, settings=settings).at(flat_values(baseline))
+    trial = Experiment(settings=settings, parameters=baseline)
+    settings = trial.settings
     # For a range, its two ends.
     trials = loaded.extreme_parameters("source", "synthetic_ratio")
     ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio}) or [1.0]
@@ -275,9 +275,8 @@ def curve(
         *(real_extra(baseline, ratio) for ratio in ratios),
         *(_checked(gift, settings, study, notes) for gift in gifts),
     ]
-    of_donor = [gift for gift in gifts if gift.parameters.donor]
-    for gift in of_donor[:1]:
-        arms += donor_controls(settings, prepared.outputs, gift, notes)[:1]
+    if donor:
+        arms += donor_controls(settings, prepared.outputs, gifts[0], notes)[:1]
     cells: list[tuple[Arm, int]] = []
     for arm in arms:
         for number, its_draws in images.items():
@@ -291,7 +290,7 @@ def curve(
     compute = replace(compute_of(allocation), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    network = Network(Experiment(settings=settings, parameters=baseline), context)
+    network = Network(trial, context)
     if network.has_cached_features and baseline.augmentation == "none":
         # At once: each training would load the backbone for what it lacks.
         used = {*draws.scored}.union(*draws.blocks)
@@ -316,7 +315,6 @@ def curve(
         margin=settings.confirm.rope,
         patients=max((number for number in smaller if number <= most), default=smaller[0]),
         numbers=draws.numbers,
-        draws=_DRAWS,
         test_patients=len(draws.scored),
         baseline=mix_label(baseline),
         points=tuple(

@@ -17,7 +17,7 @@ def curve_frame(curve: Curve) -> Iterator[Cell | Table]:
         row = rows.setdefault(point.arm, {"patients": point.arm, **empty})
         row[f"{point.patients:,}"] = _cell(point, curve)
     design = (
-        f"{curve.draws} draws of patients, scored on {curve.test_patients:,} others: "
+        f"{len(point.scores)} draws of patients, scored on {curve.test_patients:,} others: "
         f"{curve.metric} of {curve.baseline}, then gains over it, with 95 % intervals, and how "
         "many further patients would gain as much"
     )

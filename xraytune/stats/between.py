@@ -1,8 +1,8 @@
 """Where an arm lies between others: how many patients it is worth, or which share of a gain it has.
 
-The others are a path: scores in between are interpolated. An interval contains the places whose
-score the test of `stats/verdict.py` does not tell from the arm's. So it accounts for the draws and
-the patients of both, and for what they have in common.
+The others are a path along which scores grow; in between, they are interpolated. An interval ends
+where the test of `stats/verdict.py` no longer finds the arm better, and where it finds it worse. So
+it accounts for the draws and the patients of both, and for what they have in common.
 
 Source: inverse regression by inverting a test, Fieller 1954, "Some problems in interval
 estimation".
@@ -47,16 +47,21 @@ def place_between(
     """
     from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]  # takes a second
 
-    def could_be_at(place: float) -> bool:
-        on_path = [np.interp(place, at, is_there) for is_there in np.eye(len(at))]
-        pair = _mix(measured, [arm, *path], [[1, *np.zeros(len(at))], [0, *on_path]])
-        return min(map(float, p_values(gather(pair), 0.0))) >= LEVEL / 2
-
     means = measured.scores.mean(axis=1)
     value = float(np.interp(means[arm], isotonic_regression(means[[*path]]).x, at))
-    places = np.linspace(at[0], at[-1], _STEPS).tolist()
-    possible = [value, *filter(could_be_at, places)]
-    return Estimate(value=value, low=min(possible), high=max(possible))
+    better: list[float] = []
+    worse: list[float] = []
+    for place in np.linspace(at[0], at[-1], _STEPS).tolist():
+        on_path = [np.interp(place, at, is_there) for is_there in np.eye(len(at))]
+        pair = _mix(measured, [arm, *path], [[1, *np.zeros(len(at))], [0, *on_path]])
+        at_most, at_least = map(float, p_values(gather(pair), 0.0))
+        if at_most < LEVEL / 2:
+            better.append(place)
+        if at_least < LEVEL / 2:
+            worse.append(place)
+    low = min(value, max(better, default=at[0]))
+    high = max(value, min(worse, default=at[-1]))
+    return Estimate(value=value, low=low, high=high)
 
 
 def _mix(
