@@ -157,7 +157,8 @@ def lines_of(study: StudyFolder) -> list[bytes]:
 
 def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: StudyFolder) -> None:
     """Such as a trial, its end, or a value; also without any checksum, and a changed last line."""
-    journal = open_journal(study, _POINT)
+    space = space_of(study, _POINT)
+    journal = Journal(study.journal_path, space, writable=True)
     for value in (0.125, 0.25):
         number = journal.ask().number
         journal.report(number, 1, value)
@@ -170,21 +171,22 @@ def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: Stud
         for further in {place + 1, count - 1}:  # one line, or all but the last one
             study.journal_path.write_bytes(b"".join(lines[:place] + lines[further:]))
             with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: .* are missing"):
-                open_journal(study, _POINT)
+                Journal(study.journal_path, space, writable=True)
         broken[place + 1] = [*lines[: place + 1], lines[place], *lines[place + 1 :]]
     for place, changed in broken.items():
         study.journal_path.write_bytes(b"".join(changed))
         with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: ") as refused:
-            open_journal(study, _POINT)
+            Journal(study.journal_path, space, writable=True)
         assert refused.value.exit_code == 5
 
     study.journal_path.write_bytes(b"".join(lines))
-    assert len(open_journal(study, _POINT).trials) == 2
+    assert len(Journal(study.journal_path, space, writable=True).trials) == 2
 
 
 def test_a_journal_whose_end_was_cut_off_is_an_error(study: StudyFolder) -> None:
     """No line that is left tells of it, but the trials that had ended do."""
-    journal = open_journal(study, _POINT)
+    space = space_of(study, _POINT)
+    journal = Journal(study.journal_path, space, writable=True)
     number = journal.ask().number
     before = study.journal_path.read_bytes()
     journal.tell(number, "complete", 0.5, {"val_b_score": 0.5})
@@ -192,7 +194,7 @@ def test_a_journal_whose_end_was_cut_off_is_an_error(study: StudyFolder) -> None
     study.journal_path.write_bytes(before)
 
     with pytest.raises(StudyError, match=r"its end was cut off: trials\.jsonl has 1 trial more"):
-        open_journal(study, _POINT)
+        Journal(study.journal_path, space, writable=True)
 
 
 def test_lines_that_are_written_at_once_follow_each_other(study: StudyFolder) -> None:
