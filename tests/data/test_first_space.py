@@ -43,7 +43,8 @@ def draw(folder: Path, kind: str) -> Path:
         sites=2 if kind == "sites" else 0,
     )
     if kind == "rare":
-        for image in sorted((folder / "train" / "PNEUMONIA").iterdir())[2:]:
+        ill = sorted((folder / "train" / "PNEUMONIA").iterdir())
+        for image in {*ill} - {*ill[::20]}:
             image.unlink()
     for part in ("train", "test"):
         if kind == "other classes":
