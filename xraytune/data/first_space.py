@@ -24,15 +24,8 @@ from xraytune.stats.classification import FEWEST_LABELS
 
 _SIZES_PX = (32, 64, 128, 224)
 _TRAIN_PATIENTS = {True: (400, 200, 100, 50), False: (100, 50)}
-"""With and without a GPU, the most first."""
+"""The choices with and without a GPU, the most first."""
 _MANY_PATIENTS = 1000
-_LEARNING_RATES = {
-    (False, True): ("1e-5", "3e-3", "1e-4"),
-    (False, False): ("3e-4", "3e-2", "3e-3"),
-    (True, True): ("1e-4", "3e-3", "1e-3"),
-    (True, False): ("3e-4", "1e-2", "3e-3"),
-}
-"""The least, the most and the first, for masks or not, and with a GPU or not."""
 _RARE = 0.1
 """The share of a class below which the space also searches what helps rare ones."""
 _REPLICATES, _MOST_REPLICATES = 5, 10
@@ -76,20 +69,9 @@ def write_first_space(
     content = settings.model_dump(
         mode="json", exclude_defaults=True, exclude={"split"}, context=out.absolute().parent
     )
-    trains_all = has_gpu or task == "segmentation"
-    imbalance = ["none", "weighted"]
-    if task == "classification":
-        imbalance += ["oversample", "focal"]
     image_px, reason = _choose_size(index, task, has_gpu)
-    steps = [5000, 15000] if has_gpu else [500, 1000]
-    more = ", synthetic_ratio: 0.5" + (", balance: equal" if is_imbalanced else "")
-    fixed = ""
-    if has_gpu:
-        fixed += ", backbone: mobilenet_v2" if task == "classification" else ""
-        fixed += ", trainable: all" if task != "segmentation" else ""
     template = open_templates("xraytune.data").get_template("first_space.yaml")
     text = template.render(
-        question=_QUESTIONS[task],
         facts=_describe(index, task),
         has_gpu=has_gpu,
         file=shlex.quote(str(out)),
@@ -100,33 +82,12 @@ def write_first_space(
         image_px_reason=reason,
         split=", ".join(f"{key}: {_as_yaml(value)}" for key, value in split.items()),
         train_patients=train_patients,
-        noun="pairs" if task == "segmentation" else "images",
         is_imbalanced=is_imbalanced,
         rarest=index.class_names[rarest],
-        gan_px=min(64, image_px),
-        gan_steps=steps,
-        trains_all=trains_all,
-        has_rivals=is_imbalanced or task == "findings",
-        imbalance=imbalance,
-        lr=_LEARNING_RATES[task == "segmentation", has_gpu],
-        trials=60 if has_gpu else 24,
         replicates=replicates,
         confirm_reason=_describe_confirmation(index, train_patients),
-        points={
-            "none": "",
-            "gan": f"{more}, gan.steps: {steps[0]}",
-            "duplicate": more,
-        },
-        fixed=fixed,
     )
     write_text(out, text)
-
-
-_QUESTIONS: dict[TaskName, str] = {
-    "classification": "Do GAN images help a classifier, and how many?",
-    "findings": "Several findings in one image: do GAN images help, and how many?",
-    "segmentation": "Do GAN pairs, an image and its mask, help a segmenter, and how many?",
-}
 
 
 def _describe(index: ImageIndex, task: TaskName) -> str:
