@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.conftest import DataFolder
 from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.inspect import close_pairs, inspect_folder
@@ -15,7 +16,9 @@ from xraytune.data.phantom import draw_phantoms
 
 
 @pytest.mark.slow
-def test_an_inspection_counts_images_patients_duplicates_and_broken_files(official: Path) -> None:
+def test_an_inspection_counts_images_patients_duplicates_and_broken_files(
+    official: DataFolder,
+) -> None:
     normal = official / "train" / "NORMAL"
     shutil.copy(normal / "IM-0001-0001.jpeg", normal / "IM-0001-0001-0002.jpeg")
     (normal / "IM-0002-0001.jpeg").write_bytes(b"")
@@ -34,7 +37,8 @@ def test_an_inspection_counts_images_patients_duplicates_and_broken_files(offici
     assert found.duplicates == (
         ("train/NORMAL/IM-0001-0001-0002.jpeg", "train/NORMAL/IM-0001-0001.jpeg"),
     )
-    assert [image.file for image in found.broken] == ["train/NORMAL/IM-0002-0001.jpeg"]
+    (broken,) = found.broken
+    assert broken.file == "train/NORMAL/IM-0002-0001.jpeg"
     assert json.loads(json.dumps(to_json(found)))["images"]["val"] == {"NORMAL": 1, "PNEUMONIA": 1}
 
 
@@ -43,14 +47,12 @@ def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
     tmp_path: Path,
 ) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=128)
-    train, test = tmp_path / "xrays/train", tmp_path / "xrays/test"
-    half, saved_again, brighter = (
-        sorted((train / "NORMAL").iterdir())[number] for number in range(3)
-    )
+    train = tmp_path / "xrays/train"
+    half, saved_again, brighter, *_ = sorted((train / "NORMAL").iterdir())
     with Image.open(half) as image:
         image.resize((64, 64)).save(train / "NORMAL/IM-9001-0001.png")
     with Image.open(saved_again) as image:
-        image.save(test / "NORMAL/IM-9002-0001.jpeg", quality=50)
+        image.save(tmp_path / "xrays/test/NORMAL/IM-9002-0001.jpeg", quality=50)
     with Image.open(brighter) as image:
         image.point([min(255, round(1.1 * level)) for level in range(256)]).save(
             train / "PNEUMONIA/person9003_virus_1.jpeg"
@@ -75,10 +77,10 @@ def test_the_shortcut_baseline_finds_a_class_by_its_size(
         (tmp_path / folder).mkdir()
         for number in range(150):
             noise = numpy_generator(number, folder)
-            pixels = noise.integers(
-                0, 256, (20, width + int(noise.integers(-3, 4))), dtype=np.uint8
+            shape = (20, width + int(noise.integers(-3, 4)))
+            Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8)).save(
+                tmp_path / folder / f"{folder}{number}.png"
             )
-            Image.fromarray(pixels).save(tmp_path / folder / f"{folder}{number}.png")
 
     found = inspect_folder(tmp_path)
 

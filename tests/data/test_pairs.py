@@ -6,48 +6,43 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from tests.data.conftest import DataFolder
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save, write_pairs
+from xraytune.base.arrays import BoolArray, UInt8Array
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.decoding import BrokenImage, GreyImage, decode_files
-from xraytune.data.images import ImageFile, ImageIndex
-from xraytune.data.index import read_folder, read_index, read_labelled
+from xraytune.data.images import ImageFile
+from xraytune.data.index import read_folder, read_labelled
 from xraytune.data.masks import connected_parts, read_mask, square_mask, use_mask
-from xraytune.data.split import split_by_patient
-from xraytune.space.settings import DataSettings, SplitSettings
 
 STEMS = ("p1", "p2", "p3", "p4")
 CLASSES = ("image",)
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    return write_pairs(tmp_path / "pairs", STEMS)
+def pairs(tmp_path: Path) -> DataFolder:
+    return DataFolder(write_pairs(tmp_path / "pairs", STEMS))
 
 
-def read(root: Path, group_regex: str | None = None) -> ImageIndex:
-    return read_index(
-        DataSettings(path=root, split=SplitSettings(group_regex=group_regex)), pairs=True
-    )
+@pytest.fixture
+def parts(tmp_path: Path) -> DataFolder:
+    root = DataFolder(tmp_path / "parts")
+    write_pairs(root / "train", STEMS)
+    write_pairs(root / "test", ("t1", "t2"))
+    return root
 
 
-def refusal(root: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        split_by_patient(read(root).images, SplitSettings())
-    return str(caught.value)
-
-
-def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: Path) -> None:
-    save(pairs / "images" / "p1_2.JPG", np.zeros((32, 48), dtype=np.uint8))
-    masks_added = (
-        "P1_2_left.PNG right/p1-2.png p1_2-right.tif p2_mask.png leftMask/p3.gif right/p3.tiff"
-    )
-    for mask in masks_added.split():
+def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(
+    pairs: DataFolder,
+) -> None:
+    save(pairs / "images/p1_2.JPG", np.zeros((32, 48), dtype=np.uint8))
+    added = "P1_2_left.PNG right/p1-2.png p1_2-right.tif p2_mask.png leftMask/p3.gif right/p3.tiff"
+    for mask in added.split():
         save(pairs / "masks" / mask, block(1))
 
-    index = read(pairs)
+    index = pairs.index(pairs=True)
 
     masks = {Path(image.file).stem: [*image.masks] for image in index.images}
     assert masks["p1"] == ["masks/p1.png", "masks/right/p1-2.png"]
@@ -61,11 +56,11 @@ def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(pairs: 
     )
 
 
-def test_all_faults_of_pairs_are_counted_and_named_in_one_error(pairs: Path) -> None:
-    (pairs / "masks" / "p3.png").rename(pairs / "masks" / "p33.png")
-    save(pairs / "images" / "more" / "P1.tif", np.zeros((32, 48), dtype=np.uint8))
+def test_all_faults_of_pairs_are_counted_and_named_in_one_error(pairs: DataFolder) -> None:
+    (pairs / "masks/p3.png").rename(pairs / "masks/p33.png")
+    save(pairs / "images/more/P1.tif", np.zeros((32, 48), dtype=np.uint8))
 
-    text = refusal(pairs)
+    text = pairs.refusal(pairs=True)
 
     assert "2 images have the same name: images/more/P1.tif, images/p1.png; " in text
     assert "1 masks have no image: masks/p33.png" in text
@@ -73,51 +68,41 @@ def test_all_faults_of_pairs_are_counted_and_named_in_one_error(pairs: Path) -> 
 
 
 def test_a_folder_without_images_or_masks_is_refused(
-    pairs: Path, parts: Path, kermany: Path
+    pairs: DataFolder, parts: DataFolder, kermany: DataFolder
 ) -> None:
     (pairs / "masks").rename(pairs / "NORMAL")
-    (parts / "test" / "masks").rename(parts / "test" / "lungs")
+    (parts / "test/masks").rename(parts / "test/lungs")
 
-    assert "segmentation needs images/ and masks/ here (folders found: NORMAL, images)" in refusal(
-        pairs
-    )
-    assert "images/ and masks/ here (folders found: NORMAL, PNEUMONIA)" in refusal(kermany)
-    assert f"{parts / 'test'}: segmentation needs" in refusal(parts)
+    needed = "segmentation needs images/ and masks/ here"
+    assert f"{needed} (folders found: NORMAL, images)" in pairs.refusal(pairs=True)
+    assert f"{needed} (folders found: NORMAL, PNEUMONIA)" in kermany.refusal(pairs=True)
+    assert f"{parts / 'test'}: {needed}" in parts.refusal(pairs=True)
 
 
-def test_pairs_are_refused_for_classification(pairs: Path) -> None:
+def test_pairs_are_refused_for_classification(pairs: DataFolder) -> None:
     """With `classes: auto`, a classifier would otherwise tell X-rays from masks."""
-    with pytest.raises(DataError, match="this is a folder of pairs"):
-        read_index(DataSettings(path=pairs, classes="auto"))
+    assert "this is a folder of pairs" in pairs.refusal(classes="auto")
     with pytest.raises(DataError, match="this is a folder of pairs"):
         read_labelled(pairs, ("images", "masks"))
 
 
-@pytest.fixture
-def parts(tmp_path: Path) -> Path:
-    root = tmp_path / "parts"
-    write_pairs(root / "train", STEMS)
-    write_pairs(root / "test", ("t1", "t2"))
-    return root
-
-
-def test_of_the_test_part_only_names_and_hashes_are_read(parts: Path) -> None:
+def test_of_the_test_part_only_names_and_hashes_are_read(parts: DataFolder) -> None:
     """A mask that cannot be decoded goes unnoticed there; a changed one changes the fingerprint."""
-    before = read(parts)
-    (parts / "test" / "masks" / "t1.png").write_bytes(b"no image")
+    before = parts.index(pairs=True)
+    (parts / "test/masks/t1.png").write_bytes(b"no image")
 
-    after = read(parts)
+    after = parts.index(pairs=True)
 
     assert [image.file for image in after.test] == ["test/images/t1.png", "test/images/t2.png"]
     assert after.images == before.images
     assert after.test_fingerprint not in (None, before.test_fingerprint)
 
 
-def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Path) -> None:
+def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: DataFolder) -> None:
     rows = [f"{stem}.png,P{stem[-1]}{stem[0]}" for stem in (*STEMS, "t1", "t2")]
-    (parts / "patients.csv").write_text("file,patient\n" + "\n".join(rows), "utf-8")
+    parts.table("file,patient", *rows)
 
-    index = read(parts)
+    index = parts.index(pairs=True)
     labelled = read_labelled(parts / "test", CLASSES, "segmentation")
 
     assert [image.patient for image in index.images] == ["P1p", "P2p", "P3p", "P4p"]
@@ -125,18 +110,20 @@ def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Pat
     assert labelled.data.path == parts
 
 
-def test_pairs_to_score_come_from_one_part(parts: Path, pairs: Path, kermany: Path) -> None:
+def test_pairs_to_score_come_from_one_part(
+    parts: DataFolder, pairs: DataFolder, kermany: DataFolder
+) -> None:
     """And a folder of either kind is recognised, but a label table is for classification."""
-    index = read(pairs)
+    index = pairs.index(pairs=True)
     assert read_labelled(pairs, CLASSES, "segmentation").images == index.images
     with pytest.raises(DataError, match=r"it contains test/, train/, and it is unclear"):
         read_labelled(parts, CLASSES, "segmentation")
-    assert read_folder(DataSettings(path=pairs)) == index
-    assert read_folder(DataSettings(path=parts)) == read(parts)
-    assert read_folder(DataSettings(path=kermany)) == read_index(DataSettings(path=kermany))
-    (pairs / "labels.csv").write_text("file,label\n", "utf-8")
-    table = "data:\n  table: {file: labels.csv, image: file, label: label}\n"
-    (pairs / "data.yaml").write_text(table, "utf-8")
+    assert read_folder(pairs.settings()) == index
+    assert read_folder(parts.settings()) == parts.index(pairs=True)
+    assert read_folder(kermany.settings()) == kermany.index()
+    pairs.table("file,label", name="labels.csv")
+    table = "data:\n  table: {file: labels.csv, image: file, label: label}"
+    pairs.table(table, name="data.yaml")
     with pytest.raises(ConfigError, match="label tables are for classification"):
         read_labelled(pairs / "data.yaml", CLASSES, "segmentation")
 
@@ -176,7 +163,7 @@ def test_masks_of_one_image_are_united(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(tmp_path, image_with(*masks)), block(0) | block(3))
 
 
-def greys(*values: int) -> NDArray[np.uint8]:
+def greys(*values: int) -> UInt8Array:
     """Return an image, [32, 48], of these grey levels."""
     return np.resize(np.array(values, dtype=np.uint8), (HEIGHT_PX, WIDTH_PX))
 
@@ -194,7 +181,7 @@ def greys(*values: int) -> NDArray[np.uint8]:
     ],
 )
 def test_a_mistaken_mask_is_refused(
-    tmp_path: Path, pixels: NDArray[np.uint8] | NDArray[np.bool_], message: str
+    tmp_path: Path, pixels: UInt8Array | BoolArray, message: str
 ) -> None:
     save(tmp_path / "mask.png", pixels)
 
@@ -210,13 +197,13 @@ def test_a_mask_has_the_orientation_tag_of_its_image(
     """A viewer that ignores the tag shows, and draws on, other pixels than xraytune reads."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = tag
+    write_pairs(tmp_path, "xyz")
     for name, its_exif in (("x", exif), ("y", exif), ("z", None)):
-        write_pairs(tmp_path, [name])
-        (tmp_path / "images" / f"{name}.png").unlink()
+        (tmp_path / f"images/{name}.png").unlink()
         Image.fromarray(greys(*range(90))).save(tmp_path / f"images/{name}.{kind}", exif=exif)
         Image.fromarray(MASK).save(tmp_path / f"masks/{name}.png", exif=its_exif)
 
-    x, y, z = read(tmp_path).images
+    x, y, z = DataFolder(tmp_path).index(pairs=True).images
 
     assert read_mask(tmp_path, x).shape == read_mask(tmp_path, y).shape == (x.height_px, x.width_px)
     broken = use_mask(tmp_path, z, connected_parts)

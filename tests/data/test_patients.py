@@ -1,16 +1,12 @@
 """Who is on an image, and which of two classes is the disease."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.data.conftest import WriteImages
+from tests.data.conftest import DataFolder
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.data.guesses import patient_of, positive_class
-from xraytune.data.index import read_index
 from xraytune.data.patients import patients_by_regex
 from xraytune.data.table import find_table
-from xraytune.space.settings import DataSettings, SplitSettings
 
 
 @pytest.mark.parametrize(
@@ -46,58 +42,49 @@ def test_kermany_name_gives_series_and_number(file: str, patient: str | None) ->
     ],
 )
 def test_a_malformed_table_is_refused_with_its_line(
-    tmp_path: Path, text: str, message: str
+    kermany: DataFolder, text: str, message: str
 ) -> None:
-    (tmp_path / "patients.csv").write_text(text, "latin-1")
+    (kermany / "patients.csv").write_text(text, "latin-1")
 
-    with pytest.raises(DataError) as refusal:
-        find_table(DataSettings(path=tmp_path))
-
-    assert message in str(refusal.value)
+    assert message in kermany.refusal()
 
 
-def test_equal_ids_of_two_hospitals_may_get_the_hospital_before_them(official: Path) -> None:
+def test_equal_ids_of_two_hospitals_may_get_the_hospital_before_them(official: DataFolder) -> None:
     files = sorted(official.rglob("*.jpeg"))
     rows = [f"{file.relative_to(official)},{number % 9}" for number, file in enumerate(files)]
-    table = official / "patients.csv"
-    table.write_text("\n".join(["file,patient", *rows]), "utf-8")
+    official.table("file,patient", *rows)
 
-    with pytest.raises(
-        DataError, match=r"(?s)by ID or file, both in .*write the hospital before each ID"
-    ):
-        read_index(DataSettings(path=official))
+    refusal = official.refusal()
+    assert "by ID or file, both in " in refusal
+    assert "write the hospital before each ID" in refusal
 
     rows = [row.replace(",", ",B" if row.startswith("test") else ",A") for row in rows]
-    table.write_text("\n".join(["file,patient", *rows]), "utf-8")
-    assert len(read_index(DataSettings(path=official)).test) == 2
+    official.table("file,patient", *rows)
+    assert len(official.index().test) == 2
 
 
-def test_a_table_of_other_images_shows_how_it_names_them(
-    tmp_path: Path, write: WriteImages
-) -> None:
-    write(tmp_path, ["NORMAL/1.png", "PNEUMONIA/2.png"])
-    (tmp_path / "patients.csv").write_text("file,patient\nx/7.png,p\n", "utf-8")
+def test_a_table_of_other_images_shows_how_it_names_them(xrays: DataFolder) -> None:
+    xrays.images("NORMAL/1.png PNEUMONIA/2.png")
+    xrays.table("file,patient", "x/7.png,p")
 
-    with pytest.raises(DataError, match=r"write their paths into column file, which has x/7\.png"):
-        read_index(DataSettings(path=tmp_path))
+    assert "write their paths into column file, which has x/7.png" in xrays.refusal()
 
 
 @pytest.mark.parametrize("rule", ["table", "expression"])
 def test_numbers_with_and_without_leading_zeros_are_one_patient(
-    tmp_path: Path, write: WriteImages, rule: str
+    xrays: DataFolder, rule: str
 ) -> None:
     """Spreadsheets remove the zeros, and pandas writes floats."""
     names = ["0012", "12", "12.0", "00012", "0", "00", "120", "x12"]
     files = [f"NORMAL/{name}-{place}.png" for place, name in enumerate(names)]
-    write(tmp_path, [*files, "PNEUMONIA/7-1.png"])
-    settings = SplitSettings(group_regex="/([^/-]+)-")
+    xrays.images([*files, "PNEUMONIA/7-1.png"])
+    split = {"group_regex": "/([^/-]+)-"}
     if rule == "table":
-        settings = SplitSettings()
+        split = {}
         rows = [f"{file},{name}" for file, name in zip(files, names, strict=True)]
-        rows += [f"{files[0]},12", "PNEUMONIA/7-1.png,007"]
-        (tmp_path / "patients.csv").write_text("\n".join(["file,patient", *rows]), "utf-8")
+        xrays.table("file,patient", *rows, f"{files[0]},12", "PNEUMONIA/7-1.png,007")
 
-    index = read_index(DataSettings(path=tmp_path, split=settings))
+    index = xrays.index(split=split)
 
     patients = [{image.file: image.patient for image in index.images}[file] for file in files]
     assert len({*patients[:4]}) == len({*patients[4:6]}) == 1
@@ -105,22 +92,13 @@ def test_numbers_with_and_without_leading_zeros_are_one_patient(
     assert "leading zeros" in " ".join(index.warnings)
 
 
-def test_images_of_our_own_generator_show_nobody(tmp_path: Path, write: WriteImages) -> None:
-    write(
-        tmp_path,
-        (
-            f"{name}/gan_00000{number}.png"
-            for name in ("NORMAL", "PNEUMONIA")
-            for number in range(3)
-        ),
-    )
-    assert "do not identify the patient" in " ".join(
-        read_index(DataSettings(path=tmp_path)).warnings
-    )
+def test_images_of_our_own_generator_show_nobody(xrays: DataFolder) -> None:
+    xrays.images("{NORMAL,PNEUMONIA}/gan_00000{0,1,2}.png")
+    assert "do not identify the patient" in " ".join(xrays.index().warnings)
 
-    (tmp_path / "provenance.json").write_text("{}", "utf-8")
+    xrays.table("{}", name="provenance.json")
 
-    assert read_index(DataSettings(path=tmp_path)).warnings == ()
+    assert xrays.index().warnings == ()
 
 
 def test_an_expression_names_patients_by_its_first_group() -> None:
@@ -131,23 +109,20 @@ def test_an_expression_names_patients_by_its_first_group() -> None:
         patients_by_regex(r"(p\d+)", ["A/p1.png", "A/x.png"])
 
 
-def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", "utf-8")
+def test_a_table_and_an_expression_together_are_refused(xrays: DataFolder) -> None:
+    xrays.table("file,patient", "1.png,a")
 
-    with pytest.raises(ConfigError, match=r"both a table and data\.split\.group_regex name"):
-        read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"(\d)")))
+    refusal = xrays.refusal(ConfigError, split={"group_regex": r"(\d)"})
+    assert "both a table and data.split.group_regex name" in refusal
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", "a\\b", ".hidden", "a\x01b", "x" * 65])
-def test_class_name_escaping_folder_is_refused_with_line(tmp_path: Path, name: str) -> None:
+def test_class_name_escaping_folder_is_refused_with_line(xrays: DataFolder, name: str) -> None:
     """Images are written into folders that are called like their classes."""
-    table = tmp_path / "patients.csv"
-    table.write_text(f"file,patient,class\na.png,p1,NORMAL\nb.png,p2,{name}\n", "utf-8")
+    xrays.table("file,patient,class", "a.png,p1,NORMAL", f"b.png,p2,{name}")
 
-    with pytest.raises(
-        DataError, match=r"patients\.csv:3: the class .* cannot be the name of a folder"
-    ):
-        find_table(DataSettings(path=tmp_path))
+    with pytest.raises(DataError, match=r"csv:3: the class .* cannot be the name of a folder"):
+        find_table(xrays.settings())
 
 
 @pytest.mark.parametrize(

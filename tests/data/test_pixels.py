@@ -4,21 +4,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
+from tests.data.conftest import DataFolder
 from tests.data.test_formats import gradient
+from xraytune.base.arrays import UInt8Array
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import GreyImage, Resize, decode_files
 from xraytune.data.images import ImageFile
-from xraytune.data.index import read_index
 from xraytune.data.pixels import open_pixels, store_images, stored_files
 from xraytune.data.prepare import prepare_index
 from xraytune.space.settings import DataSettings
 
 
-def decode(file: Path, size_px: int, resize: Resize = "squash") -> NDArray[np.uint8]:
+def decode(file: Path, size_px: int, resize: Resize = "squash") -> UInt8Array:
     (image,) = decode_files(file.parent, [file.name], size_px, resize)
     assert isinstance(image, GreyImage)
     return image.pixels
@@ -33,10 +34,10 @@ def test_an_image_of_the_right_size_keeps_its_grey_levels_and_a_large_jpeg_is_de
 
     decoded = decode(tmp_path / "a.png", 32)
 
-    np.testing.assert_array_equal(decoded, gradient(32, 32))
+    assert_array_equal(decoded, gradient(32, 32))
     assert decoded.dtype == np.uint8
     whole = np.asarray(large.resize((64, 64), Image.Resampling.BOX))
-    np.testing.assert_allclose(decode(tmp_path / "a.jpeg", 64).astype(int), whole, atol=3)
+    assert_allclose(decode(tmp_path / "a.jpeg", 64).astype(int), whole, atol=3)
 
 
 def test_blank_images_and_those_of_less_depth_than_stated_are_noted(
@@ -73,16 +74,16 @@ def test_crop_equals_torchvision(tmp_path: Path, size: tuple[int, int], kind: st
     reduced = (
         kind == "JPEG" and min(size) > 256
     )  # the decoder's own reduction averages a little differently
-    np.testing.assert_allclose(decoded.astype(int), np.asarray(expected), atol=9 if reduced else 1)
+    assert_allclose(decoded.astype(int), np.asarray(expected), atol=9 if reduced else 1)
 
 
-def test_a_class_whose_images_are_all_broken_is_named_with_the_reason(kermany: Path) -> None:
+def test_a_class_whose_images_are_all_broken_is_named_with_the_reason(kermany: DataFolder) -> None:
     for file in (kermany / "NORMAL").iterdir():
         file.write_bytes(b"cut off")
-    data = DataSettings(path=kermany)
+    cache = kermany.parent / "cache"
 
     with pytest.raises(DataError, match=r"there is none of NORMAL \(NORMAL/IM-0001-0001\.jpeg: .+"):
-        prepare_index(read_index(data), data, kermany.parent / "cache", skip_broken=True)
+        prepare_index(kermany.index(), kermany.settings(), cache, skip_broken=True)
 
 
 def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -> None:

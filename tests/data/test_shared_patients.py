@@ -1,13 +1,11 @@
 """Which names identify a patient, and which do not."""
 
-from pathlib import Path
-
 import pytest
 
+from tests.data.conftest import DataFolder, paths
 from xraytune.data.images import ImageFile
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
 from xraytune.data.table import add_rows, find_table
-from xraytune.space.settings import DataSettings
 
 
 def image(file: str, patient: str = "", content: str = "") -> ImageFile:
@@ -16,21 +14,19 @@ def image(file: str, patient: str = "", content: str = "") -> ImageFile:
     return ImageFile(file=file, label=0, patient=patient or file, sha256=content)
 
 
-def shared(ours: list[ImageFile], theirs: list[ImageFile], root: Path | None = None) -> set[str]:
+def shared(
+    ours: list[ImageFile], theirs: list[ImageFile], root: DataFolder | None = None
+) -> set[str]:
     """The patients of our images who are also in theirs, by the table of their folder."""
     if root:
-        theirs = [*add_rows(theirs, find_table(DataSettings(path=root)))]
+        theirs = [*add_rows(theirs, find_table(root.settings()))]
     external = patients_by_key(theirs, owners=patients_by_file_name(ours))
     found = shared_patients(patients_by_key(ours), external)
     assert len(found) == len(shared_patients(external, patients_by_key(ours)))
     return found
 
 
-def write_table(root: Path, *rows: str) -> None:
-    (root / "patients.csv").write_text("\n".join(["file,patient", *rows]), "utf-8")
-
-
-NUMBERED = [image(f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
+NUMBERED = [*map(image, paths("{NORMAL,PNEUMONIA}/{1,2}.png"))]
 
 
 def test_equal_file_names_of_two_patients_stay_separate() -> None:
@@ -43,9 +39,8 @@ def test_equal_file_names_of_two_patients_stay_separate() -> None:
 
 def test_per_folder_numbers_identify_no_patient() -> None:
     """PNEUMONIA has more images than NORMAL, so its last numbers occur once."""
-    ours = [image(f"NORMAL/scan{i}.png") for i in range(1, 3)]
-    ours += [image(f"PNEUMONIA/scan{i}.png") for i in range(1, 6)]
-    ours += [image("PNEUMONIA/left12.png", "p12")]
+    numbered = paths("NORMAL/scan{1,2}.png PNEUMONIA/scan{1,2,3,4,5}.png")
+    ours = [*map(image, numbered), image("PNEUMONIA/left12.png", "p12")]
 
     assert patients_by_file_name(ours) == {"left12": "p12"}
     assert shared(ours, [image("a/scan5.png"), image("a/left12.jpg")]) == {"p12"}
@@ -57,30 +52,30 @@ def test_equal_path_of_extra_image_does_not_identify_patient() -> None:
     assert shared(NUMBERED, [NUMBERED[0]]) == {"NORMAL/1.png"}, "the same content"
 
 
-def test_table_can_name_patients_by_image_paths(tmp_path: Path) -> None:
+def test_table_can_name_patients_by_image_paths(xrays: DataFolder) -> None:
     """As `examples/transform_folder.py` writes it."""
-    write_table(tmp_path, "NORMAL/1.png,NORMAL/1.png", "NORMAL/2__t1.png,NORMAL/2.png")
+    xrays.table("file,patient", "NORMAL/1.png,NORMAL/1.png", "NORMAL/2__t1.png,NORMAL/2.png")
     extra = [
         image("NORMAL/1.png", content="another"),
         image("NORMAL/2__t1.png", "NORMAL/2.png"),
     ]
 
-    assert shared(NUMBERED, extra, tmp_path) == {"NORMAL/1.png", "NORMAL/2.png"}
+    assert shared(NUMBERED, extra, xrays) == {"NORMAL/1.png", "NORMAL/2.png"}
 
 
-def test_table_or_header_overrides_file_name(tmp_path: Path) -> None:
-    write_table(tmp_path, "img1.png,somebody else")
+def test_table_or_header_overrides_file_name(xrays: DataFolder) -> None:
+    xrays.table("file,patient", "img1.png,somebody else")
     ours = [image("train/NORMAL/img1.jpeg", "p1")]
 
-    assert shared(ours, [image("NORMAL/img1.png", "somebody else")], tmp_path) == set()
+    assert shared(ours, [image("NORMAL/img1.png", "somebody else")], xrays) == set()
     assert shared(ours, [image("NORMAL/img1", "dicom:2")]) == set()
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("0012", "12"), ("12", "0012.0"), ("00", "0")])
 def test_a_number_is_one_patient_with_and_without_leading_zeros(
-    tmp_path: Path, ours: str, theirs: str
+    xrays: DataFolder, ours: str, theirs: str
 ) -> None:
     """Two tables, of which a spreadsheet has saved one."""
-    write_table(tmp_path, f"x.png,{theirs}", "y.png,120")
+    xrays.table("file,patient", f"x.png,{theirs}", "y.png,120")
 
-    assert shared([image("a.png", ours)], [image("x.png"), image("y.png")], tmp_path) == {ours}
+    assert shared([image("a.png", ours)], [image("x.png"), image("y.png")], xrays) == {ours}

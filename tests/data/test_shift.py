@@ -1,16 +1,15 @@
 """Images as another hospital would have taken them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.testing import assert_allclose, assert_array_equal
 
+from tests.data.conftest import DataFolder
+from tests.pair_files import save
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.pixels import open_pixels, shift_image
-from xraytune.data.prepare import prepare
-from xraytune.space.settings import Settings, ShiftSettings
+from xraytune.space.settings import ShiftSettings
 
 PIXELS = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
 
@@ -27,7 +26,7 @@ PIXELS = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
 def test_grey_values_are_shifted(shift: dict[str, float], expected: np.ndarray) -> None:
     shifted = shift_image(PIXELS, "a.png", ShiftSettings.model_validate(shift))
 
-    np.testing.assert_allclose(shifted, expected, atol=0.51)
+    assert_allclose(shifted, expected, atol=0.51)
 
 
 def test_detail_is_lost_and_noise_depends_on_the_file() -> None:
@@ -41,25 +40,22 @@ def test_detail_is_lost_and_noise_depends_on_the_file() -> None:
     assert [(image == noisy[0]).all() for image in noisy] == [True, True, False]
 
 
-def test_images_that_are_all_blank_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_all_blank_are_refused(xrays: DataFolder) -> None:
     for number in range(40):
-        path = tmp_path / "xrays" / ("NORMAL", "PNEUMONIA")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (32, 32), number).save(path)
-    data = {"path": tmp_path / "xrays", "image_size": 32}
+        folder = xrays / ("NORMAL", "PNEUMONIA")[number % 2]
+        save(folder / f"{number}.png", np.full((32, 32), number, np.uint8))
 
     with pytest.raises(DataError, match="all 40 images are blank: each has a single grey"):
-        prepare(Settings.model_validate({"name": "blank", "data": data}), tmp_path / "cache")
+        xrays.prepared()
 
 
-def test_a_study_sees_shifted_images(tmp_path: Path) -> None:
+def test_a_study_sees_shifted_images(xrays: DataFolder) -> None:
     """On all sides; without a shift, the decoded images are those of before."""
-    draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=32)
-    stores = []
-    for shift in (None, {"contrast": -1.0}):
-        data = {"path": tmp_path / "xrays", "image_size": 32, "shift": shift}
-        settings = Settings.model_validate({"name": "small", "data": data})
-        prepared, _ = prepare(settings, tmp_path / "cache")
-        stores.append(open_pixels(tmp_path / "cache" / prepared.pixels))
+    draw_phantoms(xrays, patients=30, seed=3, image_size_px=32)
 
-    np.testing.assert_array_equal(stores[0], 255 - stores[1])
+    as_they_are, shifted = (
+        open_pixels(xrays.parent / "cache" / prepared.pixels)
+        for prepared, _ in (xrays.prepared(), xrays.prepared(shift={"contrast": -1.0}))
+    )
+
+    assert_array_equal(as_they_are, 255 - shifted)

@@ -4,27 +4,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.data.conftest import WriteImages
-from tests.data.test_dicom import dicom, index_of
-from tests.data.test_index import labels_of, paths
+from tests.data.conftest import DataFolder, labels_of, paths
+from tests.data.test_dicom import dicom, ramp
 from tests.in_process import said
-from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.errors import ConfigError
 from xraytune.data.images import ImageIndex
-from xraytune.data.index import read_index, read_labelled
-from xraytune.data.prepare import prepare, read_prepared, write_prepared
+from xraytune.data.index import read_labelled
+from xraytune.data.prepare import read_prepared, write_prepared
 from xraytune.data.table import subgroup_columns
-from xraytune.space.settings import DataSettings, Settings
 
 ONLY_NUMBERS = "{1,2,3}.png"
-
-
-def read(root: Path, classes: Any = "binary", site: str | None = None, **data: Any) -> ImageIndex:
-    split = {"site": site, **data.pop("split", {})}
-    settings = {"path": root, "classes": classes, "split": split, **data}
-    return read_index(DataSettings.model_validate(settings))
 
 
 def sites_of(index: ImageIndex) -> dict[str, int]:
@@ -43,11 +34,11 @@ def sites_of(index: ImageIndex) -> dict[str, int]:
 )
 @pytest.mark.parametrize("parts", ["", "{train,test}/"])
 def test_outer_folders_with_the_same_class_folders_are_sites(
-    tmp_path: Path, write: WriteImages, classes: Any, folders: str, names: Any, parts: str
+    xrays: DataFolder, classes: Any, folders: str, names: Any, parts: str
 ) -> None:
-    write(tmp_path, paths(f"{parts}{{a,b,c}}/{folders}/{ONLY_NUMBERS}"))
+    xrays.images(f"{parts}{{a,b,c}}/{folders}/{ONLY_NUMBERS}")
 
-    index = read(tmp_path, classes)
+    index = xrays.index(classes=classes)
 
     count = len(index.all_images)
     assert index.class_names == names
@@ -66,99 +57,95 @@ def test_outer_folders_with_the_same_class_folders_are_sites(
         ("auto", f"{{clear,tb}}/{{0,1}}/{ONLY_NUMBERS}"),
     ],
 )
-def test_other_folders_are_no_sites(
-    tmp_path: Path, write: WriteImages, classes: Any, files: str
-) -> None:
+def test_other_folders_are_no_sites(xrays: DataFolder, classes: Any, files: str) -> None:
     """Where a class is missing in one of them, they may be anything."""
-    write(tmp_path, paths(files))
+    xrays.images(files)
 
-    assert sites_of(read(tmp_path, classes)).keys() == {""}
+    assert sites_of(xrays.index(classes=classes)).keys() == {""}
 
 
-def test_it_must_be_said_which_folders_are_sites_if_no_name_tells(
-    tmp_path: Path, write: WriteImages
-) -> None:
-    write(tmp_path, paths(f"{{paris,rome}}/{{covid,tb}}/{ONLY_NUMBERS}"))
-    with pytest.raises(DataError, match=r"(?s)would be classes.*fix: give data.split.site: folder"):
-        read(tmp_path, "auto")
-    write(tmp_path, ["oslo/tb/9.png"])
-    index = read(tmp_path, "auto", "folder", positive="tb")
+def test_it_must_be_said_which_folders_are_sites_if_no_name_tells(xrays: DataFolder) -> None:
+    xrays.images(f"{{paris,rome}}/{{covid,tb}}/{ONLY_NUMBERS}")
+    refusal = xrays.refusal(classes="auto")
+    assert "would be classes" in refusal
+    assert "fix: give data.split.site: folder" in refusal
+    xrays.images("oslo/tb/9.png")
+    index = xrays.index(classes="auto", positive="tb", split={"site": "folder"})
 
     assert index.class_names == ("covid", "tb")
     assert sites_of(index) == {"oslo": 1, "paris": 6, "rome": 6}
 
 
 def test_inspect_names_sites_and_classes_and_a_study_records_the_sites(
-    tmp_path: Path, write: WriteImages
+    xrays: DataFolder, tmp_path: Path
 ) -> None:
-    root = tmp_path / "xrays"
-    write(root, paths("{a,b,c}/{NORMAL,PNEUMONIA}/{1,2,3,4,5,6}.png"))
-    settings = Settings.model_validate({"name": "study", "data": {"path": root, "image_size": 32}})
+    xrays.images("{a,b,c}/{NORMAL,PNEUMONIA}/{1,2,3,4,5,6}.png")
 
-    inspected = said("data", "inspect", root)
-    prepared, notes = prepare(settings, tmp_path / "cache")
+    inspected = said("data", "inspect", xrays)
+    prepared, notes = xrays.prepared()
     write_prepared(prepared, tmp_path / "split.json")
     recorded = read_prepared(tmp_path / "split.json")
 
-    assert inspected["parts"][0] == "3 sites: a, b, c; 2 classes"
-    assert notes[0] == "3 sites: a, b, c; 2 classes"
+    assert inspected["parts"][0] == notes[0] == "3 sites: a, b, c; 2 classes"
     assert {image.site == image.file[0] for image in recorded.images} == {True}
-    labelled = read_labelled(root, ("NORMAL", "PNEUMONIA"))
-    by_site = subgroup_columns(labelled.images, ["site"], root)["site"]
+    labelled = read_labelled(xrays, ("NORMAL", "PNEUMONIA"))
+    by_site = subgroup_columns(labelled.images, ["site"], xrays)["site"]
     assert by_site == {image.file: image.file[0] for image in labelled.images}
 
 
-def test_a_column_or_an_expression_gives_the_site(tmp_path: Path, write: WriteImages) -> None:
+def test_a_column_or_an_expression_gives_the_site(xrays: DataFolder) -> None:
     files = paths("{NORMAL,PNEUMONIA}/{x,y}_{1,2,3}.png")
-    write(tmp_path, files)
-    rows = [f"{file},p{number},{'ward' * (number % 2)}" for number, file in enumerate(files)]
+    xrays.images(files)
 
-    by_path = read(tmp_path, site="([xy])_")
-    table = "\n".join(["file,patient,unit", *(row.replace(",ward", ",w2") for row in rows)])
-    (tmp_path / "patients.csv").write_text(table, "utf-8")
+    def write(first: str, second: str) -> None:
+        units = (first, second) * 6
+        rows = [f"{file},{file},{unit}" for file, unit in zip(files, units, strict=True)]
+        xrays.table("file,patient,unit", *rows)
 
+    def refusal(site: str) -> str:
+        return xrays.refusal(split={"site": site})
+
+    by_path = xrays.index(split={"site": "([xy])_"})
     assert sites_of(by_path) == {"x": 6, "y": 6}
-    with pytest.raises(DataError, match=r"6 images have no site \(data.split.site\): NORMAL/x_1"):
-        read(tmp_path, site="unit")
-    (tmp_path / "patients.csv").write_text(table.replace(",\n", ",w1\n"), "utf-8")
-    assert sites_of(read(tmp_path, site="unit")) == {"w1": 6, "w2": 6}
-    for wrong in ("ward", "([z])_"):
-        with pytest.raises(DataError, match="12 images have no site"):
-            read(tmp_path, site=wrong)
+    write("", "w2")
+    assert "6 images have no site (data.split.site): NORMAL/x_1" in refusal("unit")
+    write("w1", "w2")
+    assert sites_of(xrays.index(split={"site": "unit"})) == {"w1": 6, "w2": 6}
+    assert "12 images have no site" in refusal("ward")
+    assert "12 images have no site" in refusal("([z])_")
     with pytest.raises(ConfigError, match=r"data[.]split[.]site: not a regular"):
-        read(tmp_path, site="(x")
+        xrays.index(split={"site": "(x"})
 
 
-def test_a_dicom_header_gives_the_site_and_subgroups(tmp_path: Path) -> None:
+def test_a_dicom_header_gives_the_site_and_subgroups(xrays: DataFolder) -> None:
     for number in range(12):
-        file = tmp_path / ("NORMAL", "PNEUMONIA")[number % 2] / f"{number}.dcm"
-        file.parent.mkdir(exist_ok=True)
-        header: dict[str, Any] = {
-            "InstitutionName": "AB"[number // 6],
-            "PatientSex": "FM"[number % 2],
-        }
-        levels = np.arange(64, dtype=np.uint16).reshape(8, 8) + number
-        file.write_bytes(dicom(levels, 12, PatientID=f"p{number}", **header))
+        file = xrays / ("NORMAL", "PNEUMONIA")[number % 2] / f"{number}.dcm"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = dicom(
+            ramp(number, 4095),
+            PatientID=f"p{number}",
+            InstitutionName="AB"[number // 6],
+            PatientSex="FM"[number % 2],
+        )
+        file.write_bytes(content)
 
-    index = read(tmp_path, site="InstitutionName")
+    index = xrays.index(split={"site": "InstitutionName"})
 
     assert sites_of(index) == {"A": 6, "B": 6}
-    sexes = subgroup_columns(index.images, ["PatientSex"], tmp_path)["PatientSex"]
+    sexes = subgroup_columns(index.images, ["PatientSex"], xrays)["PatientSex"]
     assert Counter(sexes.values()) == {"F": 6, "M": 6}
-    assert sites_of(index_of(tmp_path)) == {"": 12}
+    assert sites_of(xrays.index()) == {"": 12}
     with pytest.raises(ConfigError, match="these images have 0 different values of it"):
-        subgroup_columns(index.images, ["StationName"], tmp_path)
+        subgroup_columns(index.images, ["StationName"], xrays)
 
 
-def test_a_patient_of_two_sites_is_refused_where_sites_are_asked_for(
-    tmp_path: Path, write: WriteImages
-) -> None:
+def test_a_patient_of_two_sites_is_refused_where_sites_are_asked_for(xrays: DataFolder) -> None:
     """Two hospitals may both count from 1."""
-    write(tmp_path, paths("{a,b}/{NORMAL,PNEUMONIA}/p{1,2,3,4}.png"))
-    split = {"group_regex": "(.+)[.]png"}
+    xrays.images("{a,b}/{NORMAL,PNEUMONIA}/p{1,2,3,4}.png")
+    split = {"site": "folder", "group_regex": "(.+)[.]png"}
     same = {"group_regex": "[ab]/(.+)[.]png"}
 
-    assert sites_of(read(tmp_path, site="folder", split=split)) == {"a": 8, "b": 8}
-    with pytest.raises(DataError, match=r"8 patients have images of several sites: NORMAL/p1 \(a"):
-        read(tmp_path, site="folder", split=same)
-    assert len({image.patient for image in read(tmp_path, split=same).images}) == 8
+    assert sites_of(xrays.index(split=split)) == {"a": 8, "b": 8}
+    refusal = xrays.refusal(split=split | same)
+    assert "8 patients have images of several sites: NORMAL/p1 (a" in refusal
+    assert len({image.patient for image in xrays.index(split=same).images}) == 8

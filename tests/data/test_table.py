@@ -7,221 +7,182 @@ from unicodedata import normalize
 
 import pytest
 
-from tests.data.conftest import WriteImages
-from xraytune.base.errors import DataError, XraytuneError
+from tests.data.conftest import DataFolder, paths
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.images import ImageIndex
-from xraytune.data.index import read_index
 from xraytune.data.sides import sizes_of_index
-from xraytune.data.split import split_by_patient
 from xraytune.data.table import match_names, subgroup_columns
-from xraytune.space.settings import DataSettings, SplitSettings
+from xraytune.space.settings import DataSettings
 
 FILES = tuple(f"images/{kind}{number}.png" for kind in "ab" for number in range(4))
 
 
-def data_of(root: Path, classes: str = "auto", **table: Any) -> DataSettings:
-    content = {
-        "file": "labels.csv",
-        "image": "image",
-        "patient": "patient",
-        "label": "finding",
-    } | table
-    content = {key: value for key, value in content.items() if value is not None}
-    return DataSettings.model_validate({"path": root, "classes": classes, "table": content})
+class Labelled(DataFolder):
+    """Images with `labels.csv`, whose classes are found."""
+
+    def rows(self, rows: Iterable[Iterable[str]], header: str = "image,patient,finding") -> None:
+        self.table(header, *map(",".join, rows), name="labels.csv")
+
+    @property
+    def csv(self) -> str:
+        return (self / "labels.csv").read_text("utf-8")
+
+    @csv.setter
+    def csv(self, text: str) -> None:
+        (self / "labels.csv").write_text(text, "utf-8")
+
+    def settings(self, classes: str = "auto", **table: Any) -> DataSettings:
+        columns = {"file": "labels.csv", "image": "image", "patient": "patient", "label": "finding"}
+        columns = {key: value for key, value in (columns | table).items() if value is not None}
+        return super().settings(classes=classes, table=columns)
 
 
 @pytest.fixture
-def xrays(tmp_path: Path, write: WriteImages) -> Path:
+def labelled(xrays: DataFolder) -> Labelled:
     """Images a0 to a3 are ill, b0 to b3 healthy."""
-    write(tmp_path, FILES)
-    write_rows(tmp_path, ((Path(file).name, f"p{file[7:9]}", class_of(file)) for file in FILES))
-    return tmp_path
+    folder = Labelled(xrays)
+    folder.images(FILES)
+    folder.rows((Path(file).name, f"p{file[7:9]}", class_of(file)) for file in FILES)
+    return folder
 
 
 def class_of(file: str) -> str:
     return "ill" if Path(file).name.startswith("a") else "well"
 
 
-def write_rows(
-    root: Path, rows: Iterable[Iterable[str]], header: str = "image,patient,finding"
-) -> None:
-    lines = [header, *(",".join(row) for row in rows)]
-    (root / "labels.csv").write_text("\n".join(lines) + "\n", "utf-8")
-
-
 def classes_in(index: ImageIndex) -> dict[str, str]:
     return {Path(image.file).stem: index.class_names[image.label] for image in index.all_images}
 
 
-def refusal(data: DataSettings) -> str:
-    with pytest.raises(XraytuneError) as refused:
-        split_by_patient(read_index(data).images, SplitSettings())
-    return str(refused.value)
-
-
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ""])
 @pytest.mark.parametrize(
-    ("name", "is_a"),
-    [
-        *(
-            (f"{start}a{suffix}", True)
-            for start in (
-                "set/train/p1/",
-                "train/p1/",
-                "./train//p1/",
-                "p1/",
-                "",
-                "train\\p1\\",
-                "D:\\data\\set\\train\\p1\\",
-            )
-            for suffix in (".png", ".jpg", "")
-        ),
-        *((name, False) for name in ("c.png", "p2/a.png", "train/p2/a.png", "xa.png", "a.png/x")),
-    ],
+    "start",
+    ["", *r"set/train/p1/ train/p1/ ./train//p1/ p1/ train\p1\ D:\data\set\train\p1\ ".split()],
 )
-def test_row_names_image_by_path_end_of_path_or_name(name: str, is_a: bool) -> None:
-    found = match_names([name], ["train/p1/a.png", "train/p1/b.png"], Path())
+def test_row_names_image_by_path_end_of_path_or_name(start: str, suffix: str) -> None:
+    name = f"{start}a{suffix}"
+    files = ["train/p1/a.png", "train/p1/b.png"]
 
-    assert found == ({"train/p1/a.png": name} if is_a else {})
+    assert match_names([name], files, Path()) == {"train/p1/a.png": name}
+    for other in "c.png p2/a.png train/p2/a.png xa.png a.png/x".split():
+        assert match_names([other], files, Path()) == {}
     assert match_names(["a.png", "a.jpg"], ["x/a.jpg", "x/a.png"], Path()) == {
         "x/a.png": "a.png",
         "x/a.jpg": "a.jpg",
     }
 
 
-@pytest.mark.parametrize(
-    ("cells", "labels", "expected", "warning"),
-    [
-        (["ill"] * 4 + ["well"] * 4, {}, "ill ill ill ill well well well well", ""),
-        (
-            [
-                "Mass|Pneumonia",
-                "Pneumonia|Mass",
-                "Mass",
-                "Pneumonia",
-                "Edema|Pneumonia",
-                "Edema",
-                "None",
-                "None",
-            ],
-            {"Mass": "mass", "None": "well", "*": "lungs"},
-            "mass mass mass lungs lungs lungs well well",
-            "",
-        ),
-        (
-            [
-                "['pneumonia']",
-                "['mass', 'pneumonia']",
-                "[' pneumonia']",
-                "['mass', 'edema']",
-                *["['normal']"] * 3,
-                "[]",
-            ],
-            {"pneumonia": "ill", "normal": "well"},
-            "ill ill ill - well well well -",
-            "images without a class or a known finding: 2 (edema 1, mass 1)",
-        ),
-        (
-            ["1,", "Positive,0", "true,", "-1.0,", "Negative,Y", "0,1.0", "x,Present", ",0"],
-            {"Ill": "ill", "Well": "well"},
-            "ill ill ill - well well well -",
-            "labels.csv: cells that say neither yes nor no are no label (x 1)",
-        ),
-        (
-            ["ill, sick", "sick", "Ill", "ill", "well", "nan", "unknown", "well"],
-            {"ill": "ill", "well": "well"},
-            "ill - ill ill well - - well",
-            "labels.csv: reads ',' between labels (data.table.separator)",
-        ),
-        (
-            ['"1,0",', "WAHR,FALSCH", '"1,00",', ",", ',"1,0"', '"0,0",1', ",1", ",1"],
-            {"Ill": "ill", "Well": "well"},
-            "ill ill ill - well well well well",
-            "",
-        ),
-    ],
-    ids=[
-        "cells",
-        "the first entry that applies decides",
-        "lists, as in PadChest",
-        "columns",
-        "commas between labels",
-        "decimal commas",
-    ],
-)
-def test_cells_or_columns_give_the_classes(
-    xrays: Path, cells: list[str], labels: dict[str, str], expected: str, warning: str
-) -> None:
-    columns = "Ill" in labels
-    rows = (
-        (Path(file).stem, file, cell if columns else f'"{cell}"')
-        for file, cell in zip(FILES, cells, strict=True)
-    )
-    write_rows(xrays, rows, f"image,patient,{'Ill,Well' if columns else 'finding'}")
+ILL_WELL = {"Ill": "ill", "Well": "well"}
+CELLS: dict[str, tuple[Any, ...]] = {
+    "cells": (
+        "ill; ill; ill; ill; well; well; well; well",
+        {},
+        "ill ill ill ill well well well well",
+    ),
+    "the first entry that applies decides": (
+        "Mass|Pneumonia; Pneumonia|Mass; Mass; Pneumonia; Edema|Pneumonia; Edema; None; None",
+        {"Mass": "mass", "None": "well", "*": "lungs"},
+        "mass mass mass lungs lungs lungs well well",
+    ),
+    "lists, as in PadChest": (
+        "['pneumonia']; ['mass', 'pneumonia']; [' pneumonia']; ['mass', 'edema']; "
+        "['normal']; ['normal']; ['normal']; []",
+        {"pneumonia": "ill", "normal": "well"},
+        "ill ill ill - well well well -",
+        "images without a class or a known finding: 2 (edema 1, mass 1)",
+    ),
+    "columns": (
+        "1,; Positive,0; true,; -1.0,; Negative,Y; 0,1.0; x,Present; ,0",
+        ILL_WELL,
+        "ill ill ill - well well well -",
+        "labels.csv: cells that say neither yes nor no are no label (x 1)",
+    ),
+    "commas between labels": (
+        "ill, sick; sick; Ill; ill; well; nan; unknown; well",
+        {"ill": "ill", "well": "well"},
+        "ill - ill ill well - - well",
+        "labels.csv: reads ',' between labels (data.table.separator)",
+    ),
+    "decimal commas": (
+        '"1,0",; WAHR,FALSCH; "1,00",; ,; ,"1,0"; "0,0",1; ,1; ,1',
+        ILL_WELL,
+        "ill ill ill - well well well well",
+    ),
+}
 
-    index = read_index(data_of(xrays, label=None if columns else "finding", labels=labels))
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_or_columns_give_the_classes(labelled: Labelled, name: str) -> None:
+    cells, labels, expected, *warnings = CELLS[name]
+    columns = labels == ILL_WELL
+    labelled.rows(
+        (
+            (Path(file).stem, file, cell if columns else f'"{cell}"')
+            for file, cell in zip(FILES, cells.split("; "), strict=True)
+        ),
+        f"image,patient,{'Ill,Well' if columns else 'finding'}",
+    )
+
+    index = labelled.index(label=None if columns else "finding", labels=labels)
 
     assert [classes_in(index).get(Path(file).stem, "-") for file in FILES] == expected.split()
     assert {image.patient for image in index.images} <= {*FILES}
-    assert warning in " ".join(index.warnings)
+    assert all(warning in " ".join(index.warnings) for warning in warnings)
 
 
-def test_a_label_inside_another_is_no_case_for_the_rest(xrays: Path) -> None:
+def test_a_label_inside_another_is_no_case_for_the_rest(labelled: Labelled) -> None:
     """Such as `ARDS COVID-19`, if `"*"` is the class of images without COVID-19."""
-    cells = ["Mass", "small mass", "Edema", "Edema", "Well", "Well", "Massive", "Well"]
-    write_rows(xrays, zip(FILES, FILES, cells, strict=True))
+    cells = "Mass; small mass; Edema; Edema; Well; Well; Massive; Well"
+    labelled.rows(zip(FILES, FILES, cells.split("; "), strict=True))
 
-    message = refusal(data_of(xrays, labels={"Mass": "ill", "*": "well"}))
-    index = read_index(data_of(xrays, labels={"Mass": "ill", "small mass": "ill", "*": "well"}))
+    message = labelled.refusal(labels={"Mass": "ill", "*": "well"})
+    index = labelled.index(labels={"Mass": "ill", "small mass": "ill", "*": "well"})
 
     assert message.count("fix:") == 1
     assert "'small mass' has the label 'Mass' in it, but would be well by *" in message
     assert [*classes_in(index).values()] == ["ill", "ill", *["well"] * 6]
 
 
-def test_a_header_may_have_more_commas_than_separators(xrays: Path) -> None:
-    rows = ((Path(file).name, class_of(file)) for file in FILES)
-    lines = ["file, below images;class, by a radiologist", *map(";".join, rows)]
-    (xrays / "labels.csv").write_text("\n".join(lines), "utf-8")
-    data = data_of(xrays, image="file, below images", label="class, by a radiologist", patient=None)
+def test_a_header_may_have_more_commas_than_separators(labelled: Labelled) -> None:
+    columns: dict[str, Any] = {
+        "image": "file, below images",
+        "label": "class, by a radiologist",
+    }
+    rows = (f"{Path(file).name};{class_of(file)}" for file in FILES)
+    labelled.csv = "\n".join([";".join(columns.values()), *rows])
 
-    index = read_index(data)
+    index = labelled.index(**columns, patient=None)
 
     assert index.class_names == ("ill", "well")
 
 
-READERS = (
-    ["1,0", "0,1", "0,1"],
-    ["1,0", "1,0", "0,1"],
-    ["1,0", "0,0", "0,0"],
-    ["1,0", ",", ","],
-    ["0,1", "0,1"],
-)
+READERS = ("1,0 0,1 0,1", "1,0 1,0 0,1", "1,0 0,0 0,0", "1,0 , ,", "0,1 0,1")
 """What readers say about a0 to a3 and b0: whether it is ill, and whether it is well."""
 
 
-@pytest.mark.parametrize("labels", [{"Ill": "ill", "Well": "well"}, {"Well": "well", "Ill": "ill"}])
-def test_disagreeing_rows_are_counted_and_settled(xrays: Path, labels: dict[str, str]) -> None:
+@pytest.mark.parametrize("labels", [ILL_WELL, {"Well": "well", "Ill": "ill"}])
+def test_disagreeing_rows_are_counted_and_settled(
+    labelled: Labelled, labels: dict[str, str]
+) -> None:
     """A reader who says no to all labels disagrees with one who says yes; an empty row does not."""
-    rows = [
-        (file, file, cell) for file, cells in zip(FILES, READERS, strict=False) for cell in cells
-    ]
-    write_rows(xrays, rows, "image,patient,Ill,Well")
+    cells_of = dict(zip(FILES, READERS, strict=False))
+    rows = [(file, file, cell) for file, cells in cells_of.items() for cell in cells.split()]
+    labelled.rows(rows, "image,patient,Ill,Well")
 
-    index = read_index(data_of(xrays, label=None, labels=labels))
+    index = labelled.index(label=None, labels=labels)
 
     first = next(iter(labels.values()))
-    classes = [classes_in(index)[Path(file).stem] for file in FILES[:5]]
+    classes = [classes_in(index)[Path(file).stem] for file in cells_of]
     assert classes == [first, first, "ill", "ill", "well"]
     (note,) = (warning for warning in index.warnings if "disagree" in warning)
     assert "the rows of 3 of 5 images disagree, such as those of images/a0.png" in note
 
 
-def test_disagreeing_cells_are_refused(xrays: Path) -> None:
+def test_disagreeing_cells_are_refused(labelled: Labelled) -> None:
     """Two versions of a table of classes."""
-    table = (xrays / "labels.csv").read_text("utf-8")
-    (xrays / "v2.csv").write_text(table.replace("pa0,ill", "pa0,well"), "utf-8")
+    labelled.table(labelled.csv.replace("pa0,ill", "pa0,well"), name="v2.csv")
 
-    message = refusal(data_of(xrays, file=["labels.csv", "v2.csv"]))
+    message = labelled.refusal(file=["labels.csv", "v2.csv"])
 
     assert "a0.png has several classes: ill, well" in message
 
@@ -229,77 +190,76 @@ def test_disagreeing_cells_are_refused(xrays: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "cells", "count"),
     [
-        ("view", ["PA", "L", "AP Supine", "Lateral"], 4),
-        ("ViewPosition", ["PA", "LL", "AP", "LATERAL"], 4),
-        ("modality", ["X-ray", "CT", "X-ray", "CT"], 4),
-        ("Frontal/Lateral", ["Frontal", "Lateral", "Frontal", "Lateral"], 4),
-        ("reviewer", ["L", "CT", "RL", "AB"], 0),
-        ("Bilateral_Opacities", ["1", "L", "0", "L"], 0),
+        ("view", "PA; L; AP Supine; Lateral", 4),
+        ("ViewPosition", "PA; LL; AP; LATERAL", 4),
+        ("modality", "X-ray; CT; X-ray; CT", 4),
+        ("Frontal/Lateral", "Frontal; Lateral; Frontal; Lateral", 4),
+        ("reviewer", "L; CT; RL; AB", 0),
+        ("Bilateral_Opacities", "1; L; 0; L", 0),
     ],
 )
-def test_lateral_views_are_noted(xrays: Path, column: str, cells: list[str], count: int) -> None:
-    rows = ((file, file, class_of(file), cells[int(file[8])]) for file in FILES)
-    write_rows(xrays, rows, f"image,patient,finding,{column}")
+def test_lateral_views_are_noted(labelled: Labelled, column: str, cells: str, count: int) -> None:
+    rows = zip(FILES, FILES, map(class_of, FILES), cells.split("; ") * 2, strict=True)
+    labelled.rows(rows, f"image,patient,finding,{column}")
 
-    notes = " ".join(read_index(data_of(xrays)).warnings)
+    notes = " ".join(labelled.index().warnings)
 
     assert (f"{count} of 8 images are lateral views or CT" in notes) == (count > 0)
     assert ("lateral views" in notes) == (count > 0)
 
 
-def test_a_side_column_has_synonyms_and_agrees_for_an_image(xrays: Path) -> None:
+def test_a_side_column_has_synonyms_and_agrees_for_an_image(labelled: Labelled) -> None:
     words = ["train", "Training", "valid", "test"] * 2
-    rows = [(file, file, class_of(file), side) for file, side in zip(FILES, words, strict=True)]
-    write_rows(xrays, rows, "image,patient,finding,fold")
+    rows = [*zip(FILES, FILES, map(class_of, FILES), words, strict=True)]
+    labelled.rows(rows, "image,patient,finding,fold")
 
-    index = read_index(data_of(xrays, side="fold"))
+    index = labelled.index(side="fold")
 
     parts = [image.part for image in index.all_images]
     assert parts == ["train", "train", "val", "test"] * 2
-    write_rows(xrays, [*rows, (FILES[0], FILES[0], "ill", "test")], "image,patient,finding,fold")
-    assert f"the side of {FILES[0]} is 'test'" in refusal(data_of(xrays, side="fold"))
+    labelled.rows([*rows, (FILES[0], FILES[0], "ill", "test")], "image,patient,finding,fold")
+    assert f"the side of {FILES[0]} is 'test'" in labelled.refusal(side="fold")
 
 
-def test_sides_by_lists(xrays: Path) -> None:
-    (xrays / "held.txt").write_text("a3.png\n\nb3.png\nnot_downloaded.png\n", "utf-8")
-    (xrays / "train.txt").write_text("a0\na1\na2\nb0\nb1\nb2", "utf-8")
-    with (xrays / "labels.csv").open("a", encoding="utf-8") as table:
-        table.write("not_downloaded.png,p9,ill\n")
-    rest = read_index(data_of(xrays, side={"test": "held.txt"}))
-    listed = read_index(data_of(xrays, side={"train": "train.txt"}))
-    (xrays / "test.txt").write_text("a2\na3", "utf-8")
+def test_sides_by_lists(labelled: Labelled) -> None:
+    labelled.table("a3.png", "", "b3.png", "not_downloaded.png", name="held.txt")
+    labelled.table(*"a0 a1 a2 b0 b1 b2".split(), name="train.txt")
+    labelled.csv += "not_downloaded.png,p9,ill\n"
+    rest = labelled.index(side={"test": "held.txt"})
+    listed = labelled.index(side={"train": "train.txt"})
+    labelled.table("a2", "a3", name="test.txt")
 
     assert (len(rest.images), len(rest.test)) == (6, 2)
     assert (len(listed.images), listed.test) == (6, ())
     assert "images in no list of data.table.side: 2" in listed.warnings[0]
-    message = refusal(data_of(xrays, side={"train": "train.txt", "test": "test.txt"}))
+    message = labelled.refusal(side={"train": "train.txt", "test": "test.txt"})
     assert "1 images are also in another list: images/a2.png" in message
-    (xrays / "test.txt").write_text("a3.png 1", "utf-8")
-    assert "1 of its 1 lines name no image of the table: a3.png 1" in refusal(
-        data_of(xrays, side={"test": "test.txt"})
-    )
+    labelled.table("a3.png 1", name="test.txt")
+    message = labelled.refusal(side={"test": "test.txt"})
+    assert "1 of its 1 lines name no image of the table: a3.png 1" in message
 
 
 @pytest.mark.parametrize("folder", ["images/held", "./images/held/", "../xrays/images/held"])
-def test_side_by_a_folder(tmp_path: Path, write: WriteImages, folder: str) -> None:
-    root = tmp_path / "xrays"
-    (tmp_path / "elsewhere").mkdir()
-    files = [*FILES, "images/held/a9.png", "images/held/b9.png", "images/held2/a8.png"]
-    write(root, files)
-    write_rows(root, ((file, file, class_of(file)) for file in files))
+def test_side_by_a_folder(labelled: Labelled, folder: str) -> None:
+    (labelled.parent / "elsewhere").mkdir()
+    files = ["images/held/a9.png", "images/held/b9.png", "images/held2/a8.png"]
+    labelled.images(files)
+    labelled.rows((file, file, class_of(file)) for file in (*FILES, *files))
 
-    index = read_index(data_of(root, side={"test": folder}))
+    index = labelled.index(side={"test": folder})
 
     assert [image.file for image in index.test] == ["images/held/a9.png", "images/held/b9.png"]
-    assert "no image of the table is in it" in refusal(data_of(root, side={"test": "../elsewhere"}))
+    refusal = labelled.refusal(side={"test": "../elsewhere"})
+    assert "no image of the table is in it" in refusal
 
 
-def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteImages) -> None:
-    files = [f"train/{name}/{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(4)]
-    write(tmp_path, [*files, "train/NORMAL/extra.png"])
-    write_rows(tmp_path, ((file, f"p{i}", "") for i, file in enumerate(files)))
+def test_table_without_labels_keeps_class_folders(tmp_path: Path) -> None:
+    labelled = Labelled(tmp_path)
+    files = paths("train/{NORMAL,PNEUMONIA}/{0,1,2,3}.png")
+    labelled.images([*files, "train/NORMAL/extra.png"])
+    labelled.rows((file, f"p{i}", "") for i, file in enumerate(files))
 
-    index = read_index(data_of(tmp_path, classes="binary", label=None))
+    index = labelled.index(classes="binary", label=None)
 
     assert index.class_names == ("NORMAL", "PNEUMONIA")
     assert [image.patient for image in index.images] == [f"p{i}" for i in range(8)]
@@ -330,36 +290,38 @@ def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteIm
         ({"file": "~/no such labels.csv"}, f"{Path.home()}/no such labels.csv: cannot be read"),
     ],
 )
-def test_wrong_settings_are_explained(xrays: Path, table: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_explained(
+    labelled: Labelled, table: dict[str, Any], message: str
+) -> None:
     if "rows" in table:
         table["labels"] = {"ill": "ill", "well": "well"}
-    (xrays / "labels.json").write_text('[{"image": "a0.png", "finding": "ill"}]', "utf-8")
+    labelled.table('[{"image": "a0.png", "finding": "ill"}]', name="labels.json")
 
-    assert message in refusal(data_of(xrays, **table))
+    assert message in labelled.refusal(**table)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("pb3,well\n", "pb3,well\na0.png,pb3,ill\n", ":10: a0.png belongs to patient pb3 here"),
-        ("pb3,well\n", "pb3,well\na0.png,pa0,well\n", ":2: a0.png has several classes: ill, well"),
-        ("pb3,well\n", "pb3,well\n,pa0,well\n", "labels.csv:10: a cell is empty"),
-        ("pb3,well\n", "pb3,well\nimages/a0.png,pa0,ill\n", "a0.png and images/a0.png mean images"),
+        ("", "a0.png,pb3,ill\n", ":10: a0.png belongs to patient pb3 here"),
+        ("", "a0.png,pa0,well\n", ":2: a0.png has several classes: ill, well"),
+        ("", ",pa0,well\n", "labels.csv:10: a cell is empty"),
+        ("", "images/a0.png,pa0,ill\n", "a0.png and images/a0.png mean images"),
         ("pa0", "", "1 of 8 images have no row with a patient in column patient: images/a0.png"),
         ("pa0", "nan", "1 of 8 images have no row with a patient in column patient"),
         ("pa0", "1.23457E+13", "labels.csv:2: patient 1.23457E+13 is a number that lost its"),
     ],
 )
-def test_contradicting_rows_are_refused(xrays: Path, old: str, new: str, message: str) -> None:
-    table = xrays / "labels.csv"
-    table.write_text(table.read_text("utf-8").replace(old, new), "utf-8")
+def test_contradicting_rows_are_refused(
+    labelled: Labelled, old: str, new: str, message: str
+) -> None:
+    labelled.csv = labelled.csv.replace(old, new) if old else labelled.csv + new
 
-    assert message in refusal(data_of(xrays))
+    assert message in labelled.refusal()
 
 
 ROWS = [
-    f"{name}.png,p{name},seen,{'ill' if name[0] == 'a' else 'well'}"
-    for name in ("a0", "a1", "a2", "b0", "b1", "b2")
+    f"{name}.png,p{name},seen,{class_of(name)}" for name in ("a0", "a1", "a2", "b0", "b1", "b2")
 ]
 
 
@@ -382,100 +344,93 @@ ROWS = [
     ],
 )
 def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(
-    xrays: Path, changes: dict[int, str], message: str
+    labelled: Labelled, changes: dict[int, str], message: str
 ) -> None:
     """Line 1 is the header."""
     lines = ["image,patient,comment,finding", *ROWS]
     for number, line in changes.items():
         lines[number - 1] = line
-    (xrays / "labels.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    labelled.csv = "\n".join(lines) + "\n"
 
-    assert message in refusal(data_of(xrays))
+    assert message in labelled.refusal()
 
 
 @pytest.mark.parametrize("header", ["image patient finding\n", ""])
-def test_columns_separated_by_blanks_are_explained(xrays: Path, header: str) -> None:
-    rows = (xrays / "labels.csv").read_text("utf-8").replace(",", " ").partition("\n")[2]
-    (xrays / "labels.csv").write_text(header + rows, "utf-8")
+def test_columns_separated_by_blanks_are_explained(labelled: Labelled, header: str) -> None:
+    labelled.csv = header + labelled.csv.replace(",", " ").partition("\n")[2]
 
-    assert "fix: separate the columns by commas, and name them" in refusal(data_of(xrays))
+    assert "fix: separate the columns by commas, and name them" in labelled.refusal()
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("start", ["", "\ufeff", "sep={}\n"])
-def test_tables_as_programs_write_them_are_read(xrays: Path, separator: str, start: str) -> None:
+def test_tables_as_programs_write_them_are_read(
+    labelled: Labelled, separator: str, start: str
+) -> None:
     """An index column, empty columns and rows, cells with separators, line feeds and quotes."""
     report = '"Lungs: clear, wide; no\tmass\nHeart, aorta, bones\nA ""normal"" chest, 2 views"'
     lines = [",image,\u200bpatient,report,finding,", *(f"7,{row},,," for row in ROWS)]
     table = "\n".join([*lines, ",,,,,", "", ""]).replace(",", separator).replace("seen", report)
-    (xrays / "labels.csv").write_text(start.format(separator) + table, "utf-8")
+    labelled.csv = start.format(separator) + table
 
-    index = read_index(data_of(xrays))
+    index = labelled.index()
 
     assert classes_in(index) == {row[:2]: class_of(row) for row in ROWS}
     assert {image.patient for image in index.images} == {f"p{row[:2]}" for row in ROWS}
-    unnamed = read_index(data_of(xrays, patient=None)).images
+    unnamed = labelled.index(patient=None).images
     assert [image.patient for image in unnamed] == [image.file for image in unnamed]
 
 
-def test_rows_without_image_are_counted_also_where_they_leave_a_class_empty(xrays: Path) -> None:
+def test_rows_without_image_are_counted_also_where_they_leave_a_class_empty(
+    labelled: Labelled,
+) -> None:
     """And a patients.csv beside a table would be ignored."""
-    data = data_of(xrays, labels={"ill": "ill", "well": "well"})
-    (xrays / "images/a0.png").unlink()
-    assert read_index(data).warnings == ("labels.csv: leaves out rows without an image: 1 of 8",)
+    labels = {"ill": "ill", "well": "well"}
+    (labelled / "images/a0.png").unlink()
+    note = "labels.csv: leaves out rows without an image: 1 of 8"
+    assert labelled.index(labels=labels).warnings == (note,)
 
     for number in range(1, 4):
-        (xrays / f"images/a{number}.png").unlink()
-    message = refusal(data)
+        (labelled / f"images/a{number}.png").unlink()
+    message = labelled.refusal(labels=labels)
     assert "no training images of ill" in message
     assert "labels.csv: leaves out rows without an image: 4 of 8" in message
 
-    (xrays / "patients.csv").write_text("file,patient\na0.png,p\n", "utf-8")
-    assert "data.table is given, so patients.csv would be ignored" in refusal(data)
+    labelled.table("file,patient", "a0.png,p")
+    message = labelled.refusal(ConfigError)
+    assert "data.table is given, so patients.csv would be ignored" in message
 
 
-def test_notes_are_shown_with_the_error_that_they_explain(xrays: Path) -> None:
+def test_notes_are_shown_with_the_error_that_they_explain(labelled: Labelled) -> None:
     for file in FILES[1:4]:
-        (xrays / file).unlink()
-    data = data_of(xrays)
+        (labelled / file).unlink()
 
     with pytest.raises(DataError, match=r"(?s)has 1 patient.*rows without an image: 3 of 8"):
-        sizes_of_index(read_index(data), data)
+        sizes_of_index(labelled.index(), labelled.settings())
 
 
-def test_further_columns_are_subgroups(xrays: Path) -> None:
-    rows = [
-        ("a0.png", "p0", "ill", "AP", "40"),
-        ("a0.png", "p0", "ill", "PA", "40"),
-        ("b0.png", "p1", "well", "", "50"),
-    ]
-    write_rows(xrays, rows, "image,patient,finding,view,age")
-    images = read_index(data_of(xrays)).images
+def test_further_columns_are_subgroups(labelled: Labelled) -> None:
+    rows = "a0.png,p0,ill,AP,40 a0.png,p0,ill,PA,40 b0.png,p1,well,,50"
+    labelled.rows([[row] for row in rows.split()], "image,patient,finding,view,age")
+    images = labelled.index().images
 
-    assert subgroup_columns(images, ["view", "age"], xrays) == {
+    assert subgroup_columns(images, ["view", "age"], labelled) == {
         "view": {"images/a0.png": "AP|PA"},
         "age": {"images/a0.png": "40", "images/b0.png": "50"},
     }
-    with pytest.raises(XraytuneError, match=r"0 different values.*\n.*use one of: age, finding"):
-        subgroup_columns(images, ["weight"], xrays)
+    with pytest.raises(ConfigError, match=r"0 different values.*\n.*use one of: age, finding"):
+        subgroup_columns(images, ["weight"], labelled)
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_umlauts_of_one_or_two_code_points_are_the_same(
-    tmp_path: Path, write: WriteImages, form: Any
-) -> None:
+def test_umlauts_of_one_or_two_code_points_are_the_same(xrays: DataFolder, form: Any) -> None:
     """Archives from macOS decompose the umlauts in names of files, but a table may not."""
-    files = [
-        f"{name}/Röntgen{name}{number}.png"
-        for name in ("gesund", "Entzündung")
-        for number in range(3)
-    ]
-    write(tmp_path, (normalize("NFD", file) for file in files))
-    rows = "\n".join(f"{normalize(form, file)},p{number}" for number, file in enumerate(files))
-    (tmp_path / "patients.csv").write_text(f"file,patient\n{rows}\n", "utf-8")
-    data = DataSettings(path=tmp_path, classes="auto", positive=normalize(form, "Entzündung"))
+    files = paths("gesund/Röntgengesund{0,1,2}.png Entzündung/RöntgenEntzündung{0,1,2}.png")
+    xrays.images(normalize("NFD", file) for file in files)
+    rows = (f"{normalize(form, file)},p{number}" for number, file in enumerate(files))
+    xrays.table("file,patient", *rows)
 
-    index = read_index(data)
+    index = xrays.index(classes="auto", positive=normalize(form, "Entzündung"))
 
     assert {image.patient for image in index.images} == {f"p{i}" for i in range(6)}
     assert index.class_names[index.positive] == "Entzündung"

@@ -41,7 +41,7 @@ STANDARD_CLASSES: Mapping[str, tuple[str, ...]] = {
     "binary": BINARY_CLASSES,
     "three": THREE_CLASSES,
 }
-"""In the order of the labels; the classes of `auto` are found."""
+"""Classes in the order of the labels; those of `auto` are found."""
 _MOST_SMALL_FOLDERS = 20
 _SMALL = 10
 """More folders than that, with fewer images each on average, are no classes."""
@@ -80,8 +80,11 @@ def list_class_folders(
     if not files:
         raise no_images(root, notes)
     images = add_rows(files, patients_csv)
-    rows = {image.file: image.in_table for image in images if image.in_table}
-    written = {file: row.class_name for file, row in rows.items() if row.class_name}
+    written = {
+        image.file: image.in_table.class_name
+        for image in images
+        if image.in_table and image.in_table.class_name
+    }
     if not written and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation"
         raise DataError(what, root, f"use task: segmentation; or {_FIX}")
@@ -249,7 +252,7 @@ def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
 def _file_name_class(file: str, class_names: Sequence[str]) -> str | None:
     """Return the class that a Kermany file name states, among two or three classes.
 
-    None for other names and classes.
+    Return None for other names and classes.
     """
     if not patient_of(file):
         return None

@@ -1,9 +1,9 @@
 """Decode image files to upright 8-bit grey and to squares, in threads.
 
-JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM. Transparent parts are composited over black, like an
-X-ray's background. Of an animation, the first frame counts. A file that is not one picture of known
-grey levels (several pages, floating point, an unknown compression) is refused. Pillow releases
-Python's lock while it decodes and resizes.
+The formats are JPEG, PNG, TIFF, BMP, GIF, WebP and DICOM. Transparent parts are composited over
+black, like an X-ray's background. Of an animation, the first frame counts. A file that is not one
+picture of known grey levels (several pages, floating point, an unknown compression) is refused.
+Pillow releases Python's lock while it decodes and resizes.
 
 DICOM files raise MachineError if pydicom is not installed.
 """
@@ -35,11 +35,11 @@ NAMING_SUFFIXES = frozenset(
 )
 IMAGE_SUFFIXES = NAMING_SUFFIXES | {".dcm", ".dicom", ".ima"}
 LARGEST_SIDE_PX = 20_000
-"""As `needed_px`: decode at full size."""
+"""With this value as `needed_px`, an image is decoded at full size."""
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-"""Where Pillow looks for an orientation tag."""
+"""Pillow looks for an orientation tag there."""
 DECODER = 3
 """Counts up when a file is decoded to other pixels, so that images in a cache are decoded again."""
 Resize: TypeAlias = Literal["squash", "crop"]
@@ -98,7 +98,7 @@ def decode_files(
 ) -> Iterator[GreyImage | BrokenImage]:
     """Decode files below `root` to upright squares, in order, on all cores, with antialiasing.
 
-    Warns of blank images, and of files whose content has less depth than they state.
+    The log warns of blank images, and of files whose content has less depth than they state.
     """
 
     def decode(file: str) -> GreyImage | BrokenImage:
@@ -153,9 +153,7 @@ def read_image(path: Path | str, needed_px: int) -> GreyImage:
 def square_box(
     whole_px: tuple[int, int], decoded_px: tuple[int, int], image_size_px: int, resize: Resize
 ) -> tuple[float, float, float, float] | None:
-    """Return the part of the image to scale to S x S (left, upper, right, lower).
-
-    None means all of it.
+    """Return the part of the image to scale to S x S (left, upper, right, lower), or None for all.
 
     A crop gives what `Resize(S)` and `CenterCrop(S)` would, but scales only that part: scaled as a
     whole, a long and narrow image would fill the memory. Sizes are width and height; those of a

@@ -1,6 +1,6 @@
 """Decode DICOM files to 8-bit grey and read their headers.
 
-The only module that uses pydicom, which is optional.
+No other module uses pydicom, which is optional.
 
 Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window.
 Without one, the range of their content becomes 0 to 255. MONOCHROME1, where large values are dark,
@@ -50,11 +50,10 @@ Header: TypeAlias = dict[str, Any]
 
 
 def is_dicom(content: bytes) -> bool:
-    """Return whether this is the start of a DICOM file.
-
-    That is any 128 bytes, then DICM (PS3.10, section 7.1).
+    """Return whether this is the start of a DICOM file: any 128 bytes, then DICM.
 
     Some programs leave these 132 bytes out. The file then begins with an element of group 2 or 8.
+    Source: PS3.10, section 7.1.
     """
     return content[128:132] == b"DICM" or (len(content) >= 132 and content[:4] in _FIRST_ELEMENTS)
 
@@ -97,7 +96,7 @@ def read_dicom(
 def read_attribute(path: Path, keyword: str) -> str:
     """Return an attribute of a DICOM file by its keyword, such as `InstitutionName`, as text.
 
-    Empty if the file is damaged or another one, or has no such attribute.
+    The text is empty if the file is damaged or another one, or has no such attribute.
     """
     try:
         with path.open("rb") as stream:
@@ -115,7 +114,7 @@ def read_attribute(path: Path, keyword: str) -> str:
 def _find_obstacle(dataset: Any) -> str:
     """Return why an intact file cannot be shown, and what to do; empty if it can.
 
-    Of a header read without pixels, only what makes it no single image.
+    A header that was read without pixels tells only whether the file is a single image.
     """
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import RLELossless

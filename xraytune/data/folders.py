@@ -55,7 +55,7 @@ def missing_classes(
 def list_images(folder: Path, root: Path | None = None) -> tuple[str, ...]:
     """List all images below a folder, sorted, by their paths below `root`, by default the folder.
 
-    Warns of what is left out.
+    The log warns of what is left out.
 
     Raises DataError if there is no such folder, or no image in it.
     """

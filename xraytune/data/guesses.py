@@ -33,7 +33,7 @@ _GENERATED = re.compile(
     re.IGNORECASE,
 )
 OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
-"""Of `classes: three`."""
+"""The germs in Kermany file names, and their classes of `classes: three`."""
 _KERMANY_NAME = re.compile(
     r"(person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?"
     r"|(?P<series>IM|NORMAL2-IM|NORMAL|BACTERIA|VIRUS)-(?P<number>\d+)-\d{4}(-\d{4})?)"
@@ -44,7 +44,7 @@ NO = frozenset("0 absent false falsch faux falso n neg negative no".split())
 """Cells of a table, as `word_in` returns them."""
 UNCERTAIN = frozenset("-1 equivocal possible u uncertain unclear".split())
 EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
-"""Cells that say neither."""
+"""Cells that say neither yes nor no."""
 READ_CELLS = YES | NO | UNCERTAIN | EMPTY
 _HEALTHY = frozenset(
     (

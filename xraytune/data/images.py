@@ -61,9 +61,10 @@ class TableRow:
 
 @frozen
 class ImageFile:
-    """One image. A listing fills file, label, part, masks, findings and its row in a table.
+    """One image, whose fields are filled step by step.
 
-    Reading, splitting and decoding fill the others.
+    A listing fills file, label, part, masks, findings and its row in a table. Reading, splitting
+    and decoding fill the others.
 
     Attributes:
         file: Path below the data folder, with forward slashes, like `masks`, which are to be
@@ -141,9 +142,9 @@ class Images(tuple[ImageFile, ...]):
 
     @property
     def targets(self) -> Int64Array:
-        """What a network learns, int64.
+        """What a network learns, int64: the labels, [N], or the findings, [N, C].
 
-        Labels, [N]; or findings, [N, C]: 1, 0, or -1 if unknown.
+        A finding is 1 if it is present, 0 if it is absent and -1 if that is not known.
         """
         if any(image.findings for image in self):
             return numbers_of([image.findings for image in self])
@@ -182,7 +183,7 @@ class ImageIndex:
 
     @property
     def test_fingerprint(self) -> str | None:
-        """Content of the test part, independent of file names; None without a test part."""
+        """A hash of the test part, independent of file names; None without a test part."""
         return content_fingerprint(self.test) if self.test else None
 
     @property

@@ -135,7 +135,8 @@ def _list(
 ) -> ImageIndex:
     """List the images of a data folder, or of some `folders` in it, without reading any.
 
-    `class_names` are those of a model. Refuses a table for pairs, and two rules for patients.
+    `class_names` are those of a model. The function refuses a table for pairs, and two rules for
+    patients.
     """
     root = settings.path
     if pairs and settings.table is not None:
@@ -313,9 +314,8 @@ def _read_content(path: Path) -> tuple[str, Header]:
 def _same_name_problems(listing: ImageIndex) -> list[Problem]:
     """Return files that would be one patient by mistake.
 
-    That is a Kermany name in several folders, or an image in several formats.
-
-    Other images are identified by their path: each folder may count from 1.
+    They are Kermany names in several folders, and images in several formats. Other images are
+    identified by their path, since each folder may count from 1.
     """
     by_name = defaultdict(list)
     for image in listing.all_images:

@@ -29,7 +29,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xraytune.base.arrays import Int64Array, UInt8Array
+from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.decoding import BrokenImage, decode_files
@@ -46,7 +46,7 @@ HASH_SIZE_PX = 64
 """Side of the square images to hash."""
 _THRESHOLD_BITS = 24
 _BLOCK = 128
-"""Images compared with all others at a time."""
+"""So many images are compared with all others at a time."""
 _MOST_EXAMPLES = 100
 
 Hashes: TypeAlias = NDArray[np.uint64]
@@ -56,8 +56,9 @@ Hashes: TypeAlias = NDArray[np.uint64]
 class NearDuplicates:
     """Pairs of images of different patients that look like copies.
 
-    Their number, how many have one image in test, how many have two classes, and the files of up to
-    100, those in training and test first.
+    Attributes:
+        in_training_and_test: The number of pairs with one image in test.
+        examples: The files of up to 100 pairs, those in training and test first.
     """
 
     pairs: int = 0
@@ -141,7 +142,7 @@ def inspect_folder(
     hashed = []
     readable = []
     hashes = []
-    mean_greys = []
+    features = []
     formats: Counter[str] = Counter()
     broken = []
     files = [image.file for image in index.all_images]
@@ -156,7 +157,8 @@ def inspect_folder(
         hashes.append(perceptual_hash(square.pixels))
         if is_training:
             readable.append(image)
-            mean_greys.append(float(square.pixels.mean()))
+            width_px, height_px = square.whole_px
+            features.append([width_px, height_px, width_px / height_px, square.pixels.mean()])
             formats[square.kind] += 1
 
     with_masks = [image for image in index.images if image.masks]
@@ -200,7 +202,7 @@ def inspect_folder(
         near_duplicates=find_near_duplicates(hashed, hashes, on_progress=on_progress),
         formats=dict(sorted(formats.items())),
         broken=tuple(broken),
-        shortcut_auroc=_shortcut_auroc(Images(readable), mean_greys),
+        shortcut_auroc=_shortcut_auroc(Images(readable), np.array(features)),
         warnings=index.warnings,
         mask_areas=dict(sorted(areas.items(), key=lambda item: item[1])),
         mask_parts=dict(sorted(parts.items())),
@@ -210,10 +212,10 @@ def inspect_folder(
     )
 
 
-def _shortcut_auroc(images: Images, mean_greys: Sequence[float]) -> float | None:
-    """Return the mean AUROC over up to five folds, split by patient.
+def _shortcut_auroc(images: Images, features: Float64Array) -> float | None:
+    """Return the mean AUROC of the features, [N, F], over up to five folds, split by patient.
 
-    None if a class has fewer than two patients.
+    Return None if a class has fewer than two patients.
     """
     labels = images.labels
     patients = np.array(images.patients)
@@ -221,12 +223,6 @@ def _shortcut_auroc(images: Images, mean_greys: Sequence[float]) -> float | None
     fewest = min((len(np.unique(patients[labels == label])) for label in classes), default=0)
     if len(classes) < 2 or fewest < 2:
         return None
-    features = np.array(
-        [
-            (image.width_px, image.height_px, image.width_px / image.height_px, grey)
-            for image, grey in zip(images, mean_greys, strict=True)
-        ]
-    )
     splitter = StratifiedGroupKFold(min(5, fewest), shuffle=True, random_state=0)
     folds = [  # with few patients, a class may be missing on a side
         (train, held_out)

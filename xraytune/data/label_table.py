@@ -135,9 +135,9 @@ def _list_findings(
     images: Sequence[ImageFile],
     class_names: tuple[str, ...] | None,
 ) -> ImageIndex:
-    """List images with their findings, which need positive and negative training images.
+    """List images with their findings.
 
-    Those of a model do not.
+    Each finding needs positive and negative training images, except those of a model.
     """
     known = [image for image in images if image.findings.strip(UNKNOWN)]
     training = [image.findings for image in known if image.part != "test"]

@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from xraytune.base.errors import DataError, Problem, join_names
-from xraytune.base.records import frozen
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.guesses import (
     EMPTY,
@@ -39,7 +37,6 @@ _SEPARATORS = (";", ",", "/", "#", "+")
 _STATES = {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}
 
 
-@frozen
 class CellReader:
     """Reads the rows of a table.
 
@@ -47,17 +44,48 @@ class CellReader:
         listed: The labels or findings that the settings name.
         separator: What is between the labels of a cell.
         words: How many rows have each label.
-        findings: Of each row.
-        unclear: The findings that each label leaves unknown, all in lower case.
+        findings: The findings of each row.
     """
 
-    settings: TableSettings
-    data: DataSettings
-    listed: tuple[str, ...]
-    separator: str
-    words: Mapping[str, int]
-    findings: tuple[str, ...]
-    unclear: Mapping[str, Collection[str]]
+    def __init__(
+        self,
+        settings: TableSettings,
+        data: DataSettings,
+        rows: Sequence[Cells],
+        columns: Sequence[str],
+        path: Path,
+    ) -> None:
+        """Learn from all rows what separates labels, and what the findings are.
+
+        `columns` may be findings. Raises DataError if blanks may separate labels.
+        """
+        listed = settings.labels if data.findings is None else data.findings
+        self.settings = settings
+        self.data = data
+        self.listed = () if listed == "auto" else tuple(map(composed, listed))
+        self.separator = settings.separator or ""
+        if settings.label and (data.findings or settings.labels) and not self.separator:
+            shown = {cells[settings.label] for cells in rows if settings.label in cells}
+            self.separator = _find_separator(shown, self.listed, path)
+        self.words = Counter(label for cells in rows for label in self.labels_of(cells))
+        self.findings = self.listed if data.findings else ()
+        if data.findings == "auto" and settings.label is None:
+            self.findings = _finding_columns(columns, rows)
+        elif data.findings == "auto":
+            spellings = {folded(word): word for word in sorted(self.other_labels(), reverse=True)}
+            said = sorted(spellings.values())
+            self.findings = tuple(word for word in said if word_in(word) not in READ_CELLS)
+
+        names = {*map(folded, self.findings)}
+        clear = {*map(folded, self.listed)}
+        words = {*map(folded, self.words)}
+        self._unclear = {}
+        """The findings that each label leaves unknown, all in lower case."""
+        for word in words:
+            self._unclear[word] = names - words
+            if word not in clear and not means_no_disease(word):
+                mentioned = {name for name in names if mentions(word, name)}
+                self._unclear[word] = self._unclear[word] | mentioned
 
     def labels_of(self, cells: Cells) -> list[str]:
         """Return the labels of a row: those in its cell, or the columns that say yes."""
@@ -101,17 +129,17 @@ class CellReader:
         states = []
         for name in names:
             uncertain = self.data.uncertain
-            if not isinstance(uncertain, str):
-                uncertain = uncertain.get(name, "ignore")
-            meanings = (
-                (YES, "ones"),
-                (NO, "zeros"),
-                (UNCERTAIN, uncertain),
-                (EMPTY, self.data.empty),
-            )
             word = word_in(cells.get(name, "?"))
-            uses = [use for words, use in meanings if word in words] or ["ignore"]
-            states.append(_STATES[uses[0]])
+            use = "ignore"
+            if word in YES:
+                use = "ones"
+            elif word in NO:
+                use = "zeros"
+            elif word in UNCERTAIN:
+                use = uncertain if isinstance(uncertain, str) else uncertain.get(name, use)
+            elif word in EMPTY:
+                use = self.data.empty
+            states.append(_STATES[use])
         for place, name in enumerate(names):
             if name not in cells and means_no_disease(name):
                 others = {*states[:place], *states[place + 1 :]}
@@ -125,7 +153,7 @@ class CellReader:
         """Return what the labels of a row say, as if there were a column for each finding."""
         labels = self.labels_of(cells)
         there = {*map(folded, labels)}
-        unclear = {name for label in there for name in self.unclear[label]}
+        unclear = {name for label in there for name in self._unclear[label]}
         is_read = any(map(means_no_disease, labels)) or bool(there & {*map(folded, self.findings)})
         cells = {}
         for name in self.findings:
@@ -146,7 +174,8 @@ class CellReader:
     def problems(self, rows: Sequence[Cells], path: Path) -> list[Problem]:
         """Return what `data.table.rows` and `data.table.labels` name and no cell has.
 
-        Also labels that have one of `data.table.labels` in them, and would be of the class of `*`.
+        A label that has one of `data.table.labels` in it, and would be of the class of `*`, is
+        another problem.
         """
         column = self.settings.label
         problems = []
@@ -175,51 +204,6 @@ class CellReader:
                 fix = "write data.table.separator, or this label and its class in data.table.labels"
                 problems.append(Problem(what, path, fix))
         return problems
-
-
-def cell_reader(
-    settings: TableSettings,
-    data: DataSettings,
-    rows: Sequence[Cells],
-    columns: Sequence[str],
-    path: Path,
-) -> CellReader:
-    """Return what reads the rows of a table.
-
-    `columns` may be findings. Raises DataError if blanks may separate labels.
-    """
-    listed = settings.labels if data.findings is None else data.findings
-    listed = () if listed == "auto" else tuple(map(composed, listed))
-    separator = settings.separator or ""
-    if settings.label and (data.findings or settings.labels) and not separator:
-        shown = {cells[settings.label] for cells in rows if settings.label in cells}
-        separator = _find_separator(shown, listed, path)
-    reader = CellReader(
-        settings=settings,
-        data=data,
-        listed=listed,
-        separator=separator,
-        words={},
-        findings=listed if data.findings else (),
-        unclear={},
-    )
-    words = Counter(label for cells in rows for label in reader.labels_of(cells))
-    reader = replace(reader, words=words)
-    if data.findings == "auto" and settings.label is None:
-        reader = replace(reader, findings=_finding_columns(columns, rows))
-    elif data.findings == "auto":
-        spellings = {folded(word): word for word in sorted(reader.other_labels(), reverse=True)}
-        said = [word for word in sorted(spellings.values()) if word_in(word) not in READ_CELLS]
-        reader = replace(reader, findings=tuple(said))
-    names = {*map(folded, reader.findings)}
-    missing = names - {*map(folded, words)}
-    clear = {*map(folded, listed)}
-    unclear = {}
-    for word in map(folded, words):
-        unclear[word] = missing
-        if word not in clear and not means_no_disease(word):
-            unclear[word] = missing | {name for name in names if mentions(word, name)}
-    return replace(reader, unclear=unclear)
 
 
 def _find_separator(cells: Collection[str], listed: Collection[str], path: Path) -> str:

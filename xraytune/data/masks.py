@@ -22,7 +22,7 @@ from xraytune.data.images import ImageFile
 
 Result = TypeVar("Result")
 OUTLINE_RGB = (230, 159, 0)
-"""Stands out on grey, also for colour-blind readers."""
+"""This orange stands out on grey, also for colour-blind readers."""
 
 
 def read_mask(root: Path, image: ImageFile) -> BoolArray:
@@ -104,7 +104,7 @@ def use_mask(
 ) -> Result | BrokenImage:
     """Apply `use`, which may raise DataError, to the merged mask of an image, [H, W].
 
-    If it is unusable, return why.
+    Return why, if it is unusable.
     """
     try:
         return use(read_mask(root, image))

@@ -108,7 +108,7 @@ def join_patients(
 
     `patients` has the patient of every file, `contents` the SHA-256 of the files to compare.
     """
-    # A third of a second.
+    # This import takes a third of a second.
     from scipy.cluster.hierarchy import DisjointSet  # type: ignore[import-untyped]
 
     joined = DisjointSet(patients.values())

@@ -71,7 +71,7 @@ class SplitData:
         pixels: The pixel artifact, relative to the cache.
         pixels_sha256: Its content, with the masks; another release of the decoder may produce
             others from the same files.
-        test_fingerprint: Content of the held-out test folder; None if there is none.
+        test_fingerprint: A hash of the held-out test folder; None if there is none.
         test_patients: Which of its images are of the same patient.
         test_contents: The `short_sha256` of each of its images, sorted.
         images: All images of the three sides, in the order of the index.
@@ -129,8 +129,8 @@ class SplitData:
     def drawn(self, draw: int | None) -> SplitData:
         """Return a replicate's images: its draw of unused patients replaces the train side.
 
-        Of a site that the draw leaves out, only test images are used. None: these images, as they
-        are.
+        Of a site that the draw leaves out, only test images are used. Without a draw, these are the
+        images as they are.
         """
         if draw is None:
             return self
@@ -151,33 +151,32 @@ class SplitData:
 
     @property
     def train_counts(self) -> tuple[int, ...]:
-        """Training images of each class."""
+        """The number of training images of each class."""
         labels = self.side("train").labels
         return tuple(np.bincount(labels, minlength=len(self.class_names)).tolist())
 
     @property
     def train_patients(self) -> int:
-        """Patients of the train side."""
+        """The number of patients on the train side."""
         return len(set(self.side("train").patients))
 
     @cached_property
     def train_fingerprint(self) -> str:
-        """Content of the train side, in order; a GAN and frozen features depend on it."""
+        """A hash of the train side, in order; a GAN and frozen features depend on it."""
         train = ((image.content, image.label) for image in self.side("train"))
         return _hash([self.resize, *train])
 
     @property
     def fingerprint(self) -> str:
-        """Content of all sides: with other images or another split, a study is another study."""
+        """A hash of all sides: with other images or another split, a study is another study."""
         contents = ((image.content, image.label, image.side) for image in self.images)
         return _hash([self.resize, *contents])
 
     def steps_per_epoch(self, settings: Settings) -> int:
         """Return the optimiser steps per epoch.
 
-        By default one pass over the real images at 32 per step, at least 8.
-
-        A final training on more images than its trial takes proportionally more steps.
+        The default is one pass over the real images at 32 per step, and at least 8 steps. A final
+        training on more images than its trial takes proportionally more steps.
         """
         images = sum(self.train_counts)
         steps = settings.budget.steps_per_epoch
@@ -223,7 +222,7 @@ def prepare(
 ) -> tuple[SplitData, tuple[str, ...]]:
     """Index, decode and split the images of `settings.data`, in all sizes that trials use.
 
-    By default, that is `data.image_size`. Return the record and warnings for the user.
+    The default size is `data.image_size`. Return the record and warnings for the user.
 
     Patients with images in `seen`, given as SHA-256, are on no validation side.
 
@@ -356,19 +355,15 @@ def restore_pixels(
     if they cannot be read.
     """
     for size_px, sized in prepared.sizes.items():
-        _restore_size(settings.of_size(size_px), sized, cache, on_progress)
-
-
-def _restore_size(
-    settings: Settings, prepared: SplitData, cache: Path, on_progress: Progress
-) -> None:
-    store = cache / prepared.pixels
-    if is_intact(store) and _content(store) == prepared.pixels_sha256:
-        return
-    again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
-    if (again.pixels, again.pixels_sha256) != (prepared.pixels, prepared.pixels_sha256):
+        store = cache / sized.pixels
+        if is_intact(store) and _content(store) == sized.pixels_sha256:
+            continue
+        alone = settings.of_size(size_px)
+        again, _ = prepare(alone, cache, skip_broken=True, on_progress=on_progress)
+        if (again.pixels, again.pixels_sha256) == (sized.pixels, sized.pixels_sha256):
+            continue
         what = "the cache has lost the study's pixels, and the images changed since"
-        if again.pixels == prepared.pixels:
+        if again.pixels == sized.pixels:
             pillow = releases("pillow")["pillow"]
             what = f"Pillow {pillow} decodes the images differently from the study"
         fix = "restore the images, or install the Pillow of its environment.json and remove this "
@@ -429,7 +424,7 @@ class ImageSet:
 def side_images(side_name: SideName, prepared: SplitData, cache: Path) -> ImageSet:
     """Return one side of the split as a data source.
 
-    Raise ArtifactError if the pixels are missing or damaged.
+    Raises ArtifactError if the pixels are missing or damaged.
     """
     store = cache / prepared.pixels
     if not is_intact(store):

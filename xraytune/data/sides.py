@@ -65,7 +65,7 @@ class SideSize:
     def lacking(self, fewest: int) -> str:
         """Return the classes with fewer patients, such as `PNEUMONIA 1`.
 
-        "" if there are none, or some findings suffice.
+        Return "" if there are none, or some findings suffice.
         """
         if self.unscored is not None and len(self.unscored) < len(self.images):
             return ""
@@ -108,7 +108,7 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
 def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
     """Return why a verdict cannot rest on these test images, of classes or with findings.
 
-    "" if it can.
+    Return "" if it can.
     """
     if not images:
         return "there is no patient to test on"

@@ -27,10 +27,9 @@ def find_sites(listing: ImageIndex, data: DataSettings) -> Mapping[str, str]:
     """Return the site of each image that has one, by its file."""
     site = data.split.site
     images = listing.all_images
-    if site is None:
-        return _outer_folders(listing) if _has_site_folders(listing) else {}
-    if site == "folder":
-        return _outer_folders(listing)
+    if site is None or site == "folder":
+        folders = _outer_folders(listing)
+        return folders if site or _are_sites(folders, listing) else {}
     if "(" in site:
         return match_patients(site, [image.file for image in images], _SETTING)
     values = column_values(images, site, data.path)
@@ -48,14 +47,13 @@ def _outer_folders(listing: ImageIndex) -> dict[str, str]:
     }
 
 
-def _has_site_folders(listing: ImageIndex) -> bool:
+def _are_sites(folders: Mapping[str, str], listing: ImageIndex) -> bool:
     """Return whether all outermost folders of the training images contain the same classes."""
     names = listing.class_names
-    outer_folders = _outer_folders(listing)
     labels_of: dict[str, set[int]] = defaultdict(set)
     for image in listing.images:
         further = inner_folders(image.file)[1:]
-        folder = outer_folders.get(image.file)
+        folder = folders.get(image.file)
         if folder is None or folder_class(further, image.file, names) != names[image.label]:
             return False
         labels_of[folder].add(image.label)

@@ -32,10 +32,7 @@ _USES: Mapping[PartName, str] = {
 
 @frozen
 class _Patient:
-    """A patient with the classes of their images, or their rarest finding.
-
-    Positions are of images.
-    """
+    """A patient, the classes or the rarest finding of their images, and the images' positions."""
 
     name: str
     labels: tuple[int, ...]
@@ -58,8 +55,8 @@ def split_by_patient(
     Fractions are of images, met in each class as closely as whole patients allow. A stratum with
     too few patients for all sides stays on the train side.
 
-    `train_patients` is the number of patients to keep on the train side; None: all. Patients in
-    `seen` are on no validation side, and the last to be kept.
+    `train_patients` is the number of patients to keep on the train side, by default all. Patients
+    in `seen` are on no validation side, and the last to be kept.
 
     Raises DataError if a class would be missing on a side, or the train side has fewer patients
     than `train_patients`.
@@ -107,11 +104,10 @@ def split_by_patient(
 
 
 def nested_order(patients: Sequence[str], targets: Int64Array, seed: int) -> list[tuple[int, ...]]:
-    """Return the positions of each patient's images.
+    """Return the positions of each patient's images, in an order of patients.
 
-    Any first patients have about the class shares of all.
-
-    `targets` are classes, [N], or findings, [N, C]. `train_patients` keeps patients in this order.
+    Any first patients have about the class shares of all. `targets` are classes, [N], or findings,
+    [N, C]. `train_patients` keeps patients in this order.
     """
     return [patient.positions for patient in _nest(_stratify(patients, targets), seed)]
 
@@ -177,9 +173,8 @@ def _take(
 ) -> tuple[list[_Patient], list[_Patient]]:
     """Take about `target` images and at least one patient, but leave at least `spare` patients.
 
+    Patients are taken in the given order as long as they fit, then one more if that comes closer.
     Return both groups.
-
-    First fit in the given order, then one more patient if that comes closer.
     """
     limit = len(patients) - spare
     if limit <= 0:

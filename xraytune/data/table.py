@@ -36,7 +36,7 @@ from xraytune.data.guesses import (
     word_in,
 )
 from xraytune.data.images import ImageFile, Images, TableRow
-from xraytune.data.labels import CellReader, cell_reader
+from xraytune.data.labels import CellReader
 from xraytune.data.patients import PATIENTS_CSV, patient_key
 from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
@@ -301,7 +301,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
 
     every_row = [cells for rows in by_image.values() for _, cells in rows]
     others = [column for column in columns if column not in {settings.image, *needed.values()}]
-    reader = cell_reader(settings, data, every_row, others, path)
+    reader = CellReader(settings, data, every_row, others, path)
     problems = reader.problems(every_row, path)
     united = {}
     for name, rows in by_image.items():
