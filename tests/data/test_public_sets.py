@@ -1,6 +1,7 @@
 """Layouts of public sets and exports, in miniature: read, or refused with a fix (docs/data.md)."""
 
 import gzip
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
