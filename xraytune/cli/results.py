@@ -213,19 +213,13 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Pat
 
 
 def show_curve(measured: Curve, given: Options) -> None:
-    """Print what each arm is worth, and the next commands."""
+    """Print what each arm is worth, and the next command."""
     from xraytune.present.curve import curve_frame
 
     console.show(*curve_frame(measured))
     if given["out"]:
         console.write(f"{given['out']}: curve.json, curve.png and curve.svg")
     console.propose("search", "--space", given["space"], given=given)
-    others = ("--data", "OTHER_XRAYS", "--set", "gan.steps=4000", "-o", "generator")
-    console.propose(
-        *("generator", "train", "--space", "gan_ratio_cpu", *others),
-        given={"weights_dir": given["weights_dir"]},
-        when="or first, for a generator of other patients",
-    )
 
 
 def show_search(view: StudyView, _: Options) -> None:
