@@ -270,21 +270,13 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Pat
 
 
 def show_curve(measured: Curve, given: Options) -> None:
-    """Print what each arm is worth, and the next commands."""
+    """Print what each arm is worth, and the next command."""
     from xraytune.present.curve import curve_frame
 
     console.show(*curve_frame(measured))
     if given["out"]:
         console.write(f"{given['out']}: curve.json, curve.png and curve.svg")
     console.propose("search", "--space", given["space"], given=given)
-    changes = ("gan.steps=4000", "gan.features=imagenet", "gan.z_dim=128")
-    options = [word for change in changes for word in ("--set", change)]
-    console.propose(
-        *("generator", "train", "--space", "gan_ratio_cpu", "--data", "OTHER_XRAYS"),
-        *(*options, "-o", "generator"),
-        given={"weights_dir": given["weights_dir"]},
-        when="or first, for a generator of other patients",
-    )
 
 
 def show_search(view: StudyView, _: Options) -> None:

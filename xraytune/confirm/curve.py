@@ -9,7 +9,7 @@ same training patients, who are in no draw. The test folder stays sealed.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -262,8 +262,7 @@ def curve(
     smallest = images[draws.numbers[0]]
     for drawn in smallest:
         require_every_class(drawn.side("train"), prepared, draws.numbers[0])
-    scored = smallest[0].side(TEST)
-    few = too_few_tested(scored, prepared.outputs)
+    few = too_few_tested(smallest[0].side(TEST), prepared.outputs)
     if few:
         raise DataError(few, own.path, "add patients")
 
@@ -296,17 +295,7 @@ def curve(
         used = {*draws.scored}.union(*draws.blocks)
         places = [place for place, patient in enumerate(side.patients) if patient in used]
         network.features(side_images("train", prepared, cache), np.array(places))
-    results: list[Results] = []
-    for arm, number in cells:
-        for draw, drawn in enumerate(images[number]):
-            experiment = replicate(arm, settings, draw, "unused")
-            results.append(train_once(experiment, replace(context, prepared=drawn)))
-            total = len(cells) * _DRAWS
-            on_progress("training on draws of patients (networks)", len(results), total)
-    measured = structural_components(
-        scored.targets, np.stack(results), scored.patients, prepared.positive
-    )
-    measured = measured.by_arm(len(cells))
+    measured = _measure(cells, images, settings, context)
     *smaller, _ = draws.numbers
     most = own.train_patients or smaller[-1]
     result = Curve(
@@ -336,6 +325,27 @@ def curve(
             write_json(made / "curve.json", to_json(result))
             _draw(result, [made / "curve.png", made / "curve.svg"])
     return result
+
+
+def _measure(
+    cells: Sequence[tuple[Arm, int]],
+    images: Mapping[int, Sequence[SplitData]],
+    settings: Settings,
+    context: RunContext,
+) -> StructuralComponents:
+    """Return the scores of cells, an arm and a number of patients each, and draws, [C, K]."""
+    results: list[Results] = []
+    for arm, number in cells:
+        for draw, drawn in enumerate(images[number]):
+            experiment = replicate(arm, settings, draw, "unused")
+            results.append(train_once(experiment, replace(context, prepared=drawn)))
+            total = len(cells) * _DRAWS
+            context.on_progress("training on draws of patients (networks)", len(results), total)
+    scored = drawn.side(TEST)
+    measured = structural_components(
+        scored.targets, np.stack(results), scored.patients, drawn.positive
+    )
+    return measured.by_arm(len(cells))
 
 
 def in_nested_order(images: Images, seed: int) -> list[str]:
