@@ -138,7 +138,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
     same = len({file.read_bytes() for file in networks})
     assert same == len(networks) - 1, "the donor's classifier is the same in each replicate"
     everyone = folder.prepared()
-    patients = sides_of(everyone)
+    patients_of = sides_of(everyone)
     side_of_row = {image.row: image.side for image in everyone.images}
     for arm in plan.arms:
         for replicate, number in enumerate(plan.numbers(arm)):
@@ -151,7 +151,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             assert generator_need(gan, draw, size_px, everyone, CPU, root / "cache") is None
             context = RunContext(prepared=everyone.drawn(draw), cache=root / "cache", compute=CPU)
             images = build_training_set(experiment, context)
-            assert sides_of(context.prepared)["train"] == patients[own]
+            assert sides_of(context.prepared)["train"] == patients_of[own]
             assert {side_of_row[row] for row in images.sources[0].rows.tolist()} == {own}
             if arm.role == "perfect":
                 others = {side_of_row[row] for row in images.sources[1].rows.tolist()}

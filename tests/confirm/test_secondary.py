@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from xraytune.stats.classification import Floats
 pytestmark = pytest.mark.slow
 
 THRESHOLD = 0.4
-Formula = Callable[[Floats, Floats], float]
+Formula = Callable[[Any, Floats], float]
 """From the labels and the results, [N, C], of a network to a score."""
 
 

@@ -254,7 +254,7 @@ def count_trials(
     """Return the trials of each tuned control, and how many it lacks of a finalist's source."""
     trials_of = Counter(trial.source for trial in trials)
     wanted = max((trials_of[finalist.source] for finalist in finalists), default=0)
-    counts = {}
+    counts: dict[str, tuple[int, int]] = {}
     for control in settings.confirm.controls.tuned:
         there = sum(belongs_to_control(trial, control) for trial in trials)
         counts[control] = (there, max(0, wanted - there))
