@@ -1,7 +1,7 @@
 """The commands as Python functions, with the same names and the same arguments.
 
 `api.search` is `xraytune search`, and `api.data_inspect` is `xraytune data inspect`. The option
-`--weights-dir` is the argument `weights_dir`. Three options have longer names here: `overrides` is
+`--weights-dir` is the argument `weights_dir`. Three options have other names here: `overrides` is
 `--set`, and of `data_phantom`, `image_size_px` is `--size` and `pairs` is `--masks`.
 
 Functions raise a subclass of `XraytuneError` where a command prints an error, and print nothing,

@@ -13,7 +13,7 @@ import pytest
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan
-from xraytune.confirm.judge import ArmScores, headroom_reached, judge_finalists
+from xraytune.confirm.judge import ArmScores, headroom_reached, judge_finalists, quality_caveat
 from xraytune.confirm.record import (
     Confirmation,
     HeldOutSet,
@@ -24,6 +24,7 @@ from xraytune.confirm.record import (
 from xraytune.present.verdict import verdict_frame, verdict_sentence
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
+from xraytune.synth.generator_quality import ClassQuality, PoolReport, Quality
 
 REPLICATES, IMAGES = 5, 300
 LABELS = np.arange(IMAGES) % 2
@@ -321,3 +322,25 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
     assert "segmenters trained on these" in whole["answer"]
     assert "covariances of means over images, clustered by patient" in whole["methods"]
     assert "AUROC" not in whole["answer"] + whole["methods"]
+
+
+def test_the_caveat_names_the_class_that_fewest_images_agree_with_over_all_replicates() -> None:
+    """The worst class of a replicate is not always that of the mean."""
+    reports = []
+    for normal, pneumonia in ((0.5, 0.6), (0.7, 0.1)):
+        classes = {
+            name: ClassQuality(images=50, kid=0.1, floor=0.0, coverage=0.5, agreement=share)
+            for name, share in (("NORMAL", normal), ("PNEUMONIA", pneumonia))
+        }
+        quality = Quality(
+            features="mobilenet_v2",
+            resolution_px=64,
+            classes=classes,
+            gan_train=None,
+            real_train=None,
+        )
+        reports.append(PoolReport(quality=quality, note="", copies=""))
+
+    caveat = quality_caveat(reports, 0.005, Parameters())
+
+    assert "calls only 35% of them PNEUMONIA" in caveat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -18,7 +18,7 @@ from xraytune.search.loop import TrialLoop
 from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import append_run, ended_runs
-from xraytune.study.trial import Trial
+from xraytune.study.trial import LOST, Trial
 from xraytune.study.trial_files import ProgressFile
 from xraytune.synth.generator_inputs import GAN_PROGRESS
 
@@ -29,9 +29,15 @@ def folder(tmp_path: Path) -> StudyFolder:
 
 
 def work(
-    folder: StudyFolder, count: int, lr: float = 1e-3, source: str = "none", **options: Any
+    folder: StudyFolder,
+    count: int,
+    lr: float = 1e-3,
+    source: str = "none",
+    mixing: Literal["additive", "pretrain"] = "additive",
+    **options: Any,
 ) -> TrialLoop:
-    experiment = Experiment(settings=SETTINGS, parameters=Parameters(lr=lr, source=source))
+    parameters = Parameters(lr=lr, source=source, mixing=mixing)
+    experiment = Experiment(settings=SETTINGS, parameters=parameters)
     runs = [
         Trial(number=number, label=f"run {number}", experiment=experiment)
         for number in range(count)
@@ -86,6 +92,28 @@ def test_resumed_top_up_repeats_its_decisions(folder: StudyFolder) -> None:
 
     assert second.on_result(0, epoch(1, 0.9))
     assert second.on_result(1, epoch(1, 0.5))
+
+
+def test_top_ups_are_compared_with_those_of_their_mixing(folder: StudyFolder) -> None:
+    """A pretrained network sees real images late: beside additive ones, it would be pruned."""
+    scheduler = SchedulerSettings(grace=1, reduction=3, within="arm")
+    searched = [(number, 1, 0.9, "duplicate") for number in range(6)]
+    for mixing, continues in (("additive", False), ("pretrain", True)):
+        rungs = Rungs(scheduler, max_epochs=9, reports=searched)
+        runs = StudyFolder(folder.path / mixing)
+        top_ups = work(runs, 1, source="duplicate", mixing=mixing, rungs=rungs)
+        started(top_ups)
+        assert top_ups.on_result(0, epoch(1, 0.5)) == continues
+
+
+def test_a_retried_run_is_announced(folder: StudyFolder) -> None:
+    notes: list[str] = []
+    runs = work(folder, 1, callbacks=Callbacks(note=notes.append))
+    started(runs)
+
+    runs.on_result(0, LOST)
+
+    assert notes == ["retrying run 0: its process was lost (killed, or its node)"]
 
 
 def test_the_runs_and_their_generators_and_the_time_left_are_reported(

@@ -93,3 +93,9 @@ def test_what_timm_does_not_have_is_refused(
         MachineError, match=r"the weights of timm/resnet18\.a1_in1k cannot be downloaded"
     ):
         find_weights("timm/resnet18.a1_in1k", "hub", None)
+
+
+def test_a_check_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+
+    assert find_weights("timm/resnet18.a1_in1k", "hub", None, may_download=False) is None

@@ -33,10 +33,10 @@ def search(
 
     Example: xraytune search --space gan_ratio.yaml --data chest_xray
     """
-    options = locals()
+    given = locals()
     from xraytune.cli.results import follow_trials
 
-    run("search", options, follow_trials())
+    run("search", given, follow_trials())
 
 
 def plan(

@@ -50,7 +50,7 @@ class Arm(StrictModel):
     parameters: Parameters
     control: DonorControl | None = None
     donor: FilePath | None = None
-    """The folder of the head that its training starts at."""
+    """The folder of the classifier that its training starts at."""
 
     @property
     def kind(self) -> ControlKind:

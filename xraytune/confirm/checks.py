@@ -1,7 +1,8 @@
 """What can be said before a study starts: what this machine lacks, and what the study could tell.
 
-Nothing is downloaded or left behind but decoded images. Packages are tried in processes of their
-own, and torch is imported late, so that a broken installation is reported.
+Nothing is left behind but decoded images, and nothing is downloaded but official weights that
+`gan.features: imagenet` names. Packages are tried in processes of their own, and torch is imported
+late, so that a broken installation is reported.
 """
 
 from __future__ import annotations
@@ -213,7 +214,11 @@ def check_space(space: Space) -> Iterator[Check]:
         name = f"weights of {trial.backbone}, {trial.weights}"
         try:
             file = require_network(settings, trial, may_download=False)
-            yield Check(name, "ok", str(file) if file else "not needed")
+            if file or trial.weights != "hub":
+                yield Check(name, "ok", str(file) if file else "not needed")
+            else:
+                what = "they are not in the cache of the Hugging Face Hub"
+                yield Check(name, "warning", what, "downloaded on first use")
         except (ConfigError, MachineError) as error:
             problem = error.problems[0]
             what = f"{problem.what} in {problem.where}"

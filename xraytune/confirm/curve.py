@@ -54,7 +54,7 @@ from xraytune.trial.training import TrialTraining
 
 _DRAWS = 5
 _NUMBERS = [25 * 2**power for power in range(20)]
-"""Of patients, by default: those that fit."""
+"""The numbers of patients that are compared by default, as far as they fit."""
 _TEST_SHARE = 0.25
 """At least this share of the patients is held out for scoring."""
 _SPARE = 1.2
@@ -341,9 +341,10 @@ def _measure(
             results.append(train_once(experiment, replace(context, prepared=drawn)))
             total = len(cells) * _DRAWS
             context.on_progress("training on draws of patients (networks)", len(results), total)
-    scored = drawn.side(TEST)
+    any_draw = next(iter(images.values()))[0]  # all draws are scored on the same images
+    scored = any_draw.side(TEST)
     measured = structural_components(
-        scored.targets, np.stack(results), scored.patients, drawn.positive
+        scored.targets, np.stack(results), scored.patients, any_draw.positive
     )
     return measured.by_arm(len(cells))
 

@@ -7,6 +7,7 @@ rules of `stats/verdict.py`.
 """
 
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -98,7 +99,7 @@ class ArmScores:
     def measure_at(self, site: str, *arms: Arm) -> StructuralComponents:
         """Return the scores [A] and components [A, P] of the replicates that leave this site out.
 
-        On the images of the site.
+        They are those on the images of the site.
         """
         rows = np.asarray(self.sites) == site
         replicate = self.plan.sites.index(site)
@@ -245,7 +246,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         if arm.parameters.gan is None:  # the search has measured the same images
             of_trial = [row.number for row in study.searched if row.label == arm.trial]
             reports = _read_reports(study.folder, of_trial)
-        caveat = _quality_caveat(reports, rope, arm.parameters)
+        caveat = quality_caveat(reports, rope, arm.parameters)
         finalists.append(replace(verdict, caveat=caveat))
     task = task_of(study.settings)
     return Confirmation(
@@ -316,7 +317,7 @@ def _read_reports(folder: StudyFolder, numbers: Sequence[int]) -> list[PoolRepor
     return [report for report in reports if report]
 
 
-def _quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Parameters) -> str:
+def quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Parameters) -> str:
     """Return what is wrong with synthetic images in the features of the network that uses them."""
     qualities = [report.quality for report in reports if report.quality]
     faults = [_falls_short(qualities, rope)]
@@ -327,15 +328,19 @@ def _quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Para
 
 def _few_agree(qualities: Sequence[Quality], parameters: Parameters) -> str:
     """Return a sentence if a classifier of real images calls those of a class something else."""
-    worst = [quality.worst_agreement for quality in qualities]
-    shares = [share for _, share in worst if share is not None]
-    if not shares or np.mean(shares) >= _LEAST_AGREEMENT:
+    shares = defaultdict[str, list[float]](list)
+    for quality in qualities:
+        for name, figures in quality.classes.items():
+            if figures.agreement is not None:
+                shares[name].append(figures.agreement)
+    means = {name: float(np.mean(of_class)) for name, of_class in shares.items()}
+    if not means or min(means.values()) >= _LEAST_AGREEMENT:
         return ""
-    name = worst[0][0]
+    name = min(means, key=means.__getitem__)
     labels = "Labels of the hospital's own classifier (labels: donor) or a"
     return (
         f"In the features of this network, the synthetic images of {name} do not lie where real "
-        f"ones do: a linear classifier of the real images calls only {np.mean(shares):.0%} of them "
+        f"ones do: a linear classifier of the real images calls only {means[name]:.0%} of them "
         f"{name}. {labels if parameters.generator else 'A'} network that is trained as a whole "
         "(trainable: all) may mend this."
     )

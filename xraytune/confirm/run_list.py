@@ -2,8 +2,8 @@
 
 A folder of runs looks like a study: `trials/0007/config.json` contains a run's settings.
 `runs.jsonl` has a row for each ended run; each start trains the runs that have no row, or that
-failed. `reports.jsonl` has each epoch of runs that ASHA may prune, in its order of arrival, before
-the decision on it: a restart replays them and decides as an uninterrupted confirmation.
+failed. `reports.jsonl` has what runs that ASHA may prune report at its rungs, in the order of
+arrival, before each decision: a restart replays them and decides as an uninterrupted confirmation.
 """
 
 from collections import Counter
@@ -89,7 +89,6 @@ class RunList(TrialLoop):
     ) -> None:
         self._runs = {run.number: run for run in runs}
         self._what = what
-        self._callbacks = callbacks
         self._seconds: dict[str, list[float]] = {}  # of the ended runs, by arm
         ended = ended_runs(folder)
         self._ended: set[int] = set()
@@ -105,7 +104,7 @@ class RunList(TrialLoop):
                 self._add_end(run, ended[number].seconds)
             else:
                 waiting.append(run)
-        super().__init__(folder, waiting, generator_need=generator_need)
+        super().__init__(folder, waiting, generator_need=generator_need, callbacks=callbacks)
         self._rungs = rungs
         self.stops_trials = bool(rungs.epochs)
         self._reports_path = folder.path / "reports.jsonl"
@@ -126,8 +125,8 @@ class RunList(TrialLoop):
         return self._decide(number, epoch, value)
 
     def _decide(self, number: int, epoch: int, value: float) -> bool:
-        arm = self._runs[number].parameters.arm
-        return self._rungs.should_continue(f"top-up {number}", epoch, value, arm)
+        peers = self._runs[number].parameters.peers
+        return self._rungs.should_continue(f"top-up {number}", epoch, value, peers)
 
     def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a run in `runs.jsonl`."""
@@ -156,10 +155,10 @@ class RunList(TrialLoop):
                 what, done, total = progress
                 if run.trains_generator and what == GAN_PROGRESS:
                     share = done / total / 2  # the network is trained after it
-                    self._callbacks.on_progress(f"GAN of {run.label} (steps)", done, total)
+                    self.callbacks.on_progress(f"GAN of {run.label} (steps)", done, total)
             running[run.label] = text
             shares.setdefault(run.parameters.arm, []).append(share)
-        self._callbacks.on_runs(
+        self.callbacks.on_runs(
             RunsView(
                 what=self._what,
                 ended=len(self._ended),
@@ -190,7 +189,7 @@ class RunList(TrialLoop):
             self._seconds.setdefault(run.parameters.arm, []).append(seconds)
 
     def _report_progress(self) -> None:
-        self._callbacks.on_progress(f"training {self._what}", len(self._ended), len(self._runs))
+        self.callbacks.on_progress(f"training {self._what}", len(self._ended), len(self._runs))
         self.heartbeat()
 
 
@@ -230,7 +229,7 @@ def train_runs(
     if not make_loop(study.callbacks).is_done:
         other = other_releases(folder)
         if other:
-            what = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
+            what = f"the runs of this confirmation are {other}, so their scores are not comparable"
             fix = (
                 f"install those versions, or move {folder.path.name}/ away to train all runs with "
                 "the current ones"

@@ -72,9 +72,9 @@ class SplitData:
         pixels_sha256: Its content, with the masks; another release of the decoder may produce
             others from the same files.
         test_fingerprint: A hash of the held-out test folder; None if there is none.
-        test_patients: Which of its images are of the same patient.
+        test_patients: A hash of which of its images are of the same patient.
         test_contents: The `short_sha256` of each of its images, sorted.
-        images: All images of the three sides, in the order of the index.
+        images: All images that are trained on, validated on or scored, in the order of the index.
         unused: The other images of the folder, except those of its test folder.
         has_masks: Whether the pixel artifact has a mask of each image.
         left_out_sites: The site that each draw of a confirmation leaves out; empty if none does.

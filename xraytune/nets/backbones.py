@@ -320,9 +320,19 @@ def find_weights(
     if weights == "hub":
         repository = timm_config(backbone).get("hf_hub_id") or ""
         from huggingface_hub import hf_hub_download  # comes with timm
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
-        with hub_errors_explained(backbone):
-            return Path(hf_hub_download(repository, "model.safetensors"))
+        try:
+            with hub_errors_explained(backbone):
+                return Path(
+                    hf_hub_download(
+                        repository, "model.safetensors", local_files_only=not may_download
+                    )
+                )
+        except MachineError as error:
+            if not may_download and isinstance(error.__cause__, LocalEntryNotFoundError):
+                return None
+            raise
     if is_path("weights", weights):
         file = Path(weights)
         if is_model(weights):

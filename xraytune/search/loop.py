@@ -234,7 +234,7 @@ class TrialLoop(ABC):
         if cause != "settings" and attempts < _RETRIES:
             trial.failures = [*trial.failures, {"epochs": trial.epochs, "cause": cause}]
             self.on_retry(trial)
-            self.callbacks.note(f"retrying #{trial.number}: {reason.splitlines()[0]}")
+            self.callbacks.note(f"retrying {trial.label}: {reason.splitlines()[0]}")
             self.restart(trial.number)
             return
         self._end(trial, "failed", {"reason": reason})

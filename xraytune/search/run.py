@@ -64,7 +64,7 @@ def search(
 ) -> StudyView:
     """Search the space of a file and return the study.
 
-    Everything is checked before anything is started or written.
+    No study is created before everything is checked.
 
     Args:
         space: The YAML file. Without one, `data` needs a space of its own: NAME.yaml in the current
@@ -205,11 +205,11 @@ def _where_trials_run(
     """
     if recorded:
         runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
-    elif runner.address:
+        return recorded
+    if runner.address:
         return runner.survey(settings)
-    else:
-        runner.allocation, recorded = resources_here(settings)
-    return recorded
+    runner.allocation, here = resources_here(settings)
+    return here
 
 
 def resources_here(settings: Settings) -> tuple[Allocation, Compute]:

@@ -56,8 +56,9 @@ ViewCount = Annotated[int, Field(ge=1, le=64)]
 Alpha = Annotated[float, Field(ge=0, le=10)]
 Imbalance = Literal["none", "weighted", "oversample", "focal"]
 DonorControl = Literal["donor", "donor_start", "synthetic_only"]
-"""Controls of images from elsewhere. `donor`: the head that their hospital sent. `donor_start`: the
-study's own training, started at that head. `synthetic_only`: a training on these images alone."""
+"""Controls of images from elsewhere. `donor`: the classifier that their hospital sent.
+`donor_start`: the study's own training, started at it.
+`synthetic_only`: a training on these images alone."""
 TaskName = Literal["classification", "findings", "segmentation"]
 ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice"]
 
@@ -664,8 +665,8 @@ def _have_a_donor(
 @refuses("balance", "source", "task", is_useless=True)
 def _keep_proportions(balance: Balance, source: str, task: TaskName) -> Change:
     """Images of a folder are used as they come, with whatever findings they have."""
-    has_effect = (source, task) != ("folder", "findings")
-    return {} if balance == "natural" or has_effect else {"balance": "natural"}
+    is_useless = (source, task) == ("folder", "findings")
+    return {"balance": "natural"} if balance != "natural" and is_useless else {}
 
 
 @refuses("synthetic_ratio", "batch_size", "mixing", "source")
@@ -856,7 +857,7 @@ class Confirm(StrictModel):
     of the others and chooses its epoch on those of val-A, and the unused patients of the site are
     scored. The verdict is over sites, of which there are three or more."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """Equivalence margin: smaller differences in AUROC do not matter."""
+    """Equivalence margin: smaller differences in the score do not matter."""
 
 
 @refuses("confirm.controls.matched", "confirm.controls.tuned")
@@ -1069,7 +1070,7 @@ class Experiment(StrictModel):
     control: DonorControl | None = None
     """What it is if its finalist's extra images are from elsewhere."""
     donor: FilePath | None = None
-    """The folder of the head that `donor` and `donor_start` start at."""
+    """The folder of the classifier that `donor` and `donor_start` start at."""
 
     @field_validator("settings")
     @classmethod

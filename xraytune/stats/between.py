@@ -18,7 +18,7 @@ from xraytune.stats.placements import StructuralComponents, even_variance
 from xraytune.stats.verdict import LEVEL, compare, gather, p_values
 
 _STEPS = 200
-"""On the whole path."""
+"""How many steps the whole path is divided into."""
 
 
 @frozen

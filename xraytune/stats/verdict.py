@@ -48,7 +48,7 @@ patients that the arms rank differently contribute; to one in mean Dice, mostly 
 patients."""
 _GRID = 400
 _LEAST_VARIANCE = 1e-24
-"""Of equal differences at all sites, so that a test of them is defined."""
+"""The variance that equal differences at all sites have, so that a test of them is defined."""
 
 
 @frozen

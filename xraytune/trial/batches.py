@@ -38,7 +38,7 @@ from xraytune.trial.training_set import Shown, TrainingSet, image_stream
 ReadRows: TypeAlias = Callable[[Int64Array], NDArray[Any]]
 """Reads some rows of an array, such as pixels or cached features, by their numbers."""
 _MAX_NORM_IMAGES = 256
-"""Running statistics of batch norms are estimated on at most this many real images."""
+"""Running statistics of batch norms are estimated on steps with this many images, or on one."""
 _STEPS_AT_ONCE = 64
 _TRANSFER_BYTES = 2**25
 """The most steps and bytes that are copied to the device at once."""
@@ -128,7 +128,7 @@ class Batches:
     def norm_batches(self) -> Iterator[Tensor]:
         """Yield inputs to estimate batch norms on: those of the first steps with real images."""
         first = self.pretraining_steps
-        count = min(len(self._images.real), _MAX_NORM_IMAGES)  # each real image once
+        count = min(len(self._images.real), _MAX_NORM_IMAGES)
         steps = range(first, first + math.ceil(count / self.parameters.batch_size))
         for draws in self.draws(steps):
             yield self.load(draws, blends=False)[0]

@@ -44,7 +44,7 @@ class TrialTraining:
         images: What it trains on.
         trained: The module that is trained, in place: the whole network, or a head; on the device.
         loss: Maps outputs in float32 and the targets of a batch to a loss.
-        is_trained: Whether it takes any step; a donor's head is scored as it is.
+        is_trained: Whether it takes any step; a donor's classifier is scored as it is.
     """
 
     trained: nn.Module
@@ -179,7 +179,7 @@ class TrialTraining:
 
     @property
     def _first_counted_epoch(self) -> int:
-        """The epochs without real images, which early stopping and plateaus do not count."""
+        """The first epoch that early stopping and plateaus count: the first with real images."""
         return self.batches.pretraining_steps // self.steps_per_epoch
 
     def _is_over(self, records: Sequence[EpochRecord]) -> bool:

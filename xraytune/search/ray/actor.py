@@ -50,7 +50,7 @@ class TrialActor(tune.Trainable):
         return f"{self._job.study.path}: several trials in turn"
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch, and return the trial's message."""
+        """Train until the trial has a message, such as an epoch, and return it."""
         message = self._worker.step()
         text = str(message)
         if isinstance(message, EpochRecord):
@@ -74,7 +74,7 @@ class ShowTrials(tune.Callback):
     """Show which trial each process trains, and its score; one is made once Ray runs.
 
     Processes are reused, and Ray fixes the name of an actor when it starts. So each call of an
-    actor, one epoch, is named after its trial.
+    actor, one step of its trial, is named after it.
     """
 
     def __init__(self) -> None:
