@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -33,7 +33,7 @@ def work(
     count: int,
     lr: float = 1e-3,
     source: str = "none",
-    mixing: Literal["additive", "pretrain"] = "additive",
+    mixing: Any = "additive",
     **options: Any,
 ) -> TrialLoop:
     parameters = Parameters(lr=lr, source=source, mixing=mixing)
