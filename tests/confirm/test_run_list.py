@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tests.confirm.test_plan import SETTINGS
 from tests.study.studies import ended, epoch, no_gan
 from xraytune.base.errors import StudyError
+from xraytune.base.files import append_jsonl
 from xraytune.confirm.run_list import RunList
 from xraytune.present.trials import runs_line
 from xraytune.search.asha import Rungs
@@ -104,6 +106,31 @@ def test_top_ups_are_compared_with_those_of_their_mixing(folder: StudyFolder) ->
         top_ups = work(runs, 1, source="duplicate", mixing=mixing, rungs=rungs)
         started(top_ups)
         assert top_ups.on_result(0, epoch(1, 0.5)) == continues
+
+
+def test_what_a_generator_took_is_not_expected_of_runs_without_one(folder: StudyFolder) -> None:
+    """The first run of a confirmation trains a generator; its network takes less than a second."""
+    seen: list[RunsView] = []
+    settings = [Parameters(source="gan"), Parameters(), Parameters()]
+    runs = [
+        Trial(
+            number=number,
+            label=f"run {number}",
+            experiment=Experiment(settings=SETTINGS, parameters=parameters),
+        )
+        for number, parameters in enumerate(settings)
+    ]
+    first = RunList(folder, runs, what="runs", generator_need=no_gan)
+    started(first)
+    row = asdict(epoch(1, 0.5)) | {"seconds": 0.5}
+    append_jsonl(folder.trial_path(0) / "epochs.jsonl", row)
+    first.on_result(0, ended(0.9))
+    append_run(folder, ended_runs(folder)[0].model_copy(update={"seconds": 50.0}))
+
+    follow = Callbacks(on_runs=seen.append)
+    RunList(folder, runs, follow, what="runs", generator_need=no_gan)
+
+    assert seen[-1].seconds_left == pytest.approx(2 * 0.5)
 
 
 def test_a_retried_run_is_announced(folder: StudyFolder) -> None:

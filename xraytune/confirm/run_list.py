@@ -90,8 +90,10 @@ class RunList(TrialLoop):
         self._runs = {run.number: run for run in runs}
         self._what = what
         self._seconds: dict[str, list[float]] = {}  # of the ended runs, by arm
+        self._epoch_seconds: list[float] = []  # of the same, without their generators
         ended = ended_runs(folder)
         self._ended: set[int] = set()
+        kept = []
         waiting = []
         for number, run in self._runs.items():
             config = folder.trial_path(number) / "config.json"
@@ -101,10 +103,12 @@ class RunList(TrialLoop):
                 fix = f"use the same options, or move {folder.path.name}/ away to start over"
                 raise StudyError(what, config, fix)
             if number in ended and ended[number].status != "failed":
-                self._add_end(run, ended[number].seconds)
+                kept.append(run)
             else:
                 waiting.append(run)
         super().__init__(folder, waiting, generator_need=generator_need, callbacks=callbacks)
+        for run in kept:
+            self._add_end(run, ended[run.number].seconds)
         self._rungs = rungs
         self.stops_trials = bool(rungs.epochs)
         self._reports_path = folder.path / "reports.jsonl"
@@ -171,15 +175,19 @@ class RunList(TrialLoop):
     def _seconds_left(self, shares: Mapping[str, Sequence[float]]) -> float | None:
         """Return the time left, from the share of each running run that is done, by arm.
 
-        Runs take as long as those of their arm that ended, or else as all that did.
+        Runs take as long as those of their arm that ended, or else as all that did: without their
+        generators, if the arm has none.
         """
         if not self._seconds:
             return None
         all_seconds = [*chain(*self._seconds.values())]
         waiting = Counter(run.parameters.arm for run in self._waiting.values())
         work = 0.0
+        to_come = [*self._waiting.values(), *self._running.values()]
+        generating = {run.parameters.arm for run in to_come if run.parameters.gan}
         for arm in {*shares, *waiting}:
-            ended = self._seconds.get(arm, all_seconds)
+            usual = all_seconds if arm in generating else self._epoch_seconds
+            ended = self._seconds.get(arm, usual)
             work += seconds_to_come(ended, shares.get(arm, ()), waiting[arm])
         return work / max(1, len(self._running))
 
@@ -187,6 +195,8 @@ class RunList(TrialLoop):
         self._ended.add(run.number)
         if seconds is not None:
             self._seconds.setdefault(run.parameters.arm, []).append(seconds)
+            epochs = read_jsonl(self.folder.trial_path(run.number) / "epochs.jsonl")
+            self._epoch_seconds.append(sum(epoch["seconds"] for epoch in epochs))
 
     def _report_progress(self) -> None:
         self.callbacks.on_progress(f"training {self._what}", len(self._ended), len(self._runs))
