@@ -34,7 +34,7 @@ from xraytune.cli.command import Command
 _SPIN_COUNT = "1000"
 """How often a waiting thread of torch looks again before it sleeps. Threads that spin for long take
 the core that another one waits for: beside other work, a command becomes many times as slow
-(docs/results.md#beside-other-work)."""
+(docs/results.md#classifier-speed)."""
 _GROUPS = {
     "data": "Inspect a folder of X-rays, or draw phantom ones.",
     "generator": "Train a GAN, or generate images with it.",
