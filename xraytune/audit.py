@@ -146,7 +146,7 @@ def audit(
         on_progress=callbacks.on_progress,
     )
 
-    # Images are compared with those of all patients, since a generator may have copied any of them.
+    # Images are compared with all patients' images, since a generator may have copied any of them.
     prepared, warnings = prepare(data.model_copy(update={"train_patients": None}))
     found = StudyImages(data, prepared, cache, index)
     result = _measure(experiment, synthetic, study.path, found, callbacks.on_progress)

@@ -135,7 +135,7 @@ class Curve:
         numbers: All numbers of patients that are compared.
         test_patients: Number of scored patients.
         baseline: The arm that is trained, such as `real_only`.
-        points: The scores of all arms, first those without extra images, by number of patients.
+        points: Scores by arm and number of patients, the arm without extra images first.
     """
 
     name: str

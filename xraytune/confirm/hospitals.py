@@ -62,8 +62,8 @@ def choose_tests(
 
     Raises:
         DataError: As for `choose_test`, or images are broken.
-        StudyError: The study's images changed, or a folder has only some of the images that the
-            verdict or a hospital was scored on, or others besides.
+        StudyError: The study's images changed, or a folder shares only some of its images with the
+            images that the verdict or a hospital was scored on.
     """
     prepared = study.prepared()
     index = read_unchanged(settings, prepared, on_progress)

@@ -103,7 +103,7 @@ class ArmScores:
     def measure_at(self, site: str, *arms: Arm) -> StructuralComponents:
         """Return scores [A] and structural components [A, P] on the images of a site.
 
-        The scores are those of the replicate that leaves the site out, for each of A arms.
+        For each of A arms, the replicate that leaves the site out is scored.
         """
         rows = np.asarray(self.sites) == site
         replicate = self.plan.sites.index(site)

@@ -258,7 +258,7 @@ def count_trials(
 ) -> dict[str, tuple[int, int]]:
     """Return the number of trials of each tuned control, and how many top-ups it needs.
 
-    With these, it has as many trials as a finalist's source.
+    With the top-ups, a control has as many trials as a finalist's source.
     """
     trials_of = Counter(trial.source for trial in trials)
     wanted = max((trials_of[finalist.source] for finalist in finalists), default=0)
@@ -316,8 +316,8 @@ def possible_arm(
 ) -> Arm | None:
     """Return an arm, or None with a note if there are too few extra images for it.
 
-    Extra images are those of a folder, or real images of other patients. If they are fewer than
-    `pool_size`, the arm is returned without it, as long as there are as many as the ratio adds.
+    The extra images are from a folder, or real images of other patients. If there are fewer images
+    than `pool_size`, but enough for the arm's ratio, the arm is returned without `pool_size`.
 
     Raises DataError if a finalist has too few extra images.
     """

@@ -207,7 +207,7 @@ class Subgroup:
 
 @frozen
 class Hospital:
-    """The verdict on the first finalist on further test images, such as those of a hospital."""
+    """The verdict on the first finalist on further test images, such as a hospital's."""
 
     name: str
     exploratory: tuple[str, ...]

@@ -73,7 +73,7 @@ def confirm(
         study: The study's folder; its search has ended.
         test: Class folders of further hospitals' images. Each hospital gets its own verdict, and
             can be added at any time. If the study has neither `test/` nor enough unused patients,
-            the images of the first folder are those of the verdict itself.
+            the verdict itself is on the images of the first folder.
         by: What defines subgroups: `site`, columns of the table of the test images or of
             `patients.csv`, or keywords of DICOM headers; by default the same as in an earlier call.
             Subgroups can be asked for at any time.

@@ -393,7 +393,7 @@ def load_test_images(
 
     Callers must log the access first.
     """
-    if sealed.kind == "unused":  # decoded by the search, with all others of the folder
+    if sealed.kind == "unused":  # decoded by the search, with the whole folder
         return side_images(TEST, sealed.prepared.sizes[data.image_size], cache)
     store = decode_unbroken(sealed, data, cache, on_progress=on_progress)
     return stored_images(store, sealed.images, name="test")

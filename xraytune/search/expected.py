@@ -1,4 +1,4 @@
-"""What a search will train, before it starts: an estimate from trials drawn at random."""
+"""What a search will train, estimated from random trials before it starts."""
 
 from itertools import cycle, islice
 

@@ -39,9 +39,10 @@ ahead a trial is drawn, the fewer results the sampler knows."""
 
 
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
-"""A function of the settings of a trial's GAN, or None, its number of a draw of patients, or None,
-and the side length of its images in pixels (`Trial.generator_inputs`). It returns the lineage of
-the generator, or None if no generator need be trained first."""
+"""A function that returns the lineage of a trial's generator, or None if no generator need be
+trained first. Its arguments are `Trial.generator_inputs`: the settings of the GAN, if the trial has
+one, the number of the replicate's own sample of patients, if it has one, and the side length of the
+images in pixels."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
 """The part of the budget that is used up, so that no new trial is drawn; "" if none is. Once the
@@ -106,7 +107,7 @@ class TrialLoop(ABC):
 
     @property
     def is_done(self) -> bool:
-        """Whether no trial is running, may still start, or is still to be drawn."""
+        """Whether all trials are over: none is running, none can start, and none will be drawn."""
         return bool(self.used_up) and not self._running and not self._startable()
 
     def next_trial(

@@ -283,7 +283,7 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
 
 
 def _lacking_unused(settings: Settings, prepared: SplitData, index: ImageIndex) -> Problem | None:
-    """Return why `confirm` cannot train on unused patients and score others; None if it can."""
+    """Return why `confirm` cannot train on some unused patients and score the rest, if so."""
     used = {image.patient for image in prepared.images}
     unused = {image.patient for image in index.images} - used
     sites = index.images.sites

@@ -1,4 +1,4 @@
-"""Where an arm lies between others: how many patients it is worth, or which share of a gain it has.
+"""Where an arm lies between other arms: its worth in patients, or its share of a gain.
 
 The other arms form a path along which scores grow; between two arms, scores are interpolated. An
 interval ends where the test of `stats/verdict.py` no longer finds the arm better than the path, and

@@ -66,8 +66,8 @@ def sample_of_sites(scores: Floats) -> StructuralComponents:
     """Return scores [A, K] of arms at K sites, each within its site, as a sample of sites.
 
     The variance of a difference over sites contains the variances over patients and trainings. So
-    all components are 0, and the interval of a difference is that of Student's t with K - 1 degrees
-    of freedom.
+    all components are 0, and the interval of a difference follows from Student's t with K - 1
+    degrees of freedom.
     """
     return StructuralComponents(
         scores=scores,
@@ -275,10 +275,10 @@ def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, floa
     """Return the 95 % interval of an AUROC measured on this many effective patients (2 or more).
 
     The interval is a score interval: it contains the true AUROCs from which the measured AUROC is
-    at most 1.96 standard errors away, where the standard error is that of the true AUROC. At an
-    AUROC of 1, where estimated variances vanish, it still has a width. It covers the same model on
-    other patients, but not the selection of a model: the AUROC of the best of many trials is
-    optimistic.
+    at most 1.96 standard errors away, with the standard error computed for the true AUROC. At an
+    AUROC of 1, where estimated variances vanish, the interval still has a width. It covers the same
+    model on other patients, but not the selection of a model: the AUROC of the best of many trials
+    is optimistic.
 
     Source: variance by Hanley & McNeil 1982, "The meaning and use of the area under a receiver
     operating characteristic (ROC) curve"; solved for the true AUROC as in method 5 of Newcombe

@@ -39,7 +39,7 @@ LEVEL = 0.05
 """Significance level of each claim: of a two-sided test for `better`, `worse` and `no_better`, and
 of each of two one-sided tests for `equivalent`."""
 MOST_DEGREES = 1e6
-"""Upper limit of degrees of freedom, since JSON has no infinity. With as many, Student's t equals
+"""Upper limit of degrees of freedom, since JSON has no infinity. At this limit, Student's t equals
 the normal distribution to six digits."""
 PRIOR_PATIENTS = 20
 """Weight, in patients, of the variance predicted by the score model, against the estimate."""

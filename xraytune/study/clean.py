@@ -32,7 +32,7 @@ class Cleaned:
     Attributes:
         path: The cache.
         removed: Size of each removed path in bytes.
-        is_dry_run: Whether nothing was removed in fact.
+        is_dry_run: Whether this was a dry run, which removes nothing.
         note: What was kept unexpectedly, and why.
     """
 

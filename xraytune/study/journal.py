@@ -365,7 +365,7 @@ class _NumberedSampler(TPESampler):
 
 
 def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
-    """Yield independent random draws forever; the same seed yields the same draws."""
+    """Yield independent random settings forever; the same seed yields the same settings."""
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
     while True:
         yield space.suggest(study.ask())

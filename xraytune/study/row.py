@@ -34,7 +34,7 @@ _COLUMNS = {
 
 
 def set_values(parameters: Parameters, folder: Path | None) -> dict[str, Value]:
-    """Return the parameters that are set, by dotted name, with paths relative to `folder`."""
+    """Return the set parameters by dotted name, with paths relative to `folder` if it is given."""
     return {
         name: value for name, value in flat_values(parameters, folder).items() if value is not None
     }

@@ -97,7 +97,7 @@ def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
 
 
 def _completed(given: StrictModel, recorded: StrictModel, keys: Iterable[str]) -> StrictModel:
-    """Return the given settings, with the recorded values of those `keys` that are not given."""
+    """Return the given settings, with recorded values for the `keys` that are not given."""
     missing = {*keys} - given.model_fields_set
     return given.with_values({key: getattr(recorded, key) for key in missing})
 
