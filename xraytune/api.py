@@ -2,15 +2,15 @@
 
 `api.search` is `xraytune search`, and `api.data_inspect` is `xraytune data inspect`. The option
 `--weights-dir` is the argument `weights_dir`. Three options have other names here: `overrides` is
-`--set`, and of `data_phantom`, `image_size_px` is `--size` and `pairs` is `--masks`.
+`--set`, and in `data_phantom`, `image_size_px` is `--size` and `pairs` is `--masks`.
 
-Functions raise a subclass of `XraytuneError` where a command prints an error, and print nothing,
-except `demo`. `show_progress()` and `show_search()` show what a command shows while it runs. Paths
+Functions raise a subclass of `XraytuneError` where a command prints an error. Except for `demo`,
+they print nothing; `show_progress()` and `show_search()` show progress as commands do. Paths
 may be text or `Path` objects. docs/python.md goes through a whole search. Functions are imported on
 first use, so importing this module is fast and loads neither torch nor Ray.
 
-This module and the entry points of extensions (examples/README.md) are the stable API: what changes
-there is in the changelog. All other modules may change with each release.
+This module and the entry points of extensions (examples/README.md) are the stable API, whose
+changes are listed in the changelog. All other modules may change with each release.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ COMMANDS = {
     "evaluate": "model.evaluate:evaluate",
     "predict": "model.predict:predict",
 }
-"""The function of each command: its module, and its name there."""
+"""The module and the name of each command's function."""
 PLACES = COMMANDS | {
     "list_studies": "present.studies:list_studies",
     "trials_dataframe": "study.status:trials_dataframe",
@@ -51,7 +51,7 @@ PLACES = COMMANDS | {
     "Callbacks": "search.callbacks:Callbacks",
     "XraytuneError": "base.errors:XraytuneError",
 }
-"""All public names."""
+"""The module and the name of all public objects."""
 __all__ = list(PLACES)
 
 
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function with text converted to a `Path` in every argument that is one."""
+    """Return the function, which also takes text for every argument that is a `Path`."""
     parameters = signature(function)
 
     @wraps(function)

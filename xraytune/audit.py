@@ -40,15 +40,20 @@ from xraytune.trial.quality import report_pool
 
 _FEWEST_PATIENTS = 25
 _MOST_PATIENTS = 100
-"""Of a replicate's own training set."""
+"""Fewest and most patients in a replicate's own training set."""
 
 
 @frozen
 class Audit:
     """The content of `audit.json`.
 
-    `faults` are plain defects of the images, the most elementary first; `identical` images are
-    training images; `why_not` says why there is no verdict.
+    Attributes:
+        study: Folder of the study.
+        faults: Obvious defects of the images, the most elementary first.
+        identical: Number of images that are byte-identical to a training image.
+        report: Quality and memorisation of the images.
+        verdict: The verdict of `confirm`; None if there is none.
+        why_not: Why there is no verdict.
     """
 
     study: Path
@@ -97,19 +102,17 @@ def audit(
     callbacks: Callbacks = NO_CALLBACKS,
     before_test: Callable[[], None] = lambda: None,
 ) -> Audit:
-    """Audit synthetic images.
+    """Audit synthetic images: copies, realism, and whether they help a classifier.
 
-    After training, write `audit.json` and `report.html` to the study `studies/audit-FOLDER`.
-
-    Errors are those of `search` and `confirm`, and so are further arguments; after an interruption,
-    the same call resumes.
+    After training, `audit.json` and `report.html` are written to the study `studies/audit-FOLDER`.
+    Raises the errors of `search` and `confirm`. After an interruption, the same call resumes.
 
     Args:
         real: Image folder or data file.
         synthetic: Folder with class folders named like the real ones; for findings, its data file.
         quick: Only measure the images: nothing is trained or written.
         weights_dir: See `search`.
-        overrides: See `search`; they replace settings of its space.
+        overrides: `key=value` settings that override those of the audit's space.
         studies: See `search`.
         cache: See `search`.
         skip_broken: See `search`.
@@ -143,7 +146,7 @@ def audit(
         on_progress=callbacks.on_progress,
     )
 
-    # Images are compared with those of all patients, since a generator may have copied any of them.
+    # Images are compared with all patients' images, since a generator may have copied any of them.
     prepared, warnings = prepare(data.model_copy(update={"train_patients": None}))
     found = StudyImages(data, prepared, cache, index)
     result = _measure(experiment, synthetic, study.path, found, callbacks.on_progress)
@@ -202,7 +205,7 @@ def audit(
 def _measure(
     experiment: Experiment, synthetic: Path, study: Path, found: StudyImages, on_progress: Progress
 ) -> Audit:
-    """Return what the images show without training: faults, copies and quality."""
+    """Return what is found without training: faults, copies and quality of the images."""
     images, store = store_folder(synthetic, found)
     _, compute = resources_here(experiment.settings)
     pin(compute)
@@ -222,10 +225,10 @@ def _measure(
 def _choose_patients(
     settings: Settings, mix: Parameters, index: ImageIndex, prepared: SplitData
 ) -> int | None:
-    """Return how many patients each network is trained on; None if on all of them.
+    """Return how many patients each network is trained on; None for all of them.
 
-    Each replicate has its own training set if there are enough patients, also to test on without a
-    test folder; otherwise all are trained on all patients.
+    Each replicate has its own training set if there are enough patients for this and, without a
+    test folder, for testing. Otherwise, all replicates are trained on all patients.
 
     Raises:
         DataError: Without a test folder, there are too few patients, or the synthetic images may

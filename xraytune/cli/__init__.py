@@ -1,4 +1,4 @@
 """Commands.
 
-Each parses its options, calls the Python function of the same name, and prints the result.
+Each command parses its options, calls the Python function of the same name, and prints the result.
 """

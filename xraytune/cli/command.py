@@ -32,8 +32,8 @@ def run(
 
     The function is `xraytune.api.COMMAND`, and `show_COMMAND` of cli/results.py prints the result,
     unless the option `as_json` is set. Options that are not given have the defaults of the
-    function. `follow` shows the work while it runs, by callbacks, of which the function gets those
-    that it has.
+    function. `follow` shows the work while it runs; it yields callbacks, of which the function gets
+    those that it accepts.
 
     Raises TypeError if the function does not take an option.
     """

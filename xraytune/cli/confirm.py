@@ -93,7 +93,7 @@ def audit(
 
 
 def _run_and_ask(command: str, options: dict[str, Any]) -> None:
-    """Run a command that asks before it accesses test images, unless `--yes` or `--json`."""
+    """Run a command that asks before it accesses test images, except with `--yes` or `--json`."""
     from xraytune.cli.results import follow_confirmation
 
     yes = options.pop("yes")

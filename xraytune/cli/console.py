@@ -1,6 +1,6 @@
 """Print to the terminal; no other file does.
 
-Results go to stdout, as text or as one JSON object; the rest to stderr.
+Results go to stdout, as text or as one JSON object; everything else goes to stderr.
 
 Commands pass text and the records of `base/tables.py`; this module formats them with rich. On a
 terminal, progress is shown as bars and a search as a live table; otherwise, as in a log file, both
@@ -51,7 +51,7 @@ _STYLES: dict[Tone, str] = {
 }
 _LOG_EVERY_SECONDS = 10.0
 _SPEED_SECONDS = 3600.0
-"""The time left follows from the progress of the last hour."""
+"""The time left is estimated from the progress of the last hour."""
 _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
 _WIDEST = 10_000
@@ -80,17 +80,17 @@ _ERR = Console(file=_STDERR, highlight=False)
 
 
 def write(text: str = "", tone: Tone = "plain") -> None:
-    """Print a line of the result; wrapped on a terminal, never in a file."""
+    """Print a line of the result, which is wrapped on a terminal, but not in a file."""
     _OUT.print(_text(text, tone), soft_wrap=not _OUT.is_terminal)
 
 
 def write_command(command: str, before: str = "$ ") -> None:
-    """Print a command to copy; never wrapped."""
+    """Print a command that the user may copy, without wrapping it."""
     _OUT.print(_text(before), _text(command, "busy"), sep="", soft_wrap=True)
 
 
 def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = "next") -> None:
-    """Print the next command, with the options of this one that it also needs."""
+    """Print the next command, with the options of the current command that it also needs."""
     options = given or {}
     more = [("--data", options.get("data")), ("--weights-dir", options.get("weights_dir"))]
     more += [("--set", line) for line in options.get("overrides") or ()]
@@ -209,7 +209,7 @@ def draw(frame: Frame) -> RenderableType:
 
 
 def _draw_table(table: Table) -> RenderableType:
-    """Draw a table without the columns that do not fit on a narrow screen, which it names below."""
+    """Draw a table; columns that do not fit on a narrow screen are left out, and named below it."""
     shown = table.columns
     for name in (*reversed([*table.optional]), *reversed(shown[2:])):
         needed = Measurement.get(_OUT, _OUT.options.update(max_width=_WIDEST), _grid(table, shown))

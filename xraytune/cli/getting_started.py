@@ -37,7 +37,7 @@ $ train -o {at}/model {at}/studies/other-hospital-demo
 Evaluate it on the test folder.
 $ evaluate {at}/model --data {at}/hospital_b/test
 """
-"""Why each command runs, and the command."""
+"""Each command of the demo, below a line on why it runs."""
 _WHOLE = {"patients_a": 500, "patients_b": 1200, "gan_steps": 1500, "budget": ""}
 _QUICK = {
     "patients_a": 250,
@@ -95,7 +95,7 @@ def demo(
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    """Run a command in this process; its errors are raised."""
+    """Run a command in this process, and raise its errors."""
     app = typer.Typer()
     app.command()(_FUNCTIONS[name])
     command = get_command(app)

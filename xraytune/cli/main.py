@@ -1,8 +1,8 @@
 """The command line: all commands, in the order in which a new user needs them.
 
-Exit codes: 0 success, 1 a bug, 2 wrong usage, 130 interrupted; the others are those of the classes
-in `errors.py`. What a command runs is imported when it runs, so that `--help` loads neither torch
-nor Ray.
+The exit code is 0 after success, 1 for a bug, 2 for wrong usage, and 130 after an interruption; the
+classes in `errors.py` have the others. The code of a command is imported when it runs, so that
+`--help` loads neither torch nor Ray.
 """
 
 import inspect
@@ -32,9 +32,9 @@ from xraytune.cli import (
 from xraytune.cli.command import Command
 
 _SPIN_COUNT = "1000"
-"""How often a waiting thread of torch looks again before it sleeps. Threads that spin for long take
-the core that another one waits for: beside other work, a command becomes many times as slow
-(docs/results.md#classifier-speed)."""
+"""How often a waiting thread of torch checks for work before it sleeps. Threads that spin for long
+occupy cores that other threads wait for, so that a command beside other work becomes many times
+slower (docs/results.md#classifier-speed)."""
 _GROUPS = {
     "data": "Inspect a folder of X-rays, or draw phantom ones.",
     "generator": "Train a GAN, or generate images with it.",
@@ -67,7 +67,7 @@ _COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
         model.predict,
     ),
 }
-"""The function of each command, by panel of `--help`; the function is named like the command."""
+"""The functions of all commands, by panel of `--help`; a function is named like its command."""
 
 
 def build_app() -> typer.Typer:

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that each means the same everywhere."""
+"""Options that several commands share, so that an option means the same everywhere."""
 
 from pathlib import Path
 from typing import Annotated, Any

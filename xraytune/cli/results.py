@@ -1,6 +1,6 @@
-"""What commands show: a search while it runs, and the results of all.
+"""The output of commands: the progress of a search or a confirmation, and all results.
 
-This file is imported when a command shows something, so that `--help` is fast.
+This file is imported only when a command shows something, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Options: TypeAlias = Mapping[str, Any]
 
 @contextmanager
 def follow_search() -> Iterator[Callbacks]:
-    """Show a search while the block runs: bars first, and then a live table.
+    """Show a search while the block runs: first progress bars, and then a live table.
 
     Without a terminal, lines are logged instead.
 
@@ -94,7 +94,7 @@ def follow_search() -> Iterator[Callbacks]:
 
 @contextmanager
 def follow_trials() -> Iterator[Options]:
-    """Show a search as `follow_search` does, for a command."""
+    """Show a search like `follow_search`, with callbacks as `command.run` needs them."""
     with follow_search() as callbacks:
         yield {"callbacks": callbacks}
 
@@ -125,11 +125,11 @@ def _log_dashboard(address: str) -> None:
 def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
     """Show the progress of a confirmation: bars, and a live table while it trains.
 
-    If there is a terminal and `is_asked`, the user is asked before it accesses test images.
+    If there is a terminal and `is_asked`, the user is asked before test images are accessed.
     """
     with ExitStack() as drawing:
         bars = drawing.enter_context(console.progress())
-        table: list[RunsView] = []  # what it shows; empty without a table
+        table: list[RunsView] = []  # the runs that the table shows; empty without a table
 
         def open_bars() -> None:
             nonlocal bars
@@ -176,7 +176,7 @@ def show_status(view: StudyView, _: Options) -> None:
 
 
 def show_list_studies(studies: Sequence[StudySummary]) -> None:
-    """Print a line for each study, and how to see one."""
+    """Print a line for each study, and the command that shows one of them."""
     console.show(*studies_frame(studies))
     console.write_command("xraytune status STUDY", "the trials of one: ")
 
@@ -261,7 +261,7 @@ def show_plan(outlook: Outlook, given: Options) -> None:
 
 
 def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Path) -> None:
-    """Log what the verdict on a search that starts could tell, and when."""
+    """Log what the verdict on a starting search could tell, and how long it takes to get it."""
     from xraytune.confirm.design import design_study
 
     design = design_study(space, prepared, index, cache)
@@ -290,7 +290,7 @@ def show_search(view: StudyView, _: Options) -> None:
 
 
 def show_confirm(confirmation: Confirmation, _: Options) -> None:
-    """Print the verdict, the comparisons behind it, and where it is written."""
+    """Print the verdict, its comparisons, and the files with all results."""
     console.show(*verdict_frame(confirmation))
     study = confirmation.study
     console.write(
@@ -301,7 +301,7 @@ def show_confirm(confirmation: Confirmation, _: Options) -> None:
 
 
 def show_audit(result: Audit, _: Options) -> None:
-    """Print the measured figures, the verdict if there is one, and where they are written."""
+    """Print the measured figures and, if there is a verdict, the verdict and the report's path."""
     report = result.report
     console.write(result.headline, "bad" if result.faults or report.copies else "strong")
     for fault in result.faults:

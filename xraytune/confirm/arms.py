@@ -1,7 +1,7 @@
 """The arms of a confirmation and their replicates, as recorded in `plan.json`.
 
-An arm is a finalist, one of its controls, or the same with real images of other patients in the
-place of synthetic ones. Arms with equal settings share their runs.
+An arm is a finalist, one of its controls, or the finalist with real images of other patients in
+place of its synthetic images. Arms with equal settings share their runs.
 """
 
 import json
@@ -28,10 +28,13 @@ _PLAN_FILE = "plan.json"
 
 Role = Literal["finalist", "matched", "tuned", "perfect", "donor"]
 TestKind = Literal["unused", "draws", "folder"]
-"""What is scored, and what replicates are trained on. `unused`: each is trained on its own draw of
-patients that the search never used, and the others are scored. `draws`: likewise, but a test
-folder is scored. `folder`: a test folder is scored, and all replicates are trained on the search's
-patients."""
+"""What is scored, and what replicates are trained on.
+
+`unused`: each replicate is trained on its own sample of the patients that the search never used,
+and the remaining patients are scored. `draws`: replicates are trained likewise, but a test folder
+is scored. `folder`: a test folder is scored, and all replicates are trained on the search's
+patients.
+"""
 
 
 def finished_label(trial: str) -> str:
@@ -43,25 +46,29 @@ class Arm(StrictModel):
     """One side of a comparison."""
 
     name: str
-    """Such as `gan #12`, `none, matched to #12`, `tuned augmented #3 (affine)`."""
+    """Name of the arm, such as `gan #12`, `none, matched to #12`, `tuned augmented #3 (affine)`."""
     role: Role
     trial: str
-    """The trial with these settings; for a matched control, its finalist's."""
+    """Label of the trial with these settings; for an arm derived from a finalist, of the
+    finalist's trial."""
     parameters: Parameters
     control: DonorControl | None = None
     donor: FilePath | None = None
-    """The folder of the classifier that its training starts at."""
+    """Folder of another hospital's classifier, if the arm uses or starts from one."""
 
     @property
     def kind(self) -> ControlKind:
-        """What it is as a control."""
+        """The kind of control that the arm is."""
         if self.role == "matched":
             return "duplicate" if self.parameters.source == "duplicate" else "none"
         return self.control or "tuned"
 
     @property
     def training(self) -> Self:
-        """What its replicates depend on besides their seeds; equal ones are trained only once."""
+        """What the arm's replicates depend on besides their seeds.
+
+        Arms with equal trainings are trained only once.
+        """
         return self.model_copy(
             update={
                 "name": "",
@@ -73,13 +80,13 @@ class Arm(StrictModel):
 
 
 class OpenedHospital(StrictModel):
-    """Further test images, of which the first access of this confirmation is planned or logged.
+    """Further test images that this confirmation has opened or is about to open.
 
     Attributes:
-        name: That of its folder, or another one if a hospital has it already.
-        order: The `order` of its images; its scores are in `test-ORDER.npy`.
+        name: Name of the hospital's folder, with a suffix if another hospital has the same name.
+        order: The `order` of the hospital's images, whose scores are in `test-ORDER.npy`.
         access: The `id` of the logged access; "" once the plan was extended.
-        exploratory: Earlier accesses to its images.
+        exploratory: Earlier accesses to the hospital's images.
     """
 
     name: str
@@ -89,7 +96,7 @@ class OpenedHospital(StrictModel):
 
 
 class Plan(StrictModel):
-    """The arms of a confirmation, each with as many replicates, and what they are scored on."""
+    """The arms of a confirmation, the number of replicates of each, and what is scored."""
 
     test: TestKind
     replicates: PositiveInt
@@ -97,23 +104,21 @@ class Plan(StrictModel):
     exploratory: tuple[str, ...] = ()
     """Earlier accesses to the test images."""
     extended: tuple[str, ...] = ()
-    """Each extension by further replicates after the test images had been opened."""
+    """A note for each time that replicates were added after the test images had been opened."""
     order: str = ""
     """The `order` of the test images, once they are opened."""
     access: str = ""
-    """The `id` of the logged access to them; "" before it, and once the plan was extended."""
+    """The `id` of the logged access to the test images; "" before it, and after an extension."""
     hospitals: tuple[OpenedHospital, ...] = ()
     sites: tuple[str, ...] = ()
     """The site that each replicate leaves out; empty if none does."""
     arms: tuple[Arm, ...]
-    """Finalists by val-B, each followed by its matched controls.
-
-    Then the tuned ones, and a donor's.
-    """
+    """The finalists, best on val-B first, each followed by its matched controls; then the tuned
+    controls, and the controls of finalists whose extra images come from elsewhere."""
 
     @property
     def why_exploratory(self) -> tuple[str, ...]:
-        """Why the verdict is not confirmatory; empty if it is."""
+        """The reasons why the verdict is exploratory; empty if it is confirmatory."""
         reasons = (*self.exploratory, *self.extended)
         if self.sites or self.replicates >= FEWEST_REPLICATES:
             return reasons
@@ -125,13 +130,13 @@ class Plan(StrictModel):
 
     @property
     def is_opened(self) -> bool:
-        """Whether the test images were opened with all of its replicates."""
+        """Whether the test images were opened with all replicates of the plan."""
         return bool(self.order) and (bool(self.access) or not self.extended)
 
     def with_replicates(self, count: int, verdict: str) -> Self:
-        """Return the plan with more replicates, and with the images to open anew.
+        """Return the plan with more replicates, whose test images are to be opened anew.
 
-        If they were opened before, the plan says so, also with the `verdict` then.
+        If they were opened before, the plan records this, with the `verdict` of that time.
         """
         extended = self.extended
         if self.order:
@@ -152,7 +157,7 @@ class Plan(StrictModel):
 
     @property
     def trainings(self) -> dict[Arm, str]:
-        """What each replicate trains, in order, with the name of the first such arm."""
+        """The different trainings of each replicate, in order, with the first such arm's name."""
         names: dict[Arm, str] = {}
         for arm in self.arms:
             names.setdefault(arm.training, arm.name)
@@ -196,9 +201,10 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Experiment:
-    """Return what trains a replicate of an arm, counted from 0, with fresh seeds to its last step.
+    """Return the experiment of a replicate of an arm, with new seeds and without early stopping.
 
-    Equal numbers give the same stream of real images in every arm, with or without a generator.
+    Replicates are counted from 0. Those with equal numbers get the same stream of real images in
+    every arm, with or without a generator.
     """
     seed = derive_seed(settings.seed, "confirm", number) % 2**31
     parameters = arm.training.parameters
@@ -218,9 +224,10 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
 
 
 def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestKind) -> list[Arm]:
-    """Return the finalists, each with its matched controls.
+    """Return the finalists, each followed by its matched controls.
 
-    With draws, also with real images of other patients.
+    If replicates are trained on samples of patients (`test` is not `folder`), an arm with real
+    images of other patients follows as well.
     """
     arms: list[Arm] = []
     for trial in finalists:
@@ -245,7 +252,7 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
 
 
 def matched_control(finalist: Arm, source: str) -> Arm | None:
-    """Return the finalist with `source` `none` or `duplicate`; None if its settings exclude it."""
+    """Return a finalist's settings with `source`; None if they are invalid with it."""
     values = {
         name: value for name, value in flat_values(finalist.parameters).items() if "." not in name
     }

@@ -34,16 +34,16 @@ _MIN_DISK_GIB = 10
 _MIN_SHARED_MIB = 256
 """Ray's object store is in shared memory; see search/ray/driver.py."""
 _PACKAGES = {"torch": "torch, torchvision", "ray": "ray, ray.tune"}
-"""What is imported of each package."""
+"""The modules of each package that are imported to check it."""
 _OF_DESIGN = {"torch", "packages", "images"}
-"""The checks without which there is no design."""
+"""The checks that a design depends on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """The result of one check: `missing` prevents xraytune from running, `warning` limits it.
 
-    `fix` is empty if ok.
+    `fix` is empty if the status is `ok`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Outlook:
     """What this machine has and lacks for a study, and what the study could tell.
 
     Attributes:
-        design: None without a space, torch, packages or images.
+        design: The design of the study; None without a space, torch, packages or images.
     """
 
     checks: tuple[Check, ...]
@@ -69,7 +69,7 @@ class Outlook:
         return all(check.status != "missing" for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the outlook as a JSON object."""
         return {"ok": self.is_ready} | to_json(self)
 
 
@@ -93,13 +93,13 @@ def plan(
         space: Search space (YAML); without it, only the machine is checked.
         data: Image folder, or data file (YAML); overrides `data` of the space.
         weights_dir: Folder of official weight files, for machines without network access; default:
-            that of the space, else torch's download cache.
+            `weights_dir` of the space, else torch's download cache.
         overrides: `key=value` settings that override those of the space.
-        cache: Artifact cache, which keeps the decoded images, and whose disk is checked.
+        cache: Artifact cache, which keeps the decoded images; its disk is checked for free space.
         skip_broken: Leave out broken images.
         auroc: Assumed AUROC of the finalist and its controls, in (0.5, 1).
         sd: Assumed standard deviation of an arm's AUROC over replicates.
-        gpus: GPUs that trials compute on; default: those of this machine.
+        gpus: Number of GPUs that trials compute on; default: all GPUs of this machine.
         on_progress: Called with progress.
         note: Called with messages for the user.
 
@@ -134,12 +134,12 @@ def plan(
 
 
 def _has_all(checks: Sequence[Check]) -> bool:
-    """Return whether nothing is missing that a design needs."""
+    """Return whether everything that a design needs is there."""
     return not any(check.status == "missing" and check.name in _OF_DESIGN for check in checks)
 
 
 def check_machine(folder: Path) -> list[Check]:
-    """Check the packages, first of all torch, and devices, Ray and the disk of a folder."""
+    """Check the packages, starting with torch, then devices, Ray and the disk of a folder."""
     checks = [_check_package(name) for name in _PACKAGES]
     if checks[0].status == "ok":
         checks += _check_devices()
@@ -197,7 +197,7 @@ def _check_system(folder: Path) -> Iterator[Check]:
 
 
 def check_space(space: Space) -> Iterator[Check]:
-    """Yield whether the packages, images and weights are there that the trials of a space need."""
+    """Yield a check of each package, image folder and weight file that a space's trials need."""
     import torch
 
     from xraytune.trial.prepare import require_network

@@ -1,11 +1,12 @@
-"""How much further patients, or what another hospital has sent, would help, before a search.
+"""Learning curves: how much more patients, or another hospital's images or models, would help.
 
-    arms -> nested draws of patients -> train -> score -> compare, in units of patients
+    arms -> nested samples of patients -> train -> score -> compare, in units of patients
 
-The baseline of a space is trained on five draws of n patients, for several n: alone, with its
-images repeated, with real images of other patients in the place of perfect synthetic ones, and with
-each gift. Steps, seeds and real images are the same in all arms. All networks are scored on the
-same training patients, who are in no draw. The test folder stays sealed.
+Curves are measured before a search. The baseline of a space is trained on five samples of n
+patients, for several n: on their images alone, on repetitions of them, with real images of other
+patients in place of perfect synthetic images, and with each gift, which is what another hospital
+has sent. Steps, seeds and real images are the same in all arms. All networks are scored on the same
+patients of the training folder, who are in no sample. The test folder stays sealed.
 """
 
 import math
@@ -54,28 +55,28 @@ from xraytune.trial.training import TrialTraining
 
 _DRAWS = 5
 _NUMBERS = [25 * 2**power for power in range(20)]
-"""The numbers of patients that are compared by default, as far as they fit."""
+"""The numbers of patients that are compared by default, as far as there are enough patients."""
 _TEST_SHARE = 0.25
 """At least this share of the patients is held out for scoring."""
 _SPARE = 1.2
-"""Patients set aside for real extra images, as a multiple of the expected number.
-
-Patients differ in their numbers of images.
-"""
+"""Patients set aside for real extra images, as a multiple of the expected number, because patients
+differ in their numbers of images."""
 _STAGE = "curve-1"
 _HALF: dict[str, Value] = {"synthetic_ratio": 4.0, "synthetic_weight": 0.25}
-"""Gifts and repeated images have half of the loss."""
+"""Settings with which gifts and repeated images have half of the weight in the loss."""
 _POOL = 1000
-"""Different images of a gift, at most."""
+"""At most this many different images of a gift are used."""
 
 
 @frozen
 class Draws:
-    """Disjoint draws of patients, and the patients who are scored, by name.
+    """Disjoint samples of patients, and the patients who are scored, by name.
 
     Attributes:
         numbers: The numbers of patients that are compared, ascending, two or more.
-        blocks: Of each draw; its first n patients are trained on, real extra images are of others.
+        blocks: The patients of each sample. A network trains on the first n of them; its real extra
+            images are of the others.
+        scored: The patients who are scored.
     """
 
     numbers: tuple[int, ...]
@@ -83,7 +84,7 @@ class Draws:
     scored: tuple[str, ...]
 
     def images(self, prepared: SplitData, draw: int, count: int) -> SplitData:
-        """Return the images of a draw of `count` patients; the scored ones are the test side."""
+        """Return the images of a sample of `count` patients; scored patients are the test side."""
         block = self.blocks[draw]
         side_of = dict.fromkeys(self.scored, TEST)
         side_of |= dict.fromkeys(block[:count], "train")
@@ -98,15 +99,19 @@ class Draws:
 
 @frozen
 class Point:
-    """An arm, trained on draws of so many patients.
+    """The scores of an arm at one number of patients.
+
+    All intervals account for the variation over samples of patients and over scored patients.
 
     Attributes:
-        role: `perfect` with real images of other patients, `donor` with what is given.
-        ratio: Its extra images per image of these patients.
-        scores: Of each draw.
-        score: Their mean; its interval accounts for draws and scored patients, and so do others.
-        gain: The difference from no extra images.
-        worth: How many further patients would gain as much, between the ends of the curve.
+        role: `perfect` with real images of other patients, `donor` with a gift, else `matched`.
+        ratio: Number of extra images per image of the patients.
+        patients: Number of patients in each sample.
+        scores: Score of each sample's network.
+        score: Mean of `scores`, with its interval.
+        gain: Difference in score from training without extra images.
+        worth: Number of additional patients that would gain as much, limited to the range of the
+            curve.
     """
 
     arm: str
@@ -125,11 +130,12 @@ class Curve:
 
     Attributes:
         margin: The smallest gain that matters: `confirm.rope`.
-        patients: The number that the sentence is about: that of the space, or one below it.
-        numbers: All of them.
-        test_patients: Scored patients.
-        baseline: What is trained, such as `real_only`.
-        points: First those of no extra images, by number.
+        patients: The number of patients that `sentence` is about: the largest of `numbers`, without
+            the last, that does not exceed `data.train_patients`.
+        numbers: All numbers of patients that are compared.
+        test_patients: Number of scored patients.
+        baseline: The arm that is trained, such as `real_only`.
+        points: Scores by arm and number of patients, the arm without extra images first.
     """
 
     name: str
@@ -143,7 +149,7 @@ class Curve:
 
     @property
     def sentence(self) -> str:
-        """What the largest gain of real images means, and the largest that any ratio may have."""
+        """What the largest gain from real images says about the gain from synthetic images."""
         perfect = [
             point
             for point in self.points
@@ -204,8 +210,9 @@ def curve(
 ) -> Curve:
     """Measure, before a search, what further patients and gifts are worth.
 
-    With a frozen backbone, features are computed once, and it takes minutes. Otherwise, whole
-    networks are trained. Every training is cached: the same call resumes after an interruption.
+    With a frozen backbone, features are computed only once, and the curve takes minutes. Otherwise,
+    whole networks are trained. Every training is cached: the same call resumes after an
+    interruption.
 
     Args:
         space: Search space (YAML).
@@ -333,7 +340,7 @@ def _measure(
     settings: Settings,
     context: RunContext,
 ) -> StructuralComponents:
-    """Return the scores of cells, an arm and a number of patients each, and draws, [C, K]."""
+    """Return the scores of C cells (an arm at a number of patients) on K samples, [C, K]."""
     results: list[Results] = []
     for arm, number in cells:
         for draw, drawn in enumerate(images[number]):
@@ -357,13 +364,14 @@ def in_nested_order(images: Images, seed: int) -> list[str]:
 
 
 def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -> Draws:
-    """Divide patients, in nested order, into disjoint draws and those to score.
+    """Divide patients, in nested order, into disjoint samples and patients to score.
 
-    By default, the numbers of patients are 25, 50 and so on. A draw has others besides, for real
-    extra images at a `ratio` of theirs, as far as there are any. Patients whom a search would train
-    on first are scored, so that `confirm` scores few of them.
+    By default, the numbers of patients are 25, 50 and so on. Each sample also has patients for real
+    extra images, enough for `ratio` extra images per image as far as there are patients. The
+    patients that a search would train on first are scored, so that `confirm` scores few of them.
 
-    Raises DataError if two numbers do not leave a quarter to score.
+    Raises DataError if there are fewer than two numbers of patients, or if they do not leave a
+    quarter of the patients to score.
     """
     most = int((1 - _TEST_SHARE) * len(patients)) // _DRAWS
     fitting = [number for number in _NUMBERS if number <= most]
@@ -383,7 +391,7 @@ def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -
 
 
 def _baseline(space: Space) -> Parameters:
-    """Return the first arm without extra images in `points_to_evaluate`, or else a random one."""
+    """Return the first trial without extra images in `points_to_evaluate`, else a random one."""
     for start in space.points_to_evaluate:
         with suppress(ConfigError):  # it leaves other parameters open
             parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
@@ -406,7 +414,7 @@ def _arm(name: str, role: Role, parameters: Parameters) -> Arm:
 
 
 def real_extra(parameters: Parameters, ratio: float) -> Arm:
-    """Return the arm with so many real images of other patients per own one, each of weight 1."""
+    """Return the arm with real images of other patients, `ratio` per own image, with weight 1."""
     mix: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
     name = f"other patients x{ratio:g}"
     return _arm(name, "perfect", with_extra(parameters, "duplicate", **mix))
@@ -417,7 +425,7 @@ def _gifts(
 ) -> list[Arm]:
     """Return the arms with a donor's generator and statistics, and with the images of a folder.
 
-    Raises DataError if there is no generator, and the statistics do not suit the network.
+    Raises DataError if the donor has no generator and its statistics do not suit the network.
     """
     given: dict[str, Path] = {}
     if donor:
@@ -440,9 +448,10 @@ def _gifts(
 
 
 def _checked(gift: Arm, settings: Settings, study: StudyImages, notes: list[str]) -> Arm:
-    """Return a gift that suits the study, with half of a folder's images.
+    """Return a gift after checking that it suits the study.
 
-    Draws have other shares of classes than the folder. Errors are those of `read_inputs`.
+    Of a folder, only half of the images are used, because the class shares of a sample differ from
+    those of the folder. Raises the errors of `read_inputs`.
     """
     parameters = gift.parameters
     inputs = inputs_of_trials([parameters])
@@ -491,9 +500,9 @@ def train_once(experiment: Experiment, context: RunContext) -> Results:
 def worth_between(
     measured: StructuralComponents, place: int, numbers: Sequence[int], patients: int
 ) -> Estimate:
-    """Return how many patients more than these an arm is worth, between the ends of the curve.
+    """Return how many more patients than `patients` an arm is worth, within the range of the curve.
 
-    Of `measured`, the first arms are those of no extra images on these `numbers` of patients.
+    The first arms of `measured` must be those without extra images, on `numbers` of patients.
     """
     found = place_between(measured, place, range(len(numbers)), np.log(numbers).tolist())
     equal = np.exp([found.value, found.low, found.high])
@@ -502,7 +511,7 @@ def worth_between(
 
 
 def _draw(curve: Curve, files: Sequence[Path]) -> None:
-    """Draw the scores by number of patients; the legend says what each arm is worth."""
+    """Plot the scores by number of patients, with what each arm is worth in the legend."""
     gift_colours = iter(COLOURS)
     with new_figure(files, 4.2) as drawing:
         axes = drawing.subplots()

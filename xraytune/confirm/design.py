@@ -1,6 +1,6 @@
 """The design of a study, before it starts: what it compares, what it can tell, how long it takes.
 
-Nothing is trained. The finalists are not known yet: random trials with synthetic images stand in
+Nothing is trained. The finalists are not known yet, so random trials with synthetic images stand in
 for them.
 """
 
@@ -30,15 +30,15 @@ from xraytune.study.row import TrialRow
 from xraytune.synth.sources.which import mixes_of
 
 _OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
-"""The half-width depends on it more than on anything else."""
+"""Further AUROCs for which half-widths are computed, since these depend most on the AUROC."""
 _MORE_REPLICATES = (5, 10, 20, 40)
 _ROWS = 2
-"""How many larger numbers of replicates are shown."""
+"""Number of larger replicate counts that are shown."""
 
 
 @frozen
 class Alternative:
-    """A larger confirmation, and how many patients it lacks."""
+    """A larger confirmation, and how many patients are missing for it."""
 
     precision: Precision
     missing_patients: int = 0
@@ -52,16 +52,20 @@ class Design:
         outlook: The half-width of the verdict's interval, and the smallest gain that it would find.
         time: How long search and confirmation take.
         sides: The sizes of train, val-A and val-B.
-        arms, trials, generators: Of the search; a sampler may prefer synthetic images, and train
-            more GANs. Those of the confirmation come on top.
-        replicates, trainings: Of the confirmation: the arms that each replicate trains, at most.
-        top_ups: Further trials of the controls, at least.
-        test: What is scored; None if nothing can be, and `problem` says why.
-        scored: Its size.
-        precision: None if it is not known beforehand.
+        arms: The arms of the search.
+        trials, generators: How many trials and GANs the search trains. A sampler may prefer
+            synthetic images, and then trains more GANs. The confirmation trains further GANs.
+        replicates: Number of replicates of the confirmation.
+        trainings: The arms that each replicate trains, at most.
+        top_ups: Number of further trials of the controls, at least.
+        test: What is scored; None if nothing can be scored.
+        scored: The size of the scored set.
+        problem: Why nothing can be scored; None if it can.
+        precision: The expected precision; None if it is not known beforehand.
         alternatives: Larger confirmations.
-        auroc, sd: That of both arms, and its standard deviation over replicates, as assumed.
-        half_widths: Of the planned confirmation, by other AUROCs.
+        auroc, sd: Assumed AUROC of both arms, and its standard deviation over replicates.
+        half_widths: Half-widths of the planned confirmation's interval, by other AUROCs.
+        search_seconds, confirm_seconds: Expected time of the search and of the confirmation.
     """
 
     name: str
@@ -98,7 +102,7 @@ def design_study(
 ) -> Design:
     """Return the design of a study of prepared images.
 
-    `auroc`, `sd` and `gpus` are those of `plan`.
+    `auroc`, `sd` and `gpus` are as for `plan`.
     """
     settings = space.settings
     search = search_work(space, prepared)
@@ -206,12 +210,12 @@ def _expected_arms(
 
 
 def _stand_in(parameters: Parameters, label: str) -> TrialRow:
-    """Return a trial for one that is not known yet."""
+    """Return a trial row that stands in for a finalist or control that is not known yet."""
     return TrialRow(number=0, label=label, status="complete", parameters=parameters)
 
 
 def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Sequence[str]) -> str:
-    """Return why the half-width of the interval is not known beforehand; "" if it is."""
+    """Return why the half-width of the interval is not known beforehand; "" if it is known."""
     if not finalists:
         return "the space has no trial with synthetic images to confirm"
     if sites:
@@ -224,9 +228,10 @@ def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Seq
 def _possible_designs(
     settings: Settings, sealed: SealedTest, plan: Plan, auroc: float, sd: float
 ) -> list[Alternative]:
-    """Return what is planned, then with more replicates, and with twice as many scored patients.
+    """Return the planned design, then designs with more replicates or twice the scored patients.
 
-    Where unused patients are scored, a further replicate takes its draw from them.
+    Where unused patients are scored, the training patients of a further replicate are taken from
+    them.
     """
     images = Images(sealed.images)
     prepared = sealed.prepared

@@ -1,7 +1,8 @@
 """Further hospitals: the networks of a confirmation, scored on other test images as well.
 
-Nothing is trained for them, and they do not change the verdict. The results of each are kept in a
-file of its own, like those of the verdict; `plan.json` knows whose images were opened.
+Nothing is trained for further hospitals, and they do not change the verdict. The results of each
+hospital are kept in a file of their own, like the results for the verdict. `plan.json` records the
+hospitals whose images were opened.
 """
 
 import uuid
@@ -54,15 +55,15 @@ def choose_tests(
     folders: Sequence[Path],
     on_progress: Progress,
 ) -> tuple[SealedTest | None, list[SealedTest]]:
-    """Choose and check the images of the verdict, and those of the further hospitals in `folders`.
+    """Choose and check the images of the verdict, and the images of further hospitals in `folders`.
 
-    If the verdict needs given images, the first folder has them or, later, the one that was scored.
-    If that one is not given again, the first result is None.
+    If the study has no images for the verdict, it is scored on the first folder. Later calls find
+    this folder among `folders` by its content. If it is not given again, the first result is None.
 
     Raises:
         DataError: As for `choose_test`, or images are broken.
-        StudyError: The study's images changed, or the verdict or a hospital was scored on only some
-            of the images of a folder.
+        StudyError: The study's images changed, or a folder shares only some of its images with the
+            images that the verdict or a hospital was scored on.
     """
     prepared = study.prepared()
     index = read_unchanged(settings, prepared, on_progress)
@@ -125,9 +126,9 @@ def choose_tests(
 def _refuse_partly_scored(
     hospital: SealedTest, others: Sequence[SealedTest], plan: Plan | None, study: Path
 ) -> None:
-    """Refuse (StudyError) images that are among `others`, or in another set that was scored.
+    """Refuse (StudyError) a hospital that shares images with `others` or with another scored set.
 
-    Most often, the folder of a hospital has changed since it was scored.
+    The most common reason is that the hospital's folder has changed since it was scored.
     """
     sets = [each.contents for each in others]
     orders = {plan.order, *(each.order for each in plan.hospitals)} if plan else set()
@@ -152,10 +153,12 @@ def judge_hospital(
     before_test: Callable[[], None],
     reason: str,
 ) -> tuple[Plan, Hospital]:
-    """Score all runs on a hospital's images, if it is not done yet, and judge the first finalist.
+    """Score all runs on a hospital's images, unless they are scored, and judge the first finalist.
 
-    Return the plan, which knows the hospital, and the verdict there. The first access is logged
-    before.
+    The access is logged before the images are scored.
+
+    Returns:
+        The plan, with the hospital added, and the verdict at the hospital.
     """
     folder = study.runs_folder
     scores_file = f"test-{hospital.order}.npy"

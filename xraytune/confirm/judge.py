@@ -1,9 +1,9 @@
 """From the networks of all runs to the result of a confirmation.
 
-The sealed images are opened once, after all training. All results, class probabilities or the Dice
-of each image, are in one file (`test.npy`, float64 [R, N, C]), computed at once on one machine:
-scores that are compared come from one kind of device and one release of torch. Verdicts follow the
-rules of `stats/verdict.py`.
+The sealed images are opened once, after all training. The results of all runs are class
+probabilities, or the Dice of each image. They are computed together on one machine and kept in one
+file (`test.npy`, float64 [R, N, C]), so that all scores that are compared come from the same kind
+of device and the same release of torch. Verdicts follow the rules of `stats/verdict.py`.
 """
 
 import uuid
@@ -65,15 +65,20 @@ from xraytune.trial.network import Network
 
 SCORES_FILE = "test.npy"
 _LEAST_AGREEMENT = 0.75
-"""Share of a class's synthetic images that a classifier of real ones calls so, as of real images
-at a generator's resolution; below it, an answer says so."""
+"""Share of a class's synthetic images that a classifier of real images should assign to the class;
+below it, the answer has a caveat. Real images at a generator's resolution have about this share."""
 
 
 @frozen
 class ArmScores:
-    """The results of a plan's runs, [R, N, C].
+    """The results of all runs of a plan on a set of test images.
 
-    The images have labels, [N], or findings, [N, C], and patients, [N].
+    Attributes:
+        results: Results of R runs on N images, [R, N, C].
+        labels: Label, [N], or findings, [N, C], of each image.
+        patients: Patient of each image, [N].
+        positive: Number of the positive class.
+        sites: Site of each image, [N]; used if each replicate leaves a site out.
     """
 
     plan: Plan
@@ -82,7 +87,6 @@ class ArmScores:
     patients: tuple[str, ...]
     positive: int
     sites: tuple[str, ...] = ()
-    """Those of the images, [N], if each replicate leaves one out."""
 
     def measure(self, *arms: Arm) -> StructuralComponents:
         """Return the scores [A, K] and structural components [A, K, P] of A arms.
@@ -97,9 +101,9 @@ class ArmScores:
         return measured.by_arm(len(arms))
 
     def measure_at(self, site: str, *arms: Arm) -> StructuralComponents:
-        """Return the scores [A] and components [A, P] of the replicates that leave this site out.
+        """Return scores [A] and structural components [A, P] on the images of a site.
 
-        They are those on the images of the site.
+        For each of A arms, the replicate that leaves the site out is scored.
         """
         rows = np.asarray(self.sites) == site
         replicate = self.plan.sites.index(site)
@@ -117,9 +121,9 @@ def score_sealed(
     before_test: Callable[[], None],
     reason: str,
 ) -> ArmScores:
-    """Score all runs on sealed images, if it is not done yet.
+    """Score all runs on sealed images, unless they are scored already.
 
-    The access to these is logged before.
+    The access to the images is logged before they are scored.
     """
     folder = study.runs_folder
     if not plan.is_opened:
@@ -133,7 +137,7 @@ def score_sealed(
 
 
 def open_scores(folder: StudyFolder, plan: Plan, scores_file: str) -> None:
-    """Write a plan that opens test images; scores of fewer replicates are computed anew."""
+    """Write a plan that opens test images, and remove the scores of an earlier, smaller plan."""
     (folder.path / scores_file).unlink(missing_ok=True)
     write_plan(plan, folder.path)
 
@@ -141,7 +145,7 @@ def open_scores(folder: StudyFolder, plan: Plan, scores_file: str) -> None:
 def score_opened(
     study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access: str, reason: str
 ) -> None:
-    """Log the access to opened images, unless it is logged, and score all runs, if they are not."""
+    """Log the access to opened images and score all runs, each unless it is done already."""
     folder = study.runs_folder
     if (folder.path / scores_file).exists():
         return
@@ -164,7 +168,7 @@ def score_opened(
 def score_runs(
     study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
 ) -> None:
-    """Predict the test images with the network of each run's best val-A epoch; write results."""
+    """Predict the test images with each run's network of its best val-A epoch; write results."""
     folder = study.runs_folder
     compute = compute_like(study.compute, threads=study.compute.threads)
     pin(compute)
@@ -197,7 +201,7 @@ def score_runs(
 def read_scores(
     folder: StudyFolder, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
 ) -> ArmScores:
-    """Return the results of all runs; StudyError if they are not what was written."""
+    """Return the results of all runs; raise StudyError if the file is not as it was written."""
     fix = "remove it, and run the same command again"
     with damage_explained(folder.path / scores_file, fix) as file:
         require_recorded(file)
@@ -214,7 +218,7 @@ def read_scores(
 def require_trained_networks(folder: StudyFolder) -> None:
     """Raise StudyError if the network of a run is not the one that was trained.
 
-    The next start trains the run again.
+    Such runs are recorded as failed, so that the next call trains them again.
     """
     problems = []
     for row in ended_runs(folder).values():
@@ -268,7 +272,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
 
 
 def held_out_set(sealed: SealedTest) -> HeldOutSet:
-    """Describe what is scored."""
+    """Return a description of the scored images."""
     names = sealed.prepared.class_names
     return HeldOutSet(
         kind=sealed.kind,
@@ -280,7 +284,7 @@ def held_out_set(sealed: SealedTest) -> HeldOutSet:
 
 
 def unscored_findings(test: ArmScores, findings: Sequence[str]) -> tuple[str, ...]:
-    """Return a note that names the findings which are too rare for the mean, if there are any."""
+    """Return a note that names the findings that are too rare for the mean, if there are any."""
     scored = scored_findings(test.labels) if findings else []
     left_out = [name for number, name in enumerate(findings) if number not in scored]
     if not left_out:
@@ -318,7 +322,7 @@ def _read_reports(folder: StudyFolder, numbers: Sequence[int]) -> list[PoolRepor
 
 
 def quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Parameters) -> str:
-    """Return what is wrong with synthetic images in the features of the network that uses them."""
+    """Return what synthetic images lack in the features of the network that uses them, in words."""
     qualities = [report.quality for report in reports if report.quality]
     faults = [_falls_short(qualities, rope)]
     if parameters.labels == "class":
@@ -327,7 +331,7 @@ def quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Param
 
 
 def _few_agree(qualities: Sequence[Quality], parameters: Parameters) -> str:
-    """Return a sentence if a classifier of real images calls those of a class something else."""
+    """Return a caveat if a classifier of real images misclassifies many synthetic images."""
     shares = defaultdict[str, list[float]](list)
     for quality in qualities:
         for name, figures in quality.classes.items():
@@ -347,7 +351,7 @@ def _few_agree(qualities: Sequence[Quality], parameters: Parameters) -> str:
 
 
 def _falls_short(qualities: Sequence[Quality], rope: float) -> str:
-    """Return a sentence if a classifier of synthetic images falls short of one of real images."""
+    """Return a caveat if a classifier trained on synthetic images is worse than on real ones."""
     pairs = [
         (quality.gan_train, quality.real_train)
         for quality in qualities
@@ -368,7 +372,8 @@ def _falls_short(qualities: Sequence[Quality], rope: float) -> str:
 def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
     """Compare all finalists with all of their controls.
 
-    In the order of val-B, up to the first that does not help.
+    Verdicts are given in the order of val-B, up to the first finalist that does not help; all later
+    finalists are `not_tested`.
 
     Source of this fixed sequence: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001,
     "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures".
@@ -412,9 +417,10 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
 
 
 def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
-    """Compare a finalist's gain over no extra images with that of real images in their place.
+    """Compare the gain from a finalist's synthetic images with the gain from real images.
 
-    The real images are of other patients.
+    Both gains are over training without extra images. The real images are of other patients.
+    Returns None if the plan lacks the arm with real images or the arm without extra images.
     """
     same = [arm for arm in test.plan.arms if arm.trial == finalist.trial]
     perfect = [arm for arm in same if arm.role == "perfect"]

@@ -1,8 +1,9 @@
 """The plan of a confirmation: a search's finalists, and the controls that they are compared with.
 
-A tuned control is the best trial of an arm without synthetic images. Such an arm gets as many
-trials as a finalist's source: its top-up trials go through the ASHA of the search. If ASHA pruned
-all trials of an arm, or all with synthetic images, those that got furthest are trained to the end.
+A tuned control is the best trial of an arm without synthetic images. Such an arm gets top-up trials
+until it has as many trials as a finalist's source; ASHA may prune them at the rungs of the search.
+If ASHA pruned all trials of an arm, or all trials with synthetic images, the trials that were
+trained for the most epochs are trained to the end.
 """
 
 from collections import Counter
@@ -44,9 +45,9 @@ _DRAWS = 5000
 
 
 def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:
-    """Return and write a new plan with at most so many `finalists`.
+    """Return and write a new plan with at most `finalists` finalists.
 
-    Before that, the trials that it lacks are trained: it rests on the best of them.
+    The trials that the plan needs and the search lacks are trained first.
 
     Raises StudyError if there is no trial with synthetic images, or a finalist has no control;
     TrialError if runs failed.
@@ -78,7 +79,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
 
 
 def _train_missing(study: OpenStudy, finalists: int, notes: list[str]) -> list[TrialRow]:
-    """Train the top-up trials, and what ASHA pruned although a plan needs it; return all trials."""
+    """Train the top-up trials, and pruned trials that a plan needs; return all trials."""
     top_ups = _draw_top_ups(study, choose_finalists(study.searched, finalists), notes)
     trials = [*study.searched, *_train(study, top_ups, is_top_up=True)]
 
@@ -119,9 +120,11 @@ def arms_of(
     test: TestKind,
     notes: list[str],
 ) -> list[Arm]:
-    """Return the arms of a plan: finalists with their controls, then the tuned ones, and donors'.
+    """Return the arms of a plan.
 
-    `outputs` are classes or findings; `notes` gets why a donor has no controls.
+    They are the finalists with their matched controls, the tuned controls, and the controls of
+    finalists whose extra images come from elsewhere. `outputs` are the classes or findings. If a
+    donor's classifier cannot be a control, the reason is added to `notes`.
     """
     arms = compared_arms(finalists, settings, test)
     for trial in tuned:
@@ -142,7 +145,7 @@ def extend_plan(
     """Return and write a plan with more replicates; the runs of the first ones stay as they are.
 
     `before` is the verdict so far, of which a copy is kept. Raises DataError if a folder of extra
-    images is too small for a further draw.
+    images is too small for the training set of a new replicate.
     """
     folder = study.runs_folder.path
     images = StudyImages(study.settings.data, study.prepared, study.cache)
@@ -158,14 +161,17 @@ def extend_plan(
 
 
 def mark_earlier_access(plan: Plan, study: Path, sealed: SealedTest, before: str = "") -> Plan:
-    """Make a plan exploratory if the test images were accessed; `before` as for `accesses`."""
+    """Return the plan, marked as exploratory if the test images were accessed.
+
+    `before` is as for `accesses`.
+    """
     if plan.exploratory:
         return plan
     return plan.model_copy(update={"exploratory": earlier_access(study, sealed, before)})
 
 
 def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[str, ...]:
-    """Return why a verdict on these images is exploratory, if they were accessed; else nothing."""
+    """Return why a verdict on these images is exploratory; empty if they were never accessed."""
     earlier = accesses(study, sealed.contents, before=before)
     if not earlier:
         return ()
@@ -176,7 +182,7 @@ def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[s
 
 
 def why_exploratory(plan: Plan, *data_sets: str | None) -> tuple[str, ...]:
-    """Return why the verdict is not confirmatory: also if an encoder has seen one of these sets."""
+    """Return why the verdict is exploratory, for instance if an encoder has seen a data set."""
     networks = [(arm.parameters.backbone, arm.parameters.weights) for arm in plan.arms]
     seen: list[str] = []
     for data_set in dict.fromkeys(data_sets):
@@ -198,9 +204,8 @@ def choose_finalists(trials: Iterable[TrialRow], count: int) -> list[TrialRow]:
 def best_trials(trials: Sequence[TrialRow]) -> list[TrialRow]:
     """Return the complete trials with different settings, best on val-B first.
 
-    Of equals, the simplest comes first.
-
-    If none is complete, return the pruned ones, by epochs trained and score on val-A.
+    Of trials with equal scores, the simplest comes first. If no trial is complete, the pruned
+    trials are returned, ordered by the number of trained epochs and then by the score on val-A.
     """
     pruned = [trial for trial in trials if trial.status == "pruned"]
     pruned.sort(key=lambda trial: (-trial.epochs, -(trial.value or 0)))
@@ -211,15 +216,15 @@ def best_trials(trials: Sequence[TrialRow]) -> list[TrialRow]:
 
 
 def _best_of_arm(trials: Iterable[TrialRow], control: str) -> list[TrialRow]:
-    """Return the best of a tuned control's arm, if there is one."""
+    """Return the best trial of a tuned control's arm, if there is one."""
     of_arm = [trial for trial in trials if belongs_to_control(trial.parameters, control)]
     return best_trials(of_arm)[:1]
 
 
 def belongs_to_control(parameters: Parameters, control: str) -> bool:
-    """Return whether settings belong to a tuned control's arm.
+    """Return whether settings belong to the arm of a tuned control.
 
-    These are `real_only`, `augmented` and (augmented) `duplicate`.
+    The tuned controls are `real_only`, `augmented` and `duplicate`, which may be augmented.
     """
     if control == "duplicate":
         return parameters.source == "duplicate"
@@ -232,7 +237,7 @@ def _draw_top_ups(
     """Sample settings until each tuned control's arm has as many trials as a finalist's source.
 
     All trials of the search count: complete, pruned and failed. `gan` and `augmented+gan` are one
-    source; with several sources, the one with the most trials counts.
+    source. If the finalists have several sources, the source with the most trials counts.
     """
     sampled = [trial.parameters for trial in study.searched]
     best = [finalist.parameters for finalist in finalists]
@@ -251,7 +256,10 @@ def _draw_top_ups(
 def count_trials(
     settings: Settings, finalists: Iterable[Parameters], trials: Sequence[Parameters]
 ) -> dict[str, tuple[int, int]]:
-    """Return the trials of each tuned control, and how many it lacks of a finalist's source."""
+    """Return the number of trials of each tuned control, and how many top-ups it needs.
+
+    With the top-ups, a control has as many trials as a finalist's source.
+    """
     trials_of = Counter(trial.source for trial in trials)
     wanted = max((trials_of[finalist.source] for finalist in finalists), default=0)
     counts: dict[str, tuple[int, int]] = {}
@@ -264,13 +272,11 @@ def count_trials(
 def draw_control(
     space: Space, control: str, count: int, known: Iterable[Parameters]
 ) -> list[Parameters]:
-    """Sample up to `count` new, different settings of a control's arm.
+    """Sample `count` new, different settings of a control's arm, or fewer if there are no more.
 
-    Fewer if the space has no more.
-
-    A random sampler draws from the whole space and the arm's settings are kept, so that every
-    condition of the space holds. The seed is derived from the space's: the same study always gets
-    the same top-ups.
+    A random sampler draws from the whole space, and only settings of the arm are kept, so that
+    every condition of the space holds. The sampler's seed is derived from the seed of the space, so
+    the same study always gets the same top-ups.
     """
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
     taken = {*known}
@@ -287,7 +293,7 @@ def draw_control(
 def _train(
     study: OpenStudy, trials: Mapping[str, Parameters], *, first: int = 0, is_top_up: bool = False
 ) -> list[TrialRow]:
-    """Train top-ups under the search's ASHA, others to the end, as runs numbered from `first`."""
+    """Train trials as runs numbered from `first`: ASHA may prune top-ups, others run to the end."""
     runs = [
         Trial(
             number=number,
@@ -308,10 +314,12 @@ def _train(
 def possible_arm(
     arm: Arm, study: StudyImages, trained_on: Iterable[SplitData], notes: list[str]
 ) -> Arm | None:
-    """Return an arm, unless a folder of extra images, or the other draws, are too small for it.
+    """Return an arm, or None with a note if there are too few extra images for it.
 
-    Then, a note says so, or DataError if it is a finalist. Real images in place of synthetic ones,
-    and those of a folder, may be fewer than `pool_size`: as many as the ratio adds.
+    The extra images are from a folder, or real images of other patients. If there are fewer images
+    than `pool_size`, but enough for the arm's ratio, the arm is returned without `pool_size`.
+
+    Raises DataError if a finalist has too few extra images.
     """
     try:
         require_images(arm, study, trained_on)
@@ -347,9 +355,9 @@ def donor_controls(
 ) -> list[Arm]:
     """Return the controls of a finalist whose extra images come from elsewhere.
 
-    They are the classifier that the other hospital sent, and a training that starts at it. Where
-    there is none for the study's images, a note says why, and a training on the finalist's extra
-    images alone takes their place.
+    The controls are the classifier that the other hospital sent, and a training that starts from
+    this classifier. If there is no classifier for the study's images, training on the finalist's
+    extra images alone is the only control; if one was sent but does not fit, a note says why.
     """
     folder = finalist.parameters.donor
     if folder is None and finalist.parameters.folder is None:

@@ -45,9 +45,9 @@ class Searched:
     """What was searched, and with what, for the methods of a paper.
 
     Attributes:
-        trials, pruned: The ended trials of the search, and how many of them ASHA pruned.
-        networks, generators: Of the finalists, in words.
-        packages: The versions that trained the replicates.
+        trials, pruned: Number of ended trials of the search, and how many of them ASHA pruned.
+        networks, generators: Descriptions of the finalists' networks and generators.
+        packages: Versions of the packages that trained the replicates.
     """
 
     trials: int
@@ -61,12 +61,12 @@ class Searched:
 
 @frozen
 class HeadroomReached:
-    """The gain from real images of other patients, with a 95 % interval.
+    """The gain from real images of other patients in place of a finalist's synthetic images.
 
-    They are in the place of a finalist's synthetic images.
-
-    `share`, from 0 to 1, is the share of it that the synthetic images gained, with its interval;
-    None unless that of the gain lies above 0.
+    Attributes:
+        gain, low, high: The gain, with its 95 % interval.
+        share, share_low, share_high: The share of this gain, from 0 to 1, that the synthetic images
+            reached, with its 95 % interval; None unless the interval of the gain lies above 0.
     """
 
     gain: float
@@ -79,9 +79,12 @@ class HeadroomReached:
 
 @frozen
 class SecondaryOutcome:
-    """A finalist minus one control by another metric, with a 95 % interval, and no verdict.
+    """The difference between a finalist and a control in another metric; it has no verdict.
 
-    `metric` is a name of `stats.secondary.SECONDARY`; scores are means over the replicates.
+    Attributes:
+        metric: A name of `stats.secondary.SECONDARY`.
+        score, control_score: Means over the replicates.
+        difference, low, high: The finalist minus the control, with a 95 % interval.
     """
 
     metric: str
@@ -94,7 +97,10 @@ class SecondaryOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlVerdict(PairVerdict, Interval):
-    """A finalist minus one control on the test images, with `stats.verdict.variance_components`."""
+    """The difference between a finalist and a control on the test images, and the verdict on it.
+
+    `variance_components` are as returned by `stats.verdict.variance_components`.
+    """
 
     arm: str
     control_score: float
@@ -105,9 +111,9 @@ class ControlVerdict(PairVerdict, Interval):
 
 @frozen
 class FinalistVerdict:
-    """A finalist and all of its comparisons, on the test images.
+    """The verdict on a finalist, with all of its comparisons on the test images.
 
-    Its score is the mean over its replicates.
+    `score` is the mean over the finalist's replicates.
     """
 
     arm: str
@@ -121,29 +127,29 @@ class FinalistVerdict:
     because_of: tuple[str, ...]
     comparisons: tuple[ControlVerdict, ...]
     caveat: str = ""
-    """What the quality of its images falls short of."""
+    """What the finalist's synthetic images lack, in words; empty if no lack was found."""
     backbone: str = ""
 
     @property
     def own(self) -> list[ControlVerdict]:
-        """The comparisons with controls of the study's own images."""
+        """The comparisons with controls that use only the study's own images."""
         return [each for each in self.comparisons if each.kind in ("none", "duplicate", "tuned")]
 
     @property
     def strongest(self) -> str:
-        """The best control of the study's own images."""
+        """The best control that uses only the study's own images, or else the best of all."""
         best = max(self.own or self.comparisons, key=lambda each: each.control_score)
         return best.control
 
     @property
     def is_small_gain(self) -> bool:
-        """Whether it beats all of these, but without the gain that `helps` needs."""
+        """Whether the finalist beats all controls of `own`, but its verdict is `no_better`."""
         is_better = bool(self.own) and all(each.is_better for each in self.own)
         return self.verdict == "no_better" and is_better
 
     @property
     def encoder_caveat(self) -> str:
-        """A sentence, if the best control without synthetic images has another, better encoder."""
+        """A caveat if the best control of `own` has another encoder and is at least as good."""
         best = max(self.own, key=lambda each: each.control_score, default=None)
         if best is None or best.backbone == self.backbone or best.control_score < self.score:
             return ""
@@ -154,7 +160,7 @@ class FinalistVerdict:
 
     @property
     def gifts(self) -> dict[str, float]:
-        """The mean score with each thing that a donor sent, best first; empty if it sent one."""
+        """The mean score with each gift of a donor, best first; empty if only images were sent."""
         gifts = {
             result.control: result.control_score
             for result in self.comparisons
@@ -165,9 +171,10 @@ class FinalistVerdict:
         return dict(sorted(gifts.items(), key=itemgetter(1), reverse=True))
 
     def words(self, comparison: ControlVerdict) -> tuple[str, ...]:
-        """Return what to show.
+        """Return the words to show for a comparison.
 
-        All words that hold, or `no better` if at least an improvement is ruled out.
+        They are all words that hold. If only `undecided` does, but an improvement is ruled out, the
+        word is `no better`.
         """
         is_ruled_out = self.verdict == "no_better" and comparison.control in self.because_of
         if is_ruled_out and comparison.verdict == ("undecided",):
@@ -180,12 +187,12 @@ class Subgroup:
     """The first finalist minus its strongest control, on the test images with a value of a column.
 
     Attributes:
-        is_of_one_class: Whether all are of one of two classes, so that they are scored with all
-            images of the other.
-        scores: Of both arms, the means over their replicates; empty, and the difference None, with
-            too few patients of a class.
-        rates: Sensitivity and specificity of both arms at the thresholds of validation; of two
-            classes.
+        is_of_one_class: Whether all images of the group are of one of two classes, so that they are
+            scored together with all images of the other class.
+        difference: The difference in score; None if there are too few patients of a class.
+        scores: Mean score of each arm over its replicates; empty if `difference` is None.
+        rates: Sensitivity and specificity of each arm at the thresholds chosen on validation
+            images; empty unless there are two classes, both of them in the group.
     """
 
     column: str
@@ -200,7 +207,7 @@ class Subgroup:
 
 @frozen
 class Hospital:
-    """The verdict on the first finalist on further test images, such as those of a hospital."""
+    """The verdict on the first finalist on further test images, such as a hospital's."""
 
     name: str
     exploratory: tuple[str, ...]
@@ -245,24 +252,24 @@ class Confirmation:
     subgroups: tuple[Subgroup, ...] = ()
     hospitals: tuple[Hospital, ...] = ()
     sites: tuple[str, ...] = ()
-    """The sites that the verdict is over, each of which one replicate left out."""
+    """The site that each replicate left out; empty if none did. The verdict is over these sites."""
 
     @property
     def verdict(self) -> Overall:
-        """The verdict: that of the first finalist."""
+        """The verdict on the first finalist."""
         word = self.finalists[0].verdict
         assert word != "not_tested", "the first finalist is always tested"
         return word
 
     @property
     def scope(self) -> str:
-        """What limits the verdict, if all replicates were trained on the same patients; else ""."""
+        """The scope of the verdict if all replicates were trained on the same patients; else ""."""
         if self.test.kind != "folder":
             return ""
         return f"for these {self.train_patients} training patients, "
 
     def with_hospital(self, found: Hospital) -> Confirmation:
-        """Return the record with the verdict at a hospital, in place of an earlier one there."""
+        """Return the record with a hospital's verdict, which replaces an earlier one for it."""
         hospitals = {hospital.name: hospital for hospital in self.hospitals}
         hospitals[found.name] = found
         return replace(self, hospitals=tuple(hospitals.values()))
@@ -300,9 +307,9 @@ def write_verdict(folder: Path, confirmation: Confirmation) -> None:
 
 
 def read_verdict(folder: Path) -> Confirmation | None:
-    """Return the record in `verdict.json`.
+    """Return the record in `verdict.json`, or None if there is no such file.
 
-    None if there is none, StudyError if it is not what `confirm` wrote.
+    Raises StudyError if the file is not as `confirm` wrote it.
     """
     with damage_explained(folder / VERDICT_FILE, VERDICT_FIX) as file:
         if not file.exists():

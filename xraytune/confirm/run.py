@@ -1,13 +1,14 @@
 """From a finished search to a verdict: finalists against their controls.
 
-They are trained with new seeds, and compared on patients that no trial has seen.
+Both are trained with new seeds, and compared on patients that no trial has seen.
 
     plan -> train -> score the test images -> judge -> record
 
-If the search left enough patients unused, each replicate trains on its own draw of them, and the
-rest are the test images; otherwise, all replicates train on the search's patients, and those of the
-test folder are scored. The same call again resumes after an interruption: all results are in the
-study's `confirm/`, and nothing is trained twice.
+If the search left enough patients unused, each replicate trains on its own sample of them, and the
+images of the remaining patients are the test images. Otherwise, the images of the test folder are
+scored, and the replicates train on samples of the unused patients if these suffice, else all on the
+search's patients. The same call again resumes after an interruption: all results are in the study's
+`confirm/`, and nothing is trained twice.
 """
 
 import os
@@ -70,17 +71,18 @@ def confirm(
 
     Args:
         study: The study's folder; its search has ended.
-        test: Class folders of further hospitals' images, each of which gets its own verdict, at any
-            time; the first is that of the verdict itself, if the study has neither `test/` nor
-            enough unused patients.
+        test: Class folders of further hospitals' images. Each hospital gets its own verdict, and
+            can be added at any time. If the study has neither `test/` nor enough unused patients,
+            the verdict itself is on the images of the first folder.
         by: What defines subgroups: `site`, columns of the table of the test images or of
-            `patients.csv`, or keywords of their DICOM headers; by default those of an earlier call.
-            They can be asked for at any time.
+            `patients.csv`, or keywords of DICOM headers; by default the same as in an earlier call.
+            Subgroups can be asked for at any time.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; refused if an existing plan has another number.
-        replicates: Overrides `confirm.replicates`. More than an existing plan has extend it, which
-            makes the verdict exploratory if its test images were scored; fewer are refused.
+        replicates: Overrides `confirm.replicates`. A larger number than in an existing plan extends
+            the plan, which makes the verdict exploratory if its test images were scored. A smaller
+            number is refused.
         cache: The artifact cache; by default the one next to the studies.
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why test images are scored, for the test-set access log.
@@ -229,7 +231,7 @@ def _judge(
 ) -> Confirmation:
     """Return the verdict with secondary outcomes and subgroups by `columns`.
 
-    Writes `predictions.csv`.
+    Also writes `predictions.csv`.
     """
     confirmation = judge(study, scores, sealed)
     is_binary = bool(confirmation.test.positive)
@@ -248,14 +250,14 @@ def _judge(
 
 
 def _verdict_before(folder: Path) -> Confirmation | None:
-    """Return the verdict of an earlier call."""
+    """Return the verdict of an earlier call; None if there is none, or it is damaged."""
     with suppress(StudyError):  # a damaged verdict is written anew
         return read_verdict(folder)
     return None
 
 
 def _require_sites_alone(sites: Sequence[str], replicates: int | None, by: Sequence[str]) -> None:
-    """Refuse (StudyError) options that a verdict over sites does not have."""
+    """Refuse (StudyError) options that do not apply to a verdict over sites."""
     if by:
         what = (
             "with confirm.leave_out: site, the finalist is compared by site, and in no other groups"

@@ -1,9 +1,10 @@
 """Runs of fixed settings, such as a confirmation's replicates: trained in any order, none twice.
 
 A folder of runs looks like a study: `trials/0007/config.json` contains a run's settings.
-`runs.jsonl` has a row for each ended run; each start trains the runs that have no row, or that
-failed. `reports.jsonl` has what runs that ASHA may prune report at its rungs, in the order of
-arrival, before each decision: a restart replays them and decides as an uninterrupted confirmation.
+`runs.jsonl` has a row for each ended run; each start trains the runs that failed or have no row.
+If ASHA may prune the runs, `reports.jsonl` has the scores that they report at its rungs. A report
+is written before ASHA decides on it. A restart replays the reports in the order of arrival, so that
+it decides as an uninterrupted confirmation would.
 """
 
 from collections import Counter
@@ -41,10 +42,10 @@ class OpenStudy:
     """A locked study whose search has ended.
 
     Attributes:
-        space: Its space, with the locations given for this confirmation.
-        compute: That of its trials.
+        space: The study's space, with the locations given for this confirmation.
+        compute: Device and precision that the study's trials computed with.
         searched: The ended trials of the search.
-        rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
+        rungs: ASHA's rungs of the search, which decide which top-up trials are pruned.
     """
 
     folder: StudyFolder
@@ -69,12 +70,12 @@ class OpenStudy:
 
 
 class RunList(TrialLoop):
-    """A fixed list of runs, including those that have ended.
+    """A fixed list of runs, including the runs that have ended.
 
-    StudyError if one was started with other settings.
+    `what` is the name of the runs in progress bars and errors. ASHA may prune the runs at `rungs`;
+    by default, every run trains to its last step.
 
-    `what` is their name in progress bars and errors. ASHA may prune them on `rungs`; by default,
-    every run trains to its last step.
+    Raises StudyError if a run was started with other settings.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class RunList(TrialLoop):
         self._report_progress()
 
     def heartbeat(self) -> None:
-        """Report what the running runs do, and the time that is left."""
+        """Report what each running run is doing, and the time that is left."""
         running: dict[str, str] = {}
         shares: dict[str, list[float]] = {}
         for run in self._running.values():
@@ -173,10 +174,11 @@ class RunList(TrialLoop):
         )
 
     def _seconds_left(self, shares: Mapping[str, Sequence[float]]) -> float | None:
-        """Return the time left, from the share of each running run that is done, by arm.
+        """Return the time left; `shares` has the completed share of each running run, by arm.
 
-        Runs take as long as those of their arm that ended, or else as all that did: without their
-        generators, if the arm has none.
+        A run is expected to take as long as the ended runs of its arm. If there are none, it is
+        expected to take as long as all ended runs; for an arm without a generator, the time of
+        their generators does not count.
         """
         if not self._seconds:
             return None
@@ -210,9 +212,9 @@ def train_runs(
     what: str,
     rungs: Rungs = NO_RUNGS,
 ) -> dict[int, RunRow]:
-    """Train the runs that have not ended and return the rows of all.
+    """Train the runs that have not ended, and return the rows of all runs.
 
-    `what` and `rungs` are those of `RunList`.
+    `what` and `rungs` are as for `RunList`.
 
     Raises StudyError if the versions of packages have changed since the first run, TrialError if
     runs failed.
@@ -259,7 +261,7 @@ def train_runs(
 def train_replicates(study: OpenStudy, plan: Plan) -> None:
     """Train the runs of a plan that have not ended, each to its last step.
 
-    Raises TrialError if some failed.
+    Raises TrialError if any run failed.
     """
     runs: list[Trial] = []
     for number in range(plan.replicates):

@@ -1,10 +1,9 @@
 """The images that a confirmation is judged on, checked before they are scored.
 
-They are of unused patients, or of a test folder.
-
-Unused patients are those of the training folder that `data.train_patients` left out. They are
-divided into a draw for each replicate, with as many patients as the search trained on, and a test
-side. Draws and test side have about the class shares of the folder, and share no patient.
+The images are of unused patients, or of a test folder. Unused patients are those of the training
+folder that `data.train_patients` left out. They are divided into a training sample for each
+replicate (side `draw_0`, `draw_1` ...), with as many patients as the search trained on, and a test
+side. The samples and the test side have about the class shares of the folder, and share no patient.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -45,7 +44,10 @@ _PREFERRED: dict[str, Sequence[TestKind]] = {
     "unused": ("unused",),
     "folder": ("draws", "folder"),
 }
-"""By `confirm.test`: what is scored and trained on, as far as there are enough patients."""
+"""What may be scored and trained on for each value of `confirm.test`, the preferred kind first.
+
+The first kind with enough patients is chosen.
+"""
 _INSTEAD = {
     "unused": "the test folder is scored",
     "draws": "all replicates train on the same patients",
@@ -58,7 +60,7 @@ class SealedTest(LabelledImages):
 
     Attributes:
         kind: What is scored, and what replicates are trained on.
-        prepared: The study's images; with draws, divided into them.
+        prepared: The study's images, with draws of unused patients if replicates train on them.
         notes: What cannot be done, and why.
     """
 
@@ -68,19 +70,19 @@ class SealedTest(LabelledImages):
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of their content; a copied or renamed folder has the same one."""
+        """The fingerprint of the images' content, which a copied or renamed folder shares."""
         return content_fingerprint(self.images)
 
     @property
     def contents(self) -> list[str]:
-        """The `short_sha256` of each image, since another access may score some of the same."""
+        """The `short_sha256` of each image, by which other accesses to it are recognised."""
         return [image.short_sha256 for image in self.images]
 
     @property
     def order(self) -> str:
         """A hash (32 hex digits) of the content in the order of the file names.
 
-        That is also the order of the scores.
+        The scores are in the same order.
         """
         return content_fingerprint(self.images, in_order=True)
 
@@ -99,12 +101,12 @@ def choose_test(
 ) -> SealedTest:
     """Choose and check the images that a confirmation of the `compared` finalists scores.
 
-    `planned` is what an earlier call chose; `test` stands in for a test folder, if there is none;
-    `index` has the study's images as they are now, if they were read.
+    `planned` is the kind that an earlier call chose. `test` takes the place of the study's test
+    folder. `index` has the study's images as they are now; by default, they are read.
 
     Raises:
-        DataError: There are none, they share patients or files with the training images, or too few
-            are of a class.
+        DataError: There are no test images, they share patients or files with the training images,
+            or too few are of a class.
         StudyError: The images changed since the search.
     """
     index = index or read_unchanged(settings, prepared, on_progress)
@@ -178,7 +180,7 @@ def choose_test(
 
 
 def refuse_too_few(tested: LabelledImages, prepared: SplitData, left_out: str = "") -> None:
-    """Refuse (DataError) images on which no verdict can rest; `left_out` says which are missing."""
+    """Refuse (DataError) too few images for a verdict; `left_out` says which were left out."""
     few = too_few_tested(tested.images, prepared.outputs)
     if few:
         what = f"{few} ({left_out})" if left_out else few
@@ -188,7 +190,10 @@ def refuse_too_few(tested: LabelledImages, prepared: SplitData, left_out: str = 
 def refuse_patients_of_study(
     tested: LabelledImages, index: ImageIndex, settings: Settings, seen: Collection[str] = ()
 ) -> None:
-    """Refuse (DataError) images of patients of the study, or `seen` (SHA-256) by a generator."""
+    """Refuse (DataError) images of the study's patients, or of patients with images in `seen`.
+
+    `seen` has the SHA-256 of each image that a generator or an encoder has seen.
+    """
     owners = patients_by_file_name(index.images)
     keys = patients_by_key(tested.images, tested.data.split.group_regex, owners=owners)
     own = patients_by_key(index.images, settings.data.split.group_regex)
@@ -219,10 +224,10 @@ def refuse_patients_of_folders(
 def _preferred_kinds(
     settings: Settings, compared: Iterable[Parameters], *, is_given: bool
 ) -> tuple[Sequence[TestKind], list[str]]:
-    """Return what may be scored and trained on, the preferred first, and why nothing else.
+    """Return what may be scored and trained on, the preferred kind first, and why nothing else.
 
-    Images that were given are scored if unused patients do not suffice. Raises DataError if unused
-    patients are asked for, and may have been seen.
+    Images that were given are scored if unused patients do not suffice. Raises DataError if the
+    space asks for unused patients, and the extra images may have been made from them.
     """
     wanted = settings.confirm.test
     has_sites = settings.confirm.leave_out == "site"
@@ -259,13 +264,13 @@ def divide_unused(
 ) -> SplitData:
     """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...
 
-    If `fewest` is given, they are on `test`, too. Of several `sites`, each draw leaves one out.
-
-    Patients with images in `seen`, given as SHA-256, are left out.
+    Patients who are in no draw are on the side `test` if `fewest` is not 0, else on `others`. With
+    `sites`, each draw leaves out the patients of one site. Patients with images in `seen`, given as
+    SHA-256, are left out.
 
     Raises:
-        DataError: Fewer than `fewest` patients are left to test on, too few are of a site, or a
-            draw lacks a class.
+        DataError: Fewer than `fewest` patients are left to test on, too few patients are of a site,
+            or a draw lacks a class.
         StudyError: The images changed since the search.
     """
     data = settings.data.model_copy(update={"train_patients": None})
@@ -308,7 +313,7 @@ def divide_unused(
 
 
 def left_out_sites(settings: Settings, prepared: SplitData) -> tuple[str, ...]:
-    """Return the site that each replicate leaves out; none unless `confirm.leave_out` is `site`.
+    """Return the site that each replicate leaves out; empty unless `confirm.leave_out` is `site`.
 
     Raises DataError as `sites_to_leave_out` does.
     """
@@ -319,7 +324,10 @@ def left_out_sites(settings: Settings, prepared: SplitData) -> tuple[str, ...]:
 
 
 def _require_sites(prepared: SplitData) -> None:
-    """Refuse (DataError) a site with too few test patients, or a class that only it validates."""
+    """Refuse (DataError) a site with too few test patients, or whose images validation needs.
+
+    Validation needs a site's images if it would lack a class without them.
+    """
     where = "confirm.leave_out"
     for draw, site in enumerate(prepared.left_out_sites):
         replicate = prepared.drawn(draw)
@@ -334,7 +342,7 @@ def _require_sites(prepared: SplitData) -> None:
 
 
 def require_every_class(images: Iterable[ImageFile], prepared: SplitData, patients: int) -> None:
-    """Refuse (DataError) a draw of so many patients that lacks a class."""
+    """Refuse (DataError) a sample of `patients` patients whose images lack a class."""
     names = prepared.class_names
     missing = {*names} - {names[image.label] for image in images}
     if missing:
@@ -343,9 +351,9 @@ def require_every_class(images: Iterable[ImageFile], prepared: SplitData, patien
 
 
 def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progress) -> ImageIndex:
-    """Index the study's images.
+    """Return the index of the study's images.
 
-    Raise StudyError if they, or their patients, changed since the search.
+    Raises StudyError if the images or their patients changed since the search.
     """
     where = settings.data.path
     index = read_index(
@@ -363,7 +371,7 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
 
 
 def _refuse_patients(patients: Collection[str], tested: LabelledImages, fix: str) -> None:
-    """Refuse (DataError) to test on patients who also have images in the training."""
+    """Refuse (DataError) to test on `patients`, whose images are used for training."""
     shared = [image.file for image in tested.images if image.patient in patients]
     if shared:
         what = (
@@ -385,7 +393,7 @@ def load_test_images(
 
     Callers must log the access first.
     """
-    if sealed.kind == "unused":  # decoded by the search, with all others of the folder
+    if sealed.kind == "unused":  # decoded by the search, with the whole folder
         return side_images(TEST, sealed.prepared.sizes[data.image_size], cache)
     store = decode_unbroken(sealed, data, cache, on_progress=on_progress)
     return stored_images(store, sealed.images, name="test")

@@ -1,7 +1,7 @@
-"""What else distinguishes a finalist from its controls, and the predictions that it follows from.
+"""Secondary outcomes, which also distinguish a finalist from its controls, and the predictions.
 
 Nothing is trained or predicted again: the results of all runs on the sealed images are kept.
-Secondary outcomes have no verdict: of several, one may differ by chance.
+Secondary outcomes have no verdict: of several outcomes, one may differ by chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,8 @@ def add_secondary(
 ) -> tuple[FinalistVerdict, ...]:
     """Return the finalists with the secondary outcomes of each comparison.
 
-    `thresholds` are the positive class's ones of each run, from validation; empty unless there are
-    two classes.
+    `thresholds` has the threshold of the positive class for each run, chosen on validation images;
+    it is empty unless there are two classes.
     """
     if test.plan.sites:
         measured = _measure_at_sites(test, thresholds)
@@ -60,7 +60,7 @@ def add_secondary(
 def _measure_at_sites(
     test: ArmScores, thresholds: Mapping[int, float]
 ) -> dict[str, StructuralComponents]:
-    """Return each outcome of all runs, each at the site that it left out, as a sample of sites."""
+    """Return each outcome as a sample of sites: of each run, on the site that the run left out."""
     replicate_of_run = np.arange(len(test.results)) // len(test.plan.trainings)
     values: dict[str, list[float]] = {}
     for run, replicate in enumerate(replicate_of_run.tolist()):
@@ -97,8 +97,9 @@ def write_predictions(
 ) -> None:
     """Write `predictions.csv`: a row for each test image, and a column for each replicate.
 
-    It has the probability of the positive class; of more than two classes or of findings, a column
-    for each; of masks, the Dice. `outputs` are the names of classes or `findings`.
+    A column has the probability of the positive class. With more than two classes or with findings,
+    each of them has its own column; for masks, a column has the Dice. `outputs` are the names of
+    the classes or `findings`.
     """
     table: dict[str, Sequence[str | float]] = {
         "file": [image.file for image in images],

@@ -1,8 +1,8 @@
 """Whether a verdict holds for women and men, or for each view: a finalist in groups of test images.
 
-Nothing is trained or predicted again: the results of all runs on the sealed images are kept. A
-group's difference has the interval of the verdict (`stats/verdict.py`), on the group's images. It
-is no verdict of its own: with several groups, one may differ by chance.
+Nothing is trained or predicted again: the results of all runs on the sealed images are kept. The
+interval of a group's difference is computed as for the verdict (`stats/verdict.py`), on the group's
+images. The difference is no verdict of its own: with several groups, one may differ by chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from xraytune.stats.classification import scored_findings
 from xraytune.stats.verdict import compare, patient_interval
 
 FEWEST_PATIENTS = 30
-"""Of each class, so that the interval of a group holds what it says."""
+"""Fewest patients of each class in a group, so that its interval has the nominal coverage."""
 
 
 def compare_in_groups(
@@ -30,12 +30,13 @@ def compare_in_groups(
 ) -> tuple[Subgroup, ...]:
     """Return a finalist minus its strongest control on the images with each value of some columns.
 
-    Images of a single one of two classes are scored with all images of the other.
+    If there are two classes and all images with a value are of one of them, they are scored
+    together with all images of the other class.
 
     Args:
         test: The results of all runs.
-        finalist: The verdict on one of their finalists.
-        columns: The value of each file, by column; files without one are in no group.
+        finalist: The verdict on one of the plan's finalists.
+        columns: The value of each file, by column; files without a value are in no group.
         files: The test images, [N].
         thresholds: The positive class's threshold of each run, from validation; empty unless there
             are two classes.
@@ -85,7 +86,7 @@ def compare_in_groups(
 def compare_sites(test: ArmScores, finalist: FinalistVerdict) -> tuple[Subgroup, ...]:
     """Return a finalist minus its strongest control at each site that a replicate left out.
 
-    The interval of a site is over its patients alone; that of the verdict is over sites.
+    The interval of a site is over its patients alone; the interval of the verdict is over sites.
     """
     arms = {arm.name: arm for arm in test.plan.arms}
     names = (finalist.arm, finalist.strongest)
@@ -108,7 +109,11 @@ def compare_sites(test: ArmScores, finalist: FinalistVerdict) -> tuple[Subgroup,
 
 
 def _is_large(group: ArmScores) -> bool:
-    """Return whether each class, or some finding and its absence, has enough patients."""
+    """Return whether a group has enough patients.
+
+    Each class needs enough patients, or each scored finding and its absence; for masks, the group
+    needs enough as a whole.
+    """
     patients = np.asarray(group.patients)
 
     def has_enough(rows: NDArray[np.bool_]) -> bool:
@@ -125,7 +130,7 @@ def _is_large(group: ArmScores) -> bool:
 
 
 def _rates(group: ArmScores, arm: Arm, thresholds: Mapping[int, float]) -> tuple[float, float]:
-    """Return the sensitivity and the specificity of an arm, the means over its replicates."""
+    """Return the mean sensitivity and the mean specificity of an arm over its replicates."""
     is_positive = group.labels == group.positive
     rates = []
     for number in group.plan.numbers(arm):

@@ -2,10 +2,10 @@
 
 Each further evaluation on sealed images weakens their scores as evidence.
 
-The log has a hash of each image: a copy under another name is the same image, and to score some of
-them is an access, too. Each access is logged in the study's own `test_access.jsonl` and in the one
-next to the studies, which survives them: a second study on the same test images is no independent
-confirmation.
+The log has a hash of each image. A copy under another name is therefore the same image, and scoring
+only some of the images is an access, too. Each access is logged in the study's own
+`test_access.jsonl` and in the one next to the studies, which remains if a study is removed: a
+second study on the same test images is no independent confirmation.
 """
 
 import uuid
@@ -20,7 +20,7 @@ from xraytune.space.paths import relative_path
 
 TEST_ACCESS_FILE = "test_access.jsonl"
 CONFIRM = "confirm"
-"""The command that scores sealed images, in the log."""
+"""The name in the log of the command that scores sealed images."""
 
 TestAccess: TypeAlias = dict[str, Any]
 """A row of a test-set access log."""
@@ -36,8 +36,8 @@ def log_test_access(
 ) -> None:
     """Add one access by `predict`, `evaluate` or `confirm` to the log of each folder.
 
-    The folders are a study and that of the studies (`study_logs`), or a model; `contents` are the
-    `short_sha256` of the images.
+    The folders are those of `study_logs`, or the folder of a model. `contents` has the
+    `short_sha256` of each image.
     """
     row = {
         "version": 1,
@@ -59,20 +59,20 @@ def log_test_access(
 
 
 def study_logs(study: Path) -> tuple[Path, Path]:
-    """Return the folders whose logs record a study's accesses.
+    """Return the folders whose logs record a study's accesses: its own, then the one around it.
 
-    Its own comes first, so that it knows its rows in the other.
+    An access is logged in the study's own folder first, so that the study recognises its rows in
+    the other log.
     """
     return study, study.parent
 
 
 def accesses(study: Path, contents: Collection[str], *, before: str = "") -> list[TestAccess]:
-    """Return the accesses to some of these images, each once and in order.
+    """Return the accesses by a study and the studies next to it to any of these images.
 
-    They are those of a study and of the studies next to it.
-
-    The log next to the studies has all of them, except those of a study that was moved here. Only
-    those before the study's first one by the command `before`, if it is given.
+    Each access is returned once, in order of time. If `before` is given, only accesses before the
+    study's first access by that command are returned. The log next to the studies has all accesses
+    except those of studies that were moved here, so the logs of all studies are read as well.
     """
     rows = _read(study.parent)
     for path in sorted({study, *(file.parent for file in study.parent.glob("[!.]*/study.yaml"))}):

@@ -1,7 +1,8 @@
 """The charts of a report, as Plotly figures; page.js adds the colours of the theme.
 
-Colours follow the source of extra images in all charts; they are distinct for colour-blind readers
-(Okabe and Ito 2008). `optuna.visualization` colours by trial number, so it cannot show the arms.
+In all charts of trials, the colour shows the source of extra images; colours are distinct for
+colour-blind readers (Okabe and Ito 2008). `optuna.visualization` colours by trial number, so it
+cannot show the arms.
 """
 
 import textwrap
@@ -26,10 +27,10 @@ _MARKERS = {
     "no better": ("#7a5fb5", "x"),
     "undecided": ("#8c8c8c", "cross"),
 }
-"""The colour and symbol of each result."""
+"""Colour and symbol of each result of a comparison."""
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": ""}
 _VERTICAL = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
-"""A line; that of `add_vline` would be hidden by the grid."""
+"""A vertical line for `add_shape`; a line from `add_vline` would be hidden by the grid."""
 _GREY = {"color": "#8c8c8c", "width": 1}
 
 
@@ -47,7 +48,7 @@ def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any
 def plot_subgroups(record: Confirmation) -> Any:
     """Plot the first finalist minus its strongest control: over all images, by group, by hospital.
 
-    Returns None if there is no hospital, and no group is large enough.
+    Returns None if there is no hospital and no group is large enough.
     """
     finalist = record.finalists[0]
     overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)
@@ -77,8 +78,11 @@ def plot_forest(
 ) -> Any:
     """Plot labelled differences with their intervals, from top to bottom.
 
-    `axis` are the lines below them. With the `results` of the labels, such as `better`, a legend
-    explains their markers; without, the first row is the overall difference.
+    Args:
+        rows: Label and difference of each row.
+        axis: Lines of text below the horizontal axis.
+        results: Result of each label, such as `better`, which a legend explains. Without it, the
+            first row is marked as the overall difference.
     """
     figure = go.Figure()
     named = set()
@@ -115,7 +119,7 @@ def plot_forest(
 def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Any:
     """Plot the best score so far of each trial after each epoch, by arm.
 
-    The curve of the best trial of each arm is strong.
+    The curve of each arm's best trial is emphasised.
     """
     trials = [trial for trial in view.trials if trial.values]
     best_of_arm = {trial.arm: trial for trial in (*trials, *view.ranked[::-1])}
@@ -147,8 +151,8 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Any:
 def plot_parameter(name: str, view: StudyView) -> Any:
     """Plot the score of each complete trial at its value of one parameter.
 
-    Numbers that span more than a factor of ten are on a logarithmic axis. At a choice, sources
-    stand side by side.
+    Numbers that span more than a factor of ten are on a logarithmic axis. If the parameter is
+    categorical, the sources stand side by side at each choice.
     """
     trials = [trial for trial in view.ranked if name in view.values_of(trial)]
     values: list[Any] = [view.values_of(trial)[name] for trial in trials]
@@ -179,7 +183,10 @@ def plot_parameter(name: str, view: StudyView) -> Any:
 
 
 def _scale_scores(figure: Any, view: StudyView, trials: Sequence[TrialRow]) -> None:
-    """Show the upper three quarters of the scores, where trials differ little, or a few whole."""
+    """Limit the axis to the upper three quarters of the scores, where trials differ little.
+
+    With fewer than four scores, the axis shows them all.
+    """
     figure.update_yaxes(title=f"val-A {view.metric}")
     scores = [trial.value for trial in trials if trial.value is not None]
     if scores:

@@ -7,7 +7,7 @@ from xraytune.confirm.curve import Curve, Point
 
 
 def curve_frame(curve: Curve) -> Iterator[Cell | Table]:
-    """Lay out what the gains mean, then a row for each arm and a column for each number."""
+    """Lay out what the gains mean, then a table of arms by numbers of patients."""
     yield Cell(curve.sentence, "strong")
     rows: dict[str, dict[str, Entry]] = {}
     for point in curve.points:

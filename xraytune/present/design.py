@@ -1,4 +1,4 @@
-"""What `plan` says: the design of a study, and what the machine lacks, as lines and tables."""
+"""The output of `plan`, the design of a study and what the machine lacks, as lines and tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCORED = {
 
 
 def outlook_frame(outlook: Outlook) -> Iterator[Cell | str | Table]:
-    """Lay out a design and what the machine lacks for it; without one, all that was checked."""
+    """Lay out a design and what the machine lacks for it; without a design, lay out all checks."""
     checks = outlook.checks
     title = ""
     if outlook.design:
@@ -47,7 +47,7 @@ def outlook_frame(outlook: Outlook) -> Iterator[Cell | str | Table]:
 
 
 def _design(design: Design) -> Iterator[Cell | str | Table]:
-    """Lay out what a study does, what it can tell, how long it takes and what would be better."""
+    """Lay out what a study does, what it can tell, how long it takes, and larger confirmations."""
     yield Cell(f"{design.name}: {design.outlook}", "bad" if design.problem else "strong")
     if design.problem and design.problem.fix:
         yield f"fix: {design.problem.fix}"

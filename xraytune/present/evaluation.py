@@ -1,4 +1,4 @@
-"""Show the evaluation of a model: lines and tables of metrics."""
+"""The evaluation of a model as lines and tables of metrics."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from xraytune.tasks.evaluation import Evaluation, format_metric, metric_label
 
 
 def evaluation_frame(evaluation: Evaluation) -> Frame:
-    """Return the metrics as lines and tables, with warnings that matter for reading them."""
+    """Return the metrics as lines and tables, with warnings that matter for their meaning."""
     classes = counts_text(evaluation.facts.get("class_counts", {}))
     images = f"{evaluation.images} images{f' ({classes})' if classes else ''}"
     heading = f"{evaluation.model} on {evaluation.data}: {images} of {evaluation.patients} patients"
@@ -66,7 +66,10 @@ def evaluation_frame(evaluation: Evaluation) -> Frame:
 
 
 def _group_table(group: Mapping[str, Measured], title: str) -> Table:
-    """Show each class, finding, image or subgroup in a row, each metric above its interval."""
+    """Return a table with a row for each class, finding, image or subgroup.
+
+    Each cell has a metric above its interval.
+    """
     rows: list[Row] = []
     for name, measured in group.items():
         row: dict[str, Entry] = {

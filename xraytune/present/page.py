@@ -1,9 +1,7 @@
 """Render the report of a study as one HTML file that needs no network.
 
-It contains Plotly and all pictures.
-
-`templates/page.html` has the words; a section whose value is None is left out. A search may be
-running on the study.
+The file contains Plotly and all pictures. Its text is in `templates/page.html`, where a section
+whose value is None is left out. A search may be running on the study.
 """
 
 import base64
@@ -52,7 +50,7 @@ _MOST_MISTAKES = 9
 def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
     """Write the report of a study, and return its path.
 
-    Only those who can read the study's folder can read the page.
+    Only users who can read the study's folder can read the page.
 
     Args:
         study: Folder of the study.
@@ -93,7 +91,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
     verdict = read_verdict(folder.path / CONFIRM_FOLDER)
     about = folder.environment()
 
-    # What `export` writes; if it would fail, the best on val-B.
+    # The trial that `export` writes, or the best trial on val-B if it would fail.
     number, reason = trial_to_export(folder) or (None, "")
     best = next((trial for trial in view.trials if trial.number == number), view.for_export)
     with_results = [
@@ -174,9 +172,10 @@ def _show_mistakes(
 
 
 def _show_generators(folder: StudyFolder, view: StudyView, cache: Path) -> dict[str, Any] | None:
-    """Return figures and pictures of the generators.
+    """Return figures and pictures of the generators; None if there are none.
 
-    The pictures are their samples, and the first one's images next to the nearest training images.
+    The pictures are samples of the generators and, for the first generator, images next to the
+    nearest training images.
     """
     numbers_of: dict[str, list[str]] = defaultdict(list)
     samples: dict[str, list[TrialRow]] = defaultdict(list)
@@ -205,7 +204,7 @@ def _show_generators(folder: StudyFolder, view: StudyView, cache: Path) -> dict[
 
 @cache
 def _pack_plotly() -> str:
-    """Return Plotly's JavaScript, compressed: a third of its size."""
+    """Return Plotly's JavaScript, compressed to a third of its size and in base64."""
     from plotly.offline import get_plotlyjs  # takes most of a second
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()

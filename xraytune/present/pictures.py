@@ -1,4 +1,4 @@
-"""Validation images with what a network makes of them: Grad-CAM maps, or masks.
+"""Pictures of validation images with a network's Grad-CAM maps or predicted masks.
 
 Grad-CAM shows the regions of an image that support the predicted class. Source: Selvaraju et al.
 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
@@ -40,9 +40,11 @@ def explain_images(
     *,
     cache: Path,
 ) -> list[bytes]:
-    """Return pictures of a trial's images at these places in val-B, [n], as JPEG files.
+    """Return pictures of the images at these places in val-B, [n], as JPEG files.
 
-    See `grad_cam`.
+    Each picture has an image on the left and, on the right, the Grad-CAM map of a trial's network
+    over it (see `grad_cam`). For a segmenter, it has the outlines of the true and of the predicted
+    mask.
 
     Raises:
         MachineError: The backbone's weights are missing.
@@ -80,10 +82,10 @@ def explain_images(
 
 
 def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
-    """Return Grad-CAM maps of the predicted classes, float64 [n, S, S] in [0, 1], of [n, C, S, S].
+    """Return Grad-CAM maps of the predicted classes, float64 [n, S, S] in [0, 1].
 
-    The network must be in eval mode, and its parameters must not require gradients. Raises
-    ConfigError if the backbone, such as a ViT, has no feature maps.
+    `inputs` are images, [n, C, S, S]. The network must be in eval mode, and its parameters must not
+    require gradients. Raises ConfigError if the backbone, such as a ViT, has no feature maps.
     """
     last_maps: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""Several studies: how far each is, its best scores, and the verdict of `confirm`."""
+"""Several studies, each with its progress, its best scores, and the verdict of `confirm`."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -27,11 +27,11 @@ class StudySummary:
     Attributes:
         state: `searching`, `confirming` or `stopped`; `finished` once its budget of trials is used
             up, `damaged` if it cannot be read.
-        trials: The trials that have ended.
-        best: The best val-A score of a complete trial; None before there is one.
-        arms: Those of its trials, the simplest first.
-        verdict: That of `confirm`, such as `no_better` or `helps (exploratory)`; None before it has
-            run.
+        trials: Number of trials that have ended.
+        best: The best val-A score of a complete trial; None if no trial is complete.
+        arms: The arms of the trials, the simplest first.
+        verdict: The verdict of `confirm`, such as `no_better` or `helps (exploratory)`; None before
+            `confirm` has run.
     """
 
     name: str
@@ -49,11 +49,11 @@ def list_studies(*folders: Path | str) -> tuple[StudySummary, ...]:
     """Return a summary of each study, in the order of the folders and by name.
 
     Args:
-        folders: Studies, or folders of studies; by default `studies`, which has all of them unless
-            `search` was given another folder.
+        folders: Studies, or folders of studies. The default is `studies`, which has all studies
+            unless `search` was given another folder.
 
     Raises:
-        StudyError: There are no studies in one of them.
+        StudyError: There are no studies in one of the folders.
     """
     summaries: list[StudySummary] = []
     for folder in map(Path, folders or ["studies"]):
@@ -89,7 +89,7 @@ def _summarise(folder: StudyFolder) -> StudySummary:
 
 
 def studies_frame(studies: Sequence[StudySummary]) -> Frame:
-    """Lay out studies as a table, with how to look at one and how to delete one."""
+    """Lay out studies as a table, with a note on how to delete one."""
     rows: list[Row] = [
         {
             "study": study.name,
@@ -104,7 +104,7 @@ def studies_frame(studies: Sequence[StudySummary]) -> Frame:
 
 
 def compare_studies(studies: Sequence[StudySummary]) -> Table:
-    """Lay out studies side by side, a column for each: its state, verdict, and best trials."""
+    """Lay out studies side by side, with the state, verdict and best trials of each in a column."""
     columns = [_facts(study) for study in studies]
     names = list(dict.fromkeys(chain(*columns)))
     rows: list[Row] = []

@@ -57,13 +57,13 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
 
 
 def runs_frame(view: RunsView) -> Frame:
-    """Lay out the runs of a confirmation: how many have ended, and what the running ones do."""
+    """Lay out the runs of a confirmation: how many have ended, and what each running one does."""
     rows: list[Row] = [{"run": label, "state": text} for label, text in view.running.items()]
     return [Cell(runs_line(view), "strong"), *([Table(rows)] if rows else [])]
 
 
 def runs_line(view: RunsView) -> str:
-    """Format how far the runs of a confirmation are, as one line."""
+    """Format the progress of a confirmation's runs as one line."""
     total = view.ended + len(view.running) + view.waiting
     parts = [f"training {view.what}: {view.ended} of {total} ended"]
     if view.running:
@@ -98,7 +98,7 @@ def _trials_frame(view: StudyView, groups: Mapping[str, Sequence[TrialRow]]) -> 
     rows: list[Row] = []
     for group, trials in groups.items():
         for trial in trials:
-            # The best one is strong.
+            # The best trial is emphasised.
             tone: Tone = "strong" if view.best and trial.number == view.best.number else "plain"
             row: dict[str, Entry] = {
                 "": Cell(group if trial is trials[0] else "", "strong"),
@@ -140,7 +140,7 @@ def _state(trial: TrialRow, view: StudyView) -> str:
 
 
 def arms_frame(view: StudyView) -> Frame:
-    """Lay out a study's arms, with the best scores of complete trials; nothing without trials."""
+    """Lay out a study's arms, with the best scores of complete trials; empty without trials."""
     rows: list[Row] = []
     for arm in view.arms:
         others = [f"{count} {word}" for word, count in arm.trials.items() if word != "complete"]
@@ -162,7 +162,7 @@ def arms_frame(view: StudyView) -> Frame:
 
 
 def all_trials(view: StudyView) -> Table:
-    """Lay out the columns of `trials_dataframe`, to sort and to filter."""
+    """Lay out the columns of `trials_dataframe` as a table that can be sorted and filtered."""
     columns = trial_table(view)
     rows = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
@@ -171,7 +171,7 @@ def all_trials(view: StudyView) -> Table:
 
 
 def sides_frame(sizes: Sequence[SideSize]) -> Frame:
-    """Lay out a split's sides, also by class or finding, with a warning if they are small."""
+    """Lay out the sides of a split, also by class or finding, with a warning if they are small."""
     if not sizes:
         return []
     rows: list[Row] = []
@@ -210,7 +210,7 @@ def summary_line(view: StudyView) -> str:
 
 
 def heading(view: StudyView) -> Iterator[Cell | str]:
-    """Yield how far a study is, its time, and what ASHA saved."""
+    """Yield lines on the progress of a study, the time used, and the epochs that ASHA saved."""
     counts = [f"{view.counts[status]} {status}" for status in _TONES if status in view.counts]
     shown = f" ({', '.join(counts)})" if counts else ""
     yield Cell(f"{view.name}: {view.ended} of {view.trial_budget} trials ended{shown}", "strong")

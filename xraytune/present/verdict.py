@@ -84,7 +84,10 @@ def subgroup_tables(record: Confirmation) -> Iterator[Table]:
 
 
 def secondary_table(record: Confirmation) -> Table | None:
-    """Lay out the secondary outcomes of the first finalist and its strongest control, if any."""
+    """Lay out the secondary outcomes of the first finalist and its strongest control.
+
+    Returns None if there are none.
+    """
     finalist = record.finalists[0]
     strongest = [each for each in finalist.comparisons if each.control == finalist.strongest]
     labels = {metric.name: metric.label for metric in SECONDARY}
@@ -103,7 +106,7 @@ def secondary_table(record: Confirmation) -> Table | None:
 
 
 def _gaps(groups: Sequence[Subgroup]) -> str:
-    """Return the gap between the best and the worst group of each arm, which is named."""
+    """Return, for each arm, the worst group and its gap from the best one, in words."""
     shown = [group for group in groups if group.scores]
     words = []
     for arm in shown[0].scores if len(shown) > 1 else ():
@@ -115,7 +118,7 @@ def _gaps(groups: Sequence[Subgroup]) -> str:
 
 
 def verdict_sentence(record: Confirmation) -> str:
-    """Return the verdict on the first finalist."""
+    """Return the verdict on the first finalist as a sentence."""
     exploratory = "exploratory: " if record.exploratory else ""
     verdict = _TEXTS[record.verdict].format(metric=record.metric)
     first = record.finalists[0]

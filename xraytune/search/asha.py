@@ -1,13 +1,14 @@
 """Which trials continue past a rung, and which are pruned there: the decision rule of ASHA.
 
-A rung is an epoch at which a trial's value so far is compared with those of the trials that reached
-it before; the trial continues if it is among the best 1/reduction of them. The state depends only
-on the values and their order of arrival, so after a restart the rungs are rebuilt by replaying
-them. `TrialLoop` (loop.py) ends a trial that may not continue.
+A rung is an epoch at which a trial's best value so far is compared with the values of the trials
+that reached the rung before; the trial continues if it is among the best 1/reduction of them. The
+state depends only on the values and their order of arrival, so after a restart the rungs are
+rebuilt by replaying the values. `TrialLoop` (loop.py) ends a trial that may not continue.
 
-With `within: arm`, a trial is compared only with its peers, the trials of its arm and mixing. With
-extra images in each step, or only extra ones at first, a network learns later, so that shared rungs
-would prune whole arms before they can be compared (docs/report.md, "Pruned trials").
+With `within: arm`, a trial is compared only with its peers, the trials with the same arm and
+mixing. A network that is trained on extra images in each step, or first on extra images alone,
+learns later. Shared rungs would therefore prune whole arms before they can be compared
+(docs/report.md, "Pruned trials").
 
 Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping
 form of Ray Tune's `AsyncHyperBandScheduler`, which makes the same decisions with `within: all`
@@ -21,14 +22,15 @@ import numpy as np
 from xraytune.space.settings import SchedulerSettings
 
 _FIRST_OF_ARM = 2
-"""How many trials of an arm pass each rung in any case, so that its best is chosen from several."""
+"""How many peers pass each rung in any case, so that the best trial of an arm is chosen from
+several."""
 
 
 class Rungs:
     """The rungs of one study.
 
     Args:
-        scheduler: Its first rung and its reduction; with the name `none`, there are no rungs.
+        scheduler: Settings of the scheduler; if its name is `none`, there are no rungs.
         max_epochs: The last epoch; a trial that reaches it is complete, not pruned.
         reports: What trials have reported until now, from `Journal.reports`.
 
@@ -49,7 +51,7 @@ class Rungs:
         while scheduler.name == "asha" and epoch < max_epochs:
             self.epochs.append(epoch)
             epoch *= scheduler.reduction
-        # By peers and epoch: the decisions by trial, and the values.
+        # For each group of peers and epoch, the decision on each trial, and the values.
         self._reached: dict[tuple[str, int], tuple[dict[Hashable, bool], list[float]]] = {}
         for report in reports:
             self.should_continue(*report)
@@ -57,10 +59,10 @@ class Rungs:
     def should_continue(self, trial: Hashable, epoch: int, value: float, peers: str = "") -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
-        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before, of
-        the trial's `peers` or of all trials. Only the first value counts: a repeated call returns
-        the same answer, even with another value, as after a restart on a machine that rounds
-        differently.
+        The cutoff is the (1 - 1/reduction) quantile of the values of the trials that reached the
+        rung before, among the trial's `peers` or among all trials. Only a trial's first value at a
+        rung counts: a repeated call returns the same answer, even with another value, such as after
+        a restart on a machine that rounds differently.
         """
         if epoch not in self.epochs:
             return True

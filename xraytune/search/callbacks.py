@@ -20,9 +20,10 @@ class RunsView:
     """The runs of a confirmation at one moment.
 
     Attributes:
-        what: Such as `replicates`.
-        running: What each running one does, by its label.
-        seconds_left: None before the first end.
+        what: Name of the runs, such as `replicates`.
+        ended, waiting: Number of runs that have ended, and of runs that have not started.
+        running: What each running run does, by its label.
+        seconds_left: Estimated time left; None until a run has ended.
     """
 
     what: str
@@ -50,9 +51,10 @@ class Callbacks:
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
-        on_runs: Called once a second while the runs of a confirmation are trained, and at each end.
-        on_progress: Called with the progress of everything else, such as decoding, and of a
-            confirmation's runs.
+        on_runs: Called once a second while the runs of a confirmation are trained, and whenever one
+            ends.
+        on_progress: Called with the progress of a confirmation's runs, and of everything else, such
+            as decoding.
     """
 
     note: Callable[[str], None] = _ignore

@@ -1,4 +1,4 @@
-"""What a search will train, before it starts: an estimate from trials drawn at random."""
+"""What a search will train, estimated from random trials before it starts."""
 
 from itertools import cycle, islice
 
@@ -12,9 +12,9 @@ _MOST_DRAWN = 200
 
 
 def expected_trials(space: Space) -> list[Parameters]:
-    """Return as many random trials as the search will have; other samplers draw others.
+    """Return as many random trials as the search will have; the search's sampler may draw others.
 
-    Of many, a sample is drawn and repeated.
+    If there are many trials, only some of them are drawn, and then repeated.
     """
     count = space.trial_budget()
     drawn = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_DRAWN))]

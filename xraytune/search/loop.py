@@ -1,9 +1,9 @@
 """The decisions of a search and of a confirmation: which trial starts, continues, is retried, ends.
 
-Ray Tune asks for them (`search/ray/tuning.py`). Each is recorded before it is answered, so that a
-`TrialLoop` can be lost at any moment: the next one, from the same files, continues. Its subclasses
-say where trials come from, and record what becomes of them: `search/trials.py` draws the trials of
-a search, `confirm/run_list.py` has a fixed list.
+Ray Tune asks for the decisions (`search/ray/tuning.py`). Each decision is recorded before Ray gets
+it, so that a `TrialLoop` can be lost at any moment: the next loop continues from the same files.
+Subclasses say where trials come from, and record what becomes of them: `search/trials.py` draws the
+trials of a search, and `confirm/run_list.py` has a fixed list.
 
 A trial whose generator is not in the cache trains it first. Meanwhile, other trials that need this
 generator wait without a slot, so each generator is trained only once.
@@ -31,34 +31,38 @@ from xraytune.study.row import Status
 from xraytune.study.trial import Cause, Trial, TrialFailed, TrialMessage
 
 _RETRIES = 2
-"""How often a trial is retried without a new epoch in between."""
+"""How often a trial is retried in a row without reaching a new epoch."""
 _SAME_FAILURES = 3
 _DRAWN_AHEAD = 4
 """How many trials are drawn ahead for each slot while generators are being trained. The further
-ahead, the less the sampler knows."""
+ahead a trial is drawn, the fewer results the sampler knows."""
 
 
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
-"""A function of a trial's generator, if it has one, of its draw of patients and the side of its
-images. It returns the lineage of the generator; None if it need not be trained first."""
+"""A function that returns the lineage of a trial's generator, or None if no generator need be
+trained first. Its arguments are `Trial.generator_inputs`: the settings of the GAN, if the trial has
+one, the number of the replicate's own sample of patients, if it has one, and the side length of the
+images in pixels."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
-"""The part of the budget that is used up, so that there is no new trial; "" if none is. After the
-hours, only trials that have begun run."""
+"""The part of the budget that is used up, so that no new trial is drawn; "" if none is. Once the
+hours are used up, only trials that have already begun are run."""
 
 
 class TrialLoop(ABC):
-    """Trials from the first to the end of the last. All calls come from one thread.
+    """The trials of a search or a confirmation, from the first start to the last end.
+
+    All calls must come from one thread.
 
     Args:
-        folder: Contains the trials.
+        folder: Folder that contains the trials.
         unfinished: The trials to run first.
-        generator_need: Called each time anew, since a generator may have been trained meanwhile.
+        generator_need: Called anew each time, since a generator may have been trained meanwhile.
         callbacks: Called when a trial starts or is retried.
 
     Attributes:
-        stops_trials: Whether `should_continue` may return False, so that it must hear of every
-            epoch.
+        stops_trials: Whether `should_continue` may return False, so that it must be called after
+            every epoch.
     """
 
     stops_trials = True
@@ -84,12 +88,12 @@ class TrialLoop(ABC):
         return "trials"
 
     def ask(self) -> Trial | None:
-        """Return a new trial; None if it repeats an ended one, whose result it gets."""
+        """Return a new trial; None if it repeats an ended trial and was given its result."""
         raise LookupError("all trials are known")
 
     @abstractmethod
     def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
-        """Record an epoch, which may be a repeated one, and return whether the trial continues."""
+        """Record an epoch, which may be recorded already; return whether the trial continues."""
 
     @abstractmethod
     def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
@@ -99,11 +103,11 @@ class TrialLoop(ABC):
         """Record the failed attempts at a trial that is to be retried."""
 
     def heartbeat(self) -> None:  # noqa: B027  as above
-        """Do what is to be done at least once a second while trials run."""
+        """Do periodic work; called at least once a second while trials run."""
 
     @property
     def is_done(self) -> bool:
-        """Whether no trial is running, may still start, or is still to be drawn."""
+        """Whether all trials are over: none is running, none can start, and none will be drawn."""
         return bool(self.used_up) and not self._running and not self._startable()
 
     def next_trial(
@@ -111,8 +115,9 @@ class TrialLoop(ABC):
     ) -> Trial | Literal["wait", "done"]:
         """Ask for a trial and start it: one that trains a generator, a waiting one, or a new one.
 
-        `slots` is the number of all slots, free or not; `reserve` sets what a trial holds, by
-        default nothing but a slot.
+        `slots` is the number of all slots, free or not. `reserve` sets the resources and slots that
+        a trial holds; by default, a trial holds one slot and no resources. Returns `wait` if no
+        trial can start now, and `done` if there is none left.
         """
         if self.is_done:
             return "done"
@@ -135,8 +140,8 @@ class TrialLoop(ABC):
         lineage = self._generator_need(*trial.generator_inputs)
         trial.trains_generator = lineage is not None
         self.callbacks.on_trial_start(trial)
-        # At each start: resources, tracking and the locations of files may have changed since the
-        # last one.
+        # Written at each start, since resources, tracking and the locations of files may have
+        # changed since the last one.
         path = self.folder.trial_path(trial.number)
         config = trial.experiment.model_dump(mode="json", context=path)
         write_json(path / "config.json", config)
@@ -147,7 +152,7 @@ class TrialLoop(ABC):
     def _startable(self) -> list[Trial]:
         """Return the waiting trials that may still start, by number.
 
-        Once the time is used up, only those may that have begun.
+        Once the hours are used up, only trials that have begun may still start.
         """
         must_have_begun = self.used_up == "hours"
         return [
@@ -162,10 +167,11 @@ class TrialLoop(ABC):
     def _runnable(self) -> list[Trial]:
         """Return the trials that can start now, the best one first.
 
-        Those that have begun come first, so that a restart does not change the order. Of the
-        others, those that train their generator come before those that need none: the longest chain
-        of runs first, and of a chain the shortest run, from which the others continue. A trial
-        waits while another one trains its generator, or a shorter run of it.
+        Trials that have begun come first, so that a restart does not change the order. Of the
+        others, trials that train their generator come before trials that train none. Generators
+        that differ only in their steps form a chain: chains with the most steps come first, each
+        with its shortest training, from which the others continue. A trial waits while another
+        trial trains its generator, or a shorter training in its chain.
         """
         need = cache(self._generator_need)
         in_training = {need(*trial.generator_inputs) for trial in self._running.values()}
@@ -184,12 +190,12 @@ class TrialLoop(ABC):
         return sorted(runnable, key=self._has_begun, reverse=True)
 
     def on_result(self, number: int, message: TrialMessage) -> bool:
-        """Report what a trial says, and decide whether it continues.
+        """Record a trial's message, and return whether the trial continues.
 
         Repeated messages change nothing.
 
         Raises:
-            MachineError: Its machine cannot run trials; it stays unfinished.
+            MachineError: The trial's machine cannot run trials; the trial stays unfinished.
             TrialError: Three trials in a row failed for the same reason.
         """
         trial = self._running.get(number)
@@ -215,7 +221,7 @@ class TrialLoop(ABC):
         return continues
 
     def restart(self, number: int) -> None:
-        """Let a trial whose node is lost wait again, without counting a failure."""
+        """Let a running trial wait again, such as one whose node was lost; counts no failure."""
         trial = self._running[number]
         self._stop(trial)
         self._waiting[number] = trial
@@ -227,8 +233,9 @@ class TrialLoop(ABC):
     def _fail(self, trial: Trial, reason: str, cause: Cause) -> None:
         """Retry a trial, or end it; a new epoch resets the count of retries.
 
-        If the last three failed for the same reason, the next ones would too: stop. After the first
-        three trials, only faults count, since settings may fail in one corner of the space alone.
+        If the last three trials failed for the same reason, the next ones would probably fail, too,
+        so TrialError is raised. After the first three trials, only a fault raises it, since
+        settings may fail in only one corner of the space.
         """
         attempts = sum(failure["epochs"] == trial.epochs for failure in trial.failures)
         if cause != "settings" and attempts < _RETRIES:
@@ -265,7 +272,7 @@ class TrialLoop(ABC):
 class TuneRun:
     """A request to run the trials of a loop; Ray's process makes the loop from the study's files.
 
-    The trials of a confirmation have a folder inside that of the `study`.
+    The folder of a confirmation's trials is inside the folder of the `study`.
     """
 
     make_loop: Callable[[Callbacks], TrialLoop]

@@ -62,18 +62,18 @@ def search(
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> StudyView:
-    """Search the space of a file and return the study.
+    """Search the space of a file, and return the study.
 
     No study is created before everything is checked.
 
     Args:
-        space: The YAML file. Without one, `data` needs a space of its own: NAME.yaml in the current
-            folder, which is written if it is not there.
-        data: A data folder or a data file (YAML) instead of the file's; a study that exists knows
-            its own.
+        space: The YAML file of the space. By default, it is NAME.yaml in the current folder for
+            `data` with this name; the file is written if it does not exist.
+        data: A data folder or a data file (YAML), which overrides `data` of the space. To resume a
+            study, it need not be given: the study knows its images.
         weights_dir: A folder of official weight files, for machines without a network.
-        overrides: `key=value` lines that replace the file's.
-        studies: The folder of studies; this one is `studies/NAME`.
+        overrides: `key=value` settings that override those of the space.
+        studies: The folder of studies; the study is `studies/NAME`.
         cache: The artifact cache; by default next to the resolved path of `studies`.
         address: A Ray cluster; by default Ray starts on this machine.
         skip_broken: Skip broken images, with a note.
@@ -96,8 +96,8 @@ def search(
     require_free(folder)
     is_resumed = folder.space_path.exists()
     with ExitStack() as opened:
-        # What takes no time comes before what takes minutes: first the study, whose lock refuses a
-        # second search, then the inputs.
+        # Quick checks come before work that takes minutes: first the study is locked, which refuses
+        # a second search, then the inputs are checked.
         if is_resumed:
             loaded = _require_same_study(folder, loaded, data, address)
             opened.enter_context(locked(folder))
@@ -105,7 +105,7 @@ def search(
         require_inputs(settings, loaded.networks(), inputs_of_space(loaded))
 
         # Ray takes seconds to start, so a new search starts it while the images are read. A resumed
-        # one may have nothing left to do. On a cluster, Ray also says what trials compute on.
+        # search may have nothing left to do. On a cluster, Ray also says what trials compute on.
         runner = Runner(folder, cache=cache, address=address, callbacks=callbacks)
         opened.enter_context(closing(runner))
         if not is_resumed:
@@ -134,8 +134,8 @@ def search(
             inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=mixes_of(loaded)
         )
 
-        # All is known to be valid, so the study is created, as a whole. Its lock is one of its
-        # files, so another search may just have created it, or another study of this name.
+        # Everything is valid now, so the study is created, as a whole. The lock is one of its
+        # files, so another search may just have created this study, or another one with this name.
         if not is_resumed:
             create_study(folder, loaded, prepared, machine, contents)
             opened.enter_context(locked(folder))
@@ -157,10 +157,10 @@ def search(
 def _require_same_study(
     folder: StudyFolder, space: Space, data: Path | None, address: str | None
 ) -> Space:
-    """Refuse to resume a study with another space, or where its trials would have other results.
+    """Refuse (StudyError) to resume a study with another space, or where results would differ.
 
-    Returns the space, with the study's own images if no `data` are given and those of the space
-    are gone.
+    Returns the space. If no `data` are given and the images of the space are gone, it has the
+    images that the study recorded.
     """
     if data is None:
         space = with_recorded_images(folder, space)
@@ -180,7 +180,7 @@ def _require_same_study(
 
 
 def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
-    """Return the space of some data; write it if it is not there."""
+    """Return the space file for `data`; write it if it does not exist."""
     if data is None:
         fix = "write --data FOLDER, or --space FILE"
         raise ConfigError("there is neither a space nor a data folder", "xraytune search", fix)
@@ -200,8 +200,8 @@ def _where_trials_run(
 ) -> Compute | Mapping[str, Any]:
     """Set the resources of trials, and return what they compute on.
 
-    That is what is `recorded` of a resumed study. The trials of a new one compute on this machine
-    or, on a cluster, on a node whose `environment` is returned.
+    For a resumed study, this is what is `recorded`. The trials of a new study compute on this
+    machine or, on a cluster, on a node whose `environment` is returned.
     """
     if recorded:
         runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
@@ -250,7 +250,7 @@ def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: Generat
 
 
 def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str]:
-    """Yield the size of each side, and what speaks against a search's design, or confirming it."""
+    """Yield the size of each side, and problems of a search's design or of its confirmation."""
     sizes = side_sizes(prepared)
     settings = space.settings
     for size in sizes:
@@ -283,7 +283,7 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
 
 
 def _lacking_unused(settings: Settings, prepared: SplitData, index: ImageIndex) -> Problem | None:
-    """Return why `confirm` cannot train on unused patients and score others; None if it can."""
+    """Return why `confirm` cannot train on some unused patients and score the rest, if so."""
     used = {image.patient for image in prepared.images}
     unused = {image.patient for image in index.images} - used
     sites = index.images.sites

@@ -19,9 +19,9 @@ def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
 
 
 def reserve(allocation: Allocation, nodes: Sequence[Node], trial: Trial) -> None:
-    """Set what a trial holds while it runs, as Ray takes it, and the slots that this occupies.
+    """Set the resources that a trial holds while it runs, by Ray's names, and its slots.
 
-    If it ran out of memory, it is alone on a GPU, or without GPUs on the largest node.
+    A trial that ran out of memory gets a GPU for itself or, without GPUs, the largest node.
     """
     cpus = float(allocation.trial.cpus)
     gpus = allocation.trial.gpus

@@ -23,7 +23,7 @@ _SAVE_EVERY_SECONDS = 5.0
 
 
 def _link(file: str, new: str) -> None:
-    """Link a file of an ended trial, which takes no space and is never changed; else copy it."""
+    """Link a file of an ended trial, which is never changed, or copy it if links are impossible."""
     try:
         os.link(file, new)
     except OSError:  # of a file system without links
@@ -31,7 +31,7 @@ def _link(file: str, new: str) -> None:
 
 
 class SearchTrials(TrialLoop):
-    """The trials of one search, under the study's lock. The space has the budget of this start."""
+    """The trials of one search, under the study's lock; the space has the budget of this start."""
 
     def __init__(
         self,
@@ -73,10 +73,11 @@ class SearchTrials(TrialLoop):
         return "trials" if self.journal.count >= self._trial_budget else ""
 
     def ask(self) -> Trial | None:
-        """Return the next point, or a draw; None if it repeats a complete trial.
+        """Return the next trial: a listed point, or one that the sampler draws.
 
-        That happens in a small space. Trained again, it would end with the same bits, so it gets
-        the values, files and result of that trial, unless the folder of that one was removed.
+        In a small space, it may repeat a complete trial. Trained again, it would end with the same
+        bits, so it gets the values, files and result of the complete trial instead, and None is
+        returned. If the folder of the complete trial was removed, it is trained again.
         """
         trial = self.journal.ask()
         earlier = self._complete.get(trial.parameters)
@@ -125,7 +126,7 @@ class SearchTrials(TrialLoop):
         self.journal.record_failures(trial)
 
     def heartbeat(self) -> None:
-        """Save the time used every few seconds, so that that of a killed search counts, too."""
+        """Save the time used every few seconds, so that the time of a killed search counts, too."""
         if time.monotonic() - self._saved >= _SAVE_EVERY_SECONDS:
             self.save_seconds()
 

@@ -18,8 +18,8 @@ from xraytune.space.fields import flat_values
 from xraytune.space.settings import ObjectiveName, Parameters, WandbSettings
 
 _OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
-"""Variables of a run or a sweep in which the search was started. With them, all trials would become
-that run."""
+"""Environment variables of a run or a sweep in which the search was started. If they were kept, all
+trials would become that run."""
 _NOTHING_ELSE = "silent disable_git disable_code x_disable_stats x_disable_machine_info".split()
 _SETTINGS = dict.fromkeys(_NOTHING_ELSE, True) | {"console": "off", "x_save_requirements": False}
 _SECONDS = {"init": 15.0, "trial": 8.0, "train": 120.0}  # Tune kills a trial 10 s after its end
@@ -29,8 +29,8 @@ _logger = logging.getLogger(__name__)
 class WandbRun:
     """The run of a trial, which a resumed trial continues, or of a final training.
 
-    It is known by its `kind` and `key`, and by name and identity of its `study`. A failure of W&B
-    costs a warning and the rest of the run.
+    A run is identified by its `kind` and `key`, and by the name and identity of its `study`. If W&B
+    fails, a warning is logged and the rest of the run is not tracked.
     """
 
     def __init__(
@@ -86,21 +86,21 @@ class WandbRun:
             self._run.define_metric("*", step_metric="epoch")
 
     def log(self, record: EpochRecord) -> None:
-        """Send an epoch; W&B ignores those that the run has from before a restart."""
+        """Send an epoch; W&B ignores epochs that the run already has from before a restart."""
         with self._surviving():
             if self._run:
                 values = name_scores(asdict(record), self._metric)
                 self._run.log(values, step=record.epoch, commit=True)  # else it waits for the next
 
     def log_samples(self, grid: Path) -> None:
-        """Send the picture of the trial's generator, before the first epoch."""
+        """Send the sample grid of the trial's generator, before the first epoch."""
         with self._surviving():
             if self._run:
                 picture = self._wandb.Image(str(grid), caption="training images, then generated")
                 self._run.log({"epoch": 0, "samples": picture}, step=0, commit=True)
 
     def finish(self, summary: dict[str, Any], *, model: Path | None = None) -> None:
-        """End the run with its `status`, scores and other results, and a bundle as an artifact."""
+        """End the run with its status, scores and other results, and `model` as an artifact."""
         with self._surviving():
             if self._run:
                 if model:

@@ -1,8 +1,8 @@
 """One trial in a worker process; each `step` trains one epoch and returns a message.
 
-Errors of the trial are messages too, with a cause, so that the search can retry it. Once a later
-attempt at the trial has begun, this one fails at its next write, even if it was suspended for a
-while and did not notice.
+Errors of the trial are messages, too, with a cause, so that the search can retry the trial. Once a
+later attempt at the trial has begun, this attempt fails at its next write, even if it was suspended
+meanwhile.
 """
 
 import platform
@@ -96,9 +96,9 @@ class TrialWorker:
             self._tracker.log_samples(grid)
 
     def step(self) -> TrialMessage:
-        """Train an epoch, or those of a second, and return the trial's last message.
+        """Train an epoch, or all epochs of one second, and return the trial's last message.
 
-        The first epoch comes after all preparation.
+        The first call also prepares everything that the first epoch needs.
         """
         started = time.monotonic()
         while True:
@@ -115,9 +115,9 @@ class TrialWorker:
                 return message
 
     def close(self) -> None:
-        """End between two epochs and wait for W&B.
+        """End the trial between two epochs, and wait for W&B.
 
-        The checkpoint is saved, and the search has all messages.
+        At this point, the checkpoint is saved, and the search has all messages.
         """
         self._epochs.close()
         self._open.close()
@@ -128,7 +128,7 @@ class TrialWorker:
 def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
     """Return the trial's next message.
 
-    The traceback of an error is saved in `error.txt`, where the study is seen.
+    The traceback of an error is saved in `error.txt`, if the study is found on this machine.
     """
     try:
         with explain_disk_errors(trial_dir):

@@ -1,8 +1,9 @@
-"""Where an arm lies between others: how many patients it is worth, or which share of a gain it has.
+"""Where an arm lies between other arms: its worth in patients, or its share of a gain.
 
-The others are a path along which scores grow; in between, they are interpolated. An interval ends
-where the test of `stats/verdict.py` no longer finds the arm better, and where it finds it worse. So
-it accounts for the draws and the patients of both, and for what they have in common.
+The other arms form a path along which scores grow; between two arms, scores are interpolated. An
+interval ends where the test of `stats/verdict.py` no longer finds the arm better than the path, and
+where the test begins to find it worse. So the interval accounts for the replicates and the patients
+of the arm and of the path, and for the correlation between them.
 
 Source: inverse regression by inverting a test, Fieller 1954, "Some problems in interval
 estimation".
@@ -18,7 +19,7 @@ from xraytune.stats.placements import StructuralComponents, even_variance
 from xraytune.stats.verdict import LEVEL, compare, gather, p_values
 
 _STEPS = 200
-"""How many steps the whole path is divided into."""
+"""Number of places on the path at which the arm is tested."""
 
 
 @frozen
@@ -40,10 +41,16 @@ def mean_score(measured: StructuralComponents, arm: int) -> Estimate:
 def place_between(
     measured: StructuralComponents, arm: int, path: Sequence[int], at: Sequence[float]
 ) -> Estimate:
-    """Return where an arm lies on a path of others, which are `at` these places, ascending.
+    """Return where an arm lies on a path of other arms.
 
-    The arms are of `measured`, with scores [A, K]. A place beyond an end of the path is that end.
-    The means along the path count as monotone (isotonic regression).
+    A place beyond an end of the path is limited to this end. The mean scores along the path are
+    made monotone by isotonic regression.
+
+    Args:
+        measured: The scores of all arms, [A, K].
+        arm: Number of the arm.
+        path: Numbers of the arms on the path.
+        at: Places of the arms on the path, ascending.
     """
     from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]  # takes a second
 

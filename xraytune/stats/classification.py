@@ -1,12 +1,12 @@
 """Metrics of classifiers, for one set of images or many resamples: AUROC, sensitivity, ...
 
-A metric is an entry of `METRICS`; tables, JSON and the model card follow from it. Each is computed
-over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap replicate an
-image's weight is how often it was drawn. All replicates are computed at once, hundreds of times
-faster than with scikit-learn, whose values they are (tests/stats/).
+A metric is an entry of `METRICS`; tables, JSON and the model card follow from it. Each metric is
+computed over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap
+replicate an image's weight is how often it was drawn. All replicates are computed at once, which is
+hundreds of times faster than scikit-learn and gives the same values (tests/stats/).
 
-With more than two classes the prediction is the most probable class; metrics of one class are macro
-one-vs-rest averages, and `positive` is not used.
+With more than two classes, the prediction is the most probable class, metrics of one class are
+macro one-vs-rest averages, and `positive` is not used.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -20,29 +20,29 @@ from xraytune.base.errors import DataError, XraytuneError
 from xraytune.base.records import frozen
 
 Labels: TypeAlias = NDArray[np.int64]
-"""Class numbers, [N]; or findings, [N, C]: 1, 0, or -1 if unknown, which counts nowhere."""
+"""Class numbers, [N], or findings, [N, C]: 1, 0, or -1 if unknown. Unknown findings are ignored."""
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 FEWEST_LABELS = 10
-"""A finding is scored on images of which at least so many have it, and as many do not."""
+"""A finding is scored if at least this many images have it and at least this many do not."""
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a metric is called.
+    """A metric's names, and where it is reported.
 
     Attributes:
-        name: In JSON, CSV and Python.
-        label: For people.
-        of_class: Whether it is of one class against the others. With two classes, it is the
-            positive one's.
-        is_averaged: Whether its average over more than two classes is reported.
-        on_card: Whether it is on the model card.
-        of_subgroups: Whether it is reported for subgroups.
-        is_secondary: Whether `confirm` also compares arms by it.
-        decimals: To show.
+        name: Name in JSON, CSV and Python.
+        label: Name for people.
+        of_class: Whether the metric is of one class against the others. With two classes, this is
+            the positive class.
+        is_averaged: Whether the average over more than two classes is reported.
+        on_card: Whether the metric is on the model card.
+        of_subgroups: Whether the metric is reported for subgroups.
+        is_secondary: Whether `confirm` also compares arms by the metric.
+        decimals: Number of decimals to show.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Metric:
     decimals: int = 3
 
     def of(self, text: str, positive: str | None) -> str:
-        """Add the positive of two classes to the name or label, if the metric is about it."""
+        """Return a name or label, with the positive of two classes if the metric depends on it."""
         # The AUROC of both classes is the same.
         is_about_it = self.of_class and self.name != "auroc" and positive is not None
         return f"{text} ({positive})" if is_about_it else text
@@ -91,7 +91,7 @@ CLASS_METRICS = tuple(metric for metric in METRICS if metric.of_class)
 
 
 def reported_metrics(class_count: int) -> tuple[Metric, ...]:
-    """Return the metrics of all images with this many classes, 0 for findings."""
+    """Return the metrics that are reported with this many classes, or with findings (0)."""
     return tuple(
         metric
         for metric in METRICS
@@ -101,9 +101,13 @@ def reported_metrics(class_count: int) -> tuple[Metric, ...]:
 
 @frozen
 class ScoredClass:
-    """For each of N images: is it of a class, or not; its probability; is the class predicted?
+    """One class or finding of N images, against the others.
 
-    Images of which it is not known whether they are of the class are neither.
+    Attributes:
+        is_class, is_other: Whether each image is of the class, and whether it is not; both are
+            False if this is unknown.
+        scores: Probability of the class.
+        is_predicted: Whether the class is predicted.
     """
 
     is_class: Flags
@@ -114,16 +118,14 @@ class ScoredClass:
 
 @dataclass(frozen=True, slots=True)
 class ScoredImages:
-    """True classes and class probabilities of N images, and the rule that predicts a class.
-
-    Or true and predicted findings.
+    """True classes or findings of N images, their probabilities, and the rule for predictions.
 
     Attributes:
         labels: Class numbers, int64 [N], or findings, [N, C].
-        probabilities: float64 [N, C].
+        probabilities: Probabilities of the classes or findings, float64 [N, C].
         positive: The class whose probability is the score if there are two classes.
         threshold: The lowest probability that is classified as positive; not used with more than
-            two classes. One for each finding, [C].
+            two classes. For findings, it may be an array with a threshold for each finding, [C].
     """
 
     labels: Labels
@@ -148,7 +150,7 @@ class ScoredImages:
     def classes(self, *, both: bool = False) -> tuple[ScoredClass, ...]:
         """Return each class against the others, or each of the `scored_findings`.
 
-        Of two classes only the positive one, unless `both`.
+        If there are two classes, only the positive one is returned, unless `both`.
         """
         if self.labels.ndim == 2:
             is_predicted = self.probabilities >= self.threshold
@@ -167,7 +169,11 @@ class ScoredImages:
 
 
 def predicted_classes(probabilities: Floats, *, positive: int, threshold: float) -> Labels:
-    """Return predicted classes, int64 [N]: of two by the threshold, else the most probable one."""
+    """Return predicted classes, int64 [N].
+
+    Two classes are told apart by the threshold on the probability of the positive one. Of more
+    classes, the most probable one is predicted.
+    """
     if probabilities.shape[1] == 2:
         return np.asarray(np.where(probabilities[:, positive] >= threshold, positive, 1 - positive))
     return np.asarray(probabilities.argmax(axis=1))
@@ -178,7 +184,8 @@ def one_against_rest(
 ) -> list[tuple[int, Flags, Flags]]:
     """Return the number of each class or finding, which images are of it, and which not, bool [N].
 
-    Of two classes, only the positive one unless it is None; of findings, the `scored_findings`.
+    If there are two classes, only `positive` is returned, unless it is None. Of findings, the
+    `scored_findings` are returned.
     """
     if labels.ndim == 2:
         scored = scored_findings(labels)
@@ -188,26 +195,30 @@ def one_against_rest(
 
 
 def scored_findings(findings: Labels) -> list[int]:
-    """Return the findings, of [N, C], with at least `FEWEST_LABELS` positives and negatives."""
+    """Return the numbers of the findings that can be scored, given findings [N, C].
+
+    Each has at least `FEWEST_LABELS` positive and `FEWEST_LABELS` negative images.
+    """
     fewest = np.minimum((findings == 1).sum(axis=0), (findings == 0).sum(axis=0))
     return np.flatnonzero(fewest >= FEWEST_LABELS).tolist()
 
 
 def rarest_findings(has: Flags) -> Labels:
-    """Return the rarest finding that each image or patient has, [N, C] to [N]; C if it has none."""
+    """Return the rarest finding, [N], that each image or patient has, [N, C]; C if it has none."""
     counts = np.where(has, has.sum(axis=0), np.inf)
     return np.asarray(np.where(has.any(axis=1), counts.argmin(axis=1), has.shape[1]))
 
 
 def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]:
-    """Return all `METRICS`, of findings the `CLASS_METRICS`, in R weightings: float64 [R] by name.
+    """Return all `METRICS`, or the `CLASS_METRICS` of findings, by name, each float64 [R].
 
-    `weights` is how often each image counts, float64 [R, N]; in every row each class has some
-    weight. A predictive value is NaN where no image is predicted so.
+    `weights` is how often each image counts in each of R weightings, float64 [R, N]; in every row,
+    each class has some weight. A predictive value is NaN where no image has the predicted class.
 
     Source of the Brier score: Brier 1950, "Verification of forecasts expressed in terms of
-    probability". Of two classes, it is the mean squared error of the positive one, 0 to 1; of more,
-    summed over the classes, 0 to 2.
+    probability". With two classes, it is the mean squared error of the positive class's
+    probability, from 0 to 1. With more, the squared errors are summed over the classes, so that it
+    is from 0 to 2.
     """
     of_classes = [weighted_class_metrics(scored, weights) for scored in images.classes()]
     values = {
@@ -262,7 +273,7 @@ def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Fl
 def weighted_sensitivity_at(scored: ScoredClass, weights: Floats, specificity: float) -> Floats:
     """Return `sensitivity_at` of one class against the others, as `weighted_metrics` does."""
     of_class, of_others = _weights_at_scores(scored, weights)
-    # At a threshold of each distinct score, and of one above all.
+    # The thresholds are the distinct scores, and one above all of them.
     of_others_below = np.cumsum(of_others, axis=1) - of_others
     negatives = of_others.sum(axis=1, keepdims=True)
     is_specific = of_others_below >= specificity * negatives - _ROUNDING
@@ -283,7 +294,7 @@ def _weights_at_scores(scored: ScoredClass, weights: Floats) -> tuple[Floats, Fl
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
     """Return the area under the ROC curve.
 
-    With more than two classes, or findings, the macro average.
+    With more than two classes or with findings, the macro average is returned.
 
     Args:
         labels: Class numbers, int64 [N], or findings, [N, C].
@@ -300,7 +311,7 @@ def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
 def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
     """Return the average precision.
 
-    Arguments, errors and the average over more than two classes are those of `auroc`.
+    Arguments, errors and the average over more than two classes are as for `auroc`.
     """
     return _measure(labels, probabilities, positive)["auprc"].item()
 
@@ -314,10 +325,11 @@ def _measure(labels: Labels, probabilities: Floats, positive: int) -> dict[str, 
 def sensitivity_at(
     labels: Labels, probabilities: Floats, *, positive: int, specificity: float
 ) -> float:
-    """Return the highest sensitivity at any threshold with at least this specificity; two classes.
+    """Return the highest sensitivity at any threshold with at least this specificity.
 
-    Images with equal scores fall on the same side of every threshold; nothing is interpolated.
-    Above all scores, sensitivity is 0 and specificity 1. Arguments and errors are those of `auroc`.
+    There must be two classes. Images with equal scores fall on the same side of every threshold;
+    nothing is interpolated. At a threshold above all scores, sensitivity is 0 and specificity is 1.
+    Arguments and errors are as for `auroc`.
     """
     require_scorable(labels, probabilities)
     (scored,) = ScoredImages(labels, probabilities, positive=positive).classes()
@@ -341,7 +353,7 @@ def require_finite_outputs(
 def require_scorable(labels: Labels, scores: Floats) -> None:
     """Raise DataError if a class has no image, or no finding can be scored; scores are [..., C].
 
-    ValueError unless all scores are finite: with NaN, which sorts last, AUROC may be 1.
+    Raises ValueError if a score is not finite: NaN sorts last, so AUROC might be 1.
     """
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite")

@@ -1,7 +1,7 @@
 """Bootstrap intervals for the metrics of one model: of all images, by class, and by subgroup.
 
 Patients are resampled instead of images, since images of one patient are similar. An interval
-covers the same model on other patients, not another training of it; verdicts use
+covers the same model on other patients, but not a model that is trained again; verdicts use
 `stats/placements.py` instead. `scipy.stats.bootstrap` resamples neither clusters nor within strata.
 """
 
@@ -26,14 +26,14 @@ from xraytune.stats.classification import (
 )
 
 Bounds: TypeAlias = tuple[float, float]
-"""Low and high end of a 95 % interval."""
+"""Lower and upper end of a 95 % interval."""
 
 _REPLICATES_AT_ONCE = 100
 
 
 @frozen
 class Measured:
-    """Metrics by name, None if undefined, with the 95 % intervals over patients of the others."""
+    """Metrics by name, None if undefined, and 95 % intervals over patients where there are any."""
 
     metrics: dict[str, float | None]
     intervals: dict[str, Bounds]
@@ -41,22 +41,25 @@ class Measured:
 
 @frozen
 class ClassMetrics(Measured):
-    """The `CLASS_METRICS` of one class, of which there are `images`, against the others."""
+    """The `CLASS_METRICS` of one class against the others; `images` is the number of its images."""
 
     images: int
 
 
 @frozen
 class Subgroup(Measured):
-    """The metrics of a subgroup: exploratory, since several are compared, of unplanned sizes.
+    """The metrics of a subgroup.
 
-    With three or more classes, AUROC is None if one of them has no images. The recall of a class is
-    None if the subgroup has no images of it.
+    They are exploratory, since several subgroups are compared, whose sizes were not planned. With
+    three or more classes, AUROC is None if a class has no images in the subgroup. Sensitivity or
+    specificity is None if the subgroup has no images of the class that it measures.
 
     Attributes:
-        compared_with: Of two classes, the one of which the subgroup has no images, such as
-            `bacterial`, which no normal image is. It is scored on all images of this class, which
-            are not counted.
+        value: Value of the column that defines the subgroup.
+        images, patients: Number of images and patients in the subgroup.
+        compared_with: If there are two classes and all images of the subgroup are of one, as all
+            images of a subgroup `bacterial` show pneumonia: the other class. The subgroup is scored
+            together with all images of this class, which are not counted. Else None.
     """
 
     value: str
@@ -76,8 +79,8 @@ def bootstrap(
     """Return statistics of all images, None for NaN, and 95 % percentile intervals over patients.
 
     `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name,
-    float64 [R]. What is NaN on any resample has no interval, and nothing has one without
-    replicates, or with a single patient of a class, who would be in each resample.
+    float64 [R]. A statistic that is NaN on any resample has no interval. There are no intervals at
+    all without replicates, or if a class has a single patient, who would be in each resample.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
     interval); resampling clusters: Davison & Hinkley 1997, section 3.8.
@@ -106,8 +109,8 @@ def resample_patients(
 ) -> Iterator[Floats]:
     """Yield how often each image counts in bootstrap samples of patients, [R, N] with R <= 100.
 
-    Patients are drawn among those with images of the same classes, so no class is ever empty; or
-    with the same rarest finding of an image.
+    Patients are resampled within strata, which have images of the same classes, so that no class is
+    ever empty. With findings, the rarest finding of each image takes the place of its class.
     """
     if labels.ndim == 2:
         labels = rarest_findings(labels == 1)
@@ -129,9 +132,9 @@ def resample_patients(
 def measure(
     images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
 ) -> Measured:
-    """Return the `METRICS` of images of these patients, [N]; errors are those of `auroc`.
+    """Return the `METRICS` of images, with intervals over `patients`, [N].
 
-    Without replicates, there are no intervals.
+    Without replicates, there are no intervals. Raises the errors of `auroc`.
     """
     require_scorable(images.labels, images.probabilities)
     statistics = partial(weighted_metrics, images)
@@ -156,11 +159,12 @@ def class_breakdown(
 def patient_means(
     images: ScoredImages, patients: Sequence[str]
 ) -> tuple[ScoredImages, tuple[str, ...], tuple[str, ...]]:
-    """Average the probabilities of each patient's images, as if they were one.
+    """Average the probabilities of each patient's images, as if they were one image.
 
-    Also return the patients, sorted.
+    Patients whose images are of several classes are left out.
 
-    Patients whose images are of several classes are left out, and returned last.
+    Returns:
+        The averaged images, their patients, sorted, and the patients who were left out.
     """
     import pandas as pd  # takes most of a second
 
@@ -185,12 +189,10 @@ def subgroup_metrics(
     replicates: int = 2000,
     seed: int,
 ) -> tuple[Subgroup, ...]:
-    """Return the metrics of the images with each value of a column, sorted.
+    """Return the metrics of the images with each value of a column, sorted by value.
 
-    Files without a value are in no subgroup.
-
-    `values` has the value of each file; other arguments are those of `measure`. Every class has an
-    image.
+    `values` has the value of each file; files without a value are in no subgroup. Other arguments
+    are as for `measure`. Every class must have an image.
     """
     value_of_image = np.array([values.get(file, "") for file in files])
     names = np.asarray(patients)
@@ -207,7 +209,7 @@ def subgroup_metrics(
         if images.class_count == 2 and len(classes) == 1:
             other = 1 - int(classes[0])
             rows = has_value | (images.labels == other)
-            # The recall of the other class is that of images outside the subgroup.
+            # The recall of the other class is measured on images outside the subgroup only.
             outside = "sensitivity" if other == images.positive else "specificity"
         labels = images.labels[rows]
         owners = names[rows]

@@ -1,8 +1,8 @@
 """Variances and covariances of scores over patients: of AUROCs, and of means such as mean Dice.
 
-A network's structural components are one number for each patient: their sum of squares is the
-variance of its score, and the dot product of two networks' components is the covariance of their
-scores.
+The structural components of a network are one number for each patient. Their sum of squares is the
+variance of the network's score, and the dot product of two networks' components is the covariance
+of their scores.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from xraytune.stats.classification import (
 
 DifferenceVariance: TypeAlias = Callable[[ArrayLike, ArrayLike], Floats]
 """Assumed variance over patients of the difference of two scores in [0, 1], elementwise, times a
-quarter of the effective patients: what `confirm` cannot estimate from data."""
+quarter of the number of effective patients. `confirm` cannot estimate it from data alone."""
 
 
 @frozen
@@ -34,15 +34,16 @@ class StructuralComponents:
     """Scores of R networks on the same images, with each patient's contribution to their variance.
 
     Attributes:
-        scores: float64 [R], in [0, 1]; in `confirm`, [A, K]: arm, replicate.
-        components: float64 [R, P], of the sorted patients; `components @ components.T` is the
-            covariance of the scores.
+        scores: Scores in [0, 1], float64 [R]; in `confirm`, [A, K] by arm and replicate.
+        components: Structural components of the sorted patients, float64 [R, P];
+            `components @ components.T` is the covariance of the scores.
         effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and
-            m of the others, averaged over the classes if there are more than two; this many
-            patients, split evenly between the classes, are equally informative. Those of findings
-            are combined like degrees of freedom, by Satterthwaite's formula: rare findings have the
-            most variance, which is known from few patients.
-        variance: The assumption on the score: `placement_variance` or `error_variance`.
+            m of the others, averaged over the classes if there are more than two: this many
+            patients, split evenly between the classes, are equally informative. The numbers for
+            several findings are combined like degrees of freedom, by Satterthwaite's formula: rare
+            findings have the most variance, which is known from few patients.
+        variance: Assumed variance of the score: `placement_variance`, `error_variance`, or
+            `even_variance` for a sample of sites.
     """
 
     scores: Floats
@@ -51,12 +52,12 @@ class StructuralComponents:
     variance: DifferenceVariance
 
     def by_arm(self, count: int) -> Self:
-        """Return them by arm and replicate, if the networks are those of so many arms."""
+        """Return scores and components by arm and replicate, of the networks of `count` arms."""
         by_patient = self.components.reshape(count, -1, self.components.shape[-1])
         return replace(self, scores=self.scores.reshape(count, -1), components=by_patient)
 
     def pair(self, first: int, second: int) -> Self:
-        """Return two of the arms."""
+        """Return the components of two of the arms."""
         arms = [first, second]
         return replace(self, scores=self.scores[arms], components=self.components[arms])
 
@@ -64,8 +65,9 @@ class StructuralComponents:
 def sample_of_sites(scores: Floats) -> StructuralComponents:
     """Return scores [A, K] of arms at K sites, each within its site, as a sample of sites.
 
-    The variance of a difference over sites contains that over patients and trainings. So there are
-    no components of patients, and its interval is Student's t with K - 1 degrees of freedom.
+    The variance of a difference over sites contains the variances over patients and trainings. So
+    all components are 0, and the interval of a difference follows from Student's t with K - 1
+    degrees of freedom.
     """
     return StructuralComponents(
         scores=scores,
@@ -85,27 +87,27 @@ def structural_components(
 ) -> StructuralComponents:
     """Return AUROCs (`stats.classification.auroc`), and each patient's structural components.
 
-    Those of a mean of AUROCs, over classes or findings, are the means of theirs. Results of a
-    single class, such as Dice, are averaged (`mean_components`).
+    The components of a mean of AUROCs, over classes or findings, are the means of the components of
+    these AUROCs. Results with a single column, such as Dice, are averaged (`mean_components`).
 
-    The placement of a positive image is the share of negative images that score below it, that of a
-    negative image the share of positive ones above it; ties count one half. A patient's component
-    is the sum over their images of (placement - AUROC) / images of that side, times sqrt(n / (n -
-    1)) for the n patients with images on that side.
+    The placement of a positive image is the share of negative images that score below it, and the
+    placement of a negative image is the share of positive images that score above it; ties count
+    one half. A patient's component is the sum over their images of (placement - AUROC) / images of
+    that side, times sqrt(n / (n - 1)) for the n patients with images on that side.
 
     With one image per patient, `components @ components.T` is the covariance matrix of DeLong et
-    al. 1988; with several, that of Obuchowski 1997 except for patients with images on both sides:
-    she multiplies their term by n / (n - 1) of all patients, here it is the geometric mean of the
-    two sides' factors, so that no variance is negative.
+    al. 1988. With several, it is the covariance matrix of Obuchowski 1997, except for patients with
+    images on both sides: she multiplies their term by n / (n - 1) of all patients, whereas here the
+    factor is the geometric mean of the two sides' factors, so that no variance is negative.
 
     Args:
         labels: Class numbers, int64 [N], or findings, [N, C].
-        probabilities: float64 [R, N, C].
+        probabilities: Results of R networks, float64 [R, N, C].
         patients: The patient of each image, [N].
         positive: The class whose probability is the score if there are two classes.
 
     Raises:
-        DataError: A class has no image, no finding has enough, or all images of a side belong to
+        DataError: A class has no image, no finding can be scored, or all images of a side belong to
             one patient.
         ValueError: A probability is not finite.
 
@@ -137,7 +139,7 @@ def effective_patients(
 ) -> tuple[float, float]:
     """Return `StructuralComponents.effective_patients`, and the share for `placement_variance`.
 
-    Every class has an image, or some finding has a score.
+    Every class must have an image, or at least one finding must be scorable.
     """
     names = np.asarray(patients)
     sides = [sides for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive)]
@@ -153,7 +155,7 @@ def _components(
 ) -> tuple[Floats, Floats]:
     """Return AUROCs [R] and components [R, P] of scores [R, N].
 
-    Images that are neither have no part in them.
+    Images that are neither positive nor negative are ignored.
     """
     # Takes a third of a second, and trials need none.
     from scipy.stats import rankdata  # type: ignore[import-untyped]
@@ -177,7 +179,7 @@ def mean_components(results: Floats, patients: Sequence[str]) -> StructuralCompo
 
     A patient's component is the sum over their images of (result - mean) / N, times sqrt(P / (P -
     1)) for P patients. With one image per patient, `components @ components.T` is the usual
-    covariance of means; with several, the cluster-robust one.
+    covariance of means; with several, it is the cluster-robust covariance.
 
     Args:
         results: One result per network and image, float64 [R, N].
@@ -187,8 +189,8 @@ def mean_components(results: Floats, patients: Sequence[str]) -> StructuralCompo
         DataError: All images belong to one patient.
         ValueError: A result is not finite.
 
-    Source: variance of a ratio, of the patients' sums to their numbers of images: Cochran 1977,
-    "Sampling techniques", equation 6.13 for an infinite population.
+    Source: the mean is the ratio of the patients' sums to their numbers of images, whose variance
+    is in Cochran 1977, "Sampling techniques", equation 6.13, for an infinite population.
     """
     if not np.isfinite(results).all():
         raise ValueError("results must be finite")
@@ -204,7 +206,7 @@ def mean_components(results: Floats, patients: Sequence[str]) -> StructuralCompo
 
 
 def _weight(patient_of_image: NDArray[np.intp]) -> float:
-    """Return sqrt(n / (n - 1)) / N for N images of n patients; DataError if n is 1."""
+    """Return sqrt(n / (n - 1)) / N for N images of n patients; raise DataError if n is 1."""
     count = len(np.unique(patient_of_image))
     if count < 2:
         what = "all images, or all of a class, belong to one patient, so a score has no interval"
@@ -226,10 +228,8 @@ _QUANTILE = float(ndtri(0.975))
 _NEAREST = 1e-6
 """Smallest distance to an AUROC of 0 or 1."""
 _ERROR_VARIATION = 0.5
-"""Standard deviation of 1 - Dice over patients, as a multiple of its mean.
-
-An assumption (docs/decisions/0010).
-"""
+"""Assumed standard deviation of 1 - Dice over patients, as a multiple of its mean
+(docs/decisions/0010)."""
 
 
 def placement_variance(
@@ -237,10 +237,10 @@ def placement_variance(
 ) -> Floats:
     """Return the variance of a patient's contribution to the difference of two AUROCs, elementwise.
 
-    Scores are normal with equal variances in both classes (binormal model). With n patients of one
-    class and m of the other, the variance of the difference is this one times 1/n + 1/m. `share`
-    multiplies it: for means over findings. It is that of the mean of many replicates; at a `within`
-    of 1, that of a single one in each arm.
+    Scores are assumed to be normal with equal variances in both classes (binormal model). With n
+    patients of one class and m of the other, the variance of the difference is the returned value
+    times 1/n + 1/m. The difference is between the means of many replicates or, if `within` is 1,
+    between single replicates of the arms. For means over findings, `share` multiplies the variance.
     """
     above, below = (ndtri(np.clip(auroc, _NEAREST, 1 - _NEAREST)) for auroc in (first, second))
     same = _bivariate(above, above, within / 2) + _bivariate(below, below, within / 2)
@@ -252,8 +252,8 @@ def placement_variance(
 def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     """Return a quarter of the variance of a patient's difference in Dice, elementwise.
 
-    Over patients, an arm's error, 1 - Dice, has a coefficient of variation of `_ERROR_VARIATION`;
-    errors correlate as those of an AUROC do.
+    An arm's error, 1 - Dice, is assumed to have a coefficient of variation of `_ERROR_VARIATION`
+    over patients. Errors correlate by `WITHIN_ARM` and `ACROSS_ARMS`, as for AUROC.
     """
     error, other_error = (1 - np.asarray(dice) for dice in (first, second))
     variance = WITHIN_ARM * (error**2 + other_error**2) - 2 * ACROSS_ARMS * error * other_error
@@ -274,10 +274,11 @@ def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
 def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, float]:
     """Return the 95 % interval of an AUROC measured on this many effective patients (2 or more).
 
-    A score interval: it contains the AUROCs from which the measured one is at most 1.96 of their
-    standard errors away. At an AUROC of 1, where estimated variances vanish, it still has a width.
-    It covers the same model on other patients, and knows nothing of a selection: the best of many
-    trials is optimistic.
+    The interval is a score interval: it contains the true AUROCs from which the measured AUROC is
+    at most 1.96 standard errors away, with the standard error computed for the true AUROC. At an
+    AUROC of 1, where estimated variances vanish, the interval still has a width. It covers the same
+    model on other patients, but not the selection of a model: the AUROC of the best of many trials
+    is optimistic.
 
     Source: variance by Hanley & McNeil 1982, "The meaning and use of the area under a receiver
     operating characteristic (ROC) curve"; solved for the true AUROC as in method 5 of Newcombe
@@ -298,7 +299,7 @@ def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, floa
 def chance_difference(auroc: float, effective_patients: float) -> float:
     """Return the difference in AUROC that two equally good trials exceed in only 5 % of cases.
 
-    Their errors on an image are correlated by `ACROSS_ARMS`, as `confirm` assumes.
+    The trials' errors on an image are assumed to correlate by `ACROSS_ARMS`, as in `confirm`.
     """
     correlated = np.sqrt(2 * (1 - ACROSS_ARMS))
     return float(_QUANTILE * _standard_error(auroc, effective_patients) * correlated)

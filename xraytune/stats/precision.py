@@ -1,8 +1,8 @@
 """What a verdict will be able to tell, before anything is trained.
 
-Takes the design of a confirmation and an assumed AUROC, gives the half-width of the interval and
-the smallest gain that is likely to be found. The interval is that of `stats/verdict.py`, of the
-evidence that its own model of scores (`placement_variance`) predicts for two equal arms.
+From the design of a confirmation and an assumed AUROC follow the half-width of the interval, and
+the smallest gain that is likely to be found. The interval is computed as in `stats/verdict.py`,
+from the evidence that its model of scores (`placement_variance`) predicts for two equal arms.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from xraytune.stats.placements import ACROSS_ARMS, WITHIN_ARM, placement_varianc
 from xraytune.stats.verdict import LEVEL, Evidence, score_interval
 
 LIKELY_AUROC = 0.95
-"""Assumed of both arms, unless something else is known."""
+"""Assumed AUROC of both arms, unless another one is given."""
 REPLICATE_SD, _SD_AUROC = 0.006, 0.955
-"""Assumed standard deviation of an arm's AUROC over replicates, without the error of the patients,
-up to this AUROC: as in `benchmarks/statistics.py`. Nearer to the ceiling, the separation of the
-classes varies as much as there."""
+"""Assumed standard deviation of an arm's AUROC over replicates, without the variation over
+patients, for AUROCs up to `_SD_AUROC`, as in `benchmarks/statistics.py`. At higher AUROCs, the
+separation of the classes is assumed to vary as much as at `_SD_AUROC`."""
 POWER = 0.8
 ASSUMED = (
     "less near the ceiling, and the correlations of the verdict "
@@ -32,13 +32,15 @@ ASSUMED = (
 
 @frozen
 class Precision:
-    """What a verdict with so many replicates, on so many patients, can tell.
+    """What a verdict with a number of replicates, on a number of patients, can tell.
 
     Attributes:
-        patients: Scored patients.
-        half_width: Expected, of the 95 % interval of a difference between two equal arms.
+        replicates: Number of replicates of each arm.
+        patients: Number of scored patients.
+        half_width: Expected half-width of the 95 % interval of a difference between equal arms.
         gain: The smallest true gain over one control that is found `better` with 80 % power.
-        gain_over_all: The same over all controls at once, as `helps` requires.
+        gain_over_all: The smallest true gain that is found `better` than all controls at once, as
+            `helps` requires, with 80 % power.
     """
 
     replicates: int
@@ -58,16 +60,17 @@ def expect_precision(
     share: float = 1.0,
     sd: float = REPLICATE_SD,
 ) -> Precision:
-    """Return the precision of a verdict on `patients`, against so many controls.
+    """Return the expected precision of a verdict.
 
     Args:
-        auroc: Of both arms, in (0, 1).
-        replicates: 2 or more.
-        patients: Scored patients.
-        effective_patients: See `stats.placements.effective_patients`; also `share`.
-        controls: 1 or more.
-        share: 1, except for a mean over findings.
-        sd: Of an arm's AUROC over replicates, as `REPLICATE_SD`.
+        auroc: AUROC of both arms, in (0, 1).
+        replicates: Number of replicates, 2 or more.
+        patients: Number of scored patients.
+        effective_patients: First result of `stats.placements.effective_patients`.
+        controls: Number of controls, 1 or more.
+        share: Second result of `stats.placements.effective_patients`; 1, except for a mean over
+            findings.
+        sd: Standard deviation of an arm's AUROC over replicates, as `REPLICATE_SD`.
     """
     evidence = expected_evidence(auroc, replicates, effective_patients, share, sd)
     interval = score_interval(evidence)
@@ -82,7 +85,7 @@ def expect_precision(
         patients=patients,
         half_width=(interval.high - interval.low) / 2,
         gain=gain(1 - POWER),
-        # Bonferroni: at most so much is missed of all, however the comparisons correlate.
+        # Bonferroni: all controls together miss at most 1 - POWER, whatever their correlation.
         gain_over_all=gain((1 - POWER) / controls),
     )
 
@@ -112,5 +115,5 @@ def expected_evidence(
 
 
 def _slope(auroc: float) -> float:
-    """Return the change of an AUROC with the separation of the classes, up to a factor."""
+    """Return the derivative of AUROC by the separation of the classes, up to a constant factor."""
     return math.exp(-(float(ndtri(auroc)) ** 2) / 2)

@@ -1,11 +1,11 @@
-"""Secondary outcomes: what else is known from the results that `confirm` compares.
+"""Secondary outcomes: other metrics of the results that `confirm` compares.
 
-Each is computed over weighted images, as in `stats/classification.py`. A bootstrap over patients
-gives the covariance of networks, in the place of structural components, so that the interval of a
-difference is that of `stats/verdict.py`, over patients and replicates, and corrects for few of
-both, with the assumption on the study's own score (AUROC or Dice).
+Each outcome is computed over weighted images, as in `stats/classification.py`. A bootstrap over
+patients gives the covariance of networks, in place of structural components. So the interval of a
+difference is computed as in `stats/verdict.py`: it is over patients and replicates, and corrects
+for small numbers of both, with the variance assumed for the study's own score (AUROC or Dice).
 
-An outcome is an entry of `SECONDARY`, and its formula in `weighted_outcomes`.
+An outcome is an entry of `SECONDARY` with a formula in `weighted_outcomes`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ from xraytune.stats.segmentation import MASK_METRICS
 SPECIFICITY = 0.9
 _WORST_SHARE = 0.1
 _RESAMPLES = 200
-"""Seldom are more needed for a standard error: Efron & Tibshirani 1993, section 6.4."""
+"""More resamples are seldom needed for a standard error: Efron & Tibshirani 1993, section 6.4."""
 SECONDARY = (
     *(metric for metric in (*METRICS, *MASK_METRICS) if metric.is_secondary),
     Metric("sensitivity_at_90", "sensitivity at a specificity of .9"),
@@ -44,11 +44,11 @@ SECONDARY = (
 
 
 def weighted_outcomes(images: ScoredImages, weights: Floats) -> dict[str, Floats]:
-    """Return the outcomes that have a meaning, and other metrics, in R weightings: [R] by name.
+    """Return the outcomes that are defined, and other metrics, by name, each [R] for R weightings.
 
-    Of more than two classes, macro averages, or those of the most probable class. Of findings,
-    means over the `scored_findings`; without thresholds, they have no balanced accuracy. Of masks,
-    the results are Dice, D, and IoU is D / (2 - D).
+    With more than two classes, outcomes are macro averages, or are computed from the most probable
+    class. With findings, they are means over the `scored_findings`, and there is no balanced
+    accuracy. With masks, the results are the Dice, D, and IoU is D / (2 - D).
     """
     if images.class_count == 1:
         dice = images.probabilities[:, 0]
@@ -69,7 +69,10 @@ def weighted_outcomes(images: ScoredImages, weights: Floats) -> dict[str, Floats
 
 
 def _worst_mean(results: Floats, weights: Floats) -> Floats:
-    """Return the mean of the lowest tenth of results [N]; the last image counts in part."""
+    """Return the mean of the lowest tenth of results [N], for each weighting.
+
+    The last image of the tenth counts in part.
+    """
     order = np.argsort(results)
     weights = weights[:, order]
     of_worst = _WORST_SHARE * weights.sum(axis=1, keepdims=True)
@@ -89,8 +92,8 @@ def secondary_components(
 ) -> dict[str, StructuralComponents]:
     """Return each outcome of R networks, and its bootstrap covariance over patients.
 
-    `components` has a column for each resample instead of each patient. Arguments are those of
-    `structural_components`; `thresholds` are those of two classes, by network.
+    `components` has a column for each resample instead of each patient. Arguments are as for
+    `structural_components`; with two classes, `thresholds` has the threshold of each network.
     """
     resamples = resample_patients(labels, patients, replicates=_RESAMPLES, seed=seed)
     weightings = [np.ones((1, len(labels))), *resamples]

@@ -1,9 +1,10 @@
 """Dice, IoU and the 95 % Hausdorff distance of masks, and their means.
 
-HD95 is the larger of two 95 % quantiles (with linear interpolation): of the distances from the edge
-pixels of one mask to the nearest edge pixel of the other, in each direction. An edge pixel belongs
-to the mask and has one of four neighbours that does not; pixels outside the image do not. Dice and
-IoU are 0 if one of two masks is empty, 1 if both are; HD95 is undefined in both cases.
+HD95 is the larger of two 95 % quantiles (with linear interpolation), one for each direction, of the
+distances from the edge pixels of one mask to the nearest edge pixel of the other. An edge pixel
+belongs to the mask, and at least one of its four neighbours does not; pixels outside the image
+belong to no mask. Dice and IoU are 0 if one of the two masks is empty, and 1 if both are; HD95 is
+undefined in both cases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ MASK_METRICS = (
 class ScoredMask:
     """The `MASK_METRICS` of one predicted mask, None if undefined.
 
-    `area` is its share of the image.
+    `area` is the share of the image that the predicted mask covers.
     """
 
     file: str
@@ -40,13 +41,14 @@ class ScoredMask:
 
 @frozen
 class MaskMetrics(Measured):
-    """Means over the images that have a metric, None if none has it.
+    """Means of metrics over the images for which a metric is defined, None if there are none.
 
     With a single patient, there are no intervals.
 
     Attributes:
-        empty_predictions: Images with an empty prediction. They have no HD95, so a network that
-            predicts nothing for difficult images gets a better mean HD95.
+        images, patients: Number of images and of patients.
+        empty_predictions: Number of images with an empty prediction. HD95 is undefined for them, so
+            a network that predicts nothing for difficult images gets a better mean HD95.
     """
 
     images: int
@@ -82,7 +84,7 @@ def _hd95(predicted: Masks, true: Masks) -> float:
 
 
 def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> MaskMetrics:
-    """Return the means over at least one image, with intervals from bootstrap samples."""
+    """Return the means over the images, at least one, with bootstrap intervals over patients."""
     patients = [mask.patient for mask in masks]
     values = {
         metric.name: np.array([mask.metrics[metric.name] for mask in masks], dtype=np.float64)
@@ -100,10 +102,10 @@ def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> 
 def measure_means(
     values: Mapping[str, Floats], patients: Sequence[str], *, replicates: int, seed: int
 ) -> Measured:
-    """Return the mean of each metric, [N], over the images that have it, NaN being the others.
+    """Return the mean of each metric, [N], over the images for which it is not NaN.
 
-    A mean is None if no image has a value. There is no interval if a resample has none, and with a
-    single patient.
+    A mean is None if no image has a value. There is no interval if a resample has no value, or if
+    there is a single patient.
     """
 
     def statistics(weights: Floats) -> dict[str, Floats]:

@@ -1,7 +1,7 @@
 """Choose the threshold from which an image is positive, by the scores of validation images.
 
-Every score enters a smooth fit, so replacing a few validation patients changes the threshold
-little, unlike the maximum of a curve such as Youden's J, which depends on single images.
+Every score enters a smooth fit, so replacing a few validation patients changes the threshold only a
+little. The maximum of a curve such as Youden's J depends on single images instead.
 """
 
 import numpy as np
@@ -11,31 +11,33 @@ from xraytune.stats.classification import Flags, Floats
 
 
 def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
-    """Return the threshold for balanced accuracy: the calibrated probability is the prevalence.
+    """Return the threshold that maximises balanced accuracy if Platt scaling fits the scores.
 
-    There both classes have the same density, so sensitivity plus specificity is largest if the fit,
-    Platt scaling, is right. The threshold lies between the lowest and the highest score; it is 0.5
-    if the scores do not increase with the class.
+    At this threshold, the calibrated probability equals the prevalence, so both classes have the
+    same density. The threshold lies between the lowest and the highest score; it is 0.5 if the
+    scores are not higher in the positive class.
 
-    Classes are bool [N], scores the probability of the positive class, float64 [N].
-    Both classes have images.
+    Args:
+        is_positive: Whether each image is of the positive class, bool [N]. Both classes must have
+            images.
+        scores: Probability of the positive class, float64 [N].
     """
     slope, intercept = platt_scaling(is_positive, scores)
     if slope <= 0:
         return 0.5
-    # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies
-    # within the scores.
+    # The mean of the targets takes the place of the prevalence. It equals the mean of the fit, so
+    # the crossing lies within the scores.
     crossing = (logit(_platt_targets(is_positive).mean()) - intercept) / slope
     logits = logits_of(scores)
     return float(expit(np.clip(crossing, logits.min(), logits.max())))
 
 
 def platt_scaling(is_positive: Flags, scores: Floats) -> tuple[float, float]:
-    """Return slope and intercept of the logit of the calibrated probability on that of the score.
+    """Return the slope and intercept that map the logit of a score to its calibrated logit.
 
     Unlike a regression with a penalty on the slope (scikit-learn's default), the fit is the same
-    however narrow the range of the scores is. Arguments are those of `balanced_threshold`; the
-    slope is 0 if all scores are equal.
+    however narrow the range of the scores is. Arguments are as for `balanced_threshold`. The slope
+    is 0 if all scores are equal.
 
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised
     targets.
@@ -61,7 +63,7 @@ def platt_scaling(is_positive: Flags, scores: Floats) -> tuple[float, float]:
 
 
 def logits_of(probabilities: Floats) -> Floats:
-    """Return finite logits, also of 0 and 1."""
+    """Return logits that are finite even for probabilities of 0 and 1."""
     smallest = np.finfo(np.float64).eps
     return np.asarray(logit(np.clip(probabilities, smallest, 1 - smallest)))
 

@@ -4,12 +4,12 @@ The difference in score (AUROC, Dice) has an interval over both patients and rep
 replicates are the readers of a multi-reader multi-case study: sampled at random, each scoring the
 same patients in both arms. A replicate has its own seeds and, if the study has enough patients, its
 own training patients. Both sources of variance are of similar size, so an interval over one of them
-alone would be too narrow. It is a score interval: it contains the differences that a test does not
-reject, and the test of a difference uses the patient variance that this difference implies.
-docs/decisions/0010 gives the reasons and the simulations.
+alone would be too narrow. The interval is a score interval: it contains the differences that a test
+does not reject, and the test of a difference uses the patient variance that this difference
+implies. docs/decisions/0010 gives the reasons and the simulations.
 
-`judge_pair` judges a pair of arms, and `overall_verdict` a finalist by all of its controls, by the
-rules of docs/confirm.md, each of which controls its error rate.
+`judge_pair` judges a pair of arms, and `overall_verdict` judges a finalist by all of its controls.
+Both follow the rules of docs/confirm.md, each of which controls its error rate.
 """
 
 from collections.abc import Sequence
@@ -31,24 +31,26 @@ Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
 MatchedKind: TypeAlias = Literal["none", "duplicate"]
 ControlKind: TypeAlias = Literal[MatchedKind, "tuned", "donor", "donor_start", "synthetic_only"]
-"""Matched without extra images, or with repeated real ones; tuned; for images from elsewhere, what
-else their hospital could send (`DonorControl`)."""
+"""Kind of a control: matched without extra images (`none`) or with repeated real images
+(`duplicate`), tuned, or one of the `DonorControl` kinds for extra images from elsewhere."""
 MATCHED: tuple[MatchedKind, ...] = ("none", "duplicate")
 
 LEVEL = 0.05
-"""Significance level of each claim: two-sided for `better`, `worse` and `no_better`, of each of two
-one-sided tests for `equivalent`."""
+"""Significance level of each claim: of a two-sided test for `better`, `worse` and `no_better`, and
+of each of two one-sided tests for `equivalent`."""
 MOST_DEGREES = 1e6
-"""Here Student's t equals the normal distribution to six digits; JSON has no infinity."""
+"""Upper limit of degrees of freedom, since JSON has no infinity. At this limit, Student's t equals
+the normal distribution to six digits."""
 PRIOR_PATIENTS = 20
-"""Weight, in patients, of the score model's variance against the one estimated from data."""
+"""Weight, in patients, of the variance predicted by the score model, against the estimate."""
 PATIENTS_PER_DEGREE = 8
-"""Effective patients per degree of freedom of their variance. To a difference in AUROC, only
-patients that the arms rank differently contribute; to one in mean Dice, mostly a few difficult
-patients."""
+"""Effective patients per degree of freedom of the patient variance. Only the patients that two arms
+rank differently contribute to a difference in AUROC, and mostly a few difficult patients contribute
+to a difference in mean Dice."""
 _GRID = 400
 _LEAST_VARIANCE = 1e-24
-"""The variance that equal differences at all sites have, so that a test of them is defined."""
+"""Lower limit of the variance of a difference. It keeps the test defined if the differences at all
+sites are equal."""
 
 
 @frozen
@@ -56,12 +58,13 @@ class Evidence:
     """The inputs of a test of a difference.
 
     Attributes:
-        difference: Estimated score of the first arm minus that of the second.
+        difference: Estimated score of the first arm minus the score of the second.
         mean_score: Mean of the two arms' scores.
-        replicate_variance: Sample variance of the difference over replicates, of which there are at
-            least 2.
+        replicate_variance: Sample variance of the difference over replicates.
         patient_variance: Variance of the difference over patients, given these replicates; a
             negative estimate counts as 0.
+        replicates: Number of replicates, at least 2.
+        effective_patients, variance: As in `StructuralComponents`.
     """
 
     difference: float
@@ -75,7 +78,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A difference with its 95 % and 90 % intervals, and the two-sided p-value of none."""
+    """A difference with its 95 % and 90 % intervals, and the two-sided p-value of no difference."""
 
     difference: float
     standard_error: float
@@ -113,9 +116,9 @@ def patient_interval(pair: StructuralComponents) -> Interval:
 def variance_components(pair: StructuralComponents) -> dict[str, float]:
     """Return the variance components of the difference between two arms, in squared score.
 
-    They are estimated by moments, without bias, and may be negative: `replicate` is per replicate,
-    with infinitely many patients; `patient` per patient, common to all replicates;
-    `patient_by_replicate` per patient, the interaction of both.
+    They are unbiased moment estimates, which may be negative. `replicate` is the variance per
+    replicate with infinitely many patients, `patient` is the variance per patient that all
+    replicates share, and `patient_by_replicate` is the interaction of both, per patient.
     """
     evidence = gather(pair)
     by_patient = pair.components[0] - pair.components[1]
@@ -129,7 +132,7 @@ def variance_components(pair: StructuralComponents) -> dict[str, float]:
 
 
 def gather(pair: StructuralComponents) -> Evidence:
-    """Compute the evidence that `compare` tests; same arguments and exceptions."""
+    """Return the evidence that `compare` tests; arguments and exceptions are the same."""
     replicates = pair.scores.shape[1]
     if replicates < 2:
         what = "confirm.replicates: a single one gives no estimate of the variance between them"
@@ -150,14 +153,17 @@ def gather(pair: StructuralComponents) -> Evidence:
 
 
 def p_values(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return one-sided p-values: of "the true difference is at most this" and "at least this"."""
+    """Return the one-sided p-values of two hypotheses on the true difference.
+
+    The first hypothesis is that it is at most `difference`, the second that it is at least this.
+    """
     error, degrees = _error_at(evidence, difference)
     distance = (np.asarray(difference) - evidence.difference) / error
     return np.asarray(stdtr(degrees, distance)), np.asarray(stdtr(degrees, -distance))
 
 
 def score_interval(evidence: Evidence) -> Interval:
-    """Return the range of differences that neither one-sided test rejects."""
+    """Return the 95 % and 90 % ranges of differences that neither one-sided test rejects."""
     from scipy.optimize import brentq  # type: ignore[import-untyped]
 
     centre = evidence.difference
@@ -168,7 +174,7 @@ def score_interval(evidence: Evidence) -> Interval:
             return float(distance - stdtrit(degrees, quantile) * error)
 
         # With few patients near the ceiling, differences beyond a rejected one may be accepted
-        # again: take the last.
+        # again, so the interval ends at the last accepted difference.
         distances = np.linspace(0.0, 1 - sign * centre, _GRID)
         errors, degrees = _error_at(evidence, centre + sign * distances)
         last = int(np.flatnonzero(distances <= stdtrit(degrees, quantile) * errors)[-1])
@@ -193,7 +199,7 @@ def score_interval(evidence: Evidence) -> Interval:
 
 
 def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return standard error and degrees of freedom of the estimate if this difference is true.
+    """Return the standard error and degrees of freedom of the estimate if `difference` is true.
 
     Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components";
     Hillis' formula in the limit of infinitely many patients.
@@ -213,9 +219,10 @@ def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats
 def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
     """Return the patient variance of an estimated difference if `difference` is the true one.
 
-    The estimate belongs to the estimated difference; it is increased as the score's model predicts
-    and never decreased. With few patients the arms differ in hardly any of them and the estimate is
-    mostly noise, so it is averaged with the model's variance at the weight of `PRIOR_PATIENTS`.
+    The variance is estimated at the estimated difference. For another difference, the estimate is
+    increased by the factor that the score's model predicts, and never decreased. With few patients,
+    the arms differ in hardly any of them, and the estimate is mostly noise. So it is averaged with
+    the variance that the model predicts, which has a weight of `PRIOR_PATIENTS`.
 
     Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and
     confidence interval for the difference in proportions for the paired-sample design".
@@ -234,9 +241,11 @@ class PairVerdict:
 
     Attributes:
         control: The control's name.
+        kind: The control's kind.
         verdict: All words that hold: `better` or `worse` if the 95 % interval is above or below 0,
-            `equivalent` if the 90 % interval is inside the region of practical equivalence. Both,
-            if a significant difference is too small to matter.
+            `equivalent` if the 90 % interval is inside the region of practical equivalence. Two
+            words hold if a significant difference is too small to matter. If none holds, the word
+            is `undecided`.
         p_better_by_rope: One-sided p-value of "the true difference is one ROPE or more".
     """
 
@@ -259,11 +268,11 @@ class PairVerdict:
 def judge_pair(
     evidence: Evidence, *, rope: float, control: str = "", kind: ControlKind = "tuned"
 ) -> PairVerdict:
-    """Test a difference, finalist minus control, for all four words.
+    """Return the verdict on a difference, finalist minus control.
 
-    `rope` is the equivalence margin, > 0.
+    `rope` is the equivalence margin, which must be positive.
 
-    Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two
+    Source of equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two
     one-sided tests procedure and the power approach".
     """
     at_most, at_least = p_values(evidence, [0.0, rope, -rope])
@@ -283,17 +292,20 @@ def judge_pair(
 def overall_verdict(comparisons: Sequence[PairVerdict]) -> tuple[Overall, tuple[str, ...]]:
     """Judge a finalist by its comparisons with all controls.
 
-    Return the first word that holds of `hurts`, `helps`, `no_better` and `undecided`, and the
-    controls that it rests on: the matched ones, all, those over which an improvement is ruled out,
-    or those that the finalist is not better than.
+    Returns:
+        The first word that holds of `hurts`, `helps`, `no_better` and `undecided`, and the controls
+        that it rests on. For `hurts`, these are the matched controls; for `helps`, all controls
+        except `synthetic_only`; for `no_better`, the controls over which an improvement is ruled
+        out; for `undecided`, the controls that the finalist is not better than.
 
-    Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance
-    sampling"; Holm 1979, "A simple sequentially rejective multiple test procedure".
+    Source of the intersection-union test: Berger 1982, "Multiparameter hypothesis testing and
+    acceptance sampling". Source of `no_better`: Holm 1979, "A simple sequentially rejective
+    multiple test procedure".
     """
     matched = [pair for pair in comparisons if pair.kind in MATCHED]
-    # Both tell the effect of synthetic images from that of more images.
+    # Only both controls together tell the effect of synthetic images from that of more images.
     has_both = {pair.kind for pair in matched} == {*MATCHED}
-    # Synthetic images that do as well alone help nonetheless: this control is only reported.
+    # Synthetic images help even if they do as well alone, so this control is only reported.
     comparisons = [pair for pair in comparisons if pair.kind != "synthetic_only"]
     unbeaten = [pair for pair in comparisons if not pair.is_better]
     no_better = _rule_out_improvement(comparisons)

@@ -1,1 +1,1 @@
-"""What a study has on disk: folder, journal, rows of trials, status."""
+"""A study on disk: its folder, journal, rows of trials, and status."""

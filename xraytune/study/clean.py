@@ -1,8 +1,8 @@
 """Free disk space in an artifact cache, which several studies and users may share.
 
-Only what the next search, confirm or train can compute again is removed: folders with the manifest
-of an artifact, and temporary files, in a folder that xraytune tagged as its cache. Nothing behind a
-symbolic link is listed or removed.
+Only files that the next search, confirm or train can compute again are removed: folders with the
+manifest of an artifact, and temporary files, in a folder that xraytune tagged as its cache. Nothing
+behind a symbolic link is listed or removed.
 """
 
 import re
@@ -22,15 +22,17 @@ from xraytune.base.records import frozen
 
 _OLD_SECONDS = 3600.0
 _LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
-"""The temporary files of `files.temporary_name`."""
+"""Matches the names of temporary files, as `files.temporary_name` makes them."""
 
 
 @frozen
 class Cleaned:
-    """What was removed, or would be.
+    """What was removed or, in a dry run, would be removed.
 
     Attributes:
-        removed: The bytes of each path.
+        path: The cache.
+        removed: Size of each removed path in bytes.
+        is_dry_run: Whether this was a dry run, which removes nothing.
         note: What was kept unexpectedly, and why.
     """
 
@@ -49,16 +51,17 @@ def clean_cache(
 ) -> Cleaned:
     """Remove leftovers, and then the least recently used artifacts, down to `max_size`.
 
-    What was used or written in the last hour stays. A running search computes again what it misses.
+    Artifacts that were used or written in the last hour are kept. A running search computes missing
+    artifacts again.
 
     Args:
         cache: The artifact cache.
-        max_size: The size that is left, such as 50GB or 50GiB.
+        max_size: The largest size of what is left, such as 50GB or 50GiB.
         dry_run: Remove nothing, but return what would be removed.
         clock: Seconds since 1970.
 
     Raises:
-        ConfigError: The folder is missing or no cache of xraytune, or `max_size` is not a size.
+        ConfigError: The folder is missing or is no cache of xraytune, or `max_size` is not a size.
         MachineError: The system refuses access.
     """
     try:
@@ -104,7 +107,7 @@ def clean_cache(
 
 
 def _entries(cache: Path) -> Iterator[Path]:
-    """Yield what the folders of a cache hold, and links and files next to these folders."""
+    """Yield the contents of the folders of a cache, and links and files next to these folders."""
     for path in cache.iterdir():
         if path.is_dir() and not path.is_symlink():
             yield from path.iterdir()

@@ -3,19 +3,20 @@
     study.yaml  split.json                     the space and the images; at a later start,
                                                only settings that affect no result may
                                                change
-    environment.json                           device and versions of its trials; grows when
+    environment.json                           device and versions of the trials; grows when
                                                versions change
-    inputs.json                                content of extra images and custom weights
+    inputs.json                                content of extra images and weights
     optuna.journal                             the source of truth
-    trials.jsonl                               derived from it: one row for every ended trial
+    trials.jsonl                               derived from the journal: one row for every ended
+                                               trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json
-                                               samples.json quality.json val_b.npy: its results for
-                                               val-B; sha256.jsonl: that file's checksum
-    report.html                                the page about it
+                                               samples.json quality.json; val_b.npy: the trial's
+                                               results for val-B; sha256.jsonl: its checksum
+    report.html                                the report
     samples/gan-1a2b3c4d.png                   generated images next to real ones; named in
                                                the trials' samples.json
 
-One process at a time writes to it, under a lock that ends with its owner.
+One process at a time writes to a study, under a lock that is released when the process ends.
 """
 
 import logging
@@ -42,17 +43,20 @@ from xraytune.stats.classification import Floats
 
 _logger = logging.getLogger(__name__)
 _NUMERIC = ("torch", "torchvision")
-"""The packages whose version changes a trial's numbers."""
+"""The packages whose versions change a trial's results."""
 _LOCK_NAME = ".lock"
 ROWS_FILE = "trials.jsonl"
 _LOOKS_IN_SILENCE = 20
-"""How often the lock is tried, in about two seconds: usually, Ray ends within a moment."""
+"""How often the lock is tried before a warning, in about two seconds. Ray usually ends sooner."""
 SCRATCH_NAME = ".tune"
 """The folder of Ray Tune's temporary files, in a study and its folders of runs."""
 
 
 class StudyFolder:
-    """The paths of a study, and its files; reading a missing or damaged one raises a StudyError."""
+    """The paths and files of a study.
+
+    Methods raise StudyError if the file that they read is missing or damaged.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,7 +72,7 @@ class StudyFolder:
         self.log_path = path / ".ray.log"
         """What Ray's process writes while it runs trials."""
         self.driver_lock_path = path / ".driver.lock"
-        """The lock of the process that runs its trials, which may outlive a killed search."""
+        """The lock of the process that runs the trials, which may outlive a killed search."""
         self.default_cache = path.parent.parent / "cache"
         """The artifact cache next to the studies, if `path` is resolved."""
 
@@ -77,7 +81,7 @@ class StudyFolder:
         return self.path / "trials" / f"{number:04d}"
 
     def network_path(self, number: int) -> Path:
-        """Return the best network of a trial."""
+        """Return the file of a trial's best network."""
         return self.trial_path(number) / "checkpoint" / "best.safetensors"
 
     def drop_checkpoint(self, number: int) -> None:
@@ -85,11 +89,11 @@ class StudyFolder:
         (self.trial_path(number) / "checkpoint" / "checkpoint.pt").unlink(missing_ok=True)
 
     def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
-        """Return the study's space, with other places of its images and official weights if given.
+        """Return the study's space, with new locations of images and official weights if given.
 
         Raises:
             ConfigError: The data file is invalid.
-            StudyError: There is no study here, or its file was changed.
+            StudyError: There is no study here, or its `study.yaml` was changed.
         """
         if not self.space_path.exists():
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
@@ -108,8 +112,8 @@ class StudyFolder:
     def prepared(self, experiment: Experiment | None = None) -> SplitData:
         """Return the images and their split.
 
-        Those of an `experiment` have the size of its images and, if it is a replicate, its draw of
-        patients as the train side.
+        For an `experiment`, the images have its size. If it is a replicate that trains on its own
+        draw of patients, these are the train side.
         """
         with damage_explained(self.path / "split.json") as file:
             prepared = _read_split(file, sha256_of(file))
@@ -119,12 +123,12 @@ class StudyFolder:
             return sized.drawn(experiment.draw)
 
     def environment(self) -> dict[str, Any]:
-        """Return the device and versions of its trials, as recorded."""
+        """Return the recorded device and versions of the study's trials."""
         with damage_explained(self.path / "environment.json") as file:
             return dict(read_json(file))
 
     def compute(self) -> Compute:
-        """Return the device, threads and precision of its trials."""
+        """Return the device, threads and precision of the study's trials."""
         with damage_explained(self.path / "environment.json"):
             return TypeAdapter(Compute).validate_python(self.environment()["compute"])
 
@@ -136,7 +140,7 @@ class StudyFolder:
             return 0.0
 
     def releases(self) -> tuple[dict[str, str], ...]:
-        """Return the versions of torch and torchvision that trained it, in order."""
+        """Return the versions of torch and torchvision that trained the trials, in order."""
         content = self.environment()
         return tuple(
             {name: start["packages"][name].partition("+")[0] for name in _NUMERIC}
@@ -144,7 +148,7 @@ class StudyFolder:
         )
 
     def experiment(self, number: int) -> Experiment:
-        """Return the settings of one trial; StudyError if their file is missing or damaged."""
+        """Return the settings of one trial; raise StudyError if the file is missing or damaged."""
         with damage_explained(self.trial_path(number) / "config.json") as config:
             return Experiment.model_validate(read_json(config), context=config.parent)
 
@@ -156,7 +160,7 @@ class StudyFolder:
         """Return a trial's results on val-B, float64 [N, C].
 
         Raises:
-            StudyError: They are missing, or not what was written.
+            StudyError: The file is missing, or is not as it was written.
         """
         file = self.results_path(number)
         with damage_explained(file, "remove it, and run the same command again"):
@@ -175,12 +179,12 @@ def _read_split(file: Path, _sha256: str) -> SplitData:
 
 
 _DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
-"""What readers raise for missing and damaged files."""
+"""The exceptions that readers raise for missing and damaged files."""
 
 
 @contextmanager
 def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
-    """Turn what a reader raises for a missing or damaged file into a StudyError that names it."""
+    """Turn a reader's exception for a missing or damaged file into a StudyError that names it."""
     try:
         yield file
     except _DAMAGE as error:
@@ -189,7 +193,7 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
 
 
 def other_releases(folder: StudyFolder) -> str:
-    """Return how the installed versions differ from those of the study; "" if they do not."""
+    """Return how the installed versions differ from the study's versions; "" if they do not."""
     recorded, now = (
         " and ".join(f"{name} {release}" for name, release in packages.items())
         for packages in (folder.releases()[-1], releases(*_NUMERIC))
@@ -203,7 +207,7 @@ def locked(
 ) -> Iterator[None]:
     """Hold the study's lock; raise StudyError if another process has it.
 
-    Wait until the Ray of a search that was killed has ended.
+    If an earlier search was killed, this waits until its Ray process has ended.
     """
     looks = count()
 
@@ -225,6 +229,6 @@ def locked(
 
 
 def work_on(folder: StudyFolder) -> str:
-    """Return what a process does with the study now, `searched` or `confirmed`; "" if none does."""
+    """Return what is done with the study now, `searched` or `confirmed`; "" if nothing is."""
     owner = current_owner(folder.path / _LOCK_NAME)
     return owner.work if owner else ""

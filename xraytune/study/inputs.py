@@ -1,8 +1,7 @@
-"""A study's inputs other than its data folder: extra images and weights.
+"""A study's inputs other than its data folder: extra images, generators and weights.
 
-Their contents must not change, nor what is known of the images that they were made from.
-
-inputs.json   the content of each, by its path from the study's folder
+The content of an input must not change while the study exists, nor what is known of the images that
+it was made from. `inputs.json` has the content of each input, by its path from the study's folder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,14 +33,14 @@ _CONTENTS = TypeAdapter(dict[str, str])
 Inputs: TypeAlias = set[tuple[str, str]]
 """Paths of extra images, generators and custom weights, each with the name of its parameter.
 
-Official weights, whose file another folder may have in another version, have `OFFICIAL`, and the
-names of backbone and weights in place of the path.
+Official weights have `OFFICIAL` as the name, and the names of backbone and weights in place of the
+path, since their file may be in another folder at a later start.
 """
 OFFICIAL = "official weights"
 
 
 def inputs_of_space(space: Space) -> Inputs:
-    """Return the inputs that trials of a space can use."""
+    """Return the inputs that the trials of a space can use."""
     return inputs_of_trials(space.extreme_parameters("source", "backbone", "weights", *PATHS))
 
 
@@ -70,8 +69,8 @@ def read_inputs(
     """Return the content of each input: the SHA-256 of a file, a fingerprint of a folder's images.
 
     The images are decoded, so that broken ones are found before any trial starts. If the study's
-    data folder is given as `index`, patients of its sealed test folder are refused among them.
-    `mixes` may be of the folder of extra images.
+    data folder is given as `index`, images of patients in its sealed test folder are refused. Of
+    `mixes`, it is checked that there are enough extra images.
 
     Raises:
         ArtifactError: A saved generator is damaged.
@@ -104,9 +103,9 @@ def read_inputs(
 
 
 def weights_content(weights: str) -> str:
-    """Return the SHA-256 of a file of weights, or of the record of all files of a model.
+    """Return the SHA-256 of a file of weights or, for a folder from `train`, of its manifest.
 
-    Raises MachineError if it is missing.
+    Raises MachineError if the file is missing.
     """
     path = Path(weights)
     return file_content(path / MANIFEST_FILE if is_model(weights) else path)
@@ -117,7 +116,7 @@ def require_same_inputs(
 ) -> None:
     """Refuse (StudyError) inputs that changed since the study began.
 
-    With `is_complete`, also refuse those that the study does not have.
+    If `is_complete`, inputs that the study did not record are refused, too.
     """
     with damage_explained(folder.path / INPUTS_FILE) as file:
         recorded = _CONTENTS.validate_python(without_checksum(read_json(file))["contents"])
@@ -133,7 +132,7 @@ def require_same_inputs(
 
 
 def write_inputs(folder: Path, study: Path, contents: Mapping[Path, str]) -> None:
-    """Write a study's inputs to a folder that becomes that of the `study`."""
+    """Write a study's inputs to `folder`, which becomes the folder `study`."""
     relative = {_key(path, study): content for path, content in contents.items()}
     write_json(folder / INPUTS_FILE, with_checksum({"version": 2, "contents": relative}))
 

@@ -3,8 +3,8 @@
 Each suggestion, value and end is flushed to disk once, and each line has a checksum of itself and
 of all lines before it. Everything else about a study, such as its rungs and `trials.jsonl`, follows
 from the journal. One process writes, under the study's lock; others may read at any time. Paths in
-it are relative to the study: `Journal` converts them when it reads a trial, so that parameters have
-absolute paths everywhere else.
+the journal are relative to the study. `Journal` makes them absolute when it reads a trial, so that
+parameters have absolute paths everywhere else.
 """
 
 import difflib
@@ -68,10 +68,13 @@ _REPORT_OPERATION = 7
 
 
 class Journal:
-    """An open journal. It raises a StudyError if it is damaged, or the search began another space.
+    """An open journal.
 
-    Under the study's lock it is `writable`: a line that a crash left half-written is cut off.
-    `study` is the study as Optuna sees it, to be read only.
+    With `writable`, which needs the study's lock, a line that a crash left half-written is cut off.
+    The attribute `study` is the study as Optuna sees it, which must only be read.
+
+    Raises:
+        StudyError: The journal is damaged, or the search began with another space.
     """
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
@@ -114,7 +117,7 @@ class Journal:
         return self._space.points()
 
     def ask(self) -> Trial:
-        """Return the next trial: the point of its number if there is one, else a draw."""
+        """Return the next trial: the listed point with its number, or else a sampled one."""
         number = self.count
         self.study.sampler = _NumberedSampler(self._settings.sampler, number)
         # A killed search may already have enqueued the point.
@@ -125,7 +128,7 @@ class Journal:
         return self._draw(trial)
 
     def resume(self) -> list[Trial]:
-        """Return the trials that have not ended; settings not yet drawn are drawn now."""
+        """Return the trials that have not ended; settings that were not drawn yet are drawn now."""
         trials = []
         for trial in self.trials:
             if trial.state is TrialState.RUNNING:
@@ -147,7 +150,10 @@ class Journal:
         )
 
     def parameters(self, number: int) -> Parameters:
-        """Return the settings of a trial; LookupError or ValueError if they are being drawn."""
+        """Return the settings of a trial.
+
+        Raises LookupError or ValueError while they are being drawn.
+        """
         if number not in self._parameters:
             drawn = FixedTrial(self._storage.get_trial(number).params)
             self._parameters[number] = self._suggest(drawn)
@@ -178,9 +184,9 @@ class Journal:
     def tell(
         self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]
     ) -> None:
-        """Record the end of a trial: a pruned one keeps its last value, a failed one has none."""
-        # The reason always: an end that was recorded only in part, before a crash, may have left
-        # another one.
+        """Record the end of a trial; a pruned one keeps its last value, a failed one has none."""
+        # The reason is always written, since a crash may have left another reason when the end was
+        # recorded only in part.
         attributes = {"status": status, "arm": self.parameters(number).arm, "reason": "", **outcome}
         for name, attribute in attributes.items():
             if name not in ("value", "epochs"):  # these are Optuna's own
@@ -200,9 +206,9 @@ class Journal:
         return [self.row(trial.number) for trial in ended]
 
     def row(self, number: int) -> TrialRow:
-        """Return the row of a trial, `unfinished` if it has not ended.
+        """Return the row of a trial, `unfinished` if the trial has not ended.
 
-        Errors are those of `parameters`.
+        Raises the errors of `parameters`.
         """
         trial = self._storage.get_trial(number)
         has_ended = trial.state.is_finished()
@@ -227,14 +233,14 @@ class Journal:
 class _ChainedLines(BaseJournalBackend):
     """A chained log in the format of Optuna's `JournalFileBackend`.
 
-    That one locks and flushes the file for each line; here, the study's lock and one `flush` for
-    several lines suffice. Notes of optuna-dashboard, attributes of the study without a checksum,
-    may stand between the lines of the chain.
+    Optuna's backend locks and flushes the file for each line. Here, the study's lock suffices, and
+    several lines are flushed at once. The notes of optuna-dashboard, which are attributes of the
+    study without a checksum, may stand between the lines of the chain.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # By the number of lines before it: where a line begins, and the checksum before it.
+        # For each line, by the number of lines before it: its offset, and the checksum before it.
         self._places = {0: (0, 0)}
         self._last = 0
 
@@ -265,7 +271,7 @@ class _ChainedLines(BaseJournalBackend):
 
 
 def _is_note(line: bytes) -> bool:
-    """Return whether a line has no checksum and sets an attribute of the study, not its space."""
+    """Return whether a line has no checksum and sets a study attribute other than the space."""
     log = json.loads(line)
     is_attribute = not {"user_attr", "system_attr"}.isdisjoint(log) and "trial_id" not in log
     return "crc" not in log and is_attribute and _SPACE not in log.get("user_attr", ())
@@ -281,7 +287,7 @@ def _ended_trials(rows: Path) -> set[int]:
 def create_journal(path: Path, space: Space, study: Path) -> None:
     """Create a journal without trials for a space; `study` is the folder that it will be in.
 
-    Optuna's tools show the study's name and that of the objective.
+    The names of the study and of the objective are recorded for Optuna's tools.
     """
     settings = space.settings
     path.touch()
@@ -293,9 +299,9 @@ def create_journal(path: Path, space: Space, study: Path) -> None:
 
 
 def _require_same_space(began: Json, space: Space, study: Path) -> None:
-    """Refuse (StudyError) another space than the search began with, with the lines that differ.
+    """Refuse (StudyError) another space than the search began with, and name the lines that differ.
 
-    It decides what the trials are, and how `confirm` compares and judges them.
+    The space decides what the trials are, and how `confirm` compares and judges them.
     """
     if began is None:
         what = "the journal does not say what was searched: another version of xraytune wrote it"
@@ -328,11 +334,11 @@ def _describe(identity: Json, name: str = "") -> dict[str, str]:
 
 
 class _NumberedSampler(TPESampler):
-    """The sampler of one trial, seeded by its number, so that a restart shifts no draw.
+    """The sampler of one trial, seeded by the trial's number, so that a restart shifts no draw.
 
-    Where it draws one parameter at a time, it is also seeded by the parameter's name: a trial that
-    was killed between two parameters gets the same remaining ones. The points of `grid` are
-    enqueued, so nothing is left to sample.
+    Where the sampler draws one parameter at a time, it is also seeded by the parameter's name, so
+    that a trial that was killed between two parameters gets the same values of the remaining ones.
+    The points of `grid` are enqueued, so nothing is left to sample.
     """
 
     def __init__(self, settings: SamplerSettings, number: int, purpose: str = "all") -> None:
@@ -359,7 +365,7 @@ class _NumberedSampler(TPESampler):
 
 
 def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
-    """Yield independent random draws forever; the same seed yields the same draws."""
+    """Yield independent random settings forever; the same seed yields the same settings."""
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
     while True:
         yield space.suggest(study.ask())

@@ -1,8 +1,8 @@
 """The row of a trial, whose fields are empty while it runs, and the ranking of trials.
 
-A `TrialRow` follows from the journal; ended ones are the lines of a study's `trials.jsonl`. A
-`RunRow` is a line of the `runs.jsonl` of a confirmation. A row is validated when it is built, so
-its readers can rely on types and ranges.
+A `TrialRow` follows from the journal; the rows of ended trials are the lines of a study's
+`trials.jsonl`. A `RunRow` is a line of the `runs.jsonl` of a confirmation. A row is validated when
+it is built, so its readers can rely on types and ranges.
 """
 
 import json
@@ -30,37 +30,37 @@ _COLUMNS = {
     *("number", "status", "value", "val_b_score", "threshold", "epochs", "seconds", "reason"),
     *("parameters", "arm", "gpu_seconds"),
 }
-"""Of `trials.jsonl`; a line of `runs.jsonl` has all fields of a `RunRow`."""
+"""The fields in a line of `trials.jsonl`; a line of `runs.jsonl` has all fields of a `RunRow`."""
 
 
 def set_values(parameters: Parameters, folder: Path | None) -> dict[str, Value]:
-    """Return the parameters that are set, by dotted name, as files of a folder write them."""
+    """Return the set parameters by dotted name, with paths relative to `folder` if it is given."""
     return {
         name: value for name, value in flat_values(parameters, folder).items() if value is not None
     }
 
 
 class RunRow(StrictModel):
-    """A run of a confirmation, or what is read of an ended trial without its parameters."""
+    """A run of a confirmation, or an ended trial without its parameters."""
 
     model_config = ConfigDict(extra="ignore")
 
     number: int
     status: TrialStatus
     label: str = Field(default_factory=lambda given: f"#{given['number']}")
-    """Its name, such as `gan #12, replicate 1`; that of a trial is `#12`."""
+    """Name of the run, such as `gan #12, replicate 1`; the name of a trial is `#12`."""
     value: float | None = None
     """The best objective on val-A so far; None before the first epoch."""
     val_b_score: float | None = None
-    """The score on val-B, if it is complete."""
+    """The score on val-B of a complete trial."""
     threshold: float | None = None
-    """Set on val-A and val-B, if it is complete and has two classes."""
+    """The threshold, chosen on val-A and val-B, of a complete trial with two classes."""
     epochs: int = 0
     best_epoch: int | None = None
     seconds: float | None = None
-    """Wall time, once it has ended."""
+    """Wall time of an ended trial."""
     reason: str = ""
-    """Why it ended, unless it is complete."""
+    """Why the trial ended; "" for a complete trial."""
     network_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
     """The SHA-256 of the best network of a complete run."""
 
@@ -79,9 +79,10 @@ class TrialRow(RunRow):
     arm: str = Field(default_factory=lambda given: given["parameters"].arm)
     """The arm, such as `augmented+gan`."""
     gpu_seconds: float = 0.0
-    """GPUs held, times seconds."""
+    """Number of GPUs that the trial held, times seconds."""
     quality: Mapping[str, float | None] = Field(default={}, exclude=True)
-    """Figures of its synthetic images (docs/generators.md), further columns of `trials.jsonl`."""
+    """Quality figures of the synthetic images (docs/generators.md), which are further columns of
+    `trials.jsonl`."""
     mix: str = ""
     """The mix in words, such as `gan r=0.5 (500 steps) +affine`."""
     values: tuple[float, ...] = ()
@@ -89,12 +90,12 @@ class TrialRow(RunRow):
     busy_with: str = ""
     """What a trial does before its first epoch, such as `training the GAN: 300 of 600 steps`."""
     node: str = ""
-    """The node that runs it, if it is another one than this."""
+    """The node that runs the trial, if it is another node than this."""
     samples: str = ""
-    """The sample grid of its generator in the study, such as `samples/gan-1a2b3c4d.png`; "" if
-    there is none yet."""
+    """The sample grid of the trial's generator in the study, such as `samples/gan-1a2b3c4d.png`; ""
+    if there is none yet."""
     report: PoolReport | None = None
-    """Quality and memorisation of its synthetic images; None if there is none, or not yet."""
+    """Report on quality and memorisation of the synthetic images; None if there is none yet."""
 
 
 def _content(row: TrialRow, folder: StudyFolder) -> dict[str, Any]:
@@ -141,10 +142,10 @@ def reasons_of(rows: Iterable[RunRow]) -> str:
 def rank(
     trials: Iterable[TrialRow], by: Literal["value", "val_b_score"] = "val_b_score"
 ) -> list[TrialRow]:
-    """Return the complete trials, best first; of equals, the simplest.
+    """Return the complete trials, best first; of trials with equal scores, the simplest first.
 
     They are ranked by their score on val-B, which no decision of the search used, or by the
-    search's objective.
+    search's objective on val-A.
     """
     scored = [
         trial for trial in trials if trial.status == "complete" and getattr(trial, by) is not None

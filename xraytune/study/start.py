@@ -1,7 +1,7 @@
 """Start a study, or resume it: only with the same space and images.
 
-A resumed study may have other settings that change no trial, such as its budget, and other releases
-of its packages; both are recorded.
+A resumed study may have other values of settings that change no trial, such as its budget, and
+other releases of packages; both are recorded.
 """
 
 import platform
@@ -42,8 +42,8 @@ def create_study(
 ) -> None:
     """Create a study atomically, unless another search has just created it.
 
-    `where` is what its trials compute on here, or the `environment` of the machine that runs them;
-    `inputs` are those of `read_inputs`.
+    `where` is what the trials compute on here, or the `environment` of the machine that runs them.
+    `inputs` are the contents returned by `read_inputs`.
     """
     from xraytune.study.inputs import write_inputs  # imports torch, which Ray's process avoids
 
@@ -70,7 +70,7 @@ def environment(compute: Compute) -> dict[str, Any]:
 
 
 def require_free(folder: StudyFolder) -> None:
-    """Refuse (StudyError) to create a study in a folder with other files than those of a study."""
+    """Refuse (StudyError) to create a study in a folder that has files and is not a study."""
     if folder.path.exists() and any(folder.path.iterdir()) and not folder.space_path.exists():
         what = "this folder is not empty, and is not a study (study.yaml is missing)"
         fix = "give the study another name (--set name=...), or move the folder away"
@@ -80,8 +80,8 @@ def require_free(folder: StudyFolder) -> None:
 def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
     """Return a space with the images of its study, if there are none at its own `data.path`.
 
-    What a data file may have said about them is taken from the study, too, unless the space says
-    it.
+    Settings that a data file may have given for these images are taken from the study, too, unless
+    the space has them.
     """
     settings = space.settings
     recorded = folder.space().settings
@@ -97,13 +97,13 @@ def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
 
 
 def _completed(given: StrictModel, recorded: StrictModel, keys: Iterable[str]) -> StrictModel:
-    """Return settings with those of `keys` that are not given as they were recorded."""
+    """Return the given settings, with recorded values for the `keys` that are not given."""
     missing = {*keys} - given.model_fields_set
     return given.with_values({key: getattr(recorded, key) for key in missing})
 
 
 def require_same_images(folder: StudyFolder, prepared: SplitData) -> SplitData:
-    """Return the study's record of its images; StudyError if they or their split changed."""
+    """Return the study's record of its images; raise StudyError if they or the split changed."""
     recorded = folder.prepared()
     require_same_data(recorded, prepared, folder.path)
     if recorded.fingerprint == prepared.fingerprint:
@@ -118,7 +118,7 @@ def require_same_images(folder: StudyFolder, prepared: SplitData) -> SplitData:
 
 
 def continue_under_releases(folder: StudyFolder) -> str:
-    """Record that other versions train the trials from now on; return a note, "" if none do.
+    """Record that other versions train the trials from now on, and return a note; "" if none do.
 
     Unfinished trials lose their checkpoints, so that none is trained with two versions.
     """

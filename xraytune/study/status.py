@@ -1,6 +1,7 @@
 """The current state of a study, read from its folder, even while another process searches.
 
-Its trials, and its arms side by side: best scores, and how far they are from `real_only`.
+It has the trials, and the arms side by side: their best scores, and the differences of these from
+the best score of `real_only`.
 """
 
 from __future__ import annotations
@@ -31,23 +32,25 @@ if TYPE_CHECKING:
 
 _REFERENCE = "real_only"
 _FEWEST_COMPARED, _SATURATED = 3, 0.999
-"""With so many complete trials, a search is saturated if none scores less on val-A."""
+"""A search with at least `_FEWEST_COMPARED` complete trials is saturated if none of them scores
+less than `_SATURATED` on val-A."""
 
 
 @frozen
 class ArmSummary:
     """An arm of a search.
 
-    Only complete trials are compared; the others have trained for fewer epochs.
+    Only complete trials are compared, since other trials were trained for fewer epochs.
 
     Attributes:
-        arm: Its name, such as `augmented+gan`.
-        trials: The number of trials by status.
-        val_a: The number and score of its best complete trial on val-A; None if it has none.
-        val_b: The same on val-B.
-        difference: Score on val-B of that trial minus that of the best of `real_only`; None without
-            either.
-        standard_error: That of the difference, over the patients of val-B; None where unknown.
+        arm: Name of the arm, such as `augmented+gan`.
+        trials: Number of trials by status.
+        val_a: Number and score of the arm's best complete trial on val-A; None if it has none.
+        val_b: Number and score of the arm's best complete trial on val-B; None if it has none.
+        difference: Score of `val_b` minus the score of the best complete trial of `real_only` on
+            val-B; None if one of them is missing, and for `real_only`.
+        standard_error: Standard error of the difference over the patients of val-B; None if it is
+            not known.
     """
 
     arm: str
@@ -63,12 +66,13 @@ class StudyView:
     """A study at one moment.
 
     Attributes:
-        metric: The name of its scores, such as AUROC.
-        trials: Its trials by number.
-        trial_budget: The budget of the last start, which is at least the number of trials.
+        metric: Name of the scores, such as AUROC.
+        sides: Sizes of train, val-A and val-B.
+        trials: The trials by number.
+        trial_budget: Budget of trials at the last start, or the number of trials if it is larger.
         seconds: Wall time used, over all starts, as last saved.
-        searched: The names of the searched parameters.
-        seconds_budget: `budget.hours` of the last start; None if it has none.
+        searched: Names of the searched parameters.
+        seconds_budget: `budget.hours` of the last start, in seconds; None if there is no limit.
     """
 
     path: Path
@@ -83,7 +87,7 @@ class StudyView:
     seconds_budget: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the study as a JSON object, also with what follows from its trials."""
+        """Return the study as a JSON object, with what follows from its trials."""
         derived = {
             "seconds_left": self.seconds_left,
             "gpu_seconds": self.gpu_seconds,
@@ -96,9 +100,9 @@ class StudyView:
         return to_json(self, self.path) | to_json(derived, self.path)
 
     def values_of(self, trial: TrialRow) -> dict[str, Value]:
-        """Return the parameters that a trial sets, by dotted name, as the study's files write them.
+        """Return the parameters that a trial sets, by dotted name.
 
-        Their paths are relative to the study.
+        Paths are relative to the study, as in its files.
         """
         return set_values(trial.parameters, self.path)
 
@@ -114,9 +118,9 @@ class StudyView:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the trials so far; None before the first end, or if no search runs.
+        """Estimated time left; None until a trial has ended, and if no search is running.
 
-        Half of a running trial is done; none of a waiting one is.
+        On average, half of a running trial is assumed to be done.
         """
         ended = [trial.seconds for trial in self.trials if trial.seconds is not None]
         if not (ended and self.is_running):
@@ -132,7 +136,7 @@ class StudyView:
 
     @property
     def gpu_seconds(self) -> float:
-        """GPUs held by ended trials, times seconds."""
+        """Sum over the ended trials of the number of GPUs that they held, times seconds."""
         return sum(trial.gpu_seconds for trial in self.trials)
 
     @property
@@ -142,12 +146,12 @@ class StudyView:
 
     @property
     def best(self) -> TrialRow | None:
-        """The complete trial with the best val-A score, the simplest of equals."""
+        """The complete trial with the best val-A score; of equal ones, the simplest."""
         return next(iter(self.ranked), None)
 
     @property
     def ranked(self) -> list[TrialRow]:
-        """The complete trials, best objective first; of equals, the simplest first."""
+        """The complete trials, best objective first; of equal ones, the simplest first."""
         return rank(self.trials, "value")
 
     @property
@@ -179,7 +183,7 @@ class StudyView:
 
     @property
     def pruning(self) -> str:
-        """How many trials, complete and pruned, ASHA stopped, and the epochs saved; "" if none."""
+        """A sentence on how many trials ASHA stopped and how many epochs it saved; "" if none."""
         pruned = [trial for trial in self.trials if trial.status == "pruned"]
         if not pruned:
             return ""
@@ -193,7 +197,7 @@ class StudyView:
 
     @property
     def saturation(self) -> str:
-        """That the objective cannot tell the complete trials apart; "" if it can."""
+        """A warning if the objective cannot tell the complete trials apart; "" if it can."""
         scores = [trial.value for trial in self.ranked if trial.value is not None]
         if len(scores) < _FEWEST_COMPARED or min(scores) < _SATURATED:
             return ""
@@ -205,17 +209,17 @@ class StudyView:
 
     @property
     def has_finalist(self) -> bool:
-        """Whether `confirm` has a trial with synthetic images to test."""
+        """Whether there is a trial with synthetic images that `confirm` can test."""
         ended = [trial for trial in self.trials if trial.status in ("complete", "pruned")]
         return any(trial.parameters.has_synthetic_images for trial in ended)
 
     @property
     def for_export(self) -> TrialRow | None:
-        """The complete trial with the best val-B score, the simplest of equals."""
+        """The complete trial with the best val-B score; of equal ones, the simplest."""
         return next(iter(rank(self.trials)), None)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: numbers of trials, the arms, and the trials as tables."""
+        """Return the HTML for notebooks: numbers of trials, then tables of the arms and trials."""
         import pandas as pd  # takes most of a second
 
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
@@ -286,8 +290,8 @@ def trial_table(view: StudyView) -> dict[str, list[Value]]:
 def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
     """Return the standard error of each arm's difference from the reference, if it is known.
 
-    The arms are compared by their best trials on the same images, so the difference is a paired
-    one. Its standard error is known for AUROC and Dice, with several patients of each class.
+    The best trials of the arms are compared on the same images, so the difference is paired. Its
+    standard error is known for AUROC and Dice, if there are several patients of each class.
     """
     if _REFERENCE not in best or len(best) == 1:
         return {}
@@ -309,7 +313,7 @@ def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str
 
 
 class StudyWatcher:
-    """Observe a study; each look reads only what was added to the journal since the last one."""
+    """Observe a study; each `look` reads only what was added to the journal since the last one."""
 
     def __init__(self, folder: StudyFolder) -> None:
         self._folder = folder
@@ -319,7 +323,7 @@ class StudyWatcher:
         self._ended: dict[int, TrialRow] = {}
 
     def look(self) -> StudyView:
-        """Return the study now."""
+        """Return the current state of the study."""
         is_running = work_on(self._folder) == "searched"
         rows = (self._row(trial.number, is_running) for trial in self.journal.trials)
         trials = tuple(filter(None, rows))

@@ -1,7 +1,7 @@
-"""A trial that waits or runs, what its process gets, and what that reports.
+"""A trial that waits or runs, the arguments of its process, and the messages of its process.
 
-The journal hands trials out, and the search keeps them; a run of a confirmation is one, too. Ray
-passes these records on as they are.
+The journal creates the trials of a search, and the search keeps them. A run of a confirmation is a
+trial, too. Ray passes these records between processes unchanged.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from xraytune.study.folder import StudyFolder
 from xraytune.synth.generator_inputs import with_features
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
-"""Why a trial failed: by its settings, so that a retry would fail again, for want of memory, by
-another error (`fault`), or because its process was lost."""
+"""Why a trial failed: because of its settings, so that a retry would fail again (`settings`), for
+want of memory (`memory`), by another error (`fault`), or because its process was lost (`lost`)."""
 
 
 class Failure(TypedDict):
-    """A failed attempt at a trial: the last epoch that it had reported, and the cause."""
+    """A failed attempt at a trial: the last epoch that the trial had reported, and the cause."""
 
     epochs: int
     cause: Cause
@@ -31,16 +31,17 @@ class Trial:
     """A trial that has not ended.
 
     Attributes:
-        number: Its number in the study.
-        label: Its name in the dashboard and in trackers, without that of the study: `#7 gan r=0.5
-            (500 steps)`, or `gan #12, replicate 1`.
-        epochs: The last epoch that it has reported.
-        failures: Its failed attempts.
-        trains_generator: Whether its generator was not trained yet when it was started.
-        resources: The cores and GPUs that it holds while it runs, by the names of Ray.
-        slots: How many slots it occupies while it runs.
-        started: When it was last started, by `time.monotonic`.
-        seconds: How long it has run in this search, before it was last started.
+        number: Number of the trial in the study.
+        label: Name of the trial in the dashboard and in trackers, without the study's name: `#7 gan
+            r=0.5 (500 steps)`, or `gan #12, replicate 1`.
+        experiment: Settings of the trial.
+        epochs: The last epoch that the trial has reported.
+        failures: Failed attempts at the trial.
+        trains_generator: Whether the trial's generator was not trained yet when it started.
+        resources: Cores and GPUs that the trial holds while it runs, by Ray's names.
+        slots: Number of slots that the trial occupies while it runs.
+        started: Time of the last start, by `time.monotonic`.
+        seconds: How long the trial ran in this search before its last start.
     """
 
     number: int
@@ -56,12 +57,12 @@ class Trial:
 
     @property
     def parameters(self) -> Parameters:
-        """Its parameters."""
+        """The trial's parameters."""
         return self.experiment.parameters
 
     @property
     def generator_inputs(self) -> tuple[GanSettings | None, int | None, int]:
-        """What decides whether its generator is trained already: see `generator_need`."""
+        """The arguments of `generator_need` on which it depends whether a generator is trained."""
         settings = self.experiment.settings
         gan = self.parameters.gan
         if gan:
@@ -76,8 +77,8 @@ class Job:
     Attributes:
         study: The study or, in a confirmation, the folder of its runs.
         label: The trial's name in the dashboard and in trackers.
-        resources: The cores and GPUs that it holds, by the names of Ray.
-        every_epoch: Else only the last epoch of each second is reported.
+        resources: The cores and GPUs that the trial holds, by Ray's names.
+        every_epoch: Whether every epoch is reported, instead of only the last one of each second.
     """
 
     study: StudyFolder
@@ -90,9 +91,9 @@ class Job:
 
 @frozen
 class TrialFailed:
-    """An attempt at a trial failed.
+    """The message that an attempt at a trial failed.
 
-    The cause `machine` means that its machine lacks something, such as disk space or the study.
+    The cause `machine` means that the machine lacks something, such as disk space or the study.
     """
 
     reason: str
@@ -101,7 +102,7 @@ class TrialFailed:
 
 LOST = TrialFailed(reason="its process was lost (killed, or its node)", cause="lost")
 OUT_OF_MEMORY = TrialFailed(reason="its process was killed: out of memory", cause="memory")
-"""What the search says for a process that ended without a message."""
+"""The messages, made by the search, of processes that ended without one."""
 
 TrialMessage: TypeAlias = EpochRecord | TrialResult | TrialFailed
-"""What a trial reports: an epoch, and at its end a result or a failure."""
+"""A message of a trial: an epoch, or a result or a failure at its end."""

@@ -1,11 +1,11 @@
-"""What a trial tells about itself in its folder, beside its epochs, for `status` and the search.
+"""The files, besides its epochs, in which a trial reports to `status` and the search.
 
-    progress.json   what it does before its first epoch
-    samples.json    the sample grid of its generator
-    quality.json    quality and memorisation of its synthetic images
+    progress.json   what the trial does before its first epoch
+    samples.json    the sample grid of the trial's generator
+    quality.json    quality and memorisation of the trial's synthetic images
 
-A file may be missing, since the trial has not written it yet, or damaged: then there is nothing to
-tell.
+A file may be missing, since the trial has not written it yet, or damaged. Its content is then
+treated as unknown.
 """
 
 import json
@@ -23,13 +23,13 @@ from xraytune.base.files import fenced, read_json, write_json, write_text
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
 _ATTEMPT_FILE = ".owner"
-"""The file in a trial's folder with a token of the attempt that ran last, or runs, and its node."""
+"""The file in a trial's folder with a token and the node of the latest attempt."""
 _PROGRESS_FILE = "progress.json"
 _SAMPLES_FILE = "samples.json"
 _WRITE_EVERY_SECONDS = 1.0
 _REPORT = TypeAdapter(PoolReport)
 _UNREADABLE = (FileNotFoundError, ValueError, TypeError, LookupError)
-"""What readers raise for missing and damaged files."""
+"""The exceptions that readers raise for missing and damaged files."""
 
 
 @dataclass(slots=True)
@@ -49,15 +49,15 @@ class ProgressFile:
 
 
 class TakenOverError(Exception):
-    """A later attempt at the trial has begun; this one writes nothing more."""
+    """A later attempt at the trial has begun, so this attempt writes nothing more."""
 
 
 @contextmanager
 def attempt(trial_dir: Path) -> Iterator[None]:
     """Begin an attempt at a trial, which ends any earlier one.
 
-    While the block runs, a write of this process raises TakenOverError if a later attempt has
-    begun, or the trial's folder is gone; OSError if the storage does not answer.
+    While the block runs, a write of this process raises TakenOverError if a later attempt has begun
+    or the trial's folder is gone, and OSError if the storage does not answer.
     """
     token = f"{uuid.uuid4().hex} {socket.gethostname()}"
     write_text(trial_dir / _ATTEMPT_FILE, token, durable=False)
@@ -74,7 +74,7 @@ def attempt(trial_dir: Path) -> Iterator[None]:
 
 
 def read_node(trial_dir: Path) -> str:
-    """Return the node that runs a trial, or ran it last; "" if it is this one or there is none."""
+    """Return the node of a trial's latest attempt; "" if it is this node or there is none."""
     try:
         node = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8").partition(" ")[2]
     except OSError:
@@ -83,7 +83,7 @@ def read_node(trial_dir: Path) -> str:
 
 
 def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:
-    """Return what a trial said last with its `Progress`; None if it is unknown."""
+    """Return the last arguments of a trial's `Progress` callback; None if they are unknown."""
     with suppress(*_UNREADABLE):
         content = read_json(trial_dir / _PROGRESS_FILE)
         return str(content["what"]), int(content["done"]), int(content["total"])
@@ -91,7 +91,7 @@ def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:
 
 
 def write_samples(trial_dir: Path, grid: Path) -> None:
-    """Record the sample grid of a trial's generator, a file in the study's `samples/`."""
+    """Record the sample grid of a trial's generator, which is a file in the study's `samples/`."""
     write_json(trial_dir / _SAMPLES_FILE, {"generator": f"samples/{grid.name}"})
 
 
@@ -103,7 +103,7 @@ def read_samples(trial_dir: Path) -> str:
 
 
 def read_pool_report(trial_dir: Path) -> PoolReport | None:
-    """Return a trial's report on its synthetic images; None if there is none, or not yet."""
+    """Return a trial's report on its synthetic images; None if there is none yet."""
     with suppress(*_UNREADABLE):
         return _REPORT.validate_python(read_json(trial_dir / QUALITY_FILE))
     return None
