@@ -74,7 +74,7 @@ def find_faults(
 
 
 def _summarise(pixels: Iterable[UInt8Array]) -> tuple[Counter[str], Float64Array]:
-    """Return the number of images by fault and of `different` images, and the sum of all, [S, S]."""
+    """Return the number of images by fault and of `different` ones, and the sum of all, [S, S]."""
     counts: Counter[str] = Counter()
     different: set[int] = set()
     total = np.zeros(())
