@@ -1,1 +1,1 @@
-"""Errors, files, locks, randomness and records: used by all, knows nothing of the rest."""
+"""Errors, files, locks, randomness and records, which all other packages use."""

@@ -7,8 +7,8 @@ a folder of its own, and the first to rename it wins. A killed builder leaves a 
 nothing reads and `cache clean` removes.
 
 Each use of an artifact updates the modification time of its manifest, by which `cache clean`
-removes the oldest first. It removes only folders with such a manifest, in a cache with the tag that
-a new cache gets.
+removes the oldest artifacts first. Only folders with such a manifest are removed, and only in a
+cache with the tag that a new cache gets.
 """
 
 import hashlib
@@ -36,17 +36,17 @@ from xraytune.base.files import (
 from xraytune.base.locks import build_lock
 
 CACHE_TAG = "CACHEDIR.TAG"
-"""Marks a cache, also for backup programs; source: https://bford.info/cachedir/."""
+"""This tag marks a cache, also for backup programs. Source: https://bford.info/cachedir/."""
 TAG_LINE = "Signature: 8a477f597d28d172789f06886806bc55"
 _MANIFEST = "manifest.json"
 _logger = logging.getLogger(__name__)
 
 
-_version = lru_cache(version)  # which parses the metadata of the package in each call
+_version = lru_cache(version)  # `version` parses the metadata of the package in each call
 
 
 def releases(*packages: str) -> dict[str, str]:
-    """Return the installed release of each package: 2.15.0 of 2.15.0+cu132 (decision 19)."""
+    """Return the installed release of each package: 2.15.0 for 2.15.0+cu132 (decision 19)."""
     return {name: _version(name).partition("+")[0] for name in packages}
 
 
@@ -90,7 +90,7 @@ def build_once(
 ) -> Path:
     """Return the folder of an intact artifact; if there is none, `build(folder)` fills it.
 
-    While another process builds it, `waiting` is called several times a second.
+    While another process builds the artifact, `waiting` is called several times a second.
     """
     path = artifact_path(cache, stage, inputs)
     if is_intact(path):
@@ -119,7 +119,7 @@ def build_once(
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether the files of an artifact are those of its manifest; if so, record this use.
+    """Return whether the files of an artifact match its manifest; if they do, record this use.
 
     Raises:
         OSError: A file is there, but cannot be read.
@@ -136,19 +136,19 @@ def is_intact(path: Path) -> bool:
 
 
 def record_use(path: Path) -> None:
-    """Set the time of an artifact's last use, if it is there, to now."""
+    """Set the time of an artifact's last use to now, if the artifact is there."""
     with suppress(OSError):  # a read-only cache, or a file of another user
         os.utime(path / _MANIFEST)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Read the manifest of an artifact, perhaps in progress; ValueError if it is of another one."""
+    """Read the manifest of an artifact, finished or not; ValueError if it is another one's."""
     return _parse_manifest(path.parent.name, path.name, read_bytes(path / _MANIFEST))
 
 
 @lru_cache(
     maxsize=16
-)  # that of decoded images lists all of them, and is read several times a trial
+)  # the manifest of decoded images lists all of them, and is read several times a trial
 def _parse_manifest(stage: str, name: str, text: bytes) -> dict[str, Any]:
     content: dict[str, Any] = parse_json(text)
     if (content["stage"], fingerprint(stage, content["inputs"])) != (stage, name):
@@ -159,7 +159,7 @@ def _parse_manifest(stage: str, name: str, text: bytes) -> dict[str, Any]:
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield each artifact of a stage that can be read, with its inputs, sorted by name.
 
-    None is verified.
+    The files of the artifacts are not verified.
     """
     for path in sorted((cache / stage).glob("[!.]*")):
         inputs = manifest_inputs(path)
@@ -168,7 +168,7 @@ def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]
 
 
 def manifest_inputs(path: Path) -> dict[str, Any] | None:
-    """Return the inputs of an artifact, or of one in progress; None if the folder is neither."""
+    """Return the inputs of an artifact, finished or not; None if the folder is no artifact."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         return dict(_read_manifest(path)["inputs"])
     return None
@@ -186,7 +186,7 @@ def discard(path: Path) -> None:
         except FileNotFoundError:
             return
     if aside.is_dir() and not aside.is_symlink():
-        # A network disk keeps what is still open; `cache clean` removes the rest.
+        # A network disk keeps files that are still open; `cache clean` removes them later.
         shutil.rmtree(aside, ignore_errors=True)
     else:
         aside.unlink(missing_ok=True)

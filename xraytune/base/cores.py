@@ -25,9 +25,9 @@ def cpu_count() -> int:
 
 
 def quota_cores(root: Path = Path("/")) -> float:
-    """Return the cores that this process's cgroup and those above it allow, as of Slurm or systemd.
+    """Return the number of cores that this process's cgroup and the groups above it allow.
 
-    Without a quota, return infinity.
+    Slurm and systemd set such quotas. Without a quota, returns infinity.
     """
     cores = [math.inf]
     with suppress(OSError):

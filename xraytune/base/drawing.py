@@ -1,6 +1,6 @@
 """Figures as PNG and SVG; only this file imports matplotlib.
 
-The same records give the same bytes: no date, no random ids, no user settings. Text stays text in
+The same records give the same bytes, without dates, random ids or user settings. Text stays text in
 the SVG.
 """
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Distinct for colour-blind readers. Source: Okabe and Ito 2008, "Color Universal Design"."""
+"""These colours are distinct for colour-blind readers.
+
+Source: Okabe and Ito 2008, "Color Universal Design".
+"""
 WIDTH_INCHES = 9.0
 _DOTS_PER_INCH = 200
 _LONGEST_NAME = 24
@@ -46,7 +49,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def drawable(name: str) -> str:
-    """Return a name from the data for a figure: without control characters, and shortened."""
+    """Return a name from the data for a figure, shortened and without control characters."""
     name = re.sub(r"[\0-\x1f\x7f-\x9f]", "\ufffd", name)  # not allowed in SVG
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
@@ -62,7 +65,7 @@ def new_figure(files: Sequence[Path], height: float) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A name in a script that the font lacks is boxes in the PNG, but correct in the SVG.
+        # If the font lacks a script, a name is shown as boxes in the PNG, but correctly in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)

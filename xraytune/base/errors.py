@@ -15,7 +15,7 @@ INTERRUPTED_EXIT_CODE = 130
 _CONTROL_CHARACTERS = re.compile(
     "[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
-"""Control characters except the line feed, and those that change the direction of text."""
+"""Control characters except the line feed, and characters that change the direction of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Problem:
 
 
 def printable(text: str) -> str:
-    r"""Escape control characters, which may come with file and class names: ESC becomes `\x1b`."""
+    r"""Escape control characters, which file and class names may contain: ESC becomes `\x1b`."""
     return _CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -67,7 +67,7 @@ def counted(count: int, noun: str) -> str:
 
 
 class XraytuneError(Exception):
-    """Base class; takes the parts of a `Problem`, or several problems, shown in this order."""
+    """The base class; takes the parts of a `Problem`, or several problems, shown in this order."""
 
     exit_code: ClassVar[int] = 1
 
@@ -127,7 +127,7 @@ def collect(errors: list[XraytuneError]) -> Iterator[None]:
 
 
 def raise_together(errors: Sequence[XraytuneError]) -> None:
-    """Raise all problems of some errors as one error of the first's class; nothing if none."""
+    """Raise all problems of some errors as one error of the first one's class, if there are any."""
     if errors:
         problems = dict.fromkeys(problem for error in errors for problem in error.problems)
         raise type(errors[0])(*problems)
@@ -135,7 +135,7 @@ def raise_together(errors: Sequence[XraytuneError]) -> None:
 
 @contextmanager
 def add_notes(notes: Iterable[str]) -> Iterator[None]:
-    """Show notes with a DataError of the block: what was left out may be its cause."""
+    """Show notes with a DataError of the block, since what was left out may be its cause."""
     try:
         yield
     except DataError as error:
@@ -150,6 +150,6 @@ def is_out_of_memory(error: Exception) -> bool:
         "not enough memory",
         "out of memory",
         "ALLOC_FAILED",
-        "failed to map segment",  # of a library that is loaded
+        "failed to map segment",  # raised when a library is loaded
     )
     return isinstance(error, MemoryError) or any(part in str(error) for part in words)

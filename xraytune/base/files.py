@@ -1,9 +1,9 @@
 """Atomic, durable writes, and reads of regular files.
 
 A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power
-loss leaves the old or the new content. JSONL logs grow by one `write` per append; readers skip a
-last line torn by a crash, the next append removes it. In a chained log, each line has a checksum
-of itself and of all lines before it. Only regular files are read (`_require_file`).
+loss leaves either the old or the new content. JSONL logs grow by one `write` per append. If a crash
+tears the last line, readers skip it, and the next append removes it. In a chained log, each line
+has a checksum of itself and of all lines before it. Only regular files are read (`_require_file`).
 
 Every write raises MachineError if the disk is full, the system refuses access or the storage does
 not answer.
@@ -60,7 +60,7 @@ _CAUSES = {
 }
 _CHECKSUMS_FILE = "sha256.jsonl"
 _LAST_BYTES = 2**12
-"""How much of a log's end is read first, in search of its last line."""
+"""The number of bytes at a log's end that are read first, in search of its last line."""
 _fences: list[Callable[[], None]] = []
 
 
@@ -103,7 +103,7 @@ def require_writable(folder: Path) -> None:
     """Check, before any work, that files can be created in a folder, which need not exist.
 
     Raises:
-        ConfigError: It is a file.
+        ConfigError: The folder is a file.
         MachineError: The system refuses to write there.
     """
     place = nearest_folder(folder)
@@ -116,7 +116,7 @@ def require_writable(folder: Path) -> None:
 def require_new(out: Path, *, outside: Path | None = None) -> None:
     """Check, before any work, that `out` does not exist and can be created.
 
-    ConfigError if it exists, or is inside of a folder of images.
+    Raises ConfigError if `out` exists, or is inside of a folder of images.
     """
     require_writable(out.parent)
     if os.path.lexists(out):
@@ -127,11 +127,11 @@ def require_new(out: Path, *, outside: Path | None = None) -> None:
 
 
 def _require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
-    """Check, before opening it, that a file is regular: opening a pipe blocks, a device may act.
+    """Check that a file is regular before it is opened: a pipe would block, and a device may act.
 
     Raises:
-        refusal: It is not a regular file.
-        OSError: It does not exist, or the system refuses access.
+        refusal: The file is not a regular one.
+        OSError: The file does not exist, or the system refuses access.
     """
     mode = os.stat(path).st_mode  # noqa: PTH116  faster than a Path, as decoding reads many files
     if not stat.S_ISREG(mode):
@@ -175,9 +175,9 @@ def write_bytes(
     mode: int = 0o666,
     is_recorded: bool = False,
 ) -> None:
-    """Write a whole file: after a crash, it has the new content or still the old one.
+    """Write a whole file; after a crash, it has either the new or the old content.
 
-    Without `durable` this holds for a killed process, but not for power loss. The umask applies to
+    Without `durable`, this holds for a killed process, but not for power loss. The umask applies to
     `mode`. With `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to
     the file, for `require_recorded`.
     """
@@ -202,7 +202,7 @@ def write_bytes(
 
 
 def require_recorded(path: Path) -> None:
-    """Raise ValueError if a file has another content than was written to it with `is_recorded`."""
+    """Raise ValueError if the content of a file differs from what was written and recorded."""
     rows = read_jsonl(path.with_name(_CHECKSUMS_FILE))
     recorded = {row["sha256"] for row in rows if row["file"] == path.name}
     if sha256_of(path) not in recorded:
@@ -210,9 +210,9 @@ def require_recorded(path: Path) -> None:
 
 
 def write_array(path: Path, array: NDArray[Any], *, is_recorded: bool = False) -> None:
-    """Like `write_bytes`, in NumPy's format.
+    """Write an array in NumPy's format; see `write_bytes`.
 
-    When NumPy writes a file itself, its error does not name a full disk.
+    If NumPy wrote the file itself, its error would not name a full disk.
     """
     import numpy as np
 
@@ -238,12 +238,12 @@ def copy_file(file: Path, to: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file after `_require_file`. Raises as `parse_json`."""
+    """Read a JSON file after `_require_file`; the errors are those of `parse_json`."""
     return parse_json(read_bytes(path))
 
 
 def parse_json(content: bytes) -> Any:
-    """Return the value of a JSON text; ValueError for NaN, or no JSON in UTF-8."""
+    """Return the value of a JSON text; raise ValueError for NaN, or if it is no JSON in UTF-8."""
 
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is not JSON")
@@ -254,14 +254,14 @@ def parse_json(content: bytes) -> Any:
 def with_checksum(content: Mapping[str, Any], previous: int = 0) -> dict[str, Any]:
     """Return a JSON object with a checksum, for `without_checksum`.
 
-    The checksum is that of its content and, in a chained log, of all lines before it, whose own
-    checksum is `previous`.
+    The checksum covers the content and, in a chained log, all lines before it; `previous` is the
+    checksum of the line before.
     """
     return {**content, "crc": zlib.crc32(json.dumps(content).encode(), previous)}
 
 
 def without_checksum(content: Mapping[str, Any], previous: int = 0) -> dict[str, Any]:
-    """Return a JSON object without its checksum; ValueError if it has none, or a wrong one."""
+    """Return a JSON object without its checksum; raise ValueError if that is missing or wrong."""
     plain = {name: value for name, value in content.items() if name != "crc"}
     if content.get("crc") != with_checksum(plain, previous)["crc"]:
         raise ValueError("its content was changed")
@@ -271,8 +271,8 @@ def without_checksum(content: Mapping[str, Any], previous: int = 0) -> dict[str,
 def read_chained(line: bytes, previous: int) -> tuple[dict[str, Any], int]:
     """Return the row and the checksum of a line of a chained log.
 
-    ValueError or TypeError unless it is whole and follows the line whose checksum is `previous`, 0
-    before the first.
+    Raises ValueError or TypeError unless the line is whole and follows the line whose checksum is
+    `previous`, which is 0 for the first line.
     """
     content = {**parse_json(line)}
     return without_checksum(content, previous), content["crc"]
@@ -288,7 +288,7 @@ def csv_table(
 
 
 def markdown(text: str) -> str:
-    r"""Return a line of Markdown that shows a text as it is, in which a line feed becomes `\n`."""
+    r"""Return a line of Markdown that shows a text as it is; a line feed is shown as `\n`."""
     return re.sub(
         r"([\\`\[\]|])", r"\\\1", html.escape(printable(text).replace("\n", r"\n"), quote=False)
     )
@@ -299,8 +299,8 @@ def append_jsonl(
 ) -> None:
     """Append rows, after removing a torn last line.
 
-    Without `durable`, a power loss may remove them. One process at a time may append to a chained
-    log.
+    Without `durable`, a power loss may remove the rows. Only one process at a time may append to a
+    chained log.
 
     Raises:
         ArtifactError: The last line of a chained log is damaged.
@@ -326,11 +326,11 @@ def append_jsonl(
             cut_torn_line(path)
             raise
         if durable:
-            sync(path.parent)  # the process that created the file may have been killed before this
+            sync(path.parent)  # the process that created the file may have died before doing so
 
 
 def chain(rows: Iterable[Mapping[str, Any]], previous: int) -> list[dict[str, Any]]:
-    """Return rows with the checksums of a chained log; `previous` is that of the line before."""
+    """Return rows with the checksums of a chained log, after a line of checksum `previous`."""
     chained: list[dict[str, Any]] = []
     for row in rows:
         chained.append(with_checksum(row, previous))
@@ -339,11 +339,11 @@ def chain(rows: Iterable[Mapping[str, Any]], previous: int) -> list[dict[str, An
 
 
 def read_jsonl(path: Path, *, is_chained: bool = False) -> list[dict[str, Any]]:
-    """Read all complete rows; a missing file has none, a torn last line is skipped.
+    """Read all complete rows; a missing file has none, and a torn last line is skipped.
 
     Raises:
-        ArtifactError: An earlier line is damaged or, in a chained log, does not follow the one
-            before it. No crash causes this.
+        ArtifactError: An earlier line is damaged or, in a chained log, does not follow the line
+            before it, which no crash can cause.
     """
     if not path.exists():
         return []
@@ -366,7 +366,7 @@ def read_jsonl(path: Path, *, is_chained: bool = False) -> list[dict[str, Any]]:
 def cut_torn_line(path: Path) -> bytes:
     """Remove the incomplete row after a log's last newline, left by a crash.
 
-    Return the last complete line, b"" if there is none. Only the end of the log is read.
+    Returns the last complete line, or b"" if there is none. Only the end of the log is read.
     """
     if not path.exists():
         return b""
@@ -387,10 +387,10 @@ def cut_torn_line(path: Path) -> bytes:
 
 @contextmanager
 def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
-    """Fill a folder under a temporary name; it is at `path` if the block ends without an error.
+    """Fill a folder under a temporary name, and move it to `path` if the block raises no error.
 
-    If another process was first, this is a ConfigError; if every process creates the same content
-    (`is_shared`), its folder is kept.
+    If another process was first, raises ConfigError; but if every process creates the same content
+    (`is_shared`), the folder of the other process is kept.
     """
     _check_fences()
     path = path.resolve()

@@ -1,10 +1,10 @@
 """File locks, which the system releases when their owner dies.
 
-On network storage, its server does so after a while.
+On network storage, the server releases them after a while.
 
-`hold` refuses a second process, `build_lock` lets it wait, `lock_if_free` lets it go on. All
-need storage with file locks. The files stay: if a lock's file were removed, two processes could
-lock different files of one name.
+`hold` refuses a second process, `build_lock` lets it wait, and `lock_if_free` lets it go on. All of
+them need storage with file locks. The files of locks stay: if one were removed, two processes could
+lock different files with the same name.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.1
 
 @frozen
 class Owner:
-    """The process that holds a lock, and what it does."""
+    """The process that holds a lock, and its work."""
 
     host: str
     pid: int
@@ -42,7 +42,7 @@ class Owner:
 
 
 class LockHeldError(Exception):
-    """Another process holds the lock; `owner` is None if it does not say which."""
+    """Another process holds the lock; `owner` is None if it is not known."""
 
     def __init__(self, owner: Owner | None) -> None:
         super().__init__(owner)
@@ -81,7 +81,7 @@ def current_owner(path: Path) -> Owner | None:
 
 @contextmanager
 def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a lock while the block runs; until it is free, call `waiting` several times a second."""
+    """Wait for a lock, calling `waiting` several times a second, and hold it during the block."""
     with explain_disk_errors(path):
         make_folder(path.parent)
     with _open(path) as stream:
@@ -93,7 +93,7 @@ def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
 
 @contextmanager
 def lock_if_free(path: Path) -> Iterator[bool]:
-    """Hold a lock while the block runs, unless another process does; yield whether it is held."""
+    """Hold a lock during the block unless another process holds it; yield whether it is held."""
     with explain_disk_errors(path):
         make_folder(path.parent)
     with _open(path) as stream:
@@ -121,5 +121,5 @@ def _read(stream: FileIO) -> Owner | None:
     try:
         stream.seek(0)
         return Owner(**json.loads(stream.read()))
-    except (ValueError, TypeError):  # it was just acquired
+    except (ValueError, TypeError):  # the lock was just acquired
         return None

@@ -1,6 +1,6 @@
 """Progress of long-running work, and small frozen records that cross layers.
 
-Records hold paths instead of arrays, and `to_json` encodes them.
+Records hold paths instead of arrays, and are encoded by `to_json`.
 """
 
 from collections.abc import Callable, Mapping
@@ -89,8 +89,8 @@ class EpochRecord:
     Attributes:
         epoch: 1-based.
         steps: Optimizer steps so far.
-        train_loss: Mean over the epoch's steps.
-        val_loss: Mean cross entropy on val-A, in nats.
+        train_loss: Mean training loss over the epoch's steps.
+        val_loss: Mean cross-entropy on val-A, in nats.
         val_score: The study's objective on val-A.
         best_val_score: The best `val_score` so far, which is the value of the trial.
         lr: Learning rate of the epoch's last step.
@@ -113,11 +113,11 @@ class TrialResult:
 
     Attributes:
         value: Best objective on val-A.
-        best_epoch: The epoch of that value, whose network is kept.
-        epochs: Epochs trained.
+        best_epoch: The epoch with this value, whose network is kept.
+        epochs: The number of epochs trained.
         val_b_score: The kept network's objective on val-B.
-        threshold: Images with at least this probability are classified as positive, with two
-            classes; set on val-A and val-B together (`stats/threshold.py`).
+        threshold: With two classes, the probability from which an image is classified as positive;
+            chosen on val-A and val-B together (`stats/threshold.py`).
     """
 
     value: float

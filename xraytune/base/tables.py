@@ -1,4 +1,4 @@
-"""What a result looks like, whatever shows it: lines and tables.
+"""The lines and tables of a result, independent of what shows them.
 
 Evaluations and `present/` build them; `cli/console.py` prints them with rich, and `present/page.py`
 puts them on a page with Jinja.
@@ -14,14 +14,14 @@ Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Styled text: a line, or a cell of a table."""
+    """Styled text, as a line or as a cell of a table."""
 
     text: str
     tone: Tone = "plain"
 
 
 Entry: TypeAlias = Cell | str | float | None
-"""A cell of a table: text or a number; None is empty."""
+"""A cell of a table: text, a number, or None if it is empty."""
 Row: TypeAlias = Mapping[str, Entry]
 """The cells of a row, by the name of their column; all rows of a table have the same columns."""
 
@@ -31,8 +31,8 @@ class Table:
     """A table with at least one row, below a title.
 
     Attributes:
-        optional: On a narrow screen, these columns are left out before any other one wraps.
-        sortable: On a page, the table can be sorted and filtered.
+        optional: Columns that are left out on a narrow screen before any other column wraps.
+        sortable: Whether the table can be sorted and filtered on a page.
     """
 
     rows: Sequence[Row]
@@ -76,18 +76,18 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return text as a sentence: a capital letter first, a full stop last."""
+    """Return text as a sentence, with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
 def shown_path(path: Path) -> Path:
-    """Return the path relative to the current folder if it is inside, else unchanged."""
+    """Return the path relative to the current folder if it is inside; otherwise, the path."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def duration(seconds: float) -> str:
-    """Format as `0:07`, `12:30` or `3:05:00`."""
+    """Format a duration as `0:07`, `12:30` or `3:05:00`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

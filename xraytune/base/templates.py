@@ -1,4 +1,4 @@
-"""Templates of texts and pages: a name that a template uses and nobody gave is an error."""
+"""Templates of texts and pages; a template that uses an undefined name is an error."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tensor files: written atomically, and read without running code that a file may contain."""
+"""Tensor files, written atomically and read without running code that a file may contain."""
 
 import io
 import pickle
@@ -22,16 +22,16 @@ UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(pickle.UnpicklingError, SafetensorError, AssertionError, zipfile.BadZipFile, zlib.error),
 )
-"""What torch, safetensors and the use of what they return raise if a file is damaged or holds
-something else."""
+"""The errors that torch, safetensors or the use of their results raise if a file is damaged or
+holds something else."""
 
 
 @contextmanager
 def explain_unreadable(what: str, where: Path, fix: str = "") -> Iterator[None]:
     """Raise ArtifactError, with this problem, if the block raises one of UNREADABLE.
 
-    A file that cannot be reached now, or that does not fit into memory, is not damaged: such errors
-    stay what they are.
+    A file that cannot be reached now, or that does not fit into memory, is not damaged, so such
+    errors are not changed.
     """
     try:
         with explain_disk_errors(where):
@@ -52,9 +52,9 @@ def save_content(content: Mapping[str, object], path: Path) -> None:
 def load_content(path: Path) -> dict[str, Any]:
     """Read what `save_content` or `torch.save` wrote, with its tensors on the CPU.
 
-    It raises one of UNREADABLE if the file is damaged.
+    Raises one of UNREADABLE if the file is damaged.
     """
-    if zipfile.is_zipfile(path):  # not in the format of old versions of torch
+    if zipfile.is_zipfile(path):  # old versions of torch had another format
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch verifies no checksums
                 raise ValueError("a checksum does not match")
@@ -67,7 +67,7 @@ def save_state(
 ) -> None:
     """Write a network's state dict as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    # Not save_file, whose files only their owner may read.
+    # Files written by `save_file` could be read only by their owner.
     write_bytes(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -77,9 +77,9 @@ def load_tensors(
     """Load named tensors into a network; return missing and unexpected names.
 
     A state dict saved by torch carries the version of each module in its metadata, by which
-    torchvision translates old names. Tensors without it, as from safetensors, are assumed to be
-    from the installed version. Raises RuntimeError if a shape differs, or with `strict` the names
-    do.
+    torchvision translates old names. Tensors without this metadata, such as from safetensors, are
+    assumed to be from the installed version. Raises RuntimeError if a shape differs or, with
+    `strict`, if a name does.
     """
     state = OrderedDict(tensors)
     state._metadata = getattr(  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def load_tensors(
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .pth or .safetensors file to the CPU, without executing anything in it.
 
-    Raises MachineError if it cannot be read or holds something else.
+    Raises MachineError if the file cannot be read or holds something else.
     """
     content: Any
     try:

@@ -1,7 +1,7 @@
 """Compare a data folder with the images that a study recorded when it began.
 
-Each command that reads the folder again does so. With other patients, one person could be both
-trained on and tested on; with other labels, a verdict would answer another question.
+Each command that reads the folder again makes this comparison. With other patients, one person
+could be both trained on and tested on; with other labels, a verdict would answer another question.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def require_same_data(
 ) -> None:
     """Refuse (StudyError) images of a study that have another patient or another label now.
 
-    An image has another patient if the name is another one, or if other images have the same
-    patient as it. With `is_complete`, also refuse images that were changed or removed. New images
-    may be there.
+    The patient of an image has changed if the patient's name has, or if the patient has other
+    images than before. With `is_complete`, images that were changed or removed are also refused.
+    New images are allowed.
     """
     before = {image.file: image for image in all_images(recorded)}
     after = {image.file: image for image in all_images(now)}

@@ -41,10 +41,10 @@ STANDARD_CLASSES: Mapping[str, tuple[str, ...]] = {
     "binary": BINARY_CLASSES,
     "three": THREE_CLASSES,
 }
-"""Classes in the order of the labels; those of `auto` are found."""
+"""The classes of each setting, in the order of the labels; `auto` finds its classes."""
 _MOST_SMALL_FOLDERS = 20
 _SMALL = 10
-"""More folders than that, with fewer images each on average, are no classes."""
+"""More folders than this, with fewer images each on average, are no classes."""
 _TABLE = (
     f"give {PATIENTS_CSV} a column class, or describe a label table in a data file (docs/data.md, "
     "Label tables)"
@@ -65,10 +65,11 @@ def list_class_folders(
     """Find the images of class folders, and their classes.
 
     `folders` are the data folder `base` or its parts. `patients_csv` is the table of `base`, which
-    may give the classes of images outside of class folders. `classes` are `data.classes`; or those
-    of a model or a study, of which some may have no images. `site` is `data.split.site`. Raises
-    DataError if there are no images, it is a folder of pairs, or `auto` finds fewer than two
-    classes.
+    may give the classes of images outside of class folders. `classes` is `data.classes`, or the
+    classes of a model or a study, of which some may have no images. `site` is `data.split.site`.
+
+    Raises DataError if there are no images, the folder is one of pairs, or `auto` finds fewer than
+    two classes.
     """
     root = base if len(folders) > 1 else folders["train"]
     files = []
@@ -164,10 +165,11 @@ def list_class_folders(
 
 
 def class_words(of_images: Sequence[tuple[str, ...]], site: str | None = None) -> list[str]:
-    """Return the folder of each image that is its class with `auto`, of all folders around it.
+    """Return, for each image, the one of the folders around it that is its class with `auto`.
 
-    It is the outermost one. Below the folders of sites, it is the next one: if `data.split.site` is
-    `folder`, or if all outermost folders contain the same folders, of which one means no disease.
+    This is the outermost folder or, if the outermost folders are sites, the next one. Outermost
+    folders are sites if `data.split.site` is `folder`, or if all of them contain the same folders,
+    one of which means no disease.
     """
     inside: dict[str, set[str]] = defaultdict(set)
     for outermost, *further in of_images:
@@ -185,8 +187,8 @@ def class_words(of_images: Sequence[tuple[str, ...]], site: str | None = None) -
 def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) -> None:
     """Raise DataError if the outermost folders around images are hospitals or patients.
 
-    Hospitals are those that contain a class without disease, folders called like those next to
-    them, or all the same folders.
+    Folders are hospitals if they contain a class without disease, if they contain folders with the
+    names of their neighbours, or if all contain the same folders.
     """
     inside: dict[str, set[str]] = defaultdict(set)
     sites = set()
@@ -218,7 +220,7 @@ def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) ->
 def name_classes(
     classes: str | tuple[str, ...], words: Iterable[str], where: Path, fix: str
 ) -> tuple[str, ...]:
-    """Return the classes in the order of their labels: those given, or `words` for `auto`."""
+    """Return the classes in the order of their labels: the given ones, or `words` for `auto`."""
     if isinstance(classes, tuple):
         return classes
     if classes in STANDARD_CLASSES:
@@ -243,7 +245,7 @@ def folder_class(inner: Sequence[str], file: str, class_names: Sequence[str]) ->
 
 
 def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
-    """Return a class by its name or, of `three`, another word; case does not matter."""
+    """Return a class by its name or, for `three`, by another word; case does not matter."""
     known = {folded(class_name): class_name for class_name in class_names}
     word = folded(name)
     return known.get(word) or known.get(OTHER_WORDS.get(word, word))

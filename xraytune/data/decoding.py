@@ -1,8 +1,8 @@
 """Decode image files to upright 8-bit grey and to squares, in threads.
 
 The formats are JPEG, PNG, TIFF, BMP, GIF, WebP and DICOM. Transparent parts are composited over
-black, like an X-ray's background. Of an animation, the first frame counts. A file that is not one
-picture of known grey levels (several pages, floating point, an unknown compression) is refused.
+black, like an X-ray's background. Of an animation, only the first frame is read. A file that is not
+one picture of known grey levels (several pages, floating point, an unknown compression) is refused.
 Pillow releases Python's lock while it decodes and resizes.
 
 DICOM files raise MachineError if pydicom is not installed.
@@ -41,9 +41,9 @@ _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out
 _METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 """Pillow looks for an orientation tag there."""
 DECODER = 3
-"""Counts up when a file is decoded to other pixels, so that images in a cache are decoded again."""
+"""Raise this number if files decode to other pixels, so that cached images are decoded again."""
 Resize: TypeAlias = Literal["squash", "crop"]
-"""How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
+"""An image is squashed to a square, or its shorter side is scaled to S and its centre cut out."""
 
 
 @frozen
@@ -76,10 +76,10 @@ class BrokenImage:
 class InputFormat:
     """How pixels become a network's input (`nets/inputs.py`).
 
-    Stored with a trained model and used for its predictions.
+    The format is stored with a trained model and used for its predictions.
 
     Attributes:
-        mean: Of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
+        mean: The mean of each input channel, for pixels in [0, 1]; `std` is the standard deviation.
     """
 
     image_size_px: int
@@ -98,7 +98,7 @@ def decode_files(
 ) -> Iterator[GreyImage | BrokenImage]:
     """Decode files below `root` to upright squares, in order, on all cores, with antialiasing.
 
-    The log warns of blank images, and of files whose content has less depth than they state.
+    The log warns of blank images, and of files whose content has less depth than the file states.
     """
 
     def decode(file: str) -> GreyImage | BrokenImage:
@@ -141,7 +141,7 @@ def _warn_of_oddities(root: Path, kinds: Counter[str], blank: int) -> None:
 def read_image(path: Path | str, needed_px: int) -> GreyImage:
     """Read and decode an image (see `read_grey`).
 
-    Raises DataError if it cannot be read or is broken.
+    Raises DataError if the image cannot be read or is broken.
     """
     try:
         content = read_bytes(path, DataError)
@@ -155,9 +155,9 @@ def square_box(
 ) -> tuple[float, float, float, float] | None:
     """Return the part of the image to scale to S x S (left, upper, right, lower), or None for all.
 
-    A crop gives what `Resize(S)` and `CenterCrop(S)` would, but scales only that part: scaled as a
-    whole, a long and narrow image would fill the memory. Sizes are width and height; those of a
-    JPEG decoded at a reduced size are rounded up.
+    A crop gives the same as `Resize(S)` and `CenterCrop(S)`, but scales only the returned part: a
+    long and narrow image scaled as a whole would fill the memory. Sizes are width and height; the
+    size of a JPEG decoded at a reduced size is rounded up.
 
     Source: torchvision 0.21, `transforms.functional.resize` and `center_crop`.
     """
@@ -204,7 +204,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
 
     A JPEG may be reduced while decoding, to no less than twice `needed_px` on either side.
 
-    Raises DataError if it is broken; its single problem says why.
+    Raises DataError if the image is broken; the single problem of the error says why.
     """
     if is_dicom(content):
         _, levels, stated_bits, bits = read_dicom(content, path, with_pixels=True)

@@ -2,9 +2,9 @@
 
 No other module uses pydicom, which is optional.
 
-Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window.
-Without one, the range of their content becomes 0 to 255. MONOCHROME1, where large values are dark,
-is inverted. docs/data.md lists all attributes.
+Stored values go through the modality LUT (or rescale), then the file's own VOI LUT or window. If a
+file has neither, the range of its values becomes 0 to 255. MONOCHROME1, where large values are
+dark, is inverted. docs/data.md lists all attributes.
 """
 
 from __future__ import annotations
@@ -37,22 +37,24 @@ DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What decoders raise for files that are truncated or overwritten, depending on where."""
+"""The errors that decoders raise for truncated or overwritten files, depending on the place."""
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Colour models that pydicom converts to RGB."""
 _FIRST_ELEMENTS = [struct.pack("<HH", group, element) for group in (2, 8) for element in range(25)]
 _FRONTAL = re.compile(r"(?<![a-z])(p[.]?a|a[.]?p|frontal)(?![a-z])", re.IGNORECASE)
 _PLAIN = {(True, True): "", (False, True): ".1", (False, False): ".2"}
-"""The end of uncompressed values' transfer syntax: implicit or explicit, little endian or big."""
+"""The ends of the transfer syntaxes of uncompressed values: implicit or explicit, either endian."""
 
 Header: TypeAlias = dict[str, Any]
-"""What a file's header says, as fields of `ImageFile`: size, and of DICOM also patient and view."""
+"""The content of a file's header, as fields of `ImageFile`: the size and, for DICOM, the patient
+and view."""
 
 
 def is_dicom(content: bytes) -> bool:
-    """Return whether this is the start of a DICOM file: any 128 bytes, then DICM.
+    """Return whether this is the start of a DICOM file: any 128 bytes, and then `DICM`.
 
-    Some programs leave these 132 bytes out. The file then begins with an element of group 2 or 8.
+    Some programs leave these 132 bytes out, and the file begins with an element of group 2 or 8.
+
     Source: PS3.10, section 7.1.
     """
     return content[128:132] == b"DICM" or (len(content) >= 132 and content[:4] in _FIRST_ELEMENTS)
@@ -61,12 +63,12 @@ def is_dicom(content: bytes) -> bool:
 def read_dicom(
     content: bytes, path: Path | str, *, with_pixels: bool
 ) -> tuple[Header, UInt8Array, int, int]:
-    """Return a file's header, and with `with_pixels` what a radiologist's screen shows, [H, W].
+    """Return a file's header and, with `with_pixels`, what a radiologist's screen shows, [H, W].
 
-    Also return the bits that it states, and those of its content.
+    Also returns the number of bits that the file states, and the number that its content has.
 
-    Raises DataError if it is damaged, does not hold exactly one image or is not supported, and
-    MachineError if pydicom is not installed.
+    Raises DataError if the file is damaged, does not hold exactly one image or is not supported,
+    and MachineError if pydicom is not installed.
     """
     try:
         from pydicom import dcmread
@@ -96,7 +98,7 @@ def read_dicom(
 def read_attribute(path: Path, keyword: str) -> str:
     """Return an attribute of a DICOM file by its keyword, such as `InstitutionName`, as text.
 
-    The text is empty if the file is damaged or another one, or has no such attribute.
+    The text is empty if the file is damaged, is no DICOM file, or has no such attribute.
     """
     try:
         with path.open("rb") as stream:
@@ -112,7 +114,7 @@ def read_attribute(path: Path, keyword: str) -> str:
 
 
 def _find_obstacle(dataset: Any) -> str:
-    """Return why an intact file cannot be shown, and what to do; empty if it can.
+    """Return why an intact file cannot be shown, and what to do, or "" if it can.
 
     A header that was read without pixels tells only whether the file is a single image.
     """
@@ -145,7 +147,7 @@ def _find_obstacle(dataset: Any) -> str:
 
 
 def _view(dataset: Any) -> str:
-    """Return what a header says about the view, by whichever attribute the device fills in."""
+    """Return what a header says about the view, in whichever attribute the device fills in."""
     codes = dataset.get("ViewCodeSequence") or ()
     words = [dataset.get("Modality"), dataset.get("ViewPosition")]
     words += [code.get("CodeMeaning") for code in codes]
@@ -158,9 +160,9 @@ def _view(dataset: Any) -> str:
 
 
 def content_bits(stated_bits: int, largest: int) -> int:
-    """Return the depth of values from 0 to `largest`.
+    """Return the depth, in bits, of values from 0 to `largest`.
 
-    Programs store 8 or 12 bits in files that state more.
+    Some programs store 8 or 12 bits in files that state more.
     """
     return min(stated_bits, next(bits for bits in (8, 12, 16, 32) if largest < 2**bits))
 
@@ -205,7 +207,7 @@ def _show(dataset: Any) -> tuple[UInt8Array, int, int]:
     if shown is None:
         shown = np.clip((values - low) / (high - low), 0.0, 1.0)
     else:
-        depth = bits  # the window does not depend on that of the content
+        depth = bits  # the window does not depend on the depth of the content
     if model == "MONOCHROME1":
         shown = 1 - shown
     if is_padding.any():  # at the border; elsewhere, it may be saturated bone or metal
@@ -220,7 +222,7 @@ def _show(dataset: Any) -> tuple[UInt8Array, int, int]:
 def _clear_unused_bits(stored: AnyArray, bits: int) -> AnyArray:
     """Clear the bits above BitsStored, where overlays may be, or let them extend the sign.
 
-    Some decoders return them.
+    Some decoders return these bits.
     """
     unused = max(0, 8 * stored.itemsize - bits)
     return np.asarray(stored << unused >> unused)
@@ -229,7 +231,7 @@ def _clear_unused_bits(stored: AnyArray, bits: int) -> AnyArray:
 def _find_padding(stored: AnyArray, dataset: Any, bits: int) -> BoolArray:
     """Return a mask of padding (PixelPaddingValue to PixelPaddingRangeLimit).
 
-    The sign of these may be misread.
+    The sign of these attributes may be misread.
     """
     value = dataset.get("PixelPaddingValue")
     if value is None:
@@ -240,11 +242,11 @@ def _find_padding(stored: AnyArray, dataset: Any, bits: int) -> BoolArray:
 
 
 def _look_up(values: AnyArray, lut: Any) -> tuple[Float64Array, float]:
-    """Apply a modality or VOI LUT; return its values, and the last one of their depth.
+    """Apply a modality or VOI LUT; return its values, and the largest value of their depth.
 
-    The stated depth is often 16 bits for entries of 12. The first value mapped is often negative,
-    but written as unsigned. pydicom's own functions refuse some tables, and take positions modulo
-    256 in tables with entries of 8 bits.
+    The stated depth is often 16 bits for entries of 12 bits. The first value mapped is often
+    negative, but written as unsigned. pydicom's own functions refuse some tables, and take
+    positions modulo 256 in tables with entries of 8 bits.
     """
     count, first, bits = lut.LUTDescriptor
     count = count or 2**16

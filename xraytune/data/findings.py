@@ -25,10 +25,10 @@ def numbers_of(findings: Sequence[str]) -> Int64Array:
 
 
 def levelling_order(targets: Int64Array, total: int, seed: int) -> Int64Array:
-    """Return `total` images of [N, C] to repeat, which level their numbers by rarest finding.
+    """Return the positions of `total` images to repeat, so that rarest findings become level.
 
-    Each next image has the rarest finding that fewest images have by then; all such images are used
-    before one is repeated.
+    `targets` are the findings of the images, [N, C]. Each next image has the rarest finding that
+    the fewest images have so far; all images with this finding are used before one is repeated.
     """
     rarest = rarest_findings(targets == 1)
     members = [np.flatnonzero(rarest == finding) for finding in np.unique(rarest)]
@@ -42,9 +42,10 @@ def levelling_order(targets: Int64Array, total: int, seed: int) -> Int64Array:
 
 
 def in_order_of(learnt: Sequence[str], names: Sequence[str], findings: Int64Array) -> Int64Array:
-    """Return the findings `names` of images, [N, C], as those that a generator has learnt, [N, D].
+    """Convert findings `names` of images, [N, C], to findings that a generator has learnt, [N, D].
 
-    Its other findings are absent, and `No Finding` is present where no other is.
+    Findings that only the generator has are absent, and `No Finding` is present where no other
+    finding is.
     """
     columns = dict(zip(names, findings.T, strict=True))
     is_free = ~(findings == 1).any(axis=1)

@@ -1,7 +1,7 @@
 """A search space that is written from a folder of images and the machine, to start with.
 
-What it searches is that of the shipped spaces, in the size that suits these images. Each line says
-why it is there.
+It searches the same as the shipped spaces, in a size that suits the images. Each line says why it
+is there.
 """
 
 import json
@@ -24,7 +24,7 @@ from xraytune.stats.classification import FEWEST_LABELS
 
 _SIZES_PX = (32, 64, 128, 224)
 _TRAIN_PATIENTS = {True: (400, 200, 100, 50), False: (100, 50)}
-"""With and without a GPU, the most first."""
+"""These are the values with and without a GPU, the largest first."""
 _MANY_PATIENTS = 1000
 _LEARNING_RATES = {
     (False, True): ("1e-5", "3e-3", "1e-4"),
@@ -34,7 +34,7 @@ _LEARNING_RATES = {
 }
 """The least, the most and the first, for masks or not, and with a GPU or not."""
 _RARE = 0.1
-"""The share of a class below which the space also searches what helps rare ones."""
+"""The share of a class below which the space also searches what helps rare classes."""
 _REPLICATES, _MOST_REPLICATES = 5, 10
 
 
@@ -49,10 +49,10 @@ def write_first_space(
 ) -> str:
     """Write a search space for a data folder or a data file (YAML).
 
-    Returns what it was written from, in words.
+    Returns a description of the data that the space was written from.
 
     Args:
-        data: As for `search --data`.
+        data: The data, as for `search --data`.
         out: The new file.
         has_gpu: Whether trials run on GPUs.
         on_progress: Called with the number of images read.
@@ -104,7 +104,7 @@ def write_first_space(
 
 
 def _describe(index: ImageIndex, task: TaskName) -> str:
-    """Return how many images and patients there are, and of what."""
+    """Return a text with the numbers of images and patients, and the classes or findings."""
     patients = counted(len({*index.images.patients}), "patient")
     images = counted(len(index.images), "image")
     if task == "segmentation":
@@ -144,7 +144,7 @@ def _task_of(index: ImageIndex) -> TaskName:
 
 
 def _choose_train_patients(unused: int, has_gpu: bool) -> int | None:
-    """Return how many patients to train on, so that draws and 300 to score are left; else None."""
+    """Return how many patients to train on so that draws and 300 to score are left, or None."""
     for count in _TRAIN_PATIENTS[has_gpu]:
         if unused >= (1 + _REPLICATES) * count + FEWEST_UNUSED:
             return count

@@ -1,4 +1,4 @@
-"""The parts of a data folder (train, val, test), and the image files in them, before any is read.
+"""The parts of a data folder (train, val, test), and the image files in them, without reading any.
 
 Hidden files and links to folders are ignored, and other files are counted.
 """
@@ -27,7 +27,7 @@ from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV
 
 PROVENANCE_FILE = "provenance.json"
-"""The origin of images that `generator sample` drew, next to them: they show nobody."""
+"""The file next to images that `generator sample` drew, with their origin; they show nobody."""
 _DRAWINGS = "masks or drawings are left out"
 _OTHER_FILES = "files without an image suffix are ignored"
 _logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def missing_classes(
 def list_images(folder: Path, root: Path | None = None) -> tuple[str, ...]:
     """List all images below a folder, sorted, by their paths below `root`, by default the folder.
 
-    The log warns of what is left out.
+    The log warns of files that are left out.
 
     Raises DataError if there is no such folder, or no image in it.
     """
@@ -80,7 +80,7 @@ def no_images(folder: Path, notes: Sequence[str]) -> DataError:
 
 
 def pair_folders(folder: Path) -> dict[str, Path]:
-    """Return the subfolders `images` and `masks` of a folder, in any case, as far as they exist."""
+    """Return the existing subfolders `images` and `masks` of a folder, whatever their case."""
     folders = {path.name.casefold(): path for path in subfolders(folder)}
     return {name: folders[name] for name in ("images", "masks") if name in folders}
 
@@ -99,7 +99,7 @@ def bare_name(file: str) -> str:
 def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     """Return the existing folders of train, val and test, and warnings.
 
-    Without any of them, `train` is the root itself.
+    If none of them exists, `train` is the root itself.
 
     Raises DataError if there is no such folder, val/ or test/ has no train/ next to it, or two
     folders are the same part.
@@ -153,9 +153,9 @@ def walk_folder(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the images of a folder tree, sorted, by their paths below the data folder `root`.
 
-    Also return notes about what was ignored. Below a folder `masks`, masks are images. With
-    `refuse_parts`, raise DataError if images are in an inner train/ or test/, but would be used
-    alike.
+    Also returns notes about what was ignored. Below a folder `masks`, masks count as images. With
+    `refuse_parts`, raises DataError if images are in an inner train/ or test/, since they would all
+    be used in the same way.
     """
     images = []
     others: Counter[str] = Counter()
@@ -166,7 +166,7 @@ def walk_folder(
         visible = [Path(parent, name) for name in folder_names if not name.startswith(".")]
         folder_names.clear()
         for path in visible:
-            # A class may be called so; then there are no folders of classes in it.
+            # A class may have this name; then there are no folders of classes in it.
             may_be_class = path.parent == folder and not (is_of_pairs or subfolders(path))
             is_generated = shows_generated(path.name) and not may_be_class
             if path.is_symlink():
@@ -211,7 +211,7 @@ def walk_folder(
 
 
 def _refuse_copy(root: Path, images: Sequence[str]) -> None:
-    """Raise DataError if a folder repeats the paths around it, as of a set unpacked twice."""
+    """Raise DataError if a folder repeats the paths around it, as when a set was unpacked twice."""
     inside = defaultdict(list)
     for image in images:
         top, _, inner_path = image.partition("/")

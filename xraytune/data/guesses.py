@@ -1,7 +1,7 @@
-"""What is guessed from names: parts, patients, which class is healthy, what is no X-ray.
+"""Guess from names: parts, patients, which class is healthy, and which images are no X-rays.
 
 A wrong guess would train on test images, or swap sensitivity and specificity without a trace, so
-only words that leave no doubt decide. Otherwise the user is asked.
+only words that leave no doubt decide. Otherwise, the user is asked.
 """
 
 from __future__ import annotations
@@ -79,17 +79,17 @@ def folded(name: str) -> str:
 
 
 def word_in(cell: str) -> str:
-    """Return what a cell says, to look up in `YES` and the like: `1` for `1.0` or `1,0`."""
+    """Return the word of a cell, to look up in `YES` and the like, such as `1` for `1.0`."""
     return re.sub(r"^(-?\d+)[.,]0+$", r"\1", cell.casefold())
 
 
 def mentions(label: str, name: str) -> bool:
-    """Return whether a label has another one in it, as whole words; both in lower case."""
+    """Return whether a label contains another one as whole words; both are in lower case."""
     return name in label and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", label) is not None
 
 
 def part_named(name: str) -> PartName | None:
-    """Return the part that a folder or a cell means, in any case: `Testing`, `test_set`."""
+    """Return the part that a folder or a cell means, such as `test` for `Testing` or `test_set`."""
     return _PART_WORDS.get(re.sub(r"[ _-]?(set|data|dataset|images|split)$", "", name.casefold()))
 
 
@@ -115,20 +115,19 @@ def shows_other_view(file: str) -> bool:
 
 
 def is_view_column(name: str) -> bool:
-    """Return whether a column says what an image shows: `view`, `ViewPosition`, `modality`."""
+    """Return whether a column says what an image shows, such as `ViewPosition` or `modality`."""
     return re.sub(r"[\W_]", "", name.casefold()) in _VIEW_COLUMNS
 
 
 def says_other_view(cell: str) -> bool:
-    """Return whether a cell of such a column, or a DICOM header, means a lateral view, CT or MR."""
+    """Return whether a cell of a view column, or a DICOM header, means a lateral view, CT or MR."""
     return _OTHER_VIEW.search(cell) is not None
 
 
 def patient_of(file: str) -> str | None:
     """Return the patient in a Kermany file name, as `series:number`; None for other names.
 
-    Each of the series is numbered separately: `person12_bacteria` and `person12_virus` are two
-    people.
+    Each series is numbered separately: `person12_bacteria` and `person12_virus` are two people.
     """
     match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
     if match is None:
@@ -143,10 +142,10 @@ def pneumonia_type(file: str) -> str | None:
 
 
 def positive_class(given: str | None, class_names: Sequence[str]) -> int | Problem:
-    """Return the label of the positive class, or what is wrong.
+    """Return the label of the positive class, or a problem.
 
-    It is the one `given`, or of two classes the other than a healthy one. Of three or more it is
-    the last, which no metric uses.
+    This is the class `given` or, of two classes, the one that is not healthy. Of three or more
+    classes, it is the last one, which no metric uses.
     """
     if len(class_names) != 2:
         what = f"only one of two classes can be positive, and there are {len(class_names)}"
@@ -165,5 +164,5 @@ def positive_class(given: str | None, class_names: Sequence[str]) -> int | Probl
 
 
 def means_no_disease(name: str) -> bool:
-    """Return whether a class or a finding is the absence of all others: `No Finding`."""
+    """Return whether a class or a finding is the absence of all others, such as `No Finding`."""
     return re.sub(r"[\W_]", "", folded(name)) in _HEALTHY

@@ -26,9 +26,9 @@ from xraytune.data.guesses import PartName
 SideName: TypeAlias = Annotated[
     str, Field(pattern=r"^(train|val_a|val_b|unused|test|others|draw_\d+)$")
 ]
-"""A side of a study's split: train, val_a or val_b; `data.train_patients` leaves other images
-unused. In a confirmation on unused patients, these are on test, draw_0, draw_1 ...; and for a
-replicate, whose own draw is train, those of the other draws and of the search are on others."""
+"""A side of a study's split: train, val_a or val_b. `data.train_patients` leaves other images
+unused. In a confirmation on unused patients, unused images are on test, draw_0, draw_1 ... For a
+replicate, its own draw is train, and the images of other draws and of the search are on others."""
 SHORT_SHA256 = 16
 SINGLE_CLASS = ("image",)
 """The only class of images with masks, or with findings."""
@@ -39,13 +39,13 @@ class TableRow:
     """What a table says about one image, in one or more rows.
 
     Attributes:
-        patient: Empty without a column of patients.
-        part: None without a column of sides.
-        labels: All labels of its rows, also those without a class.
-        is_disputed: Whether its rows differ in class or in a finding.
-        is_other_view: Whether a row says that it is a lateral view, CT or MR.
+        patient: The patient; empty without a column of patients.
+        part: The part; None without a column of sides.
+        labels: All labels of the image's rows, including labels without a class.
+        is_disputed: Whether the rows differ in class or in a finding.
+        is_other_view: Whether a row says that the image is a lateral view, CT or MR.
         left_out_as: A cell that `data.table.rows` does not accept, or empty.
-        cells: Those of each of its rows, by column.
+        cells: The cells of each row, by column.
     """
 
     patient: str
@@ -67,23 +67,23 @@ class ImageFile:
     and decoding fill the others.
 
     Attributes:
-        file: Path below the data folder, with forward slashes, like `masks`, which are to be
-            merged.
+        file: Path below the data folder, with forward slashes; likewise `masks`, which are merged.
         label: Position of its class in the class names.
-        part: As the data folder gives it, before the split.
-        site: Where it was taken, such as a hospital (`data/sites.py`); empty if that is not known.
-        findings: One character for each finding: 1 (present), 0 (absent) or ? (unknown); empty
-            without any.
-        sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one
-            patient.
-        width_px: From the file's header, upright, like `height_px`; 0 if the header is broken,
-            which decoding reports.
+        part: The part in the data folder, before the split.
+        site: The place where the image was taken, such as a hospital (`data/sites.py`); empty if it
+            is not known.
+        findings: One character for each finding: 1 (present), 0 (absent) or ? (unknown); empty if
+            there are no findings.
+        sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images belong to
+            the same patient.
+        width_px: Width of the upright image, from the file's header, like `height_px`; 0 if the
+            header is broken, which decoding reports.
         masks_sha256: Hash of the masks' bytes; empty without masks.
-        is_turned_alone: Whether orientation tags turn it and one of its masks differently.
-        row: Its row in the pixel store.
-        patient_id: From the DICOM header that names the patient, or empty; for messages only, never
-            stored, like `view`.
-        in_table: Its row of `data.table` or `patients.csv`, if it has one; never stored.
+        is_turned_alone: Whether orientation tags turn the image and one of its masks differently.
+        row: Row of the image in the pixel store.
+        patient_id: Patient from the DICOM header, or empty; like `view`, used only in messages and
+            never stored.
+        in_table: Row of `data.table` or `patients.csv`, if the image has one; never stored.
     """
 
     file: str
@@ -106,7 +106,7 @@ class ImageFile:
 
     @property
     def short_sha256(self) -> str:
-        """The first 16 hex digits of its hash, by which the test-set access log knows it."""
+        """The first 16 hex digits of the hash, which identify the image in the access log."""
         return self.sha256[:SHORT_SHA256]
 
     @property
@@ -119,7 +119,7 @@ RECORDED = (
     *("file", "patient", "site", "label", "side", "row"),
     *("sha256", "masks_sha256", "findings"),
 )
-"""What a study records of its images."""
+"""The columns that a study records of its images."""
 
 
 class Images(tuple[ImageFile, ...]):
@@ -137,14 +137,14 @@ class Images(tuple[ImageFile, ...]):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The names of their sites, sorted."""
+        """The names of the images' sites, sorted."""
         return tuple(sorted({image.site for image in self} - {""}))
 
     @property
     def targets(self) -> Int64Array:
-        """What a network learns, int64: the labels, [N], or the findings, [N, C].
+        """The labels, int64 [N], or the findings, int64 [N, C], that a network learns.
 
-        A finding is 1 if it is present, 0 if it is absent and -1 if that is not known.
+        A finding is 1 if it is present, 0 if it is absent, and -1 if it is unknown.
         """
         if any(image.findings for image in self):
             return numbers_of([image.findings for image in self])
@@ -156,11 +156,11 @@ class ImageIndex:
     """The images of a data folder.
 
     Attributes:
-        all_images: Sorted by file.
-        problems: Of unknown classes, unpaired masks or classes without images; `read_index` raises
-            them.
+        all_images: All images of the folder, sorted by file.
+        problems: Problems such as unknown classes, unpaired masks or classes without images;
+            `read_index` raises them.
         findings: Names of the findings of all images; empty unless `data.findings` is given.
-        positive: Label of the positive class; without two classes, of no meaning.
+        positive: Label of the positive class; meaningless unless there are two classes.
     """
 
     root: Path
@@ -178,17 +178,17 @@ class ImageIndex:
 
     @cached_property
     def test(self) -> Images:
-        """The sealed images of the test part: only their names, hashes and headers are read."""
+        """The sealed images of the test part, of which only names, hashes and headers are read."""
         return Images(image for image in self.all_images if image.part == "test")
 
     @property
     def test_fingerprint(self) -> str | None:
-        """A hash of the test part, independent of file names; None without a test part."""
+        """A hash of the test part, independent of file names, or None without a test part."""
         return content_fingerprint(self.test) if self.test else None
 
     @property
     def test_patients(self) -> str | None:
-        """A hash of which test images are of the same patient, independent of all names."""
+        """A hash of how the test images are grouped by patient, independent of all names."""
         of_patient = defaultdict(list)
         for image in self.test:
             of_patient[image.patient].append(image.sha256)
@@ -204,7 +204,7 @@ class ImageIndex:
 def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) -> str:
     """Return a hash of labels, images and masks, 32 hex digits.
 
-    Renaming files changes it only `in_order`.
+    Renaming files changes the hash only with `in_order`.
     """
     lines = [f"{image.label} {image.content}" for image in images]
     return _hash_lines(lines if in_order else sorted(lines))

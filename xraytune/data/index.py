@@ -1,10 +1,10 @@
 """List the images of a data folder, each with its class, part, patient, hash and size.
 
-`val` is among the images to split by patient (see split.py); of the held-out `test`, only names and
-hashes are read. All problems of the folder are reported together, before any image is decoded. With
-`pairs`, the images are X-rays with masks, of a single class; else their classes come from
-`data.table`, or from folders and `patients.csv`. DICOM files raise MachineError if pydicom is not
-installed.
+The images of `val` are split by patient like those of `train` (see split.py). Of the held-out
+`test`, only names, hashes and headers are read. All problems of the folder are reported together,
+before any image is decoded. With `pairs`, the images are X-rays with masks, of a single class;
+otherwise, their classes come from `data.table`, or from folders and `patients.csv`. DICOM files
+raise MachineError if pydicom is not installed.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def read_index(
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group, or there is a label
             table for pairs.
-        DataError: All problems of folders and file names; if there are none, all problems of the
-            patients.
+        DataError: There are problems of folders and file names, or else of patients; all of them
+            are listed.
     """
     listing = _list(settings, pairs=pairs)
     problems = [*listing.problems]
@@ -73,7 +73,7 @@ def read_index(
         problems.append(positive)
         positive = 0
     if problems:
-        raise DataError(*problems, *listing.warnings)  # what was left out may be the cause
+        raise DataError(*problems, *listing.warnings)  # left-out files may be the cause
     index = _read_images(settings, listing, on_progress)
     with add_notes(index.warnings):
         _refuse_test_patients(index)
@@ -108,7 +108,7 @@ def read_index(
 def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
     """Read the pairs, the classes or else the findings of a data folder.
 
-    It has pairs if there are images/ and masks/ and no label table.
+    A folder has pairs if it contains images/ and masks/ and there is no label table.
     """
     pairs = settings.table is None and holds_pairs(settings.path)
     if settings.findings and settings.table and settings.table.labels:
@@ -135,8 +135,8 @@ def _list(
 ) -> ImageIndex:
     """List the images of a data folder, or of some `folders` in it, without reading any.
 
-    `class_names` are those of a model. The function refuses a table for pairs, and two rules for
-    patients.
+    `class_names` are the classes of a model. Raises ConfigError if a table is given for pairs, or
+    if there are two rules for patients.
     """
     root = settings.path
     if pairs and settings.table is not None:
@@ -178,7 +178,7 @@ class LabelledImages:
     """Labelled images to score models on, sorted by file.
 
     Attributes:
-        data: Their folder, which `file` is relative to, with the rules for their patients.
+        data: Settings with the folder that each `file` is relative to, and the rules for patients.
     """
 
     data: DataSettings
@@ -197,16 +197,17 @@ def read_labelled(
     """Read labelled images from a folder without parts, or from a YAML file with a `data:` block.
 
     If the folder is a part such as `test/`, the `patients.csv` next to it or `group_regex` also
-    names its patients. Of a file, the test images are read; without any, the training images, and
-    those of val in a table; with `all_parts`, all of a table. `group_regex` is searched in each
-    path for its patient, unless a table or the file has a rule for patients. `outputs` are the
-    classes of a model, or its findings, which are read from the file's table; those that it lacks
-    are unknown. With `task: segmentation`, images have masks instead.
+    names its patients. If `source` is a YAML file, its test images are read. If it has none, its
+    training images are read, with the images of val if there is a table. With `all_parts`, all
+    images of a table are read. `group_regex` is searched in each path for the patient, unless a
+    table or the file has a rule for patients. `outputs` are the classes or findings of a model.
+    Findings are read from the file's table, and findings that the table lacks are unknown. With
+    `task: segmentation`, images have masks instead.
 
     Raises:
         ConfigError: The file or `group_regex` is invalid, or there is a label table for pairs.
-        DataError: No images, a folder of another class, or a folder that contains train/ or test/;
-            the table is invalid, or images or masks are unpaired.
+        DataError: There are no images, there is a folder of another class, the folder contains
+            train/ or test/, the table is invalid, or images or masks are unpaired.
     """
     given = DataSettings(path=source, split=SplitSettings(group_regex=group_regex))
     data = data_settings(source, given)
@@ -287,7 +288,7 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
         patients, its_notes = patients_by_name(files, patient_ids)
         if not (data.path / PROVENANCE_FILE).is_file():  # generated images show nobody
             notes += its_notes
-    # Broken files are not compared: empty ones are all alike.
+    # Broken files are not compared, since all empty files are equal.
     contents = {image.file: image.sha256 for image in images if image.width_px}
     patients, joined = join_patients(patients, contents)
     sites = find_sites(listing, data)
@@ -314,8 +315,8 @@ def _read_content(path: Path) -> tuple[str, Header]:
 def _same_name_problems(listing: ImageIndex) -> list[Problem]:
     """Return files that would be one patient by mistake.
 
-    They are Kermany names in several folders, and images in several formats. Other images are
-    identified by their path, since each folder may count from 1.
+    These are files with a Kermany name in several folders, and images in several formats. Other
+    images are identified by their path, since each folder may count from 1.
     """
     by_name = defaultdict(list)
     for image in listing.all_images:

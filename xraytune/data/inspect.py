@@ -4,12 +4,12 @@ The shortcut baseline is a logistic regression on width, height, aspect ratio an
 shows which AUROC a classifier can reach without looking at a lung.
 
 Copies of one X-ray under several names (resized, saved again, slightly brighter) are found by a
-hash: each image is reduced to 256 bits, the signs of its lowest frequencies relative to their
-median (pHash); copies differ in few bits, at most in the 24 that were measured (docs/data.md, Near
+hash (pHash). Each image is reduced to 256 bits, the signs of its lowest frequencies relative to
+their median. Copies differ in few bits, at most in the 24 that were measured (docs/data.md, Near
 duplicates).
 
 Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section
-3.2.1; with 16 x 16 frequencies instead of 8 x 8, which do not separate copies from X-rays of
+3.2.1. Here, the hash has 16 x 16 frequencies, since 8 x 8 do not separate copies from X-rays of
 different patients.
 """
 
@@ -46,7 +46,7 @@ HASH_SIZE_PX = 64
 """Side of the square images to hash."""
 _THRESHOLD_BITS = 24
 _BLOCK = 128
-"""So many images are compared with all others at a time."""
+"""The number of images that are compared with all others at a time."""
 _MOST_EXAMPLES = 100
 
 Hashes: TypeAlias = NDArray[np.uint64]
@@ -75,15 +75,17 @@ class Inspection:
 
     Attributes:
         positive: The positive class of two; None with more classes.
-        images: Part (train, val, test) -> class -> images; a folder without parts is all train.
-        patients: Training patients of each class.
+        images: Part (train, val, test) -> class -> number of images; all images of a folder without
+            parts are train.
+        patients: Number of training patients of each class.
         images_per_patient: Minimum, median and maximum in the training part.
-        width_px: Minimum and maximum, like `height_px`, of training images.
-        duplicates: Groups of identical files, also of test/, sorted.
-        formats: Training images of each format and depth, such as `PNG 16-bit`, without broken
-            ones.
+        width_px: Minimum and maximum of the training images; `height_px` likewise.
+        duplicates: Sorted groups of identical files, including those of test/.
+        formats: Number of training images of each format and depth, such as `PNG 16-bit`, without
+            broken ones.
         broken: Training files that cannot be decoded, and unusable masks.
-        shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
+        shortcut_auroc: AUROC of the shortcut baseline, cross-validated by patient; with three or
+            more classes, macro one-vs-rest.
         mask_areas: File -> the share of a training image that its masks cover, smallest first.
         mask_parts: Number of connected components -> number of masks that have as many.
         findings: Finding -> `present`, `absent`, `unknown` -> training images, or all images of the
@@ -126,8 +128,9 @@ def inspect_folder(
 
     Args:
         source: The folder, or a YAML file with a `data:` block, whose settings override these.
-        classes: NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder.
-        positive: The positive class of two; default: recognised by name.
+        classes: `binary` for NORMAL and PNEUMONIA, `three` for normal, bacterial and viral, or
+            `auto` for one class per subfolder.
+        positive: The positive class of two; by default, it is recognised by name.
         group_regex: A regular expression for file paths, whose first group is the patient.
         on_progress: Called with the number of images read.
 
@@ -215,7 +218,7 @@ def inspect_folder(
 def _shortcut_auroc(images: Images, features: Float64Array) -> float | None:
     """Return the mean AUROC of the features, [N, F], over up to five folds, split by patient.
 
-    Return None if a class has fewer than two patients.
+    Returns None if a class has fewer than two patients.
     """
     labels = images.labels
     patients = np.array(images.patients)
@@ -277,8 +280,8 @@ def close_pairs(
     """Find pairs of `hashes`, [N, 4], that differ in at most 24 of 256 bits.
 
     Yields:
-        First and second positions of pairs, first < second, each pair once, in order; one block of
-        images at a time.
+        The first and second positions of pairs, for one block of images at a time. Each pair occurs
+        once, in order, with first < second.
     """
     for start in range(0, len(hashes), _BLOCK):
         block = hashes[start : start + _BLOCK]

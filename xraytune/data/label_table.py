@@ -1,7 +1,7 @@
 """Find the images that `data.table` describes, anywhere below the data folder.
 
-With `data.findings`, all images are of a single class, and have findings. Images without a row or
-excluded by it, rows without an image, and images without one of the mapped labels or a known
+With `data.findings`, all images are of a single class, and have findings. Images without a row,
+images that their row excludes, rows without an image, and images without a mapped label or a known
 finding are left out and counted.
 """
 
@@ -31,8 +31,8 @@ def list_table(
 
     `class_names` of a model replace `data.classes`.
 
-    Raises DataError if no row has an image, a name is ambiguous, a list of a side is malformed, or
-    a class is unknown.
+    Raises DataError if no row has an image, a name is ambiguous, the list of a side is malformed,
+    or a class is unknown.
     """
     root = data.path
     files = list_images(root)
@@ -137,7 +137,7 @@ def _list_findings(
 ) -> ImageIndex:
     """List images with their findings.
 
-    Each finding needs positive and negative training images, except those of a model.
+    Each finding needs positive and negative training images, unless the findings are a model's.
     """
     known = [image for image in images if image.findings.strip(UNKNOWN)]
     training = [image.findings for image in known if image.part != "test"]
@@ -180,7 +180,7 @@ def _list_findings(
 def _parts_of(
     data: DataSettings, table: LabelTable, rows: Mapping[str, TableRow]
 ) -> dict[str, PartName]:
-    """Return the part of each file; those in none are missing."""
+    """Return the part of each file that is in one."""
     root = data.path
     side = table.settings.side
     if isinstance(side, str):
@@ -207,7 +207,7 @@ def _parts_of(
 
 
 def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) -> set[str]:
-    """Return the files of a list of `data.table.side`, or in a folder that is given instead."""
+    """Return the files in a list of `data.table.side`, or in the folder given in its place."""
     if path.is_dir():
         folder = path.resolve()
         members = {file for file in files if (root.resolve() / file).is_relative_to(folder)}
@@ -233,7 +233,7 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    """Return names and their counts in parentheses, most frequent first, or nothing."""
+    """Return names with their counts in parentheses, most frequent first, or "" without names."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = join_names([f"{name or '(nothing)'} {count:,}" for name, count in ordered], 5)
     return f" ({shown})" if counts else ""

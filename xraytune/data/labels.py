@@ -1,7 +1,7 @@
 """Read what the cells of a table say about an image: its labels, its class and its findings.
 
-Labels are in a cell with a separator between them, or columns that say yes or no. What a cell does
-not say is unknown, never absent.
+Labels are in one cell, with a separator between them, or in columns that say yes or no. What a cell
+does not say is unknown, never absent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from xraytune.space.settings import DataSettings, TableSettings
 Cells: TypeAlias = Mapping[str, str]
 """The cells of a row, by column."""
 _SEPARATORS = (";", ",", "/", "#", "+")
-"""Besides `|`, in the order in which they are tried."""
+"""Separators besides `|`, in the order in which they are tried."""
 _STATES = {"ignore": UNKNOWN, "zeros": ABSENT, "ones": PRESENT}
 
 
@@ -42,8 +42,8 @@ class CellReader:
 
     Attributes:
         listed: The labels or findings that the settings name.
-        separator: What is between the labels of a cell.
-        words: How many rows have each label.
+        separator: The text between the labels of a cell.
+        words: The number of rows with each label.
         findings: The findings of each row.
     """
 
@@ -88,7 +88,7 @@ class CellReader:
                 self._unclear[word] = self._unclear[word] | mentioned
 
     def labels_of(self, cells: Cells) -> list[str]:
-        """Return the labels of a row: those in its cell, or the columns that say yes."""
+        """Return the labels of a row: the labels in its cell, or the columns that say yes."""
         settings = self.settings
         if settings.label is None:
             return [label for label in settings.labels if word_in(cells.get(label, "")) in YES]
@@ -106,7 +106,7 @@ class CellReader:
         ]
 
     def denies_labels(self, cells: Cells) -> bool:
-        """Return whether a column of a label says no."""
+        """Return whether the column of any label says no."""
         return any(word_in(cells.get(label, "")) in NO for label in self.settings.labels)
 
     def class_of(self, labels: Collection[str]) -> str | None:
@@ -118,10 +118,10 @@ class CellReader:
         return next((name for label, name in classes if folded(label) in there), None)
 
     def findings_of(self, cells: Cells) -> list[str]:
-        """Return the findings of a row by its labels, or by a column for each.
+        """Return the findings of a row, from its labels or from a column for each finding.
 
-        Labels say nothing of a finding that they mention, nor of any if none is a finding or
-        `No Finding`. `No Finding` without a column is the absence of all others.
+        A finding that a label only mentions is unknown. All findings are unknown if no label is a
+        finding or `No Finding`. If `No Finding` has no column, it is the absence of all others.
         """
         names = self.findings
         if self.settings.label and names:
@@ -165,17 +165,17 @@ class CellReader:
         return cells
 
     def other_labels(self) -> list[str]:
-        """Return the labels that are neither a finding nor the absence of all."""
+        """Return the labels that are neither a finding nor the absence of all findings."""
         known = {*map(folded, self.findings)}
         return [
             word for word in self.words if not (folded(word) in known or means_no_disease(word))
         ]
 
     def problems(self, rows: Sequence[Cells], path: Path) -> list[Problem]:
-        """Return what `data.table.rows` and `data.table.labels` name and no cell has.
+        """Return problems of the settings of a table.
 
-        A label that has one of `data.table.labels` in it, and would be of the class of `*`, is
-        another problem.
+        These are names in `data.table.rows` and `data.table.labels` that no cell has, and labels
+        that contain one of `data.table.labels` but would get the class of `*`.
         """
         column = self.settings.label
         problems = []
@@ -207,9 +207,9 @@ class CellReader:
 
 
 def _find_separator(cells: Collection[str], listed: Collection[str], path: Path) -> str:
-    """Return what is between the labels of cells; see `TableSettings.separator`.
+    """Return the text between the labels of cells; see `TableSettings.separator`.
 
-    Raises DataError if it may be a blank.
+    Raises DataError if blanks may separate labels.
     """
     several = [cell for cell in cells if cell not in listed and not cell.startswith("[")]
     if any("|" in cell for cell in several):
@@ -230,7 +230,7 @@ def _find_separator(cells: Collection[str], listed: Collection[str], path: Path)
 
 
 def _finding_columns(columns: Sequence[str], rows: Sequence[Cells]) -> tuple[str, ...]:
-    """Return the columns whose cells say yes, no or neither, and some yes."""
+    """Return the columns whose cells say yes, no or neither, with at least one yes."""
     found = []
     for column in columns:
         words = {word_in(row[column]) for row in rows if column in row}

@@ -28,8 +28,8 @@ OUTLINE_RGB = (230, 159, 0)
 def read_mask(root: Path, image: ImageFile) -> BoolArray:
     """Read the masks of an image below `root`, and merge them, [H, W], upright.
 
-    Raises DataError for a mask that cannot be read, has another size or orientation tag than the
-    image or not two values; or for a merged mask that is empty, full or looks inverted.
+    Raises DataError if a mask cannot be read, differs from the image in size or orientation tag, or
+    does not have two values; or if the merged mask is empty or full, or looks inverted.
     """
     masks = []
     for file in image.masks:
@@ -64,7 +64,7 @@ def read_mask(root: Path, image: ImageFile) -> BoolArray:
 def square_mask(mask: BoolArray, image_size_px: int, resize: Resize) -> UInt8Array:
     """Resize a mask, [H, W], like its image, to uint8 [S, S].
 
-    A pixel is 255 if the mask covers at least half of it, else 0.
+    A pixel is 255 if the mask covers at least half of it, and 0 otherwise.
 
     Raises DataError if the result is empty.
     """
@@ -104,7 +104,7 @@ def use_mask(
 ) -> Result | BrokenImage:
     """Apply `use`, which may raise DataError, to the merged mask of an image, [H, W].
 
-    Return why, if it is unusable.
+    If the mask is unusable, returns the reason.
     """
     try:
         return use(read_mask(root, image))

@@ -1,10 +1,10 @@
 """List the pairs of a data folder: X-rays in `images/`, and their masks in `masks/`.
 
 Both folders are at the root, or in each of `train/`, `val/` and `test/`; files may be nested
-deeper. A mask belongs to the image with the same stem or, if there is none, to the one with the
-longest stem that the mask's stem continues with `_` or `-`: `X.png` has the masks `left/X.png`,
-`X_right.png` and `X-mask.tif`. All masks of an image are merged. The index has a single class; of
-the masks in `test/`, only names and hashes are read.
+deeper. A mask belongs to the image with the same stem. If there is none, it belongs to the image
+with the longest stem that the mask's stem continues with `_` or `-`: `X.png` has the masks
+`left/X.png`, `X_right.png` and `X-mask.tif`. All masks of an image are merged. The index has a
+single class. Of the masks in `test/`, only names and hashes are read.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from xraytune.data.table import LabelTable, add_rows
 def list_pairs(
     folders: Mapping[PartName, Path], root: Path, patients_csv: LabelTable | None
 ) -> ImageIndex:
-    """Pair the images and masks of parts, which are the data folder `root` or in it.
+    """Pair the images and masks of parts, which are the data folder `root` or folders in it.
 
     `patients_csv` is the table of `root`.
 
-    Raises DataError if a part lacks them.
+    Raises DataError if a part lacks images or masks.
     """
     listed = []
     problems = []

@@ -1,8 +1,9 @@
 """Find the patient of each image, the unit by which images are split.
 
-In this order: a table (`data/table.py`), `data.split.group_regex`, a DICOM header, a file name of
-the Kermany set (`person12_virus_4.jpeg`). A file that matches none of these is a patient of its
-own. Patients who share identical files are joined into one.
+The patient is read, in this order, from a table (`data/table.py`), by `data.split.group_regex`,
+from a DICOM header, or from a file name of the Kermany set (`person12_virus_4.jpeg`). A file that
+matches none of these is a patient of its own. Patients who share identical files are joined into
+one.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def patients_by_name(
 def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
     """Return the patient of every file, as `match_patients` does.
 
-    Raise DataError if it has no match in a path.
+    Raises DataError if the expression has no match in a path.
     """
     patients = match_patients(group_regex, files)
     missing = [file for file in files if file not in patients]
@@ -76,8 +77,8 @@ def match_patients(
 ) -> dict[str, str]:
     """Return the patient of each file that an expression matches: its first group in the path.
 
-    `where` is its setting, which may also be about sites. Raises ConfigError if it is not a regular
-    expression with a group.
+    `where` is the setting of the expression, which may also be about sites. Raises ConfigError if
+    it is not a regular expression with a group.
     """
     try:
         expression = re.compile(composed(group_regex))
@@ -93,7 +94,7 @@ def match_patients(
 
 
 def patient_key(name: str) -> str:
-    """Return the name by which patients are compared, also if a spreadsheet wrote a number."""
+    """Return the name by which patients are compared, even if a spreadsheet wrote a number."""
     number = re.fullmatch(r"0*([0-9]+)([.,]0)?", name.strip())
     return number[1] if number else name.strip()
 
@@ -103,8 +104,8 @@ def join_patients(
 ) -> tuple[dict[str, str], list[str]]:
     """Join patients whose names are the same number, `0012` and `12`, or who share a file.
 
-    They get the first of their sorted names. Returns the patient of every file, and a note if
-    numbers were joined.
+    Joined patients get the first of their sorted names. Returns the patient of every file, and a
+    note if numbers were joined.
 
     `patients` has the patient of every file, `contents` the SHA-256 of the files to compare.
     """

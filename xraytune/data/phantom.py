@@ -30,7 +30,7 @@ from xraytune.data.pixels import shift_image
 from xraytune.space.settings import ShiftSettings
 
 Field: TypeAlias = AnyArray
-"""One number per pixel of the canvas, [H, W] float32."""
+"""One number per pixel of the canvas, float32 [H, W]."""
 
 FINDINGS = ("lobar", "diffuse", "effusion")
 _CYCLE = ("normal", "bacteria", "virus", "normal", "bacteria")
@@ -40,7 +40,7 @@ _FINDINGS_OF: dict[str, tuple[str, ...]] = {
     "virus": ("diffuse",),
 }
 _HILA = ((-0.18, 0.0), (0.21, -0.04))
-"""Where vessels and airways enter the lungs."""
+"""The places where vessels and airways enter the lungs."""
 _DATA_FILE = """\
 data:
   path: .
@@ -90,17 +90,17 @@ def draw_phantoms(
     Args:
         out: The folder, with the layout and the file names of the Kermany set; it appears only when
             it is complete.
-        patients: At least 10, with 1 to 4 images each; two in five are normal, one in five is in
-            `test/`.
+        patients: Number of patients, at least 10, with 1 to 4 images each. Two in five are normal,
+            and one in five is in `test/`.
         seed: Seed of everything.
         image_size_px: Side of the square images, at least 32.
-        difficulty: From 0 (obvious lesions) to 1 (invisible lesions).
+        difficulty: Difficulty from 0 (obvious lesions) to 1 (invisible lesions).
         pairs: Use the layout for segmentation, with masks of the lungs; the images are the same.
         findings: Draw up to three findings in one image instead of one pneumonia; add their table
             and a data file.
-        sites: Draw the images of so many hospitals, each with a scanner of its own, instead, in
-            folders `hospital_a/NORMAL/` and the like without `test/`, with sex and age in
-            `patients.csv`.
+        sites: Number of hospitals, each with a scanner of its own. If it is not 0, images are in
+            folders such as `hospital_a/NORMAL/`, without `test/`, and `patients.csv` has sex and
+            age.
         on_progress: Called after each patient.
 
     Raises ConfigError if `out` exists, or `sites` are given with `pairs` or `findings`.
@@ -216,9 +216,9 @@ def _draw_chest(
     anatomy: np.random.Generator,
     disease: np.random.Generator,
 ) -> tuple[Field, Field, BoolArray]:
-    """Return the thickness of a chest, that of the findings' fluid, and where lung is visible.
+    """Return maps of a chest's thickness, of the thickness of fluid, and of visible lung.
 
-    The maps are larger than an image, which is cut out of them.
+    The fluid is due to the findings. The maps are larger than an image, which is cut out of them.
     """
     size_px = 2 * round(1.1 * image_size_px / 2)
     axis = ((np.arange(size_px) - (size_px - 1) / 2) * (2 / image_size_px)).astype(np.float32)

@@ -41,8 +41,8 @@ def store_images(
 ) -> Path:
     """Decode images once, with any masks, in the size of `data`.
 
-    Return the artifact, with a row for each image in order (`stored_files`); a broken image or mask
-    has none.
+    Returns the artifact, which has a row for each image, in order (`stored_files`), except for
+    images that are broken or have a broken mask.
 
     Raises MachineError if an image is DICOM, and pydicom is not installed.
     """
@@ -63,8 +63,8 @@ def store_images(
             names.append(MASKS_FILE)
             planes.append(map_on_cores(read_mask, images))
         with ExitStack() as opened:
-            # Streams and not memory maps: on a full disk a map ends the process with SIGBUS, a
-            # write raises an exception.
+            # Streams are used and not memory maps: on a full disk, a map ends the process with
+            # SIGBUS, but a write raises an exception.
             streams = [opened.enter_context((out / name).open("wb")) for name in names]
             for stream in streams:
                 _write_npy_header(stream, len(files), size_px)
@@ -125,7 +125,7 @@ def open_pixels(folder: Path, name: str = PIXELS_FILE) -> UInt8Array:
 
 
 def open_masks(folder: Path) -> UInt8Array | None:
-    """Map the masks of a store, [N, S, S], 0 and 255, read-only; None if its images have none."""
+    """Map the masks of a store, [N, S, S], 0 and 255, read-only; None if there are no masks."""
     return open_pixels(folder, MASKS_FILE) if (folder / MASKS_FILE).exists() else None
 
 
@@ -148,7 +148,7 @@ def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
 
 
 def broken_images_error(broken: Sequence[BrokenImage], root: Path, fix: str = "") -> DataError:
-    """Return the error for broken images: ten with their reasons, their number, what to do."""
+    """Return the error for broken images, with ten of them, their reasons, and what to do."""
     fix = fix or "repair or remove them, or leave them out with --skip-broken"
     shown = [Problem(image.reason, root / image.file) for image in broken[:10]]
     return DataError(*shown, Problem(f"{len(broken)} images or masks are broken", root, fix))
@@ -157,7 +157,7 @@ def broken_images_error(broken: Sequence[BrokenImage], root: Path, fix: str = ""
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:
     """Write the .npy header of uint8 [rows, S, S].
 
-    NumPy pads it to a length that does not depend on `rows`.
+    NumPy pads the header to a length that does not depend on `rows`.
     """
     shape = (rows, image_size_px, image_size_px)
     np.lib.format.write_array_header_1_0(

@@ -4,7 +4,7 @@
 
 `SplitData` is written to the study as the readable file `split.json`. Trials read it from there and
 use the pixel store (`side_images`); they never read the data folder. The test folder stays sealed:
-only `index.images` are decoded and recorded, and of `index.test` hashes of their content.
+only `index.images` are decoded and recorded. Of `index.test`, only hashes are recorded.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ HELD_OUT = ("val_a", "val_b", "test")
 
 @frozen
 class StoredPixels:
-    """The decoded images in one size; the fields are those of `SplitData`."""
+    """The decoded images in one size; the fields are as in `SplitData`."""
 
     image_size_px: int
     pixels: str
@@ -62,22 +62,23 @@ class StoredPixels:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitData:
-    """What all trials of a study share.
+    """The images that all trials of a study share, and their split.
 
     Attributes:
-        class_names: In the order of the labels.
-        findings: The findings of each image, of a single class; empty for classes and masks.
-        positive: The label that sensitivity refers to; without two classes, of no meaning.
+        class_names: The classes, in the order of the labels.
+        findings: The names of the findings; empty for classes and masks.
+        positive: The label that sensitivity refers to; meaningless unless there are two classes.
         pixels: The pixel artifact, relative to the cache.
-        pixels_sha256: Its content, with the masks; another release of the decoder may produce
-            others from the same files.
+        pixels_sha256: Hash of the artifact's pixels and masks; another release of the decoder may
+            produce other pixels from the same files.
         test_fingerprint: A hash of the held-out test folder; None if there is none.
-        test_patients: A hash of which of its images are of the same patient.
-        test_contents: The `short_sha256` of each of its images, sorted.
+        test_patients: A hash of how the images of the test folder are grouped by patient.
+        test_contents: The `short_sha256` of each image of the test folder, sorted.
         images: All images that are trained on, validated on or scored, in the order of the index.
         unused: The other images of the folder, except those of its test folder.
         has_masks: Whether the pixel artifact has a mask of each image.
-        left_out_sites: The site that each draw of a confirmation leaves out; empty if none does.
+        left_out_sites: The site that each draw of a confirmation leaves out; empty if no site is
+            left out.
         other_sizes: The same images, in the same rows, in the other sizes that trials use.
     """
 
@@ -99,7 +100,7 @@ class SplitData:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What a network has an output for: the findings, or the classes."""
+        """The findings or classes that a network has outputs for."""
         return self.findings or self.class_names
 
     @property
@@ -115,7 +116,7 @@ class SplitData:
 
     @cached_property
     def sizes(self) -> Mapping[int, SplitData]:
-        """The images as a study of each size alone would have them, by that size in pixels."""
+        """The images as a study of one size alone would have them, by the size in pixels."""
         alone = replace(self, other_sizes=())
         others = {
             stored.image_size_px: replace(alone, **asdict(stored)) for stored in self.other_sizes
@@ -127,10 +128,10 @@ class SplitData:
         return {}
 
     def drawn(self, draw: int | None) -> SplitData:
-        """Return a replicate's images: its draw of unused patients replaces the train side.
+        """Return a replicate's images, whose train side is its draw of unused patients.
 
-        Of a site that the draw leaves out, only test images are used. Without a draw, these are the
-        images as they are.
+        Of a site that the draw leaves out, only test images are used. Without a draw, the images
+        are not changed.
         """
         if draw is None:
             return self
@@ -168,7 +169,7 @@ class SplitData:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all sides: with other images or another split, a study is another study."""
+        """A hash of all sides; a study with other images or another split is another study."""
         contents = ((image.content, image.label, image.side) for image in self.images)
         return _hash([self.resize, *contents])
 
@@ -190,13 +191,13 @@ class SplitData:
 
 @frozen
 class RunContext:
-    """What all work on the images of a study shares, besides its settings.
+    """The context that all work on the images of a study shares, besides its settings.
 
     Attributes:
         compute: Device, threads and precision; `pin` has set them.
         on_generator: Called by a trial with its experiment and this context, once its generator is
             trained and before its images are used.
-        opened: Folders of extra images, each read once, by their settings.
+        opened: Folders of extra images by their settings; each is read once.
     """
 
     prepared: SplitData
@@ -222,9 +223,8 @@ def prepare(
 ) -> tuple[SplitData, tuple[str, ...]]:
     """Index, decode and split the images of `settings.data`, in all sizes that trials use.
 
-    The default size is `data.image_size`. Return the record and warnings for the user.
-
-    Patients with images in `seen`, given as SHA-256, are on no validation side.
+    The default size is `data.image_size`. Returns the record, and warnings for the user. Patients
+    with images in `seen`, given as SHA-256, are on no validation side.
 
     Raises DataError if the folder, its labels or an image is invalid; `skip_broken` leaves broken
     images out.
@@ -253,7 +253,7 @@ def prepare_index(
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> tuple[SplitData, tuple[str, ...]]:
-    """Like `prepare`, for a folder that has already been indexed."""
+    """Decode and split a folder that has already been indexed; see `prepare`."""
     stores = {}
     for size_px in sizes_px or (data.image_size,):
         sized = data.model_copy(update={"image_size": size_px})
@@ -323,7 +323,7 @@ def prepare_index(
 def _require_equal_rows(stores: Mapping[int, Path], root: Path) -> None:
     """Refuse (DataError) an image that is broken in one of several sizes, as a small mask may be.
 
-    Otherwise, a row would be of another image in each size.
+    Otherwise, the same row would belong to different images in different sizes.
     """
     stored = [frozenset(stored_files(store)[0]) for store in stores.values()]
     differing = frozenset().union(*stored) - stored[0].intersection(*stored)
@@ -376,16 +376,17 @@ class ImageSet:
     """Images of one origin, such as a side of the split.
 
     Attributes:
-        name: Seeds the views of its images; the same in every trial.
-        pixels: uint8 [N, S, S], memory-mapped.
-        rows: int64 [n], the row of each image in `pixels`.
-        targets: What a network without masks learns: labels, int64 [n]; or findings, [n, C]: 1, 0,
-            or -1 if unknown.
-        inputs: What the pixels depend on, for the fingerprint of what is computed from them.
-        masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
+        name: Name of the set, which seeds the views of its images; the same in every trial.
+        pixels: Pixels, uint8 [N, S, S], memory-mapped.
+        rows: The row of each image in `pixels`, int64 [n].
+        targets: Labels, int64 [n], or findings, [n, C]: 1, 0, or -1 if unknown. A network learns
+            them unless there are masks.
+        inputs: Everything that the pixels depend on, for fingerprints of what is computed from
+            them.
+        masks: Masks, uint8 [N, S, S], 0 or 255, in the rows of `pixels`; None in classification.
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
             it is not known.
-        features: float32 [n, D], of a source that has no pixels.
+        features: Features, float32 [n, D], of a source that has no pixels; otherwise None.
     """
 
     name: str
@@ -399,7 +400,7 @@ class ImageSet:
 
     @property
     def labels(self) -> Int64Array:
-        """The class of each image, int64 [n]; images with findings are of a single one."""
+        """The class of each image, int64 [n]; images with findings are of a single class."""
         return self.targets if self.targets.ndim == 1 else np.zeros_like(self.rows)
 
     def read(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
@@ -447,7 +448,7 @@ def side_images(side_name: SideName, prepared: SplitData, cache: Path) -> ImageS
 
 
 def stored_images(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSet:
-    """Return the images of an artifact of `store_images`, none broken, as a data source."""
+    """Return the images of an artifact of `store_images` as a data source; none may be broken."""
     table = Images(images)
     return ImageSet(
         name=name,

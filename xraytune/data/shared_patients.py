@@ -1,11 +1,12 @@
 """Record linkage between two folders: find the patients who have images in both.
 
 One person may have several names. Patients who share an identical image were merged under one name,
-but each file may still carry its own; and identical bytes mean the same patient whatever the file
-is called. If nothing else identifies the patient of an external image, it belongs to the patient of
-the study whose image has the same file name, since processed copies often keep it: excluding too
-many images costs a few, which a warning counts; keeping too many inflates the metrics unnoticed.
-The path of an image without any patient name identifies a patient within its own folder only.
+but each file may still carry its own name; and identical bytes mean the same patient whatever the
+name of the file. If nothing else identifies the patient of an external image, it belongs to the
+patient of the study whose image has the same file name, since processed copies often keep this
+name. Excluding too many images costs a few, which a warning counts; keeping too many would inflate
+the metrics unnoticed. The path of an image without any patient name identifies a patient within its
+own folder only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def shared_patients(
 ) -> set[str]:
     """Return the patients of a folder who also have images in another one.
 
-    Both folders are given as `patients_by_key`.
+    Both folders are given as results of `patients_by_key`.
     """
     return {patient for key in images.keys() & others.keys() for patient in images[key]}
 
@@ -38,12 +39,13 @@ def patients_by_key(
 ) -> dict[str, set[str]]:
     """Return the patients of a folder by everything that identifies them.
 
-    That is the content of a file, and each name of its patient from before patients who share an
-    image were merged: the one in the folder's table; else the one in the file name, and the match
-    of an expression in the path. Images with the same patient in the folder belong to one person.
+    A patient is identified by the content of a file and by each name that the patient had before
+    patients who share an image were merged. This is the name in the folder's table, or else the
+    name in the file name and the match of an expression in the path. Images with the same patient
+    in the folder belong to one person.
 
-    `owners` are `patients_by_file_name` of the study for the images of an external folder. Without
-    such a name and without a DICOM header, one of these belongs to the owner of its file name, and
+    For an external folder, `owners` are the `patients_by_file_name` of the study. An external image
+    without a patient's name and without a DICOM header belongs to the owner of its file name, and
     its path names nobody.
     """
     files = {image.file for image in images}
@@ -71,9 +73,9 @@ def patients_by_file_name(images: Iterable[ImageFile]) -> dict[str, str]:
     """Return the patient of each file name, without suffix, that identifies one.
 
     A name that images of several patients share (a scanner's IM000001, numbers that restart in each
-    class folder) identifies nobody. Neither does any name that differs from it only in its numbers:
-    if NORMAL has 1.png to 90.png and PNEUMONIA
-    1.png to 200.png, no number identifies a patient.
+    class folder) identifies nobody. Neither does any name that differs from such a name only in its
+    numbers: if NORMAL has 1.png to 90.png and PNEUMONIA has 1.png to 200.png, no number identifies
+    a patient.
     """
     patients = defaultdict(set)
     for image in images:
@@ -92,7 +94,7 @@ def ambiguous_files(
 ) -> list[str]:
     """Return files of patients without a name that share their file name with known images.
 
-    `patients` are the `patients_by_key` of the images.
+    `patients` is the result of `patients_by_key` for the images.
     """
     contents = {image.sha256 for image in images}
     named = {patient for key, same in patients.items() if key not in contents for patient in same}

@@ -1,4 +1,4 @@
-"""Count images and patients of each side of a split, and what an AUROC there can tell.
+"""Count the images and patients of each side of a split, and say what an AUROC there can tell.
 
 Trials are ranked by their AUROC on val-A and val-B. With few patients, the difference between two
 trials is mostly chance.
@@ -24,27 +24,28 @@ USUAL_AUROC = 0.9
 MOST_CHANCE = 0.05
 """The largest chance difference at which the order of trials says something: five default ROPEs."""
 FEWEST_OF_CLASS, FEWEST_TESTED = 2, 5
-"""The fewest patients of a class for an interval, and for one that a verdict can rest on."""
+"""The fewest patients of a class for an interval, and for an interval that supports a verdict."""
 FEWEST_REPLICATES = 4
-"""With three, intervals of 95 % cover 91 to 95 % (docs/results.md): exploratory."""
+"""With three replicates, intervals of 95 % cover 91 to 95 % (docs/results.md), so the verdict is
+exploratory."""
 FEWEST_UNUSED = 300
-"""The fewest patients that a verdict on unused ones is scored on."""
+"""The fewest unused patients that a verdict is scored on."""
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
 
 
 @frozen
 class SideSize:
-    """The size of one side, with the images and patients of each class, or those with each finding.
+    """The size of one side, with the images and patients of each class or with each finding.
 
     Attributes:
         name: `train`, `val-A`, `val-B` or `test`.
-        image_count: Number of images; one may have several findings.
-        patient_count: Number of patients; one may have images of several classes.
+        image_count: Number of images; an image may have several findings.
+        patient_count: Number of patients; a patient may have images of several classes.
         unscored: Findings with too few positives or negatives for a score; None for classes and
             masks.
         effective_patients: See `stats.placements.effective_patients`; 0 for train, or if a class is
             missing, and for pairs of images and masks, which have no AUROC.
-        low, high: The 95 % interval of an AUROC of .9 measured there; None without effective
+        low, high: The 95 % interval of an AUROC of .9 measured on this side; None without effective
             patients.
     """
 
@@ -59,13 +60,13 @@ class SideSize:
     unscored: tuple[str, ...] | None = None
 
     def interval(self, auroc: float) -> tuple[float, float] | None:
-        """Return the 95 % interval of an AUROC measured there."""
+        """Return the 95 % interval of an AUROC measured on this side."""
         return auroc_interval(auroc, self.effective_patients) if self.effective_patients else None
 
     def lacking(self, fewest: int) -> str:
-        """Return the classes with fewer patients, such as `PNEUMONIA 1`.
+        """Return the classes with fewer than `fewest` patients, such as `PNEUMONIA 1`.
 
-        Return "" if there are none, or some findings suffice.
+        Returns "" if there are no such classes, or if some findings have enough patients.
         """
         if self.unscored is not None and len(self.unscored) < len(self.images):
             return ""
@@ -78,7 +79,7 @@ class SideSize:
 
     @property
     def has_classes(self) -> bool:
-        """Whether there is an AUROC; pairs of images and masks are of a single class."""
+        """Whether there are several classes, and so an AUROC; pairs have a single class."""
         return len(self.images) > 1
 
 
@@ -106,9 +107,9 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
 
 
 def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
-    """Return why a verdict cannot rest on these test images, of classes or with findings.
+    """Return why a verdict cannot rest on these test images, or "" if it can.
 
-    Return "" if it can.
+    `outputs` are the classes or findings.
     """
     if not images:
         return "there is no patient to test on"
@@ -122,7 +123,7 @@ def too_few_unused(
 ) -> Problem | None:
     """Return why `unused` patients do not suffice for draws and `fewest` to test on, or None.
 
-    `is_fixed` is whether the replicates cannot be fewer.
+    `is_fixed` says whether the number of replicates cannot be reduced.
     """
     missing = replicates * drawn + fewest - unused
     if missing <= 0:
@@ -146,7 +147,7 @@ def too_few_unused(
 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:
-    """Return a warning if val-A or val-B is too small to rank trials, else an empty text."""
+    """Return a warning if val-A or val-B is too small to rank trials, or "" otherwise."""
     chances = {}
     for size in sizes:
         if size.name.startswith("val") and size.has_classes:

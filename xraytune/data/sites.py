@@ -1,7 +1,7 @@
 """Find the site of each image, such as its hospital.
 
-`data.split.site` says where it is written. Without it, the outermost folders are sites if all of
-them contain the same class folders.
+`data.split.site` says where the site is written. Without this setting, the outermost folders are
+sites if all of them contain the same class folders.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xraytune.space.settings import DataSettings
 
 _SETTING = "data.split.site"
 _FEWEST_SITES = 3
-"""For an interval over sites: with two, Student's t is 12.7."""
+"""The fewest sites for an interval over sites; with two, Student's t is 12.7."""
 
 
 def find_sites(listing: ImageIndex, data: DataSettings) -> Mapping[str, str]:
@@ -37,7 +37,7 @@ def find_sites(listing: ImageIndex, data: DataSettings) -> Mapping[str, str]:
 
 
 def _outer_folders(listing: ImageIndex) -> dict[str, str]:
-    """Return the outermost folder of each image, unless it is the one of its class."""
+    """Return the outermost folder of each image, unless this folder is the image's class."""
     names = listing.class_names
     inner = {image.file: inner_folders(image.file) for image in listing.all_images}
     return {
@@ -65,8 +65,8 @@ def _are_sites(folders: Mapping[str, str], listing: ImageIndex) -> bool:
 def require_sites(images: Iterable[ImageFile], where: Path) -> None:
     """Refuse (DataError) images without a site, and patients with images of two sites.
 
-    Such a patient would be trained on and scored where one of the sites is left out; and equal IDs
-    of two hospitals are usually two people.
+    A patient with images of two sites would be both trained on and scored if one of the sites is
+    left out. Besides, equal IDs at two hospitals usually belong to two people.
     """
     without = []
     sites_of: dict[str, set[str]] = defaultdict(set)
@@ -95,8 +95,8 @@ def sites_to_leave_out(
 ) -> tuple[str, ...]:
     """Return the sites of a study, each of which `confirm.leave_out: site` leaves out once.
 
-    Raises DataError for what `require_sites` refuses, fewer than three sites, or a site that lacks
-    a class.
+    Raises DataError if `require_sites` refuses the images, if there are fewer than three sites, or
+    if a site lacks a class.
     """
     require_sites(images, where)
     table = Images(images)

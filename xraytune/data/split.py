@@ -32,7 +32,7 @@ _USES: Mapping[PartName, str] = {
 
 @frozen
 class _Patient:
-    """A patient, the classes or the rarest finding of their images, and the images' positions."""
+    """A patient, with the classes or the rarest finding of their images, and their positions."""
 
     name: str
     labels: tuple[int, ...]
@@ -40,7 +40,7 @@ class _Patient:
 
 
 _Strata: TypeAlias = list[list[_Patient]]
-"""Patients with the same classes; some sets have healthy and ill images of one person."""
+"""Patients grouped by their classes; some sets have healthy and ill images of one person."""
 
 
 def split_by_patient(
@@ -56,7 +56,7 @@ def split_by_patient(
     too few patients for all sides stays on the train side.
 
     `train_patients` is the number of patients to keep on the train side, by default all. Patients
-    in `seen` are on no validation side, and the last to be kept.
+    in `seen` are on no validation side, and are the last to be kept.
 
     Raises DataError if a class would be missing on a side, or the train side has fewer patients
     than `train_patients`.
@@ -104,10 +104,10 @@ def split_by_patient(
 
 
 def nested_order(patients: Sequence[str], targets: Int64Array, seed: int) -> list[tuple[int, ...]]:
-    """Return the positions of each patient's images, in an order of patients.
+    """Return the positions of each patient's images, in a fixed order of patients.
 
-    Any first patients have about the class shares of all. `targets` are classes, [N], or findings,
-    [N, C]. `train_patients` keeps patients in this order.
+    However many first patients are kept, they have about the class shares of all patients.
+    `targets` are classes, [N], or findings, [N, C]. `train_patients` keeps patients in this order.
     """
     return [patient.positions for patient in _nest(_stratify(patients, targets), seed)]
 
@@ -115,7 +115,7 @@ def nested_order(patients: Sequence[str], targets: Int64Array, seed: int) -> lis
 def part_notes(index: ImageIndex) -> tuple[str, ...]:
     """Return a line for each part of a data folder: its images, and how a search uses them.
 
-    If their sites are known, the first line names them.
+    If the sites of the images are known, the first line names them.
     """
     notes = []
     sites = index.all_images.sites
@@ -141,9 +141,9 @@ def part_notes(index: ImageIndex) -> tuple[str, ...]:
 def _stratify(patients: Sequence[str], targets: Int64Array) -> _Strata:
     """Group patients by the classes of their images, or by their rarest finding.
 
-    The label of a patient with findings is the rarest of them among all patients, the number of
-    findings if there is none. Strata of rarest findings divide rare ones evenly, as iterative
-    stratification does, which starts with the rarest.
+    With findings, the label of a patient is the finding of theirs that is rarest among all
+    patients, or the number of findings if the patient has none. Such strata divide rare findings
+    evenly, like iterative stratification, which starts with the rarest finding.
 
     Source: Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of multi-label data".
     """
@@ -173,8 +173,8 @@ def _take(
 ) -> tuple[list[_Patient], list[_Patient]]:
     """Take about `target` images and at least one patient, but leave at least `spare` patients.
 
-    Patients are taken in the given order as long as they fit, then one more if that comes closer.
-    Return both groups.
+    Patients are taken in the given order as long as they fit, and then one more if this comes
+    closer. Returns the patients who were taken, and the others.
     """
     limit = len(patients) - spare
     if limit <= 0:
@@ -203,7 +203,7 @@ def _nest(strata: _Strata, seed: int) -> list[_Patient]:
         for stratum in strata
         for rank, patient in enumerate(_shuffle(stratum, seed, "train_patients"))
     ]
-    return [patient for _, _, patient in sorted(ranked)]  # no name occurs twice
+    return [patient for _, _, patient in sorted(ranked)]  # names are unique
 
 
 def _refuse_missing_classes(images: Images, sides: Mapping[str, Sequence[_Patient]]) -> None:

@@ -1,8 +1,8 @@
-"""Read tables that give images patient, class and side: `data.table` or `patients.csv`.
+"""Read tables with the patient, class and side of images: `data.table` or `patients.csv`.
 
-A row names its image by the path below the data folder, by a longer path that ends with it, by the
-end of it, or by the bare file name; the suffix may be missing or another one, and Windows'
-separators are read too. Rows of one image are united, also those of several tables.
+A row names its image by the path below the data folder, by a longer path that ends with this path,
+by the end of the path, or by the bare file name. The suffix may be missing or differ, and Windows'
+separators are also read. Rows of one image are united, even across several tables.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _Rows: TypeAlias = list[tuple[SourceLine, dict[str, str]]]
 class LabelTable:
     """The rows of a table, each under the name that it gives its image, in order.
 
-    Of several tables, `path` is the first. `findings` are those of each row. `separator` is what is
-    between labels. `unread` counts the cells of columns of findings or labels that say neither yes
-    nor no or, with `table.label`, the labels that are no finding. `others` are these labels, or the
-    columns that the settings do not name.
+    If there are several tables, `path` is the first one. `findings` are the names of the findings
+    of each row, and `separator` is the text between labels. `unread` counts the cells in columns of
+    findings or labels that say neither yes nor no or, with `table.label`, the labels that are no
+    finding. `others` has these labels, or the columns that the settings do not name.
     """
 
     path: Path
@@ -72,14 +72,14 @@ class LabelTable:
     def rows_of(self, files: Iterable[str]) -> dict[str, TableRow]:
         """Return the row of each file (a path below the data folder) that has one.
 
-        Raises DataError if that is ambiguous.
+        Raises DataError if the row of a file is ambiguous.
         """
         names = match_names(self.rows, files, self.path)
         return {file: self.rows[name] for file, name in names.items()}
 
 
 def add_rows(images: Iterable[ImageFile], table: LabelTable | None) -> Images:
-    """Return images with their rows of a table; DataError if these are ambiguous."""
+    """Return images with their rows of a table; raise DataError if rows are ambiguous."""
     images = Images(images)
     rows = table.rows_of(image.file for image in images) if table else {}
     return Images(replace(image, in_table=rows.get(image.file)) for image in images)
@@ -88,9 +88,9 @@ def add_rows(images: Iterable[ImageFile], table: LabelTable | None) -> Images:
 def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict[str, str]:
     """Return the name of each file that one of the names means; see the head of this file.
 
-    A name that is the path of a file means only that one. Of files that differ only in their
-    suffix, it means the one with its own suffix. An umlaut of one or of two code points is the
-    same. Raises DataError if a name means several files, or several names mean one.
+    A name that is the path of a file means only this file. Of files that differ only in their
+    suffix, a name means the file with the same suffix. Umlauts of one and of two code points are
+    equal. Raises DataError if a name means several files, or several names mean one.
     """
     by_path = defaultdict(list)
     by_end = defaultdict(list)
@@ -135,7 +135,7 @@ def table_path(file: str, data: DataSettings) -> Path:
 
 
 def find_table(data: DataSettings) -> LabelTable | None:
-    """Read the table that `data` describes, else the folder's `patients.csv` if there is one.
+    """Read the table that `data` describes, or else the folder's `patients.csv` if there is one.
 
     Raises ConfigError if there are both, and DataError if the table is missing or malformed.
     """
@@ -153,8 +153,8 @@ def find_table(data: DataSettings) -> LabelTable | None:
 def column_values(images: Iterable[ImageFile], name: str, root: Path) -> dict[str, str]:
     """Return the value of each image that has one in a column of its table: file -> value.
 
-    Several different cells of one image are joined by `|`. Without such a column, it is that of an
-    attribute of the DICOM header with this keyword.
+    Several different cells of one image are joined by `|`. Without such a column, the value is that
+    of the attribute with this keyword in the DICOM header.
     """
     images = [*images]
     cells_of = {image.file: image.in_table.cells if image.in_table else () for image in images}
@@ -173,10 +173,11 @@ def subgroup_columns(
 ) -> dict[str, Mapping[str, str]]:
     """Return the values of images below `root` that define subgroups: column -> file -> value.
 
-    They are `column_values`; files without one are missing. Unless the table has such a column,
-    `pneumonia` is bacterial or viral, as Kermany file names state, and `site` the site of an image.
+    The values are `column_values`; files without a value are left out. Unless the table has such a
+    column, `pneumonia` is bacterial or viral, as Kermany file names state, and `site` is the site
+    of an image.
 
-    Raises ConfigError if these files have no value of a column, or too many.
+    Raises ConfigError if the files have no value in a column, or too many different ones.
     """
     cells_of = {image.file: image.in_table.cells if image.in_table else () for image in images}
     columns: dict[str, Mapping[str, str]] = {}
@@ -208,8 +209,8 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
 
     `image` is the column that names the images.
 
-    Raises DataError if it is no such table, two columns have the same name, or some rows do not fit
-    the header.
+    Raises DataError if the file is no such table, two columns have the same name, or some rows do
+    not fit the header.
     """
     try:
         text = composed(read_bytes(path, DataError).decode("utf-8-sig"))
@@ -269,7 +270,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
 
 
 def _outline(name: str) -> set[str]:
-    """Return the punctuation of a name, and whether it has digits, as `{".", "0"}` of `a1.png`."""
+    """Return the punctuation of a name, with "0" for digits, such as `{".", "0"}` for `a1.png`."""
     return {*re.sub(r"\d", "0", re.sub(r"[^\W\d]", "", name.strip()))}
 
 
@@ -349,7 +350,7 @@ def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], p
 
 
 def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
-    """Return what the rows of an image say together; raise DataError if they contradict."""
+    """Unite the rows of an image; raise DataError if they contradict each other."""
     settings = reader.settings
     patient = ""
     part = None

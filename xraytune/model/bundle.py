@@ -42,8 +42,8 @@ class TrainedNetworks:
         epochs: The epochs of each network.
         result: The scores and the threshold of the networks' mean probabilities, and the epochs of
             the first network.
-        validated: What the mean probabilities are for the images of val-A and val-B.
-        input_format: What the networks expect of an image.
+        validated: The mean probabilities for the images of val-A and val-B.
+        input_format: The format of images that the networks expect.
     """
 
     networks: Sequence[nn.Module]

@@ -39,16 +39,17 @@ def evaluate(
     Args:
         model: Model bundle.
         data: Folder with one subfolder per class, or with images/ and masks/ for a segmenter; not a
-            data folder with train/ or test/. For a `test/` without its own `patients.csv`, that of
-            the data folder is used. Or a data file (YAML), of which the test images are used; all
-            images if there are none.
+            data folder with train/ or test/. For a `test/` without its own `patients.csv`, the
+            `patients.csv` of the data folder is used. `data` may also be a data file (YAML); then
+            its test images are used, or all images if there are no test images.
         out: Folder to create, with predictions, tables and pictures; docs/evaluate.md lists them.
-        by: Columns of the patient table or keywords of DICOM headers that define subgroups; `site`
-            is that of the folder, and `pneumonia` the type that Kermany file names state.
+        by: Columns of the patient table or keywords of DICOM headers that define subgroups. Without
+            such a column, `site` is the site of an image, and `pneumonia` the type that Kermany
+            file names state.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
-        calibrate_on: Labelled images of the same hospital, but of other patients, to fit a
-            `Calibration` to, which the metrics then use; for two classes.
+        calibrate_on: Labelled images of the same hospital, but of other patients. With two classes,
+            a `Calibration` is fitted to them, and the metrics use it.
         replicates: Number of bootstrap samples.
         on_progress: Called with progress.
 
@@ -72,7 +73,7 @@ def evaluate(
         raise ConfigError(what, "--calibrate-on", "leave it out")
     labelled = _read_labelled(record, data, on_progress)
     columns = subgroup_columns(labelled.images, by, labelled.data.path)
-    sealed_among(bundle, labelled.images)  # their log can be written
+    sealed_among(bundle, labelled.images)  # check that their log can be written
 
     predictor = bundle.predictor()
     calibration = None
@@ -121,7 +122,7 @@ def evaluate(
 
 
 def _read_labelled(record: BundleRecord, source: Path, on_progress: Progress) -> LabelledImages:
-    """Return the labelled images of a source; a classifier needs some of each class."""
+    """Return the labelled images of a source; a classifier needs images of each class."""
     labelled = read_labelled(
         source,
         record.class_names,

@@ -1,9 +1,10 @@
 """Choose the mix of the final model, and write its configuration to a YAML file for `train`.
 
-It is the mix that `confirm` found to help; otherwise, the simplest one whose mean score is within
-`confirm.rope` of the best. `confirm` gives the scores if it has run: those of its arms, on patients
-not used in the search. If not, they are those on val-B, which did not guide the search. `train`
-then uses the settings of `final` and all training patients, unless the trial is exported exactly.
+This is the mix that `confirm` found to help or, otherwise, the simplest mix whose mean score is
+within `confirm.rope` of the best. If `confirm` has run, the scores are those of its arms, on
+patients not used in the search. Otherwise, they are scores on val-B, which did not guide the
+search. `train` then uses the settings of `final` and all training patients, unless the trial is
+exported exactly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,10 +41,10 @@ class Exported:
 
     Attributes:
         trial: Number of the trial.
-        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has no
-            synthetic images.
-        reason: Why this trial was chosen.
-        sentence: Which trial it is, with its scores, and why it was chosen.
+        synthetic: Text on whether the benefit of the trial's synthetic images is confirmed; empty
+            if the trial has no synthetic images.
+        reason: The reason why this trial was chosen.
+        sentence: A sentence with the trial, its scores, and the reason.
     """
 
     path: Path
@@ -60,15 +61,16 @@ class Exported:
 def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
     """Write the configuration of the mix that the final model is trained with.
 
-    The top of this file says how the mix is chosen. Whatever `data.train_patients` was in the
-    search, `train` will use all training patients, unless `exact` is set.
+    The module `xraytune.model.export` describes how the mix is chosen. Whatever
+    `data.train_patients` was in the search, `train` will use all training patients, unless `exact`
+    is set.
 
     Args:
         study: Folder of the study; a search may be running on it.
         out: File to write.
         trial: Number of a completed trial to export instead.
-        exact: Write the trial's own settings, so that `train` reproduces it bit for bit, not those
-            of a final training.
+        exact: Write the trial's own settings and not those of a final training, so that `train`
+            reproduces the trial bit for bit.
 
     Raises:
         ConfigError: `out` exists, or its folder is a file.
@@ -114,7 +116,10 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
 
 
 def describe_benefit(folder: StudyFolder, number: int, parameters: Parameters) -> str:
-    """Return whether the benefit of a trial's synthetic images is confirmed; "" if it has none."""
+    """Return a text on whether the benefit of a trial's synthetic images is confirmed.
+
+    The text is "" if the trial has no synthetic images.
+    """
     if not parameters.has_synthetic_images:
         return ""
     confirmation = read_verdict(folder.path / CONFIRM_FOLDER)
@@ -141,7 +146,7 @@ def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
 
 
 def _read_trials(folder: StudyFolder) -> Trials:
-    """Return the ended trials; those that `confirm` trained to the end are complete."""
+    """Return the ended trials; trials that `confirm` trained to the end count as complete."""
     from xraytune.study.journal import Journal  # loads Optuna
 
     rows = Journal(folder.journal_path, folder.space(), writable=False).rows()
@@ -203,8 +208,8 @@ def _measure_by_confirm(
 ) -> list[tuple[TrialRow, float]]:
     """Return the completed trials whose mixes `confirm` has measured, with their mean scores.
 
-    A finalist is itself a trial; a control stands for the best trial of its mix on val-B, except
-    one that uses a classifier from elsewhere, which is no mix.
+    A finalist is itself a trial. A control stands for the best trial of its mix on val-B, unless
+    the control uses a classifier from elsewhere, which is no mix.
     """
     plan = read_plan(folder.path / CONFIRM_FOLDER)
     scores = {}
@@ -240,7 +245,7 @@ def _find_complete(folder: StudyFolder, trials: Trials, name: str) -> TrialRow:
 
 
 def _build_experiment(folder: StudyFolder, row: TrialRow, *, exact: bool) -> Experiment:
-    """Return what the exported file trains: the trial itself, or a final model on all patients."""
+    """Return the exported experiment: the trial itself, or a final model on all patients."""
     settings = folder.space().settings
     parameters = row.parameters
     images = None

@@ -10,9 +10,9 @@ The commands are `generator train` and `generator sample`.
     FOLDER/card.md                                  the size of each file, and what it reveals
     FOLDER/samples.png                              its images next to real ones
 
-The generator is trained in the shared cache, as in a search, so both reuse each other's generators.
-The first n images are the same however many are drawn, and a search would train on the same images.
-In segmentation, each image has a mask.
+The generator is trained in the shared cache, as in a search, so a search and these commands reuse
+each other's generators. The first n images are the same however many are drawn, and a search would
+train on the same images. In segmentation, each image has a mask.
 """
 
 from collections import Counter
@@ -75,7 +75,7 @@ _NETWORK_PARAMETERS = {"backbone", "weights", "input_channels", "input_size"}
 class TrainedGenerator:
     """The folder that `generator_train` wrote, with the records of its GAN and of its classifier.
 
-    At least one of them is there.
+    The folder has at least one of the two records.
     """
 
     path: Path
@@ -110,8 +110,8 @@ def generator_train(
 
     After an interruption, the same call resumes.
 
-    If the space names a frozen backbone, the folder also gets the head that the images train on it,
-    and statistics of their features.
+    If the space names a frozen, pretrained backbone, the folder also gets a head trained on the
+    images with this backbone, and statistics of the images' features.
 
     Args:
         space: The YAML file; its `source` must include `gan`.
@@ -119,7 +119,7 @@ def generator_train(
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched
             setting.
-        weights_dir: Folder of official weight files, for the quality of its images.
+        weights_dir: Folder of official weight files.
         cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, with a note on each.
         without_generator: Write only the head and the statistics.
@@ -127,11 +127,11 @@ def generator_train(
         on_progress: Called with the progress of the preparation and the training.
 
     Raises:
-        ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or
-            `out` exists.
-        DataError: The images cannot be used, or the start is of others.
-        MachineError: A GPU is missing, the weights that measure quality, or a package that the
-            generator needs.
+        ConfigError: The file is invalid, has no generator or several, or searches a setting of the
+            generator; or `out` exists.
+        DataError: The images cannot be used, or the generator to start from makes other images.
+        MachineError: A GPU, the weights of a backbone, or a package that the generator needs is
+            missing.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
@@ -199,11 +199,11 @@ def generator_train(
 def fixed_generator(space: Space) -> Experiment:
     """Return an experiment with the GAN of a space.
 
-    Parameters that do not affect its images may be searched.
+    Parameters that do not affect the GAN's images may be searched.
 
     Raises:
-        ConfigError: There is none, or parameters that affect its images are searched; lists all of
-            them.
+        ConfigError: There is no GAN, or parameters that affect its images are searched; the error
+            lists all of them.
     """
     settings = space.settings
     specs = [
@@ -223,7 +223,7 @@ def fixed_generator(space: Space) -> Experiment:
         problems = [Problem("no GAN in this space", settings.name, "add --set source=gan")]
     if problems:
         raise ConfigError(*problems)
-    if still_open:  # then there is no network to measure its quality in
+    if still_open:  # then there is no network to measure the quality with
         values["weights"] = "none"
     return Experiment(settings=settings, parameters=parameters_from({**values, "source": "gan"}))
 
@@ -266,11 +266,11 @@ def generator_sample(
 ) -> GeneratorSample:
     """Draw images from a generator as grey PNG files in class folders.
 
-    Their origin is in `provenance.json`.
+    The origin of the images is written to `provenance.json`.
 
-    The classes have their shares of the training images. Images with masks are in `images/`, and
-    their masks, of the same name, in `masks/`. Images with findings are in `images/` too, with the
-    data file `data.yaml` and its table; the findings are those of training images.
+    The classes have the same shares as in the training images. Images with masks are in `images/`,
+    and their masks, with the same names, in `masks/`. Images with findings are also in `images/`,
+    with the data file `data.yaml` and its table; their findings are those of training images.
 
     Args:
         generator: A folder written by `generator_train`.
@@ -279,7 +279,7 @@ def generator_sample(
         on_progress: Called with the number of images drawn.
 
     Raises:
-        ArtifactError: `generator` is no such folder, or a file of it is damaged.
+        ArtifactError: `generator` is no generator's folder, or one of its files is damaged.
         ConfigError: `count` is below 1, or `out` exists.
         TrialError: Too few masks are plausible.
     """

@@ -1,4 +1,4 @@
-"""Find what a model and images have in common: its sealed test folder, images, patients."""
+"""Find the sealed images, known images and known patients that a model shares with a folder."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -22,7 +22,7 @@ from xraytune.trial.saved_model import Bundle
 def overlap_of(
     bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str
 ) -> dict[str, Any]:
-    """Log the access if sealed images are among these, and count those that the model knows.
+    """Log the access if any images are sealed, and count the images that the model knows.
 
     The model knows the files and patients of its training, of its generator, and of its folder of
     extra images. Call this before any metric can be seen. Returns the fields of `Evaluation` with
@@ -94,8 +94,9 @@ def log_sealed(bundle: Bundle, images: Iterable[ImageFile], *, command: str, rea
 def sealed_among(bundle: Bundle, images: Iterable[ImageFile]) -> tuple[set[str], tuple[Path, ...]]:
     """Return which images `confirm` may score, by `short_sha256`, and the folders of their logs.
 
-    They are those of the test folder and, if the model's study is there, all but those that its
-    search trained or validated on: they may be of its unused patients, or of a further hospital.
+    These are the images of the test folder. If the model's study is there, they are all images
+    except those that its search trained or validated on, since they may show unused patients, or
+    come from another hospital.
 
     Raises:
         MachineError: A log cannot be written.
@@ -108,7 +109,7 @@ def sealed_among(bundle: Bundle, images: Iterable[ImageFile]) -> tuple[set[str],
         folders += study_logs(study.path)
         prepared = study.prepared()
         sealed |= {*prepared.test_contents}
-        # Those of unused patients; and `confirm --test` may score any others.
+        # These are images of unused patients, or any others, which `confirm --test` may score.
         sealed |= given - {image.short_sha256 for image in prepared.images}
     contents = given & sealed
     if contents:

@@ -1,4 +1,4 @@
-"""Predict images: their classes or findings, in a CSV file, or their masks.
+"""Predict the classes or findings of images, in a CSV file, or their masks.
 
 The files are listed in docs/evaluate.md.
 """
@@ -26,7 +26,7 @@ def predict(
 ) -> Predicted:
     """Predict classes or findings, written to a CSV file (see `predictions_csv`), or masks.
 
-    If there are sealed images of the model's study, the access is logged before.
+    If there are sealed images of the model's study, the access is logged first.
 
     Args:
         model: Model bundle.

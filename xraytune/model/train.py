@@ -1,8 +1,8 @@
 """Train the final model: one experiment, from its images to a model bundle, in this process.
 
-On the images of an exported trial, this is that trial without a search, and its metrics are
-bit-identical. An interrupted training resumes from its work folder in the cache, which is named by
-a hash of the experiment and its images.
+If a trial was exported exactly, training on the same images repeats the trial without a search, and
+the metrics are bit-identical. An interrupted training resumes from its work folder in the cache,
+which is named by a hash of the experiment and its images.
 """
 
 import logging
@@ -63,7 +63,7 @@ from xraytune.trial.training import TrialTraining
 
 TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
-"""In the bundle of a model trained with generated images: some of them, next to real ones."""
+"""The file with generated images next to real ones, in the bundle of a model trained with them."""
 _logger = logging.getLogger(__name__)
 
 
@@ -112,17 +112,18 @@ def train(
 
     Args:
         study: Study, whose best configuration is exported and trained.
-        config: YAML file of an experiment instead, e.g. from `export`; of a search space, the first
-            entry of `points_to_evaluate` is trained.
+        config: YAML file of an experiment in place of a study, for example from `export`. If it is
+            a search space, the first entry of `points_to_evaluate` is trained.
         out: Folder to create.
-        members: Networks to train, with the seed of the file and those that follow; a model
-            predicts the mean of their probabilities.
+        members: Number of networks to train, with consecutive seeds from the seed of the file; the
+            model predicts the mean of their probabilities.
         data: Image folder, or data file (YAML); overrides the file's.
         weights_dir: Folder of official weight files, for machines without network access.
         overrides: `key=value` settings that override the file's.
-        cache: Artifact cache; default: the one of the exported trial's study, or `cache`.
+        cache: Artifact cache; by default, the cache of the exported trial's study, or `cache`.
         skip_broken: Leave out broken images.
-        on_epoch: Called after each epoch of each network, on resuming also for the earlier ones.
+        on_epoch: Called after each epoch of each network, and after resuming also for the earlier
+            epochs.
         on_progress: Called with the progress of preparation, generator and training steps.
         note: Called with messages for the user.
 
@@ -241,7 +242,7 @@ def _open_experiment(
     weights_dir: Path | None,
     note: Callable[[str], None],
 ) -> Space:
-    """Return the space of a single point: that of a file, or what `export` chooses in a study."""
+    """Return the space of a single point, of a file or of what `export` chooses in a study."""
     with TemporaryDirectory() as temporary:
         file = source
         if source.is_dir():
@@ -278,7 +279,7 @@ def _find_study(experiment: Experiment, note: Callable[[str], None]) -> StudyFol
 def _read_contents(
     experiment: Experiment, study: StudyFolder | None, prepared: SplitData, cache: Path
 ) -> list[Any]:
-    """Return what identifies the contents of the weights and of other inputs.
+    """Return hashes that identify the contents of the weights and of other inputs.
 
     Raises StudyError if the study began with other weights.
     """
@@ -296,7 +297,7 @@ def _read_contents(
 def _announce(
     trained_on: TrainedOn, settings: Settings, steps: int, note: Callable[[str], None]
 ) -> None:
-    """Say how many images and steps the training has, and what differs from the trial."""
+    """Say how many images and steps the training has, and how it differs from the trial."""
     note(
         f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
         f"({trained_on.patients:,} of {trained_on.of_patients:,} patients); "
@@ -339,7 +340,7 @@ def _send_to_wandb(
 def _choose_compute(
     settings: Settings, study: StudyFolder | None, prepared: SplitData, note: Callable[[str], None]
 ) -> Compute:
-    """Return all cores for a final model; for an exact copy of a trial, what its study used."""
+    """Choose all cores for a final model, or what the study used for an exact copy of a trial."""
     compute = compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
     origin = settings.exported_from
     if origin is None or origin.images is not None:
@@ -414,7 +415,7 @@ def _count_images(
     cache: Path,
     study: StudyFolder | None,
 ) -> TrainedOn:
-    """Return what a model is trained on, out of the images that could be decoded."""
+    """Count the images that a model is trained on, out of the images that could be decoded."""
     decoded = {*stored_files(cache / prepared.pixels)[0]}
     patients = [image.patient for image in index.images if image.file in decoded]
     kept = [image.patient for image in prepared.images if image.side != "train"]

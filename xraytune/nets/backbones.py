@@ -3,8 +3,8 @@
 Their pretrained weights are torchvision's official files, timm's, or the user's own.
 
 The last layer, which gives the classes, is removed. For one input channel, the filters of the first
-convolution are summed over its three, so that a grey image has the same features as its copy on
-three channels.
+convolution are summed over its three channels, so that a grey image has the same features as its
+copy on three channels.
 """
 
 from __future__ import annotations
@@ -42,35 +42,34 @@ from xraytune.space.paths import is_path
 
 _logger = logging.getLogger(__name__)
 _PREFIXES_OF_MODELS = ("backbone.", "unet.encoder.")
-"""What the encoder's names start with in a classifier and in a segmenter."""
+"""The prefixes of an encoder's tensors in a classifier and in a segmenter."""
 _IMAGENET_CLASSES = 1000
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
-"""The sets that `imagenet` stands for, best first.
+"""The sets of weights that `imagenet` stands for, best first.
 
-Others are for larger images, or lack the last layers.
+Other sets are for larger images, or lack the last layers.
 """
 _FEW_WEIGHTS = 20_000_000
 _WITHOUT_WEIGHTS = "weights: none and trainable: all"
 _ANSWER_SECONDS = 3.0
-"""How long a server of weights may take to answer."""
+"""The time that a server of weights may take to answer."""
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
 _INCEPTIONS = ("googlenet", "inception_v3")
-"""They have auxiliary heads, and `transform_input` brings pixels into [-1, 1]."""
+"""These have auxiliary heads, and `transform_input` brings pixels into [-1, 1]."""
 
-# Older files of DenseNet have `norm.1` for `norm1`.
+# Older files of DenseNet have `norm.1` in place of `norm1`.
 _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
 
 def build_backbone(
     name: str, *, weights: Path | None = None, input_channels: int = 3
 ) -> tuple[nn.Module, int]:
-    """Build a network that maps images [B, C, S, S] to features [B, D]; return it and D.
+    """Build a network that maps images [B, C, S, S] to features [B, D]; return the network and D.
 
-    Images are float32, of 1 or 3 channels.
-
-    A file of `weights` has the names of torchvision, timm or the backbone's own package, or is that
-    of a model of `xraytune train`; None is random weights. If its first convolution has one
-    channel, as of an encoder of X-rays, grey images get the features that it gave them.
+    Images are float32, with 1 or 3 channels. The file of `weights` has the tensor names of
+    torchvision, timm or the backbone's own package, or belongs to a model of `xraytune train`; None
+    means random weights. If the first convolution in the file has one channel, as in an encoder of
+    X-rays, grey images get the same features as in the original network.
 
     Raises:
         ConfigError: timm has no such backbone.
@@ -108,10 +107,10 @@ def build_backbone(
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Return a network for inference, with batch norms folded into the convolutions before.
+    """Return a network for inference, with batch norms folded into the convolutions before them.
 
-    Outputs agree to rounding. A network that torch cannot trace is returned as it is, and so are
-    batch norms elsewhere.
+    Outputs agree up to rounding. A network that torch cannot trace is not changed, and neither are
+    batch norms that do not follow a convolution.
     """
     try:
         folded: nn.Module = fuse(network.eval())
@@ -123,8 +122,8 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
     """Return whether a backbone accepts images of this side.
 
-    With `trains_on_one`, also whether it can be trained on one of them: not if a batch norm would
-    have a single value.
+    With `trains_on_one`, the backbone must also be trainable on a single image, which is impossible
+    if a batch norm would get a single value.
     """
     # Extensions may read values of tensors.
     has_values = BACKBONES.has(name) or _is_small(name)
@@ -141,7 +140,7 @@ def accepts(name: str, side_px: int, *, trains_on_one: bool = False) -> bool:
 
 
 def _is_small(name: str) -> bool:
-    """Return whether an image passes a network in less time than it takes to compute shapes alone.
+    """Return whether running a network on an image is faster than only computing the shapes.
 
     To compute shapes, torch imports its compiler, which takes two seconds.
     """
@@ -155,9 +154,9 @@ def _is_small(name: str) -> bool:
 def pixel_constants(
     name: str, weights: str = "imagenet"
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of the pixels in [0, 1] that weights expect.
+    """Return the mean and standard deviation of the pixels in [0, 1] that weights expect.
 
-    Both have a number for each channel.
+    Both have one number for each channel.
     """
     if images := expected_images(name, weights):
         return images.mean, images.std
@@ -176,7 +175,7 @@ def pixel_constants(
 def to_one_channel(network: nn.Module, name: str) -> None:
     """Sum the first convolution's filters over the three input channels, in place.
 
-    MachineError if it has others.
+    Raises MachineError if the convolution has another number of channels.
     """
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1:
@@ -188,17 +187,17 @@ def to_one_channel(network: nn.Module, name: str) -> None:
 
 
 def timm_config(name: str) -> dict[str, Any]:
-    """Return timm's own data about a backbone and its weights; errors as in `build_backbone`."""
+    """Return timm's data about a backbone and its weights; errors are those of `build_backbone`."""
     config: dict[str, Any] = _without_values(_of_timm, name).pretrained_cfg
     return config
 
 
 def _without_values(build: Callable[[str], Any], name: str) -> Any:
-    """Build a network quickly, if possible with tensors that have shapes, but no values."""
+    """Build a network quickly, if possible with tensors that have shapes but no values."""
     try:
         with torch.device("meta"):
             return build(name)
-    except NotImplementedError:  # a few compute with tensors
+    except NotImplementedError:  # a few networks compute with the values of tensors
         return build(name)
 
 
@@ -234,9 +233,9 @@ def _count_features(network: nn.Module, side_px: int) -> int:
 
 
 def _small_cnn() -> nn.Module:
-    """Build four stages of two 3x3 convolutions, each halving the side.
+    """Build a network of four stages of two 3x3 convolutions; each stage halves the side.
 
-    The network is for phantoms and tests; it has 211,000 parameters.
+    The network is for phantoms and tests, and has 211,000 parameters.
     """
     layers: list[nn.Module] = []
     channels = 3
@@ -252,8 +251,7 @@ def _small_cnn() -> nn.Module:
 def load_weights(network: nn.Module, name: str, path: Path) -> None:
     """Load a file's tensors, except those of auxiliary heads and of the removed head.
 
-    Raises MachineError if the file cannot be read, or is for another network than the backbone
-    `name`.
+    Raises MachineError if the file cannot be read, or if it is not for the backbone `name`.
     """
     weights = read_weights(path)
     consume_prefix_in_state_dict_if_present(weights, "module.")  # of DataParallel
@@ -287,7 +285,7 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
 
 
 def _prefix_of(weights: Mapping[str, Tensor], backbone: str) -> str:
-    """Return what the names of an encoder start with in a file that has more than the encoder."""
+    """Return the prefix of an encoder's tensors in a file that has more than the encoder."""
     encoder = XRAY_ENCODERS.get(backbone)
     prefixes = [encoder.prefix] if encoder and encoder.prefix else []
     for prefix in (*prefixes, *_PREFIXES_OF_MODELS):
@@ -308,8 +306,8 @@ def find_weights(
 
     `imagenet` is the newest official file in `weights_dir`, a folder of torchvision's files under
     their official names; without a folder, official files are downloaded to torch's cache. Without
-    `may_download`, None is also returned for a file that could be downloaded. `without` are the
-    settings that need no file, for the messages.
+    `may_download`, None is also returned for a file that could be downloaded. `without` names
+    settings that need no file, for the error messages.
 
     Raises:
         ConfigError: The backbone has no such set.
@@ -381,7 +379,7 @@ def find_weights(
 
 
 def _require_official(file: Path, url: str) -> Path:
-    """Return an official file if its content has the SHA-256 that begins as its name says."""
+    """Return an official file after comparing its SHA-256 with the first digits in its name."""
     start = file.stem.rpartition("-")[2]  # b0353104 of mobilenet_v2-b0353104
     if not sha256_of(file).startswith(start):
         what = "this file is damaged or another one: its SHA-256 does not match its name"

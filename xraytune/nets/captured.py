@@ -1,6 +1,6 @@
-"""Steps of a training that a GPU replays: one CUDA graph instead of hundreds of operations.
+"""Training steps that a GPU replays, as one CUDA graph instead of hundreds of operations.
 
-Networks and generators are trained by the same kind of step. On a CPU, it is simply called.
+Networks and generators are trained by the same kind of step. On a CPU, a step is simply called.
 """
 
 from __future__ import annotations
@@ -17,27 +17,25 @@ from xraytune.base.errors import is_out_of_memory
 from xraytune.base.records import Compute
 
 Draws: TypeAlias = Sequence[Tensor]
-"""All that differs between two steps, such as their random draws; on the device."""
+"""Everything that differs between two steps, such as their random draws, on the device."""
 Step: TypeAlias = Callable[[Draws], Tensor]
-"""Trains one step and returns its losses, on the device, without waiting for it."""
+"""Trains one step and returns its losses on the device, without waiting for the device."""
 _WARM_UP_STEPS = 3
-"""In these steps, cuDNN chooses its algorithms and optimizers allocate their state."""
+"""In this many steps, cuDNN chooses its algorithms and optimizers allocate their state."""
 _logger = logging.getLogger(__name__)
 
 
 def replayed(step: Step, compute: Compute) -> Step:
-    """Return a step that computes the same, on a GPU by replaying a CUDA graph."""
+    """Return a step that computes the same; on a GPU, it replays a CUDA graph."""
     return _CapturedStep(step) if compute.device == "cuda" else step
 
 
 class _CapturedStep:
     """A step that is captured as a CUDA graph at its fourth call, then replayed.
 
-    A result lasts until the next call.
-
-    For draws of the same shapes, `step` must run the same operations; with other shapes, it is
-    captured anew. A step that cannot be captured, such as that of a custom backbone which waits for
-    the device, is called each time.
+    A result is valid until the next call. For draws of the same shapes, `step` must run the same
+    operations; for other shapes, it is captured anew. A step that cannot be captured, for example
+    because a custom backbone waits for the device, is called each time.
     """
 
     def __init__(self, step: Step) -> None:
@@ -86,7 +84,7 @@ class _CapturedStep:
         except RuntimeError as error:
             random.graphsafe_set_state(
                 before
-            )  # otherwise, it believes that a capture is under way, and dropout fails
+            )  # otherwise, torch believes that a capture is under way, and dropout fails
             if is_out_of_memory(error):
                 raise
             self._can_capture = False
@@ -99,7 +97,7 @@ class _CapturedStep:
 def _chosen_algorithms() -> Iterator[None]:
     """Let cuDNN try its algorithms.
 
-    That takes seconds, so it is not done for validation, with its many shapes of batches.
+    This takes seconds, so it is not done for validation, whose batches have many shapes.
     """
     torch.backends.cudnn.benchmark = True
     try:

@@ -1,9 +1,10 @@
 """Files of a network's training: `checkpoint.pt` to resume from, and `best.safetensors`.
 
-A checkpoint holds the state of network and optimizer, the network of the best epoch, and the
-epochs' records, from which schedule, early stopping and the best value follow. Since it is one
-file, these always belong together. `best.safetensors` is written from it once the training has
-ended. Readers raise `ArtifactError` for a file that is damaged or from another network.
+A checkpoint holds the state of the network and the optimizer, the network of the best epoch, and
+the records of the epochs, from which the schedule, early stopping and the best value follow. Since
+all of this is in one file, it always belongs together. `best.safetensors` has the network of the
+best epoch, and is written once the training has ended. Readers raise `ArtifactError` for a file
+that is damaged or from another network.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def save_checkpoint(
     epochs: Sequence[EpochRecord],
     best: Mapping[str, Tensor],
 ) -> None:
-    """Write all that `resume` needs."""
+    """Write a checkpoint with everything that `resume` needs."""
     content = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -51,9 +52,9 @@ def save_checkpoint(
 def resume(
     folder: Path, network: nn.Module, optimizer: Optimizer
 ) -> tuple[list[EpochRecord], dict[str, Tensor]]:
-    """Load network and optimizer from the checkpoint, if there is one.
+    """Load the network and the optimizer from the checkpoint, if there is one.
 
-    Return its epochs and the state of the network of the best one, on the CPU.
+    Returns the records of its epochs and the state of the best epoch's network, on the CPU.
     """
     content, epochs = _read(folder)
     if not epochs:
@@ -65,7 +66,7 @@ def resume(
 
 
 def finished_epochs(folder: Path) -> list[EpochRecord]:
-    """Return the checkpoint's epochs; a killed trial may not have reported the last one.
+    """Return the epochs of the checkpoint; a killed trial may not have reported the last one.
 
     A damaged checkpoint is removed, so that the same epochs are trained again.
     """

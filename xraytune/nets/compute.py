@@ -1,4 +1,4 @@
-"""Device, threads and precision, chosen once, so that equal settings give equal bits."""
+"""Choose device, threads and precision once, so that equal settings give equal bits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     """Choose the device and precision of a process with this many GPUs and threads.
 
     Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and
-    later), else float32. To turn it off on a CPU, set torch's `ATEN_CPU_CAPABILITY=avx2`. `gpus`
-    may be a share of one; MachineError if torch sees fewer.
+    later), and float32 elsewhere. To turn bfloat16 off on a CPU, set torch's
+    `ATEN_CPU_CAPABILITY=avx2`. `gpus` may be a share of one GPU. Raises MachineError if torch sees
+    fewer GPUs.
     """
     if gpus > gpu_count():
         what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
@@ -48,7 +49,7 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
 
 
 def compute_of(allocation: Allocation) -> Compute:
-    """Return what trials compute on, on this machine; MachineError if torch sees fewer GPUs."""
+    """Choose the device and precision of trials here; MachineError if torch sees fewer GPUs."""
     return choose_compute(gpus=allocation.trial.gpus, threads=allocation.trial.cpus)
 
 
@@ -74,8 +75,8 @@ def require_device(compute: Compute, study: Path) -> None:
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     """Set this process's thread count, determinism and share of GPU memory.
 
-    CPU operations are deterministic. On a GPU, cuDNN's algorithms are not, so numbers agree to
-    rounding only.
+    CPU operations are deterministic. On a GPU, cuDNN's algorithms are not, so numbers agree only up
+    to rounding.
     """
     torch.set_num_threads(compute.threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
@@ -110,7 +111,7 @@ def in_one_thread() -> Iterator[None]:
 def seeded(seed: int, *purpose: str | int, on_gpu: bool = False) -> Iterator[None]:
     """Seed torch's generators for a purpose, such as the initial weights of a network.
 
-    Afterwards, it is as before.
+    Afterwards, the generators have their previous states.
     """
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
         derived = derive_seed(seed, *purpose)
@@ -122,7 +123,7 @@ def seeded(seed: int, *purpose: str | int, on_gpu: bool = False) -> Iterator[Non
 
 
 def constants(values: Sequence[float], device: torch.device) -> Tensor:
-    """Return float32 [n], filled on the device.
+    """Return values as a tensor, float32 [n], filled on the device.
 
     A CUDA graph cannot contain a copy from the host.
     """

@@ -1,13 +1,14 @@
-"""Features of images: each is computed once, for all trials, commands and studies that need it.
+"""Features of images, computed once for all trials, commands and studies that need them.
 
 A store has the features of one frozen network, under keys that name an image's pixels and its view,
-so that sets with an image in common share its features. Its folder is an artifact that grows, with
-one file of rows: the number of features, a CRC-32, the key, and the features. The next writer
-removes a row that a killed one has begun. A damaged row is computed again, in its place.
+so that sets with an image in common share its features. The folder of a store is an artifact that
+grows, with one file of rows. A row has the number of features, a CRC-32, the key, and the features.
+If a writer was killed in the middle of a row, the next writer removes this row. A damaged row is
+computed again and written in its place.
 
-Processes share the work. Each key belongs to one of 32 buckets, and a process computes those in
-buckets that it has locked, a block at a time. It waits only if others compute all that is missing.
-The system releases the locks of a process that dies.
+Processes share the work. Each key belongs to one of 32 buckets, and a process computes keys in
+buckets that it has locked, a block at a time. It waits only if other processes compute everything
+that is missing. The system releases the locks of a process that dies.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FEATURES_FILE = "features.bin"
 KEY_BYTES = 16
 _BUCKETS = 32
 _BLOCK = 256
-"""A process computes at most so many rows before others can read them."""
+"""A process computes at most this many rows before others can read them."""
 _logger = logging.getLogger(__name__)
 
 
@@ -43,7 +44,7 @@ _stores: dict[Path, FeatureStore] = {}
 
 
 def open_store(cache: Path, inputs: Mapping[str, Any]) -> FeatureStore:
-    """Return the store with these `inputs`, which remembers what this process has read of it."""
+    """Return the store with these `inputs`, which keeps what this process has already read."""
     path = artifact_path(cache, FEATURES_STAGE, inputs)
     return _stores.setdefault(path, FeatureStore(cache, inputs))
 
@@ -51,7 +52,7 @@ def open_store(cache: Path, inputs: Mapping[str, Any]) -> FeatureStore:
 class FeatureStore:
     """The features of images in one network.
 
-    `inputs` are what they depend on besides the images and their views.
+    `inputs` has everything that the features depend on besides the images and their views.
     """
 
     def __init__(self, cache: Path, inputs: Mapping[str, Any]) -> None:
@@ -67,14 +68,14 @@ class FeatureStore:
         what: str = "features",
         on_progress: Progress = ignore_progress,
     ) -> tuple[Float32Array, Int64Array]:
-        """Return all rows, [N, D], memory-mapped, and where the row of each key is, [n].
+        """Return all rows, [N, D], memory-mapped, and the position of each key's row, [n].
 
-        Both belong together: the next call may return others.
+        The positions are valid only for the returned rows, since the next call may return others.
 
         Args:
-            keys: Of 16 bytes; some may be equal.
+            keys: Keys of 16 bytes; some may be equal.
             compute: Takes the places of some keys, [m], and yields their features in parts, [k, D].
-            what: What they are, for `on_progress`.
+            what: The name of the features, for `on_progress`.
             on_progress: Called with the number of keys whose row is there, and of all keys.
         """
         places = {key: place for place, key in enumerate(keys)}
@@ -88,7 +89,7 @@ class FeatureStore:
                 return self._rows["features"], rows
             done = len(places) - len(missing)
             with self._claim(missing) as claimed:
-                self._refresh()  # what another process has added since
+                self._refresh()  # another process may have added rows
                 needed = [places[key] for key in claimed if not self._has(key)]
                 block = np.sort(np.array(needed[:_BLOCK], dtype=np.int64))
                 parts = []
@@ -107,7 +108,7 @@ class FeatureStore:
 
     @contextmanager
     def _claim(self, keys: Sequence[bytes]) -> Iterator[list[bytes]]:
-        """Lock free buckets of these keys, until they have enough for a block; yield their keys."""
+        """Lock free buckets of these keys until they hold a whole block, and yield their keys."""
         buckets = defaultdict(list)
         for key in keys:
             buckets[key[0] % _BUCKETS].append(key)
@@ -137,7 +138,7 @@ class FeatureStore:
         self._modified_ns = 0
 
     def _refresh(self) -> None:
-        """Map what was added since; all, if the file is another one."""
+        """Map the rows that were added since the last call, or all if the file was replaced."""
         try:
             stream = self._file.open("rb")
         except FileNotFoundError:
@@ -161,7 +162,7 @@ class FeatureStore:
                 self._row_of.update(zip(added, range(known, total), strict=True))
 
     def _write(self, keys: Sequence[bytes], features: Float32Array) -> None:
-        """Append the rows of features, [n, D]; write damaged ones in the place that they have."""
+        """Append rows of features, [n, D], and replace damaged rows where they are."""
         folder = self._file.parent
         with build_lock(folder.with_name(f".{folder.name}.lock")), explain_disk_errors(folder):
             self._refresh()

@@ -1,4 +1,4 @@
-"""Outputs of a network on batches, and its batch norm statistics: what needs no gradient."""
+"""Compute what needs no gradient: the outputs of a network, and its batch norm statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xraytune.nets.compute import autocast
 _LEAST_SPREAD = 0.02
 """The least mean distance of features from their mean, relative to its length.
 
-It is .5 for chest X-rays and a MobileNetV2, and .015 if that sees a 500th of the range of pixels.
+It is .5 for chest X-rays and a MobileNetV2, and .015 if the pixels have a 500th of their range.
 """
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -34,7 +34,7 @@ def require_different(features: NDArray[np.floating[Any]], backbone: str) -> Non
 
 
 def autocast_images(inputs: Tensor, compute: Compute) -> torch.autocast:
-    """Return autocast for images; features [B, D] stay in float32."""
+    """Return a context for autocast of images; features, [B, D], stay in float32."""
     return autocast(compute, is_used=inputs.ndim == 4)
 
 
@@ -44,7 +44,7 @@ def outputs_of(
     """Yield the outputs of a network in eval mode, float32 [B, ...], on the device."""
     was_training = network.training
     network.eval()
-    # Batches are read outside inference mode: they may be tensors that are trained on later.
+    # Batches are read outside inference mode, since they may be trained on later.
     for inputs in batches:
         with torch.inference_mode(), autocast_images(inputs, compute):
             outputs = network(inputs).float()
@@ -86,7 +86,7 @@ def estimate_batch_norms(
         norm.reset_running_stats()
     for number, images in enumerate(batches() if momenta else (), start=1):
         for norm in momenta:
-            # The cumulative mean; with None, each norm would wait for the device.
+            # This gives the cumulative mean; with None, each norm would wait for the device.
             norm.momentum = 1 / number
         with autocast(compute):
             network(images)

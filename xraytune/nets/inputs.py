@@ -1,12 +1,12 @@
-"""From stored pixels to a network's input: resize, augment, normalise.
+"""Turn stored pixels into a network's input: resize, augment, normalise.
 
 Real and synthetic images take the same path. The `InputFormat` is stored with a trained model and
 repeated for predictions.
 
-Augmentation shows views of an image, computed in one operation on the device. A view is a row of
-numbers, `VIEW_COLUMNS`, drawn before training. So the features of a frozen backbone can be cached
-for all views, and a resumed or longer run sees the same images. With `affine`, the degrees scale
-the same draws: an image turns the same way, only further. Pixels from outside the image are black.
+Augmentation shows views of an image, computed on the device. A view is a row of numbers,
+`VIEW_COLUMNS`, drawn before training. So the features of a frozen backbone can be cached for all
+views, and a resumed or longer run sees the same images. With `affine`, the degrees scale the same
+draws: an image turns the same way, only further. Pixels from outside the image are black.
 
 `trivial` is TrivialAugment with its narrower ranges, without the operations that give grey values
 another meaning (Posterize, Solarize, Equalize, AutoContrast) or need colours. Source: Müller &
@@ -42,8 +42,8 @@ VIEW_COLUMNS = (
     "exposure",
     "sharpness",
 )
-"""Shifts are shares of a side; contrast, exposure, sharpness and scale are factors, and brightness
-is added to [0, 1]."""
+"""Shifts are shares of a side; contrast, exposure, sharpness and scale are factors; and brightness
+is added to pixels in [0, 1]."""
 IDENTITY_VIEW = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 _FLIP_PROBABILITY = 0.5
 MASK_THRESHOLD = 0.5
@@ -56,7 +56,7 @@ _AFFINE = {
     "contrast": 0.30,
     "brightness": 0.15,
 }
-"""The largest change of `affine` with 15 degrees, up or down, uniform."""
+"""The largest changes of `affine` with 15 degrees; changes are uniform, up or down."""
 _AFFINE_DEGREES = 15
 _TRIVIAL = {
     "angle_radians": math.radians(30),
@@ -68,11 +68,11 @@ _TRIVIAL = {
     "exposure": 0.9,
     "sharpness": 0.9,
 }
-"""The largest change of each operation of `trivial`; a view has one of them, or none."""
+"""The largest change of each operation of `trivial`; a view has at most one operation."""
 _TRIVIAL_STRENGTHS = 30
-"""An operation has one of so many strengths above 0, or 0."""
+"""The number of strengths above 0 that an operation can have."""
 _BLUR = ((1.0, 1.0, 1.0), (1.0, 5.0, 1.0), (1.0, 1.0, 1.0))
-"""The kernel of sharpness, times 13, as in Pillow's SMOOTH."""
+"""The smoothing kernel of sharpness, times 13, as in Pillow's SMOOTH."""
 
 
 def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:
@@ -80,7 +80,8 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
 
     Networks without pretrained weights are normalised by the training images.
 
-    `train_mean` and `train_std` are those of the real training pixels, in [0, 1].
+    `train_mean` and `train_std` are the mean and standard deviation of the real training pixels, in
+    [0, 1].
     """
     parameters = experiment.parameters
     data = experiment.settings.data
@@ -100,7 +101,7 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
 
 
 def _for_channels(constants: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Return a constant for each channel, for a single one the mean of three."""
+    """Return a constant for each channel; a single channel gets the mean of three."""
     if len(constants) == channels:
         return constants
     return (sum(constants) / len(constants),) * channels
@@ -133,8 +134,8 @@ def view_table(
 ) -> Float32Array:
     """Draw a table of views, float32 [image_count, views, 11], with one view without augmentation.
 
-    Columns are `VIEW_COLUMNS`. A table of more images starts with that of fewer; each `purpose` has
-    independent draws.
+    Columns are `VIEW_COLUMNS`. A table of more images starts with the table of fewer images; each
+    `purpose` has independent draws.
     """
     identity = np.array(IDENTITY_VIEW, dtype=np.float32)
     augmentation = parameters.augmentation
@@ -183,7 +184,7 @@ def augment(images: Tensor, views: Tensor) -> Tensor:
 def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
     """Move masks, float32 [B, 1, S, S] of 0 and 1, as `augment` moves their images.
 
-    They are interpolated bilinearly; values of at least 0.5 become 1.
+    Masks are interpolated bilinearly, and values of at least 0.5 become 1.
     """
     return torch.where(
         _is_identity(views), masks, (_move(masks, views) >= MASK_THRESHOLD).to(masks.dtype)
@@ -191,7 +192,7 @@ def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Return images whose inner pixels are smoothed; those at the border stay as they are."""
+    """Return images whose inner pixels are smoothed; pixels at the border are not changed."""
     kernel = constants(tuple(weight / 13 for row in _BLUR for weight in row), images.device)
     blurred = images.clone()
     blurred[..., 1:-1, 1:-1] = F.conv2d(images, kernel.reshape(1, 1, 3, 3))
@@ -199,8 +200,9 @@ def _blur(images: Tensor) -> Tensor:
 
 
 def _move(images: Tensor, views: Tensor) -> Tensor:
-    # Of x -> s R K F x + d, the inverse x = F K' R' (y - d) / s maps output to input coordinates in
-    # [-1, 1]. A view has at most one of the shears in K, so that their order does not matter.
+    # A view maps x to s R K F x + d. The inverse, x = F K' R' (y - d) / s, maps output to input
+    # coordinates in [-1, 1]. A view has at most one of the shears in K, so that their order does
+    # not matter.
     flip, angle, shift_x, shift_y, scale = views[:, :5].unbind(dim=1)
     shear_x, shear_y = views[:, 7:9, None].unbind(dim=1)
     cosine = torch.cos(angle) / scale

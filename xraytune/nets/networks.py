@@ -54,14 +54,14 @@ _STAGES = {
 }
 """The first module of the last stage, by the start of a backbone's name.
 
-The last stage are the layers of the coarsest resolution, or the last block of a transformer, whose
-layers all have one resolution. timm and the backbones of other packages say themselves where it
-starts.
+The last stage is the layers of the coarsest resolution, or the last block of a transformer, whose
+layers all have one resolution. timm's backbones and those of other packages define themselves where
+their last stage starts.
 """
 
 
 class _Network(nn.Module):
-    """A network with a backbone, the submodule of this name."""
+    """A network whose submodule `backbone_name` is a backbone."""
 
     backbone_name: ClassVar[str] = "backbone"
 
@@ -81,8 +81,8 @@ class Classifier(_Network):
     """A backbone and a head.
 
     Attributes:
-        backbone: float32 [B, C, S, S] -> features [B, D].
-        head: Features -> logits [B, class_count].
+        backbone: Maps images, float32 [B, C, S, S], to features [B, D].
+        head: Maps features to logits [B, class_count].
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
@@ -102,7 +102,7 @@ class Classifier(_Network):
 
 
 def freeze(backbone: nn.Module, parameters: Parameters) -> None:
-    """Leave only those parameters of a backbone to train that `trainable` names."""
+    """Freeze all parameters of a backbone except those that `trainable` names."""
     if parameters.trainable == "all":
         return
     trained: frozenset[str] = frozenset()
@@ -115,7 +115,7 @@ def freeze(backbone: nn.Module, parameters: Parameters) -> None:
 def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
     """Return the names of the parameters from the last stage to the end of the backbone.
 
-    ConfigError if the backbone does not define it.
+    Raises ConfigError if the backbone does not define its last stage.
     """
     backbone = architecture_of(backbone)
     modules = [name for name, _ in network.named_modules()]
@@ -138,7 +138,7 @@ def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
 def build_head(
     parameters: Parameters, feature_count: int, class_count: int, *, seed: int
 ) -> nn.Sequential:
-    """Build the head, float32 [B, feature_count] -> logits [B, class_count].
+    """Build the head, which maps features [B, feature_count] to logits [B, class_count].
 
     The initial weights depend only on `seed`.
     """
@@ -152,8 +152,8 @@ def build_head(
     if parameters.loss == "bce":
         layers.append(nn.ConstantPad1d((1, 0), 0.0))  # logits (0, z) of the two classes
     elif parameters.head == "vgg16_two_class":
-        # As published, with NLL loss. Cross entropy applies log-softmax once more, which changes
-        # nothing.
+        # The head is as published, with the NLL loss. Cross entropy applies log-softmax once more,
+        # which changes nothing.
         layers.append(nn.LogSoftmax(dim=1))
     return nn.Sequential(*layers)
 
@@ -180,7 +180,7 @@ def build_classifier(
 
 
 class Segmenter(_Network):
-    """A U-Net, of `encoder`, `decoder` and `segmentation_head`; its output is the mask's logit.
+    """A U-Net of `encoder`, `decoder` and `segmentation_head`; its outputs are logits of the mask.
 
     Source: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image
     Segmentation" (arXiv:1505.04597).

@@ -28,7 +28,7 @@ def build_optimizer(
         return SGD(weights, lr=rate, momentum=0.9, fused=True, **options)
     kind = Adam if name == "adam" else AdamW
     optimizer = kind(weights, lr=rate, fused=True, capturable=on_gpu, **options)
-    # The steps before the capture of a CUDA graph, and those that cannot be captured, are intended.
+    # Steps before the capture of a CUDA graph, and steps that cannot be captured, are intended.
     optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer
 

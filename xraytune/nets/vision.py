@@ -1,6 +1,6 @@
 """torchvision's models and utilities, without torch's compiler, which takes longest to import.
 
-torchvision needs it for one function of detectors, whose first call imports it.
+torchvision needs the compiler for one function of detectors, whose first call imports it.
 """
 
 import sys

@@ -31,9 +31,9 @@ class Allocation:
 def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     """Return the resources of a space's trials.
 
-    `has_gpu` says whether the machines that run trials have GPUs; they may be others than this one.
-    A process gets its share from one GPU, and shares leave nothing over: a share of .3 becomes
-    .3333, of which three fit on a GPU, too, and 1.2 GPUs become 2.
+    `has_gpu` says whether the machines that run trials have GPUs; this machine need not be among
+    them. A process gets its share from one GPU, and shares are rounded so that they use the GPU
+    fully: a share of .3 becomes .3333, of which three fit on a GPU as well, and 1.2 GPUs become 2.
     """
     chosen = settings.resources
     gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)

@@ -1,8 +1,8 @@
 """The names of backbones, and the weights that they can have.
 
 Backbones are torchvision's classifiers, a small custom CNN, timm's models, published encoders of
-X-rays (encoders.py), and those of other packages. torchvision's names are read from the source of
-its registry: importing it takes seconds, and checking a space file must not.
+X-rays (encoders.py), and backbones of other packages. torchvision's names are read from the source
+of its registry, since importing the registry takes seconds, and checking a space file must not.
 """
 
 import re
@@ -38,7 +38,7 @@ _OF_TORCHVISION = _torchvision_names()
 BACKBONES = Extensions("backbone", ("small_cnn", *_OF_TORCHVISION, *XRAY_ENCODERS), library="timm")
 BackboneName = Annotated[str, AfterValidator(BACKBONES.check)]
 ENCODERS = tuple(filter(_OF_SMP.fullmatch, BACKBONES.built_in))
-"""The backbones of segmentation."""
+"""The backbones that a segmenter can have."""
 
 
 def is_of_torchvision(name: str) -> bool:
@@ -47,7 +47,7 @@ def is_of_torchvision(name: str) -> bool:
 
 
 def identity_of(backbone: str) -> str:
-    """Return a backbone as fingerprints contain it, with the version of its package."""
+    """Return the identity of a backbone in fingerprints, with the version of its package."""
     architecture = architecture_of(backbone)
     return BACKBONES.identity(architecture).replace(architecture, backbone, 1)
 
@@ -55,7 +55,7 @@ def identity_of(backbone: str) -> str:
 def has_weights(weights: str, backbone: str) -> bool:
     """Return whether a backbone can have weights of this name.
 
-    Those of ImageNet are torchvision's, and `hub` is timm's.
+    ImageNet weights are torchvision's, and `hub` is for timm's.
     """
     if weights == "imagenet" or weights.startswith("IMAGENET1K_"):
         return is_of_torchvision(backbone)

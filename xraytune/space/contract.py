@@ -1,4 +1,4 @@
-"""What a component of a study refuses: rules, declared beside the settings that they are about.
+"""Rules about what the components of a study refuse, declared beside the settings they are about.
 
     @refuses("synthetic_weight", "mixing")
     def _weigh_pretraining(weight: float, mixing: str) -> Change:
@@ -6,9 +6,9 @@
         return {"synthetic_weight": 1.0} if mixing == "pretrain" and weight != 1 else {}
 
 A rule gets the values of the settings and parameters that it names, and nothing else. It returns
-what to write instead, or nothing if the values go together. Its docstring is the reason, in the
-error message as in the reference of spaces. A rule may also name facts of the images (`FACTS`),
-and is checked once they are known.
+what to write instead, or nothing if the values go together. Its docstring is the reason that the
+error message and the reference of spaces show. A rule may also name facts of the images (`FACTS`);
+it is then checked once these facts are known.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,10 +32,11 @@ class Rule:
     """A rule about some settings and parameters.
 
     Attributes:
-        names: Their dotted names, or `FACTS`, in the order of the arguments of `check`.
-        why: Why it refuses values, as a sentence.
+        names: The dotted names of settings and parameters, or of `FACTS`, in the order of the
+            arguments of `check`.
+        why: The reason why the rule refuses values, as a sentence.
         check: Returns what to write instead of the values, or nothing.
-        is_useless: Whether what it refuses does no harm, but has no effect.
+        is_useless: Whether refused values do no harm, but have no effect.
     """
 
     names: tuple[str, ...]
@@ -45,7 +46,7 @@ class Rule:
 
 
 def refuses(*names: str, is_useless: bool = False) -> Callable[[Callable[..., Change]], Rule]:
-    """Make a rule of a function of the values of these names.
+    """Make a rule of a function whose arguments are the values of these names.
 
     A rule that `is_useless` refuses the first of these names where it would have no effect.
     """
@@ -62,7 +63,7 @@ def refuses(*names: str, is_useless: bool = False) -> Callable[[Callable[..., Ch
 class Unless:
     """A parameter has no effect where another one has one of these values.
 
-    It is part of the annotation of the parameter.
+    An `Unless` is part of the annotation of the parameter.
     """
 
     parameter: str

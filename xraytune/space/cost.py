@@ -29,20 +29,20 @@ class Speeds:
 _CORE = Speeds(trial=0.5, training=0.08, gan=0.006)
 _GPU = Speeds(trial=2.0, training=0.0004, gan=0.00004)
 _RAY_SECONDS = 15.0
-"""How long Ray takes to start the first trial."""
+"""The time that Ray takes to start the first trial."""
 _NETWORKS = {"small_cnn": 0.05, "mobilenet_v2": 0.3, "resnet18": 0.3}
 """The cost of a backbone, as a multiple of a ResNet-50's."""
 _FORWARD = 1 / 3
 """The cost of an image that is not trained on."""
 _TRAINED_SHARE = {"head": 0.0, "last_stage": 0.5, "all": 1.0}
-"""The cost of training these layers. The features of a frozen backbone are computed once."""
+"""The cost of training these layers; the features of a frozen backbone are computed only once."""
 _SHARE_AFTER_ASHA = 1 / 3
 _LONG_HOURS = 2.0
 
 
 @frozen
 class Machine:
-    """What trials compute on: GPUs or, without any, CPU cores."""
+    """The GPUs that trials compute on or, without any, the CPU cores."""
 
     cores: int
     gpus: int = 0
@@ -67,11 +67,11 @@ class Work:
     """The trainings of a search or of a confirmation.
 
     Attributes:
-        trainings: The settings of each, in one replicate.
-        train_images: Real images on the train side.
-        epoch_steps: Steps of an epoch, each of a batch of real images.
-        held_out_images: Images of the validation sides.
-        scored_images: Images that each trained network scores in the end.
+        trainings: The parameters of each training, in one replicate.
+        train_images: Number of real images on the train side.
+        epoch_steps: Number of steps of an epoch, each with a batch of real images.
+        held_out_images: Number of images of the validation sides.
+        scored_images: Number of images that each trained network scores in the end.
         replicates: How often everything is trained, each time with other images and generators.
     """
 
@@ -84,7 +84,7 @@ class Work:
     replicates: int = 1
 
     def seconds(self, machine: Machine) -> float:
-        """Return roughly how long it takes.
+        """Return roughly how long the work takes.
 
         All cores or GPUs share the work, but a single GAN trains on one of them.
         """
@@ -98,7 +98,7 @@ class Work:
         if settings.scheduler.name == "asha" and not self.scored_images:
             epochs *= _SHARE_AFTER_ASHA
         seconds = self.replicates * len(self.trainings) * speeds.trial
-        # Images that a frozen backbone sees once, by backbone and where they come from.
+        # A frozen backbone sees an image once; images are counted by backbone and origin.
         frozen_images: dict[tuple[object, ...], float] = {}
         for trial in self.trainings:
             size_px = trial.size_px(settings.data)
@@ -138,15 +138,16 @@ class Work:
 
     @property
     def generators(self) -> int:
-        """How many GANs are trained."""
+        """The number of GANs that are trained."""
         return self.replicates * len({trial.gan for trial in self.trainings if trial.gan})
 
 
 def seconds_to_come(ended: Sequence[float], running: Sequence[float], waiting: int) -> float:
-    """Return how long trials that have not ended will compute, from the times of those that did.
+    """Return how long other trials will still compute, from the times of trials that have ended.
 
-    A trial to come takes as much as the later half of those that ended: the first ones also train
-    generators and compute features that others share. `running` has the share of each that is done.
+    A trial to come takes as long as the later half of the ended trials, since the first ones also
+    train generators and compute features that others share. `running` has the share of each running
+    trial that is done.
     """
     usual = fmean(ended[len(ended) // 2 :])
     return usual * (waiting + sum(1 - share for share in running))
@@ -164,7 +165,7 @@ def describe_time(seconds: float) -> str:
 def describe_slow_search(seconds: float, machine: Machine) -> str | None:
     """Return what a user should know before a search that takes hours on CPU cores.
 
-    Return None if the search has a GPU, or takes less.
+    Returns None if the search has a GPU, or takes less time.
     """
     if machine.gpus or seconds < 3600 * _LONG_HOURS:
         return None

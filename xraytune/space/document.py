@@ -23,7 +23,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 
 class Text(str):
-    """A text of a file or an option, with what it is relative to if it is a path."""
+    """A text of a file or an option; if the text is a path, `folder` is what it is relative to."""
 
     folder = Path()
 
@@ -56,7 +56,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def get(self, *path: str) -> Any:
-        """Return the value at a key path; None if there is none."""
+        """Return the value at a key path, or None if there is no value."""
         value = self.content
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
@@ -89,7 +89,7 @@ class Document:
         return self.trace(path)[0] == path
 
     def locate(self, path: KeyPath) -> Place:
-        """Return the place of a key path, or that of the nearest block around it."""
+        """Return the place of a key path, or of the nearest block around it."""
         return self.trace(path)[1]
 
     def is_option(self, path: KeyPath) -> bool:
@@ -129,7 +129,7 @@ _SCALARS = {
 """The forms of unquoted scalars that are not text."""
 _LINE_LENGTH = 110
 _MOST_NODES = 100_000
-"""The limit of a short file: aliases of aliases are many times as long as their text."""
+"""The limit for a file, since aliases of aliases can be many times as long as their text."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -162,8 +162,8 @@ def parse_yaml(text: str, where: Path | str) -> Any:
     """Return the content of one YAML document: `Block`, `Items`, a scalar, or None.
 
     `where` is the file, or the option of the command line that has the text. Paths are relative to
-    the folder of the file, or to the current folder. ConfigError is raised if the text is not of
-    the dialect above.
+    the folder of the file, or to the current folder. Raises ConfigError if the text is not in the
+    dialect that the docstring of this module describes.
     """
     folder = where.parent if isinstance(where, Path) else Path()
     most_nodes = max(len(text), _MOST_NODES)

@@ -13,13 +13,13 @@ Value: TypeAlias = bool | int | float | str | None
 Point: TypeAlias = dict[str, Value]
 """Values of the active parameters by dotted name."""
 Conditions: TypeAlias = Mapping[str, tuple[Value, ...]]
-"""A parameter is active where each of these ones is active and has one of these values."""
+"""A parameter is active where each of these parameters is active and has one of these values."""
 _FEW = 20
-"""An integer range with at most as many values is checked at all of them."""
+"""An integer range with at most this many values is checked at all of them."""
 
 
 def with_parents(names: Iterable[str], parents: Mapping[str, Iterable[str]]) -> set[str]:
-    """Return parameters, those that they depend on, and so on."""
+    """Return parameters together with all parameters that they depend on, directly or not."""
     family: set[str] = set()
     waiting = [*names]
     while waiting:
@@ -35,11 +35,11 @@ class ParameterSpec:
     """One parameter of a space.
 
     Attributes:
-        name: Its dotted name.
-        values: Its values, or both ends of a range, which belong to it. A parameter with a single
-            value is a constant, and not a dimension of the search.
-        distribution: `uniform`, `int_uniform` or `log_uniform_values` for a range; else None.
-        when: The conditions on which it is active.
+        name: The dotted name of the parameter.
+        values: The values, or both ends of a range, inclusive. A parameter with a single value is a
+            constant, and not a dimension of the search.
+        distribution: `uniform`, `int_uniform` or `log_uniform_values` for a range; otherwise None.
+        when: The conditions on which the parameter is active.
     """
 
     name: str
@@ -59,17 +59,18 @@ class ParameterSpec:
 
     @property
     def points(self) -> Sequence[Value] | None:
-        """All values, in order; None if there are too many: a range of floats."""
+        """All values, in order; None for a range of floats, which has too many."""
         if self.distribution is None:
             return self.values
         low, high = self.values
         return range(low, high + 1) if self.is_integer else None
 
     def corners(self, cuts: Sequence[Value] = ()) -> Sequence[Value]:
-        """Return values that stand for all of them.
+        """Return values that stand for all values.
 
-        A range is represented by both ends. One of many integers also has their neighbours, so that
-        both parities are there, and the integers at `cuts`, where conditions on it change.
+        A range is represented by both ends. A range of many integers is also represented by the
+        neighbours of its ends, so that there are odd and even numbers, and by the integers at
+        `cuts`, where conditions on the parameter change.
         """
         points = self.points
         if points is None:
@@ -84,14 +85,14 @@ class ParameterSpec:
         return sorted(chosen)
 
     def contains(self, value: Value) -> bool:
-        """Return whether this is one of its values."""
+        """Return whether a value is one of the parameter's values."""
         if self.distribution is None:
             return value in self.values
         low, high = self.values
         return isinstance(value, int | float) and low <= value <= high
 
     def is_active_at(self, point: Point) -> bool:
-        """Return whether it is active at a point that has the values of all parents."""
+        """Return whether the parameter is active at a point with the values of all its parents."""
         return all(
             parent in point and point[parent] in accepted for parent, accepted in self.when.items()
         )
@@ -123,5 +124,5 @@ class ParameterSpec:
         return content
 
     def __str__(self) -> str:
-        """Return its values in words."""
+        """Return the values in words."""
         return (" to " if self.distribution else " or ").join(map(str, self.values))

@@ -1,8 +1,8 @@
 """Published encoders of X-rays: what each network expects, and which data sets it has seen.
 
-A row is a backbone with a name of its own. Its weights are a file that the user downloads, and
-loads with `weights: FILE`. Rows differ from other backbones in what they know about that file: the
-size of its images, its pixel constants, and the sets on which a score would be biased.
+An encoder is a backbone with a name of its own. Its weights are a file that the user downloads, and
+loads with `weights: FILE`. In contrast to other backbones, an encoder has facts about this file:
+the size of its images, its pixel constants, and the data sets on which a score would be biased.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ class ExpectedImages:
     """The images that pretrained weights expect.
 
     Attributes:
-        side_px: Their side, in pixels.
+        side_px: The side of the images, in pixels.
         mean, std: The mean and standard deviation of the pixels in [0, 1], for each channel.
     """
 
@@ -39,12 +39,12 @@ class Encoder:
     """A published encoder.
 
     Attributes:
-        architecture: The backbone, of torchvision or timm, whose layers have the file's names.
-        file: The official file of its weights.
-        prefix: What the names in the file start with before those of the layers.
-        features: What an image's features are.
-        seen: The data sets of its pretraining; images of NIH are also those of RSNA.
-        source: Where all of this is published.
+        architecture: The backbone of torchvision or timm whose layers have the file's names.
+        file: The official file of the weights.
+        prefix: The prefix of the layers' names in the file.
+        features: A description of an image's features.
+        seen: The data sets of the pretraining; images of NIH are also images of RSNA.
+        source: The publication of these facts.
     """
 
     architecture: str
@@ -113,7 +113,7 @@ ONE_CHANNEL = tuple(
 
 
 def architecture_of(backbone: str) -> str:
-    """Return the backbone whose layers an encoder has: itself, unless it is a row."""
+    """Return the backbone whose layers an encoder has; other backbones are returned as they are."""
     encoder = XRAY_ENCODERS.get(backbone)
     return encoder.architecture if encoder else backbone
 

@@ -20,13 +20,13 @@ from xraytune.base.files import sha256_of
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """The names of one kind: those of xraytune and of installed extensions.
+    """The names of one kind, of xraytune and of installed extensions.
 
     Attributes:
         kind: `backbone` has the entry points of the group `xraytune.backbones`.
         built_in: The names that come with xraytune; no package can replace them.
-        library: An optional package. Names such as `timm/resnet18` are its own; only the package
-            knows whether it has them.
+        library: An optional package, to which names such as `timm/resnet18` belong; only the
+            package knows whether it has them.
     """
 
     kind: str
@@ -38,11 +38,11 @@ class Extensions:
         return tuple(sorted(_installed(self.kind).names - {*self.built_in}))
 
     def has(self, name: str) -> bool:
-        """Return whether a validated name is that of an extension."""
+        """Return whether a validated name belongs to an extension."""
         return name not in self.built_in and not self.is_of_library(name)
 
     def is_of_library(self, name: str) -> bool:
-        """Return whether a name is that of a model of the library."""
+        """Return whether a name belongs to a model of the library."""
         return bool(self.library) and name.startswith(f"{self.library}/")
 
     def load(self, name: str) -> Any:
@@ -56,10 +56,11 @@ class Extensions:
             raise MachineError(what, point.value, fix) from error
 
     def identity(self, name: str) -> str:
-        """Return the name as fingerprints contain it.
+        """Return the identity of a name in fingerprints.
 
-        Names that are not of xraytune or torchvision are followed by the version of their package.
-        An extension also has the SHA-256 of its file, which may change more often than the version.
+        Names of other packages than xraytune and torchvision are followed by the version of the
+        package. The identity of an extension also has the SHA-256 of its file, which may change
+        more often than the version.
         """
         if self.is_of_library(name):
             return f"{name} of {self.library} {version(self.library)}"
@@ -72,7 +73,7 @@ class Extensions:
         return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
 
     def check(self, name: str) -> str:
-        """Return a name if there is one of this kind; a pydantic error otherwise."""
+        """Return a name if it is one of this kind; raise a pydantic error otherwise."""
         if not self.has(name) or name in self.names():
             return name
         expected = ", ".join(map(repr, (*self.built_in, *self.names())))
@@ -81,5 +82,5 @@ class Extensions:
 
 @cache
 def _installed(kind: str) -> EntryPoints:
-    """Return the entry points; of one name, the first on the path, as with modules."""
+    """Return the entry points of a kind; of equal names, the first on the path is used."""
     return entry_points(group=f"xraytune.{kind}s")

@@ -17,7 +17,7 @@ PARAMETERS: Mapping[str, FieldInfo] = {
 
 
 def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with those of blocks under dotted names, without blocks that are None."""
+    """Return values with the values of blocks under dotted names, without blocks that are None."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -28,7 +28,7 @@ def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:
-    """Build `Parameters` from values by dotted name; pydantic.ValidationError if they are invalid.
+    """Build `Parameters` from values by dotted name; raise ValidationError if they are invalid.
 
     The codec of a file gives the folder that its paths are relative to.
     """

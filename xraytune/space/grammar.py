@@ -59,9 +59,9 @@ def lift_blocks(document: Document) -> None:
 def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
     """Return all parameters of a space, parents first; problems are collected in the document.
 
-    Parameters that the file does not declare have their defaults. Those without an effect at some
-    values of others get a condition on these, and those that are never active are dropped. So
-    different points are different trials.
+    Parameters that the file does not declare have their defaults. If a parameter has no effect at
+    some values of others, it gets a condition on these others; a parameter that is never active is
+    dropped. So different points are different trials.
     """
     declared = _read_declared(document, task)
     specs = _complete(document, declared, task)
@@ -82,7 +82,7 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
 
 
 def _deciding(name: str) -> set[str]:
-    """Return the parameters that decide, whatever a file says, whether one has an effect."""
+    """Return the parameters that decide, whatever a file says, whether `name` has an effect."""
     if name.partition(".")[0] in BLOCKS:
         return {"source"}
     return {unless.parameter for unless in unless_of(PARAMETERS[name])}
@@ -251,10 +251,11 @@ def _read_range(
 def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Point, ...]:
     """Return the values of searched parameters in each row.
 
-    The sampler chooses those that a row does not give, but a row that gives a parameter also gives
-    what decides whether it is active. Values that an option of the command line has excluded are
-    left out, and so is a row whose source it has excluded, as are rows that are equal or have no
-    value of a searched parameter. Problems are collected in the document.
+    The sampler chooses the values that a row does not give, but a row that gives a parameter must
+    also give the parameters that decide whether it is active. Values that an option of the command
+    line has excluded are left out. A row is left out if its source was excluded, if it equals
+    another row, or if it has no value of a searched parameter. Problems are collected in the
+    document.
     """
     place = ("points_to_evaluate",)
     rows = validate(document, _ROWS, place, document.get(*place) or [])
@@ -289,7 +290,7 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
 def _why_not_in_space(
     name: str, value: Value, specs: Mapping[str, ParameterSpec], row: Point
 ) -> tuple[str, str] | None:
-    """Return what is wrong with a value in a row of points, and the fix; None if it is right."""
+    """Return what is wrong with a value in a row of points, and the fix, or None if it is valid."""
     prefix = f"points_to_evaluate: {name}: {value}"
     widen = "use a value of the space, or widen it"
     if name not in specs:

@@ -1,7 +1,7 @@
 """Read a space file, with command-line options applied to it, and write experiments.
 
-`load_space` reports all problems of a file together, before anything starts. What it returns can
-run.
+`load_space` reports all problems of a file together, before anything starts. The space that it
+returns can run.
 """
 
 from collections.abc import Sequence
@@ -129,8 +129,8 @@ def data_settings(source: Path, base: DataSettings) -> DataSettings:
     """Return the settings of a data source: an image folder, or a YAML file with a `data:` block.
 
     A file may give `path` (default: its own folder), `set`, `classes`, `positive`, `table`,
-    `findings`, `uncertain`, `empty` and `split`; all else is as in `base`. Raises ConfigError with
-    all problems of the file, in file order.
+    `findings`, `uncertain`, `empty` and `split`; everything else is as in `base`. Raises
+    ConfigError with all problems of the file, in file order.
     """
     if not is_data_file(source):
         return base.model_copy(update={"path": source})
@@ -147,9 +147,11 @@ def is_data_file(source: Path) -> bool:
 
 
 def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] = ()) -> None:
-    """Replace keys of `data` by those of a data file; a table and its patients come as a whole.
+    """Replace keys of `data` by the keys of a data file.
 
-    A file may be for several tasks, so keys of other tasks are left out: those in `without`.
+    The table is always replaced, and a table with a column of patients also replaces
+    `data.split.group_regex`. A file may be for several tasks; `without` names the keys of other
+    tasks, which are left out.
     """
     read = read_document(file)
     of_spaces = {*Settings.model_fields, *SPACE_KEYS} - {"data"}

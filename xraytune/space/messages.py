@@ -1,4 +1,4 @@
-"""The name that a user may have meant."""
+"""Find the name that a user may have meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -29,14 +29,14 @@ _SYNONYMS = {
     "val_split": "data.split.val_a",
     "wd": "weight_decay",
 }
-"""Our names of what other tools call differently."""
+"""The names in xraytune of things that other tools name differently."""
 
 
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word.
 
-    The fix is the known word that ends with it (`gan.steps`, `synthetic_ratio`), or else the most
-    similar one, else `otherwise`, else all known words.
+    The fix is the known word that ends with the unknown one (`gan.steps`, `synthetic_ratio`), or
+    else the most similar word, or else `otherwise`, or else all known words.
     """
     names = {name.lower(): name for name in known}
     word = str(word).lower()

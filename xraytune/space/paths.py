@@ -1,8 +1,8 @@
 """Paths are absolute in memory, and relative to their folder in files.
 
-So a study can be moved together with its images. Two codecs convert them: pydantic's, for YAML and
-JSON files, whose context is the folder when it reads or writes a model with a `FilePath` or
-`WeightsName` (a `Text` of a space file or an option knows its own folder), and the journal's
+So a study can be moved together with its images. Two codecs convert paths. One is pydantic's, for
+YAML and JSON files; its context is the folder when it reads or writes a model with a `FilePath` or
+`WeightsName` (a `Text` of a space file or an option has its own folder). The other is the journal's
 (`study/journal.py`).
 """
 
@@ -42,7 +42,7 @@ def is_path(name: str, value: object) -> bool:
 def absolute_path(path: Path | str, folder: Path) -> str:
     """Resolve a path that is relative to a folder, or starts with `~`.
 
-    ValueError if it contains a NUL character.
+    Raises ValueError if the path contains a NUL character.
     """
     # Unlike Path.expanduser, this keeps the ~ of an unknown user.
     return str((folder / os.path.expanduser(path)).resolve())  # noqa: PTH111
@@ -54,7 +54,7 @@ def relative_path(path: Path | str, folder: Path) -> str:
 
 
 def relative_value(name: str, value: Value, folder: Path) -> Value:
-    """Return the value of a parameter; if it is a path, relative to the folder."""
+    """Return the value of a parameter; a path is returned relative to the folder."""
     return relative_path(str(value), folder) if is_path(name, value) else value
 
 

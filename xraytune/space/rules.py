@@ -1,4 +1,4 @@
-"""Hold every point of a space to the rules of its components (contract.py), so that it can run."""
+"""Check every point of a space against the rules of its components (contract.py)."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ def check_space(space: Space, document: Document) -> Space:
     """Check every point of a space, and those of its final model, against all rules.
 
     Problems are collected in the document. Each is reported at the first of its names that the user
-    has written. Returns the space without what an option of the command line has made useless.
+    has written. Returns the space without values that an option of the command line made useless.
     """
     facts = _known_facts(space.settings)
     for rule in RULES:
@@ -87,7 +87,7 @@ def _check_final(space: Space, final: FinalSettings, document: Document) -> None
 
 
 def check_images(space: Space, **facts: int) -> None:
-    """Check the rules about `FACTS` of the images; ConfigError lists what points break."""
+    """Check the rules about `FACTS` of the images; raise ConfigError with all that are broken."""
     problems = [
         _explain(refusal, "")
         for rule in RULES
@@ -113,7 +113,7 @@ def _known_facts(settings: Settings) -> dict[str, int]:
 
 
 def _refusals(rule: Rule, space: Space, facts: Mapping[str, int]) -> Iterator[_Refusal]:
-    """Yield what a rule refuses at the corner points of a space, once for each change.
+    """Yield the refusals of a rule at the corner points of a space, once for each change.
 
     A rule that reads facts that are not known refuses nothing.
     """
@@ -138,7 +138,7 @@ def _refusals(rule: Rule, space: Space, facts: Mapping[str, int]) -> Iterator[_R
 
 
 def _value(name: str, point: Point, settings: Settings, facts: Mapping[str, int]) -> Any:
-    """Return a fact, the value of a parameter at a point, or that of a setting.
+    """Return a fact, the value of a parameter at a point, or the value of a setting.
 
     A parameter that is not active has its default or, in a block, None.
     """
@@ -162,7 +162,7 @@ def _locate(document: Document, names: Sequence[str]) -> Place:
 
 
 def _is_excused(refusal: _Refusal, document: Document) -> bool:
-    """Return whether it is an option of the command line that makes a value of the file useless."""
+    """Return whether an option of the command line makes a value of the file useless."""
     is_given = any(document.is_option(_path(name)) for name in refusal.change)
     return not is_given and any(document.is_option(_path(name)) for name in refusal.rule.names)
 

@@ -40,11 +40,11 @@ Trainable = Literal["head", "last_stage", "all"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
 FOLDER_NAME = r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$"
-"""Allowed names of classes: images are written into folders of that name."""
+"""Allowed names of classes; images are written into folders with these names."""
 ClassName = Annotated[str, Field(pattern=FOLDER_NAME)]
 
 SOURCES = Extensions("source", ("none", "duplicate", "statistics", "folder", "generator", "gan"))
-"""The sources of extra images, the cheapest first; those of other packages cost more."""
+"""The sources of extra images, the cheapest first; sources of other packages cost more."""
 UncertainUse = Literal["ignore", "zeros", "ones"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
@@ -65,11 +65,11 @@ ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice"]
 
 @frozen
 class TaskRules:
-    """What a task accepts.
+    """The values that a task accepts.
 
     Attributes:
-        objectives: Its objectives; the first is the default.
-        sources: Its sources of extra images. None: all of them.
+        objectives: The objectives of the task; the first is the default.
+        sources: The sources of extra images that the task can use, or None for all sources.
         unused: The parameters that have no effect.
     """
 
@@ -128,7 +128,7 @@ def _leave_training_images(val_a: float, val_b: float) -> Change:
 
 
 def _count_groups(expression: str) -> int:
-    """Return the number of groups of a regular expression, 0 if it is none."""
+    """Return the number of groups of a regular expression, or 0 if it is invalid."""
     try:
         return re.compile(expression).groups
     except re.error:
@@ -342,7 +342,7 @@ class GanSettings(StrictModel):
 
     @property
     def ema_half_life_images(self) -> int | None:
-        """Half-life of the average of the generator's weights, in images; None if it has none."""
+        """Half-life of the average of the generator's weights, in images; None without average."""
         return None if self.architecture == "dcgan" else 10_000
 
 
@@ -394,12 +394,12 @@ def unless_of(field: FieldInfo) -> list[Unless]:
 
 
 def extra_images(synthetic_ratio: float, real_count: int) -> int:
-    """Return how many extra images there are for so many real ones: r·N, rounded half up."""
+    """Return the number of extra images for `real_count` real ones: r·N, rounded half up."""
     return int(synthetic_ratio * real_count + 0.5)
 
 
 def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
-    """Return how many steps are pretraining: r/(1+r) of all, rounded half up."""
+    """Return the number of pretraining steps: r/(1+r) of all steps, rounded half up."""
     return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
 
 
@@ -515,7 +515,7 @@ class Parameters(StrictModel):
 
     @property
     def channels(self) -> int:
-        """How many channels the network's images have."""
+        """The number of channels of the network's images."""
         return 1 if self.backbone in ONE_CHANNEL else self.input_channels
 
     @property
@@ -526,13 +526,13 @@ class Parameters(StrictModel):
         return extra_images(self.synthetic_ratio, self.batch_size)
 
     def pretraining_steps(self, total_steps: int) -> int:
-        """Return how many of `total_steps`, those of a full run, draw only extra images."""
+        """Return how many of the `total_steps` of a full run draw only extra images."""
         is_pretrained = self.mixing == "pretrain"
         return pretraining_steps(self.synthetic_ratio, total_steps) if is_pretrained else 0
 
     @property
     def donor(self) -> Path | None:
-        """The folder of another hospital that its extra images come from, if it is known."""
+        """The folder of another hospital that the extra images come from, if it is known."""
         given = self.generator or self.statistics
         if given:
             return given.path
@@ -542,20 +542,20 @@ class Parameters(StrictModel):
 
     @property
     def has_synthetic_images(self) -> bool:
-        """Whether it trains on other images than the real ones, so that `confirm` tests it."""
+        """Whether a trial trains on other images than the real ones, so that `confirm` tests it."""
         return self.source not in ("none", "duplicate")
 
     @property
     def has_synthetic_pixels(self) -> bool:
-        """Whether these are images, which can be looked at, and not features."""
+        """Whether the extra images have pixels that can be looked at, and not only features."""
         return self.has_synthetic_images and self.source != "statistics"
 
     @property
     def simplicity(self) -> tuple[int, int, float]:
         """A sort key that puts the simpler and cheaper arm first, to choose among equal scores.
 
-        The order is real_only, augmented, then sources in the order of `SOURCES`, those of other
-        packages last; of one source, the smaller ratio comes first.
+        The order is real_only, augmented, and then sources in the order of `SOURCES`, with sources
+        of other packages last; of one source, the smaller ratio comes first.
         """
         rank, ratio = self.mix_simplicity
         return rank, len(self.rivals), ratio
@@ -575,7 +575,7 @@ class Parameters(StrictModel):
 
     @property
     def rivals(self) -> tuple[str, ...]:
-        """What it does with its images that needs no extra ones, such as `affine`, `mixup 0.2`."""
+        """The methods of a trial that need no extra images, such as `affine` or `mixup 0.2`."""
         words = []
         for name in RIVALS:
             value = getattr(self, name)
@@ -585,7 +585,7 @@ class Parameters(StrictModel):
 
     @property
     def peers(self) -> str:
-        """The trials that ASHA compares it with: those of its arm and mixing.
+        """The trials that ASHA compares a trial with: trials of the same arm and mixing.
 
         A pretrained network sees real images late, so that it learns later, but not worse.
         """
@@ -604,7 +604,7 @@ BLOCKS: Mapping[str, type[StrictModel]] = {
 
 
 def has_effect(name: str, values: Mapping[str, Any]) -> bool:
-    """Return whether a parameter, or that of a block, has an effect at some values of others."""
+    """Return whether a parameter, also one of a block, has an effect at some values of others."""
     block = name.partition(".")[0]
     if block in BLOCKS:
         return "source" not in values or values["source"] == block

@@ -14,7 +14,7 @@ if not _FOLDER.is_dir():  # in a clone
 
 
 def list_spaces() -> dict[str, str]:
-    """Return what each shipped space file is for, by name: the first paragraph of its comment."""
+    """Return the purpose of each shipped space, by name: the first paragraph of its comment."""
     purposes = {}
     for file in sorted(_FOLDER.glob("*.yaml")):
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -41,7 +41,7 @@ def copy_space(name: str, out: Path | None = None) -> Path:
 
 
 def find_space(name: Path) -> Path:
-    """Return the space file of a name: a file if there is one, else the shipped space of that name.
+    """Return the space file of a name: an existing file, or else the shipped space of that name.
 
     `gan_ratio`, `gan_ratio.yaml` and `search_spaces/gan_ratio.yaml` name the same shipped space.
 
@@ -66,7 +66,7 @@ def describe_space(name: Path) -> str:
 
 
 def _find_shipped(name: Path) -> Path | None:
-    """Return the shipped space of a name; None if there is none."""
+    """Return the shipped space of a name, or None if there is none."""
     bare = name.as_posix().removeprefix("search_spaces/").removesuffix(".yaml")
     file = _FOLDER / f"{bare}.yaml"
     return file if file.is_file() and not name.is_absolute() else None

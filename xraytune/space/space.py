@@ -26,13 +26,13 @@ from xraytune.space.settings import PACKAGES, RIVALS, SOURCES, Experiment, Param
 
 @frozen
 class Space:
-    """A search space with its settings. `load_space` returns it checked: every point can run.
+    """A search space with its settings; every point of a space from `load_space` can run.
 
     Attributes:
         settings: Everything except the parameters; paths are absolute.
         specs: All parameters that can be active, including those that the file leaves at their
             defaults; parents first.
-        points_to_evaluate: The points to try first, different ones, with values of searched
+        points_to_evaluate: The points to try first, all different, with values of searched
             parameters only.
     """
 
@@ -60,7 +60,7 @@ class Space:
     def first_point(self) -> Point:
         """Return the only point of the space, or the first of `points_to_evaluate`.
 
-        ConfigError is raised if that leaves parameters open.
+        Raises ConfigError if this point leaves parameters open.
         """
         first: Point = next(iter(self.points_to_evaluate), {})
         point: Point = {}
@@ -102,8 +102,8 @@ class Space:
     def baseline(self) -> Point | None:
         """Return the values of searched parameters that train on plain real images.
 
-        These are defaults, or first values where a default is none of the values. Return None if
-        the space has no such point.
+        These are the defaults, or the first value of a parameter whose default is not among its
+        values. Returns None if the space has no such point.
         """
         point: Point = {}
         for spec in self.specs:
@@ -117,8 +117,8 @@ class Space:
     def points(self) -> Sequence[Point]:
         """Return the points of the first trials.
 
-        These are all points of a grid, or else `points_to_evaluate` after the baseline. The
-        baseline is left out if they have it, or if all points train on plain real images.
+        These are all points of a grid, or else the baseline and `points_to_evaluate`. The baseline
+        is left out if it is among these points, or if all points train on plain real images.
         """
         if self.settings.sampler.name == "grid":
             return self.grid()
@@ -137,7 +137,7 @@ class Space:
         return trials
 
     def extreme_parameters(self, *names: str) -> list[Parameters]:
-        """Return trials with the possible combinations of some parameters, a range's ends for all.
+        """Return trials with all combinations of some parameters, of a range only both ends.
 
         Other parameters, and inactive ones, have their defaults.
         """
@@ -154,7 +154,7 @@ class Space:
         return sorted({trial.size_px(self.settings.data) for trial in self.networks()})
 
     def identity(self) -> dict[str, Json]:
-        """Return what must not change when a study resumes, as plain JSON."""
+        """Return everything that must not change when a study resumes, as plain JSON."""
         return {**self.settings.identity(), **self._parameters()}
 
     def _parameters(self) -> dict[str, Any]:
@@ -166,8 +166,8 @@ class Space:
     def relative_to(self, folder: Path) -> Space:
         """Return the space as the files of a folder write it: paths in parameters are relative.
 
-        Only the journal and `to_yaml` use it, which write these files. Paths in settings stay as
-        they are.
+        Only the journal and `to_yaml` use this, since they write these files. Paths in settings are
+        not changed.
         """
         specs = []
         for spec in self.specs:
@@ -180,7 +180,7 @@ class Space:
         return replace(self, specs=tuple(specs), points_to_evaluate=tuple(points))
 
     def to_yaml(self, folder: Path, header: str = "") -> str:
-        """Return a file in a folder, with all defaults, which `load_space` reads as an equal space.
+        """Return the text of a space file, with all defaults, that `load_space` reads as equal.
 
         `header` becomes comment lines.
         """

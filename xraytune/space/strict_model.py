@@ -1,4 +1,4 @@
-"""What settings are made of: strict and frozen pydantic models."""
+"""Strict and frozen pydantic models, of which all settings are made."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar, get_args
@@ -19,7 +19,7 @@ class StrictModel(BaseModel):
     )
 
     def with_values(self, changes: Mapping[str, Any]) -> Self:
-        """Return a copy with other values, by dotted name, which are not validated."""
+        """Return a copy with other values, given by dotted name and not validated."""
         copy = self
         for name, value in changes.items():
             block, dot, rest = name.partition(".")

@@ -31,14 +31,14 @@ def validate(
     *,
     name: str = "",
 ) -> T:
-    """Return what a model makes of a value at a key path of a document.
+    """Validate a value at a key path of a document, and return the validated value.
 
     Args:
         document: The document, which knows the line of each key.
         model: The model of the value.
         path: The key path of the value.
         value: The value as YAML gives it.
-        name: What messages call it; by default its dotted name.
+        name: The name of the value in messages; by default its dotted name.
 
     Raises:
         ConfigError: The value is not valid.

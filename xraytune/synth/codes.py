@@ -28,12 +28,12 @@ _CODE_PX = 32
 _LEAST_DEVIATION = 1e-6
 """Components with a smaller standard deviation, relative to the first, are rounding errors."""
 _RIDGE = 1e-4
-"""What is added to the variances, so that the covariance of a small class has a Cholesky factor."""
+"""Added to the variances, so that the covariance of a small class has a Cholesky factor."""
 _COMBINED = 24
 _NOISE = 0.25
-"""In evaluation mode, a code combines so many training images, at most half of the class, rounded
-up; so much of its variance is independent of them, and more if they are fewer. With fewer images or
-less noise, too many images are copies."""
+"""In evaluation mode, a code combines this many training images, but at most half of the class,
+rounded up. This share of the code's variance is noise, and a larger one if it combines fewer
+images. With fewer images or less noise, too many generated images would be copies."""
 
 
 _SIMILAR = 2 * _COMBINED
@@ -42,20 +42,21 @@ _SIMILAR = 2 * _COMBINED
 class ClassCodes(nn.Module):
     """The distribution of the codes of each class: mean and covariance of training images.
 
-    In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean
-    plus two deviations: a weighted sum of those of some training images, and a normally distributed
-    one with a quarter of the variance, or more in a small class. The weights have norm 1; they are
-    the largest inner products of z and the images' random keys. With findings, the images of a
-    class are at least `_SIMILAR` with the most similar ones.
+    In training mode, and before `fit`, codes are normally distributed. In evaluation mode, a code
+    is the class mean plus two deviations. The first is a weighted sum of the deviations of some
+    training images. The second is normally distributed, with a quarter of the variance, or more in
+    a small class. The weights have norm 1, and are the largest inner products of z and the images'
+    random keys. With findings, a class consists of at least `_SIMILAR` images, those with the most
+    similar findings.
 
     Attributes:
         means: float32 [K, D].
         factors: Lower triangular, float32 [K, D, D]; factor times its transpose is the covariance.
         origin: The mean of the images that the components were computed from, float32 [P].
-        axes: Map the deviation of an image from it to its code, float32 [P, D].
-        codes: Of the training images, float32 [N, D].
-        keys: Unit vectors, float32 [N, D].
-        labels: int64 [N], or findings, [N, C].
+        axes: Matrix that maps the deviation of an image from `origin` to its code, float32 [P, D].
+        codes: Codes of the training images, float32 [N, D].
+        keys: Random unit vectors, one for each training image, float32 [N, D].
+        labels: Labels of the training images, int64 [N], or findings, [N, C].
     """
 
     means: Tensor
@@ -123,16 +124,15 @@ class ClassCodes(nn.Module):
         return means + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
 
     def keeps_features(self, channels: int) -> bool:
-        """Return whether its components are also those of features, not only of the channels."""
+        """Return whether features have components too, besides the images' channels."""
         return len(self.origin) > channels * _CODE_PX**2
 
     def find_components(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        """Find the principal components of images, uint8 [N, C, S, S]; keep the axes.
+        """Find the principal components of images, uint8 [N, C, S, S], and keep their axes.
 
-        Returns float32 [N, D], each of variance 1.
-
-        With their features [N, F], half of the components are those of the features. Few or similar
-        images have fewer components; the missing ones are 0.
+        Returns the components, float32 [N, D], each scaled to variance 1. If the features of the
+        images, [N, F], are given, half of the components are computed from the features. If the
+        images are few or similar, they have fewer components, and the missing ones are 0.
         """
         parts = _describe(images, features)
         size = self.means.shape[1] // len(parts)
@@ -146,8 +146,8 @@ class ClassCodes(nn.Module):
 
         Images are uint8 [N, C, S, S].
 
-        Raises ArtifactError if the components are those of other parts, such as of images without
-        features.
+        Raises ArtifactError if the components were computed from other parts, such as from images
+        alone if `features` are given.
         """
         described = torch.cat(_describe(images, features), dim=1)
         if described.shape[1] != len(self.origin):
@@ -157,7 +157,7 @@ class ClassCodes(nn.Module):
         return (deviations @ self.axes.cpu().double()).to(self.means)
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:
-        """Set the distributions from codes [N, D] of images with labels [N], or findings [N, C]."""
+        """Fit the distributions to codes [N, D] of images with labels [N] or findings [N, C]."""
         keys = torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
         self.keys = F.normalize(keys, dim=1).to(self.means)
         self.codes = codes.to(self.means)

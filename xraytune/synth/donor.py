@@ -1,8 +1,9 @@
-"""What another hospital, the donor, sends with its generator or instead of it: a classifier.
+"""The classifier that another hospital, the donor, sends with its generator or instead of it.
 
-Its folder has `donor.json` and `donor.safetensors`: the head that the hospital's own images train
-on a frozen backbone, and the mean and shrunken covariance of their features for each class. It may
-also have a whole network, a folder `model` that `xraytune train` wrote.
+The donor's folder has `donor.json` and `donor.safetensors`. These hold a head trained on the
+hospital's own images with a frozen backbone, and the mean and shrunken covariance of the images'
+features for each class. The folder may also have a whole network, in a folder `model` that
+`xraytune train` wrote.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ MANIFEST_FILE = "manifest.json"
 
 @frozen
 class Donor:
-    """`donor.json`.
+    """The content of `donor.json`.
 
     Attributes:
-        network: What the features come from; see `frozen_network`.
+        network: The backbone that computes the features; see `frozen_network`.
         val_auroc: AUROC of the head on the donor's own val-A.
-        train_images: SHA-256 of the images that both were computed from.
+        train_images: SHA-256 of the images that the head and the statistics were computed from.
         files: SHA-256 of each other file.
     """
 
@@ -71,7 +72,7 @@ def require_model(folder: Path) -> Path:
 
 
 def donor_content(folder: Path) -> str:
-    """Return the SHA-256 of the records of a donor's classifiers; "" if there are none."""
+    """Return the SHA-256 of the records of a donor's classifiers, or "" if there are none."""
     model = model_folder(folder)
     records = [folder / DONOR_FILE, *([model / MANIFEST_FILE] if model else [])]
     return "".join(sha256_of(record) for record in records if record.is_file())
@@ -100,7 +101,7 @@ def read_donor(folder: Path) -> Donor:
 
     Raises:
         ArtifactError: A file is damaged.
-        DataError: There is none.
+        DataError: There is no record.
     """
     if not (folder / DONOR_FILE).is_file():
         what = f"there is no {DONOR_FILE} here: neither a classifier nor statistics of features"
@@ -111,14 +112,14 @@ def read_donor(folder: Path) -> Donor:
 def donor_tensors(
     folder: Path, class_names: tuple[str, ...], parameters: Parameters, settings: Settings
 ) -> dict[str, Tensor]:
-    """Return what a donor sent for a trial's frozen backbone, in the order of the study's classes.
+    """Return a donor's tensors for a trial's frozen backbone, in the order of the study's classes.
 
-    These are `weight` [C, D] and `bias` [C] of the head, and `means` [C, D] and `covariances`
-    [C, D, D] of features, all float32.
+    These are the head's `weight` [C, D] and `bias` [C], and the features' `means` [C, D] and
+    `covariances` [C, D, D], all float32.
 
     Raises:
         ArtifactError: A file is damaged.
-        DataError: There is no donor's record, or they are of another network or other classes.
+        DataError: There is no donor's record, or it is for another network or other classes.
     """
     donor = read_donor(folder)
     sent = {**donor.network, "trainable": "head"}
@@ -138,7 +139,7 @@ def donor_tensors(
 
 
 def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str | int | None]:
-    """Return what the features of a frozen backbone depend on besides the images.
+    """Return everything that the features of a frozen backbone depend on, besides the images.
 
     The errors are those of `find_weights`.
     """

@@ -18,8 +18,11 @@ _SHARE_CLIPPED = 0.25
 """The largest share of an image's pixels that are black or white."""
 _MOST_TILES = 8
 _LEAST_REPETITION = 0.3
-"""More than in real images: half of the images as contact sheets give .2 to .7, all give .6 to 1.3
-(300 X-rays of Kermany, 1 x 2 to 8 x 8)."""
+"""The largest difference between the repetition of synthetic and of real images.
+
+With 300 X-rays of Kermany and contact sheets of 1 x 2 to 8 x 8, the difference is .2 to .7 if half
+of the images are contact sheets, and .6 to 1.3 if all are.
+"""
 
 
 def find_faults(
@@ -28,9 +31,9 @@ def find_faults(
     real_images: Sequence[ImageFile],
     real_pixels: Iterable[UInt8Array],
 ) -> Iterator[str]:
-    """Yield what is wrong with more than `_SHARE_OF_FAULTS` of the images themselves.
+    """Yield the faults of synthetic images, the most elementary one first.
 
-    The most elementary fault comes first.
+    A fault of single images counts if more than `_SHARE_OF_FAULTS` of the images have it.
     """
     count = len(images)
     fewest = _SHARE_OF_FAULTS * count
@@ -71,7 +74,7 @@ def find_faults(
 
 
 def _summarise(pixels: Iterable[UInt8Array]) -> tuple[Counter[str], Float64Array]:
-    """Count images by fault and those that are `different`; return also their sum, [S, S]."""
+    """Return the number of images by fault and of `different` ones, and the sum of all, [S, S]."""
     counts: Counter[str] = Counter()
     different: set[int] = set()
     total = np.zeros(())
@@ -91,9 +94,10 @@ def _summarise(pixels: Iterable[UInt8Array]) -> tuple[Counter[str], Float64Array
 
 
 def _repetition(mean: Float64Array) -> float:
-    """Return how much more an image, [S, S], is like itself one tile further than half a tile.
+    """Return how much more an image, [S, S], resembles itself shifted by a tile than by half a one.
 
-    This is the largest difference in correlation, over 2 to `_MOST_TILES` tiles in a row or column.
+    This is the largest difference of the two correlations, over 2 to `_MOST_TILES` tiles in a row
+    or column.
     """
     differences = []
     for image in (mean, mean.T):

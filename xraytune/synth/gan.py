@@ -1,7 +1,7 @@
 """The training of a GAN: losses, random draws, steps and checkpoints.
 
 All random numbers of step t are drawn beforehand, from the seed and t, so that a GPU can replay the
-rest of the step. So on the CPU, a resumed or extended run is bit-identical to an uninterrupted one.
+rest of the step. On the CPU, a resumed or extended run is bit-identical to an uninterrupted one.
 
 Sources of the losses: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1 and, non-saturating,
 section 3; hinge: Miyato et al. 2018 (arXiv:1802.05957), equations 16 and 17.
@@ -59,11 +59,11 @@ def translate(images: Tensor, shifts: Tensor) -> Tensor:
 
     Pixels that are shifted in become 0, the middle.
 
-    Both images and fakes are shifted, so that the discriminator cannot memorise a few hundred
-    images. Products with 0-1 matrices, since a gather's backward pass would not be deterministic.
-    Of the policy "color,translation,cutout", only translation is used: cutout moved the images away
-    from real ones, and changes of brightness and contrast brought no clear gain
-    (docs/decisions/0029-a-gan-of-principal-components.md).
+    Both real and generated images are shifted, so that the discriminator cannot memorise a few
+    hundred images. The shifts are products with 0-1 matrices, since the backward pass of a gather
+    would not be deterministic. Of the policy "color,translation,cutout", only translation is used:
+    with cutout, generated images became less like real ones, and changes of brightness and contrast
+    brought no clear gain (docs/decisions/0029-a-gan-of-principal-components.md).
 
     Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"
     (arXiv:2006.10738).
@@ -81,8 +81,8 @@ class GanTraining:
 
     Attributes:
         parts: The networks and optimizers, whose state a checkpoint holds.
-        ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to
-            sample from.
+        ema_generator: Exponential moving average of `generator`, in evaluation mode, from which
+            images are drawn.
         backbone: The frozen network of `settings.features`, if there are any.
     """
 
@@ -118,10 +118,10 @@ class GanTraining:
     def fit(self, planes: UInt8Array, labels: Int64Array) -> None:
         """Copy the training images to the device, before step 0 and when resuming.
 
-        Images are uint8 [N, C, S, S], labels int64 [N], or findings [N, C]. Classes are drawn
-        equally often, so that rare ones are learned; images with findings are as frequent as they
-        are. Their features and, with `architecture: pca`, codes are computed; a training that
-        starts from another generator keeps its components.
+        Images are uint8 [N, C, S, S]; labels are int64 [N], or findings [N, C]. Classes are drawn
+        equally often, so that rare ones are learned; images with findings are drawn as often as
+        they occur. The images' features and, with `architecture: pca`, their codes are computed. A
+        training that starts from another generator keeps the components of that generator.
         """
         device = self._compute.device
         weights = 1 / np.bincount(labels)[labels] if labels.ndim == 1 else np.ones(len(labels))
@@ -141,10 +141,10 @@ class GanTraining:
     def draw(self) -> Draws:
         """Draw all random numbers of the next step, on the device.
 
-        They depend on the seed and the step's number alone: the rows of the real images, int64 [B];
-        z, float32 [B, z_dim]; the shifts of the real images, and of the fakes in the updates of the
-        discriminator and of the generator, int64 [3, 2, B, 1, 1]. Last is the decay of the average,
-        float64 [].
+        They depend only on the seed and the number of the step. Returns the rows of the real
+        images, int64 [B]; z, float32 [B, z_dim]; the shifts of the real images, and of the
+        generated ones in the updates of the discriminator and of the generator, int64
+        [3, 2, B, 1, 1]; and the decay of the moving average, float64 [].
         """
         settings = self.settings
         device = self._compute.device
@@ -170,7 +170,7 @@ class GanTraining:
         return rows, z, shifts, torch.full((), decay, dtype=torch.float64, device=device)
 
     def update(self, draws: Draws) -> Tensor:
-        """Train one step; return the losses of generator and discriminator, [2] on the device."""
+        """Train one step; return the generator's and discriminator's losses, [2] on the device."""
         rows, z, shifts, decay = draws
         images = _to_signed(self._images[rows])
         labels = self._labels[rows]
@@ -195,11 +195,11 @@ class GanTraining:
 
         drawn = fake.detach()
         is_hinge = self.settings.architecture == "pca"
-        if is_hinge:  # with spectral norm; as one batch, which is faster
+        if is_hinge:  # spectral norm allows one batch of both, which is faster
             both = discriminate(torch.cat([images, drawn]), torch.cat([*shifts[:2]], dim=1))
             real_logits, fake_logits = both.chunk(2)
             d_loss = F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
-        else:  # batch norm takes the statistics of real and of generated images separately
+        else:  # batch norm needs separate statistics of real and of generated images
             real_logits = discriminate(images, shifts[0])
             fake_logits = discriminate(drawn, shifts[1])
             d_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
@@ -242,8 +242,8 @@ def _descend(optimizer: Optimizer, loss: Tensor) -> None:
 def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     """Return the features, [n, D], of images, float32 [n, C, S, S] in [-1, 1], at 128 px.
 
-    They are resized by products with matrices, since the backward pass of `interpolate` would not
-    be deterministic.
+    The images are resized by products with matrices, since the backward pass of `interpolate` would
+    not be deterministic.
     """
     mean, std = pixel_constants(FEATURE_BACKBONE)
     form = InputFormat(image_size_px=_FEATURE_PX, mean=mean, std=std)
@@ -269,15 +269,15 @@ def train_generator(
 ) -> Iterator[int]:
     """Train up to step `settings.steps`, from the checkpoint in a folder if there is one.
 
-    Yields the steps so far. Images are uint8 [N, C, h, w], possibly memory maps, and resized once;
-    with C = 2, masks (0 and 255) are the second plane. `labels`, int64 [N] in [0, class_count),
-    have each class at least once; all classes are drawn equally often. Or they are findings,
-    [N, class_count]; a single one, [N, 1], counts as two classes. The folder gets
-    `generator.safetensors` at the end. The training waits for the device only at reports; the
-    interval of checkpoints is a multiple of theirs.
+    Yields the number of steps so far. Images are uint8 [N, C, h, w], possibly memory-mapped, and
+    are resized once; with C = 2, the second plane is a mask of 0 and 255. `labels` are int64 [N] in
+    [0, class_count), with each class at least once; all classes are drawn equally often. With
+    findings, `labels` are [N, class_count]; a single finding, [N, 1], counts as two classes. At the
+    end, `generator.safetensors` is written to the folder. The training waits for the device only at
+    reports, and the interval of checkpoints is a multiple of the interval of reports.
 
     Raises:
-        ArtifactError: The generator to start from is of another network.
+        ArtifactError: The generator to start from has another network.
         TrialError: A loss or a weight is not finite.
     """
     planes = resize_planes(planes, settings.image_size)
@@ -314,7 +314,7 @@ def train_generator(
 
 
 def _save(training: GanTraining, checkpoint: Path) -> None:
-    """Write the checkpoint, without random state: that of a step follows from the seed."""
+    """Write the checkpoint, without random state, since a step's state follows from the seed."""
     parts = {name: part.state_dict() for name, part in training.parts.items()}
     save_content({"step": training.step, **parts}, checkpoint)
 

@@ -17,9 +17,9 @@ NETWORK_FILE = "generator.safetensors"
 GAN_STAGE = "gan-5"
 """The stage of the artifacts of GANs."""
 GAN_PROGRESS = "training the GAN (steps)"
-"""What the progress of a training is called."""
+"""The name of a training in progress reports."""
 FEATURE_BACKBONE = "mobilenet_v2"
-"""The network of `gan.features`."""
+"""The backbone of `gan.features`."""
 
 
 def with_features(gan: GanSettings, weights_dir: Path | None) -> GanSettings:
@@ -41,9 +41,12 @@ def with_features(gan: GanSettings, weights_dir: Path | None) -> GanSettings:
 def generator_inputs(
     settings: GanSettings, prepared: SplitData, compute: Compute
 ) -> dict[str, Any]:
-    """Return everything that a trained generator depends on; the settings name files."""
+    """Return everything that a trained generator depends on.
+
+    `settings` must name the file of `features`; see `with_features`.
+    """
     names = [*prepared.outputs]
-    if len(prepared.findings) == 1:  # networks of a single class ignore it
+    if len(prepared.findings) == 1:  # a network of a single class ignores the class
         names.append(f"no {names[0]}")
     inputs = {
         "settings": settings.model_dump(exclude={"start_from", "features"}),
@@ -72,9 +75,9 @@ def generator_need(
 ) -> str | None:
     """Return the lineage of the generator that a trial with these settings must train first.
 
-    None if the cache has it. `draw` is that of `Experiment`, and `size_px` the side of its images.
-
-    Runs of one lineage differ only in their number of steps, so that one can start from another.
+    Returns None if no generator is needed or the cache has it. `draw` is as in `Experiment`, and
+    `size_px` is the side of the study's images. Runs of one lineage differ only in their number of
+    steps, so that one can start from another.
     """
     if settings is None:
         return None
@@ -85,5 +88,5 @@ def generator_need(
 
 
 def without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return what the runs of a lineage have in common."""
+    """Return the inputs that all runs of a lineage have in common."""
     return {**inputs, "settings": {**inputs["settings"], "steps": None}}

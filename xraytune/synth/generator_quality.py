@@ -1,4 +1,4 @@
-"""Figures of synthetic images: are they like real ones, cover them, teach the same?
+"""Figures of synthetic images: do they resemble real ones, cover them, and teach the same?
 
 All functions here are pure; they take features of a pretrained network, float64 [n, D].
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LabelledFeatures: TypeAlias = tuple[Floats, Labels]
 """Features of images, [n, D], and their classes, [n], or findings, [n, C]."""
 QUALITY_FILE = "quality.json"
-"""The `PoolReport` of a trial's synthetic images, in its folder."""
+"""The file in a trial's folder with the `PoolReport` of its synthetic images."""
 _NEIGHBOURS = 5
 _C = 0.01
 """Inverse strength of the L2 penalty of the linear classifier, on standardised features."""
@@ -28,15 +28,15 @@ _C = 0.01
 
 @frozen
 class ClassQuality:
-    """The figures of one class, of as many synthetic as real images.
+    """The figures of one class, computed from equally many synthetic and real images.
 
     Attributes:
         kid: Kernel inception distance (KID) of the synthetic images from val-A.
-        floor: KID of val-B from val-A: what a perfect generator would have, up to chance.
+        floor: KID of val-B from val-A, which a perfect generator would reach, up to chance.
         coverage: Share of the val-A images with a synthetic one nearer than their fifth-nearest
             real neighbour.
-        agreement: Share of the synthetic images that a linear classifier of the train side calls
-            this class; see `label_agreement`. None for findings and masks.
+        agreement: Share of the synthetic images that a linear classifier, trained on the train
+            side, assigns to this class; see `label_agreement`. None for findings and masks.
     """
 
     images: int
@@ -70,7 +70,7 @@ class Quality:
         return float(np.mean([quality.kid - quality.floor for quality in self.classes.values()]))
 
     def columns(self) -> dict[str, float | None]:
-        """Return the figures that a study lists; the share of a class is that of the worst one."""
+        """Return the figures that a study lists; the agreement is that of the worst class."""
         return {
             "gan_kid": self.kid,
             "gan_coverage": min(quality.coverage for quality in self.classes.values()),
@@ -80,7 +80,7 @@ class Quality:
 
     @property
     def worst_agreement(self) -> tuple[str, float | None]:
-        """The class whose images agree least with a classifier of real ones, and their share."""
+        """The class with the lowest `agreement`, and this agreement."""
         known = {name: one.agreement for name, one in self.classes.items()}
         shares = {name: share for name, share in known.items() if share is not None}
         return min(shares.items(), key=itemgetter(1)) if shares else ("", None)
@@ -102,8 +102,8 @@ class Quality:
 class PoolReport:
     """Quality and memorisation of a trial's synthetic images.
 
-    `note` says why the quality could not be measured, `copies` which images copy training images,
-    if the memorisation gate finds an excess; else they are "".
+    `note` says why the quality was not measured, or is "". `copies` says how many images copy
+    training images if the memorisation gate finds more than chance explains, or is "".
     """
 
     quality: Quality | None
@@ -130,9 +130,9 @@ def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
 
 
 def coverage(real: Floats, synthetic: Floats) -> float:
-    """Return the share of real images to which a synthetic one is near.
+    """Return the share of real images that have a synthetic image nearby.
 
-    It is near if it is nearer than the fifth-nearest real neighbour.
+    A synthetic image is nearby if it is nearer than the real image's fifth-nearest real neighbour.
 
     Features are float64 [n, D] and [m, D], n above 5.
 
@@ -147,10 +147,11 @@ def coverage(real: Floats, synthetic: Floats) -> float:
 
 
 def label_agreement(train: LabelledFeatures, pool: LabelledFeatures) -> list[float]:
-    """Return the share of a pool's images of each class that a classifier of real ones calls so.
+    """Return, for each class, the share of a pool's images that a classifier assigns to it.
 
-    It is linear, and trained on features, float64 [n, D], and classes, [n]. A generator may rank
-    its classes rightly and still put the images of two on one side of this classifier.
+    The classifier is linear, and trained on the features, float64 [n, D], and classes, [n], of real
+    images. A generator may rank its classes correctly and still put the images of two classes on
+    one side of the classifier's threshold.
     """
     features, labels = train
     others, classes = pool
@@ -169,10 +170,11 @@ def _linear_classifier() -> Pipeline:
 def transfer_auroc(
     train: LabelledFeatures, scored: LabelledFeatures, *, positive: int
 ) -> float | None:
-    """Return the AUROC of a linear classifier trained on one set of images, on another.
+    """Return the AUROC, on one set of images, of a linear classifier trained on another.
 
-    For findings, it is the mean over them. It is None with one class, or if no finding has enough
-    images. A finding that all or none of the training images have is at chance.
+    With findings, this is the mean over findings. It is None if there is only one class, or if no
+    finding has enough images. A finding that all or none of the training images have counts as
+    chance.
     """
     features, targets = train
     others, truth = scored

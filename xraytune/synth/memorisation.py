@@ -45,7 +45,7 @@ _RECORD = "memorisation.json"
 _PAIRS_SHOWN = 12
 _SIDE_PX = 32
 _SCALES = ((_SIDE_PX, 2), (16, 1))
-"""Side of the compared images and the largest shift, in pixels."""
+"""The side of the compared images, and the largest shift, in pixels."""
 _BLURS_PX = (1.0, 2.0)
 """Standard deviations of the blurs applied to unseen images, at 32 px."""
 _REFERENCE_PATIENTS = 50
@@ -55,9 +55,10 @@ _IMAGES_AT_ONCE = 256
 
 
 class Closeness(NamedTuple):
-    """How close Q images are to the training images: a `ratio` in [0, 1].
+    """How close Q images are to the training images.
 
-    `nearest` is the index of the nearest training image.
+    `ratio` is the closeness of each image, in [0, 1], and `nearest` the index of the training image
+    nearest to it.
     """
 
     ratio: Float64Array
@@ -66,14 +67,14 @@ class Closeness(NamedTuple):
 
 @frozen
 class Memorisation:
-    """The numbers of synthetic images and of unseen patients, and what their closeness says.
+    """The numbers of synthetic images and of unseen patients, and the result of comparing them.
 
     Attributes:
-        threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are fewer
-            than 199.
-        near: Number of synthetic images below it.
-        chance: P-value: the probability of at least this many if the synthetic images were real
-            ones of other patients.
+        threshold: The unseen patients' 1 % quantile of closeness, or their minimum if there are
+            fewer than 199 unseen patients.
+        near: Number of synthetic images below the threshold.
+        chance: P-value: the probability of at least this many images below the threshold if the
+            synthetic images were real images of other patients.
     """
 
     images: int
@@ -93,9 +94,10 @@ def measure_unseen(
 
     Unseen patients are those that the generator was not trained on.
 
-    It is the smallest of three: of the image itself, and blurred by 1 and 2 px at 32 px, so blur
-    alone never makes a synthetic image closer than unseen ones. Only the first image of a patient
-    is used, since further ones are not independent, and at most 500 patients, evenly spaced.
+    The closeness of a patient is the smallest of three: of the image itself, and of the image
+    blurred by 1 and by 2 px at 32 px, so blur alone never makes a synthetic image closer than
+    unseen ones. Only the first image of a patient is used, since further ones are not independent,
+    and at most 500 patients, evenly spaced.
 
     `images` are uint8 [N, h, w], at the size and sharpness of the training images; the other
     arguments are those of `measure_closeness`.
@@ -114,10 +116,10 @@ def measure_unseen(
 
 
 def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memorisation:
-    """Count the synthetic images below the unseen patients' 1 % quantile, with its p-value.
+    """Count the synthetic images below the unseen patients' 1 % quantile, and add the p-value.
 
-    `synthetic` is `Closeness.ratio` of the generator's images, [m], `unseen` is `measure_unseen`,
-    [n]; m and n at least 1.
+    `synthetic` is the `Closeness.ratio` of the generator's images, [m], and `unseen` is the result
+    of `measure_unseen`, [n]; m and n are at least 1.
     """
     # The threshold is itself an observation, so the count is not binomial. It is at least `near`
     # exactly if fewer than `rank` of the smallest `near + rank - 1` of all values are unseen ones.
@@ -137,7 +139,7 @@ def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memori
 
 
 def _resize(images: UInt8Array | Tensor, side_px: int) -> Tensor:
-    """Return images [n, h, w] as float32 [n, S, S]."""
+    """Resize images [n, h, w] to float32 [n, S, S]."""
     pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     size = (side_px, side_px)
     return functional.interpolate(
@@ -208,7 +210,7 @@ def _standardise(images: Tensor) -> Tensor:
 def sample_evenly(values: NDArray[Any], count: int) -> NDArray[Any]:
     """Return `count` evenly spaced values, or all if there are fewer.
 
-    Adjacent ones often share a patient.
+    Values are spaced because adjacent images often share a patient.
     """
     places = np.linspace(0, len(values) - 1, min(count, len(values)))
     return values[places.round().astype(np.int64)]
@@ -239,11 +241,11 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
 
 
 def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]:
-    """Return how many images of which class copy training images, as text, and the artifact.
+    """Return a text on the images of each class that copy training images, and the artifact.
 
-    The text is "" if no class has more than chance explains. In the artifact, `memorisation.json`
-    has the `Memorisation` of each class with synthetic images, and `nearest_CLASS.png` shows the
-    closest pairs.
+    The text is "" if no class has more such images than chance explains. In the artifact,
+    `memorisation.json` has the `Memorisation` of each class with synthetic images, and
+    `nearest_CLASS.png` shows the closest pairs.
     """
     prepared = context.prepared
     source = source_of(experiment.parameters)

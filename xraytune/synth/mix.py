@@ -21,14 +21,16 @@ from xraytune.space.settings import Parameters, extra_images
 
 
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
-    """Return the class of each extra image, int64 [E] with E = round(r·N), half up, or the pool.
+    """Return the class of each extra image, int64 [E].
 
-    `balance: natural` keeps the real class shares, exactly so at whole ratios. `balance: equal`
-    adds to the smallest class until it is level with the next.
+    E is r·N, rounded half up, or the size of the pool. `balance: natural` keeps the shares of the
+    real classes, exactly so at whole ratios. `balance: equal` adds to the smallest class until it
+    is level with the next.
 
     Args:
         real_counts: Real training images of each class, each >= 1.
-        parameters: `synthetic_ratio` r (0 without a source), `pool_size` and `balance` are read.
+        parameters: The parameters of a trial; `synthetic_ratio` r (0 without a source), `pool_size`
+            and `balance` are read.
     """
     total = parameters.pool_size
     if total is None:
@@ -89,9 +91,9 @@ def mix_label(parameters: Parameters) -> str:
 
 
 def _lowest(ranks: NDArray[Any]) -> Int64Array:
-    """Return the classes of the lowest ranks, as many as each class has, [C, total].
+    """Return the classes of the `total` lowest ranks, in the order of the ranks.
 
-    A row has those of a class's 1st, 2nd ... extra image.
+    `ranks`, [C, total], has a row for each class, with the ranks of its 1st, 2nd ... extra image.
     """
     order = np.argsort(ranks, axis=None, kind="stable")[: ranks.shape[1]]
     return np.unravel_index(order, ranks.shape)[0].astype(np.int64)

@@ -1,9 +1,10 @@
 """DCGAN generator and discriminator for grey images of 32, 64, 128 or 256 px.
 
-With several classes, both are class-conditional. Each convolution halves or doubles the side and
-doubles or halves the feature maps, so `image_size` and `width` define both networks. With one class
-and `architecture: dcgan` they are those of PyTorch's DCGAN tutorial, with one colour channel. A GAN
-of pairs has two channels: the image, and its mask with -1 outside and 1 inside.
+With several classes, both networks are class-conditional. Each convolution halves or doubles the
+side and doubles or halves the feature maps, so `image_size` and `width` define both networks. With
+one class and `architecture: dcgan`, both are the networks of PyTorch's DCGAN tutorial, with one
+colour channel. A GAN of pairs has two channels: the image, and its mask with -1 outside and 1
+inside.
 
 Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation
 (arXiv:1802.05957); Miyato & Koyama 2018, projection discriminator (arXiv:1802.05637).
@@ -27,10 +28,10 @@ _INITIAL_STD = 0.02
 
 
 class _LabelEmbedding(nn.Embedding):
-    """An embedding of classes, int64 [B].
+    """An embedding of classes, int64 [B], or findings, [B, C].
 
-    That of findings, [B, C], is linear: the sum of those of the present ones. There may be more
-    classes than findings.
+    The embedding of findings is the sum of the embeddings of the findings that are present. There
+    may be more classes than findings.
     """
 
     def forward(self, labels: Tensor) -> Tensor:
@@ -45,13 +46,13 @@ class Generator(nn.Module):
 
     Labels are int64 [B], or findings [B, C].
 
-    The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within
-    a class, all images would look the same. With one class, labels are ignored. With `architecture:
-    pca`, `prior` maps z to codes. In evaluation mode, an image is a deterministic function of its
-    own z and label.
+    The class enters by conditional batch norm only. If it were concatenated to z, it would dominate
+    z, and all images of a class would look the same. With one class, labels are ignored. With
+    `architecture: pca`, `prior` maps z to codes. In evaluation mode, an image is a deterministic
+    function of its own z and label.
 
     Attributes:
-        channels: 1: the image; 2: the image and its mask, with -1 outside and 1 inside.
+        channels: 1 for images, or 2 for images with masks, with -1 outside and 1 inside the mask.
     """
 
     def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
@@ -90,13 +91,11 @@ class Generator(nn.Module):
 
 
 class _ClassAffine(nn.Module):
-    """A gain and a bias for each class and feature map.
+    """A gain and a bias for each class and feature map; after a batch norm, it is conditional.
 
-    After a batch norm, this is conditional batch norm.
-
-    Both are linear in a class embedding, as in BigGAN (Brock et al. 2019, arXiv:1809.11096). At a
-    GAN's learning rate, gains learned one by one (de Vries et al. 2017, arXiv:1707.00683) would
-    need thousands of steps to leave 1.
+    Gain and bias are linear in a class embedding, as in BigGAN (Brock et al. 2019,
+    arXiv:1809.11096). At a GAN's learning rate, gains learned one by one (de Vries et al. 2017,
+    arXiv:1707.00683) would need thousands of steps to leave 1.
     """
 
     def __init__(self, width: int, class_count: int) -> None:
@@ -125,7 +124,7 @@ class Discriminator(nn.Module):
     def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
         super().__init__()
         widths = _widths(settings)
-        # Batch norm would break the Lipschitz bound of spectral norm, so it is one or the other.
+        # Batch norm would break the Lipschitz bound of spectral norm, so only one of them is used.
         has_spectral_norm = settings.architecture == "pca"
         norm = nn.Identity if has_spectral_norm else nn.BatchNorm2d
         layers: list[nn.Module] = []
@@ -159,9 +158,9 @@ class Discriminator(nn.Module):
 
 
 def _widths(settings: GanSettings) -> list[int]:
-    """Return the feature maps of each level, from the image down to 4 px.
+    """Return the number of feature maps at each level, from the image down to 4 px.
 
-    At 64 px and width 64, they are 64, 128, 256, 512.
+    For 64 px and width 64, the numbers are 64, 128, 256 and 512.
     """
     levels = (settings.image_size // _STEM_PX).bit_length() - 1
     return [settings.width * 2**level for level in range(levels)]
@@ -170,7 +169,7 @@ def _widths(settings: GanSettings) -> list[int]:
 def _init_weights(module: nn.Module) -> None:
     """Draw weights from N(0, 0.02) and batch norm gains from N(1, 0.02), and set biases to 0.
 
-    This is as in the DCGAN paper.
+    These are the initial values of the DCGAN paper.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d):
         nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), _INITIAL_STD)

@@ -3,7 +3,7 @@
 The record is in a folder that `xraytune generator train` wrote. Images are drawn in numbered
 blocks of 256, with masks in segmentation. A block depends only on the generator, the pool's seed,
 its class and its number. So a larger pool starts with the images of a smaller one, and half the
-synthetic ratio is the first half of the images. Pairs with implausible masks are replaced from
+synthetic ratio uses the first half of the images. Pairs with implausible masks are replaced from
 further rounds, each with its own random numbers.
 """
 
@@ -37,7 +37,7 @@ GENERATOR_FILE = "generator.json"
 _MIN_PART = 0.002
 """Smallest component that counts, as a share of the image: 8 pixels of 64 x 64.
 
-Smaller ones are specks at a mask's edge.
+Smaller components are specks at a mask's edge.
 """
 _MIN_KEPT = 0.25
 """The smallest share of plausible masks allowed in the first round of a block."""
@@ -94,12 +94,13 @@ def _measure(masks: UInt8Array) -> tuple[Float64Array, Int64Array]:
 
 @frozen
 class SavedGenerator:
-    """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
+    """The content of `generator.json`.
 
-    `generators` has the SHA-256 of each file, `masks` the ranges of plausible masks. `train_images`
-    includes those of the generator that training started from. `findings` are in the order that its
-    network has learnt; `findings_counts` has the number of training images with each combination of
-    them, such as `10?`. `report` is a `PoolReport`, or its JSON if the record was read.
+    Of the training images, it holds only hashes, neither names nor patients. `generators` has the
+    SHA-256 of each file, and `masks` the ranges of plausible masks. `train_images` includes the
+    images of the generator that training started from. `findings` are in the order that the network
+    has learnt; `findings_counts` has the number of training images with each combination of
+    findings, such as `10?`. `report` is a `PoolReport`, or its JSON if the record was read.
     """
 
     version: Literal[1] = 1
@@ -117,12 +118,12 @@ class SavedGenerator:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The findings or classes that its network has learnt."""
+        """The findings or classes that the network has learnt."""
         return self.findings or (*self.class_counts,)
 
     @property
     def task(self) -> TaskName:
-        """The task that its images are for."""
+        """The task that the images are for."""
         if self.masks is not None:
             return "segmentation"
         return "findings" if self.findings else "classification"
@@ -137,9 +138,9 @@ def read_generator(folder: Path) -> SavedGenerator:
 
 
 def read_record(file: Path, kind: type[_Record], hashes: str) -> _Record:
-    """Return a record whose `hashes` have the SHA-256 of the file of tensors beside it.
+    """Return a record; its field `hashes` has the SHA-256 of the file of tensors beside it.
 
-    Raise ArtifactError if either is missing or damaged.
+    Raise ArtifactError if the record or the file of tensors is missing or damaged.
     """
     fix = "give a folder that `xraytune generator train` wrote, or copy it again"
     tensors = file.with_suffix(".safetensors")
@@ -195,9 +196,9 @@ def draw_block(
 ) -> UInt8Array:
     """Draw a block of class `label` from a saved generator, uint8 [256, C, S, S].
 
-    Rounds of 256 images are drawn until 256 have plausible masks, if `typical` is given.
-    `findings`, int64 [256, C], are drawn in place of a class. The label also seeds the noise, so
-    two unconditional generators give different images.
+    If `typical` is given, rounds of 256 images are drawn until 256 have plausible masks. If
+    `findings`, int64 [256, C], are given, images are drawn for them and not for a class. The label
+    also seeds the noise, so two unconditional generators give different images.
 
     Raises:
         TrialError: In the first round, too few masks are plausible.
@@ -207,7 +208,7 @@ def draw_block(
     kept: list[UInt8Array] = []
     for number in count():
         purpose = ("pool", label, block, *(("round", number) if number else ()))
-        # Drawn on the CPU, so that it is the same for every device.
+        # The noise is drawn on the CPU, so that it is the same for every device.
         random = torch.Generator().manual_seed(derive_seed(seed, *purpose))
         z = torch.randn(BLOCK, generator.settings.z_dim, generator=random)
         with torch.inference_mode(), autocast(compute):
@@ -232,7 +233,7 @@ def draw_block(
 def resize_planes(planes: UInt8Array, size_px: int) -> UInt8Array:
     """Resize images [N, C, h, w] with antialiasing; the second plane is a mask of 0 and 255.
 
-    In batches, since they may be a memory map.
+    They are resized in batches, since they may be memory-mapped.
     """
     resized = np.empty((*planes.shape[:2], size_px, size_px), dtype=np.uint8)
     for start in range(0, len(planes), _RESIZE_BATCH):

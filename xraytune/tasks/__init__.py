@@ -1,4 +1,4 @@
-"""The tasks of a study. `task_of` returns the one of its settings."""
+"""The tasks of studies; `task_of` returns the task of a study's settings."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -21,9 +21,9 @@ class TrainedOn(StrictModel):
     """The images that a model was trained on, and their patients.
 
     Attributes:
-        kept_images: Images kept for validation.
-        of_images: Images of the data folder without `test/`.
-        changes: What differs from the exported trial, one line each.
+        kept_images: Number of images kept for validation.
+        of_images: Number of images of the data folder without `test/`.
+        changes: Differences from the exported trial, one line each.
     """
 
     images: int
@@ -36,7 +36,7 @@ class TrainedOn(StrictModel):
 
 
 class CardMetric(StrictModel):
-    """A metric on the validation images, with its 95 % interval; None if undefined."""
+    """A metric on the validation images, with its 95 % interval; undefined values are None."""
 
     name: str
     value: float | None
@@ -63,13 +63,13 @@ class BundleRecord(StrictModel):
         thresholds: The probability from which each finding is present; empty without findings.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
-        group_regex: Regular expression that reads patients from file names; None: the rules for
-            public data sets.
+        group_regex: Regular expression that reads patients from file names; if None, the rules for
+            public data sets are used.
         study: The study that the configuration was exported from, relative to the bundle.
         overrides: `--set` options of the training.
-        members: How many networks were trained, with seeds that follow each other; their
-            probabilities are averaged. `best_epoch` is that of the first.
-        packages: Package versions, and those of extensions such as `backbone tiny_net`.
+        members: Number of networks that were trained, with consecutive seeds; their probabilities
+            are averaged. `best_epoch` is the best epoch of the first network.
+        packages: Versions of packages and of extensions, such as `backbone tiny_net`.
         metrics: The metrics of the model card.
     """
 
@@ -102,7 +102,7 @@ class BundleRecord(StrictModel):
 
     @property
     def positive_number(self) -> int:
-        """The number of a classifier's positive class; without one, 0, which has no meaning."""
+        """The number of a classifier's positive class; if there is none, a meaningless 0."""
         return self.class_names.index(self.positive) if self.positive else 0
 
 

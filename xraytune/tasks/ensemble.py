@@ -14,7 +14,7 @@ from xraytune.tasks.task import Task
 
 
 class Ensemble(nn.Module):
-    """Networks, or heads, as one whose probabilities are the means of theirs.
+    """Several networks, or heads, as one network that predicts the means of their probabilities.
 
     Attributes:
         has_classes: Whether an image has one of several classes; otherwise, each output has a
@@ -27,7 +27,7 @@ class Ensemble(nn.Module):
         self.has_classes = has_classes
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Compute the logits of the mean probabilities, float32, with the shape of a member's."""
+        """Compute the logits of the mean probabilities, float32, shaped as a member's logits."""
         logits = torch.stack([member(inputs).float() for member in self.members])
         if self.has_classes:
             return logits.log_softmax(dim=2).logsumexp(dim=0)
@@ -35,7 +35,7 @@ class Ensemble(nn.Module):
 
 
 def average_networks(task: Task, networks: Sequence[nn.Module]) -> nn.Module:
-    """Return networks of a task as one; a single network as it is."""
+    """Return one network that averages the networks of a task; a single network is not changed."""
     if len(networks) == 1:
         return networks[0]
     return Ensemble(networks, has_classes=task.has_classes)

@@ -31,9 +31,9 @@ class Sample:
     """Labelled images with a model's predictions, and how their metrics are resampled.
 
     Attributes:
-        source: Where the images come from.
-        images: Those that were predicted.
-        scored: `ScoredImages`, or of a segmenter the `ScoredMask` of each image.
+        source: The source of the images.
+        images: The images that were predicted.
+        scored: `ScoredImages` or, for a segmenter, the `ScoredMask` of each image.
         columns: The value of each file in columns that define subgroups.
     """
 
@@ -64,18 +64,19 @@ class Sample:
 
 @frozen
 class Evaluation(Measured):
-    """The metrics of a model on the images of a folder; those that are `broken` were left out.
+    """The metrics of a model on the images of a folder; `broken` images were left out.
 
     Attributes:
-        metrics: Of all images; with two classes, some name the positive one: `f1 (PNEUMONIA)`.
-        further: Other values of the metrics, such as those `at_half`, the threshold 0.5.
+        metrics: The metrics of all images; with two classes, some of their names contain the
+            positive one, such as `f1 (PNEUMONIA)`.
+        further: Other values of the metrics, such as `at_half`, the values at the threshold 0.5.
         groups: The metrics of each class, each finding, or the worst images.
         subgroups: Column -> value -> metrics.
         facts: Further keys of the JSON file.
-        known_images: Copies of the model's training or validation images, of its extra images if
-            their folder exists, or of those that their generator has seen.
-        known_patients: Patients of these sets, by the rules of `shared_patients`.
-        images_of_known_patients: Their images, including those of `known_images`.
+        known_images: Number of copies of images that the model knows: training and validation
+            images, extra images if their folder exists, and images that their generator has seen.
+        known_patients: Number of patients of these images, by the rules of `shared_patients`.
+        images_of_known_patients: Number of images of these patients, including `known_images`.
         test_access: How often the sealed test folder of the model's study has been accessed,
             including now; 0 for other folders.
     """
@@ -118,7 +119,7 @@ def what_fell(
     intervals: Mapping[str, Bounds],
     validated: Sequence[CardMetric],
 ) -> str:
-    """Return which metrics were higher in validation than their interval here; "" if none was."""
+    """Return a text on metrics that were higher in validation than their interval here, or ""."""
     before = {metric.name: metric.value for metric in validated if metric.value is not None}
     fallen = []
     for name, (_, high) in intervals.items():
@@ -135,7 +136,7 @@ def what_fell(
 
 
 def metric_label(name: str) -> str:
-    """Return what a metric is called in tables, with its positive class."""
+    """Return the name of a metric in tables, with the positive class."""
     metric, bracket, positive = name.partition(" (")
     return f"{_METRICS[metric].label}{bracket}{positive}"
 

@@ -16,7 +16,7 @@ _IMAGES_PER_BIN = 20
 
 
 def draw_evaluation(folder: Path, sample: Sample) -> None:
-    """Draw the four panels, of the positive one of two classes or of every class."""
+    """Draw the four panels, for the positive one of two classes or for every class."""
     names = [drawable(name) for name in sample.model.record.class_names]
     scored = sample.scored
     is_binary = len(names) == 2

@@ -1,8 +1,8 @@
 """Images with masks: a segmenter, scored by the mean Dice.
 
-An evaluation is at the original size of each image: the network's probabilities, S x S, are resized
-bilinearly and compared with the threshold. With `resize: crop`, everything outside the crop is
-background.
+Masks are evaluated at the original size of each image: the network's probabilities, S x S, are
+resized bilinearly and compared with the threshold. With `resize: crop`, everything outside the crop
+is background.
 """
 
 from collections import Counter
@@ -67,7 +67,7 @@ _SMOOTHING = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Masks(Task):
-    """Images, of a single class, with masks."""
+    """Images of a single class, with masks."""
 
     metric: ClassVar[str] = "Dice"
     network: ClassVar[str] = "segmenter"
@@ -77,9 +77,9 @@ class Masks(Task):
     build_network: ClassVar[Callable[..., nn.Module]] = staticmethod(build_segmenter)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return cross-entropy plus soft Dice loss of logits and masks, the mean over images.
+        """Return the cross-entropy plus the soft Dice loss of logits and masks, the mean of images.
 
-        Both are float32 [B, 1, S, S]; masks are 0 or 1.
+        Logits and masks are float32 [B, 1, S, S]; masks are 0 or 1.
 
         Source: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without
         squares; the sum of both losses as in Isensee et al. 2021, "nnU-Net".
@@ -97,7 +97,7 @@ class Masks(Task):
     def predict(
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSet, compute: Compute
     ) -> tuple[float, Results, NDArray[Any]]:
-        """Return the mean loss, the Dice of each image, and its loss, [N, 1].
+        """Return the mean loss, and the Dice and the loss of each image, [N, 1] each.
 
         The loss is the cross-entropy, in nats.
 
@@ -162,9 +162,9 @@ class Masks(Task):
     def predict_labelled(
         self, model: Predictor, labelled: Sequence[ImageFile], source: ImageFiles
     ) -> tuple[list[ImageFile], Any, tuple[BrokenImage, ...]]:
-        """Return images, with the metrics of their predicted masks, and broken images and masks.
+        """Return images, the metrics of their predicted masks, and broken images and masks.
 
-        DataError if there are any, unless they are skipped and others remain.
+        Raises DataError if any are broken, unless they are skipped and others remain.
         """
         by_file = {image.file: image for image in labelled}
 
@@ -210,7 +210,7 @@ class Masks(Task):
         }
 
     def write_tables(self, sample: Sample, folder: Path) -> None:
-        """Write a table of the images, and the worst masks next to the true ones."""
+        """Write a table of the images, and pictures of the worst masks next to the true ones."""
         header = ("file", "patient", *(metric.name for metric in MASK_METRICS), "area")
         rows = (
             (mask.file, mask.patient, *mask.metrics.values(), mask.area) for mask in sample.scored
@@ -229,7 +229,7 @@ class Masks(Task):
         _map_masks(sample.model, source, save)
 
     def find_mistakes(self, results: Results, prepared: SplitData, threshold: float) -> Mistakes:
-        """Return all images, those with the lowest Dice first."""
+        """Return all images, in the order of their Dice, the lowest first."""
         files = [image.file for image in prepared.side("val_b")]
         places = np.argsort(results[:, 0], kind="stable").tolist()
         return Mistakes(
@@ -253,9 +253,9 @@ def _save(pixels: Pixels, file: Path) -> None:
 def _map_masks(
     model: Predictor, images: ImageFiles, use: Callable[[str, Pixels, MaskArray], Result]
 ) -> tuple[dict[str, Result], tuple[BrokenImage, ...]]:
-    """Apply `use` to each file, its image in its own size, [H, W], and the predicted mask, [H, W].
+    """Apply `use` to each file, its image at its own size, [H, W], and the predicted mask, [H, W].
 
-    Return the results by file, and the broken images; raises what `map_outputs` does.
+    Returns the results by file, and the broken images. The errors are those of `map_outputs`.
     """
     resize = model.record.input_format.resize
     threshold = model.record.threshold
@@ -293,7 +293,7 @@ def whole_mask(
 
 
 def _name_pictures(files: Sequence[str]) -> dict[str, str]:
-    """Return each file's picture: without the file's suffix, unless another file has that name."""
+    """Return the name of each file's picture, without the file's suffix if this is unambiguous."""
     stems = {file: without_suffix(file) for file in files}
     counts = Counter(map(folded, stems.values()))
     return {

@@ -1,4 +1,4 @@
-"""Run a model on image files, one batch at a time; calibrate it."""
+"""Run a model on image files, one batch at a time, and calibrate a model."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -23,7 +23,7 @@ from xraytune.tasks.bundle_record import BundleRecord
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Columns: TypeAlias = dict[str, Sequence[str | float]]
-"""Columns of a table of predictions, by name."""
+"""The columns of a table of predictions, by name."""
 Result = TypeVar("Result")
 _BATCH_SIZE = 64
 
@@ -33,8 +33,8 @@ class Predictor:
     """A network with its record.
 
     Attributes:
-        run: Maps square grey images, uint8 [n, S, S], to probabilities: of each class, [n, C], or
-            of the mask, [n, S, S]. Raises ArtifactError if an output is not finite.
+        run: Maps square grey images, uint8 [n, S, S], to the probabilities of classes or findings,
+            [n, C], or of the mask, [n, S, S]. Raises ArtifactError if an output is not finite.
     """
 
     record: BundleRecord
@@ -46,9 +46,10 @@ class Predicted:
     """Summary of predictions.
 
     Attributes:
-        counts: Images predicted as each class, or as having each finding; or `empty` masks.
-        threshold: That of the `positive` one of two classes, or of a mask's pixels.
-        summary: The same as a line of text.
+        counts: Number of images predicted as each class or as having each finding, or of `empty`
+            masks.
+        threshold: The threshold of the `positive` one of two classes, or of a mask's pixels.
+        summary: The summary as a line of text.
     """
 
     path: Path
@@ -62,7 +63,7 @@ class Predicted:
 
 @frozen
 class ImageFiles:
-    """Files below `root` to predict; broken images are left out or an error."""
+    """The files below `root` to predict; broken images are left out or raise an error."""
 
     root: Path
     files: Sequence[str]
@@ -75,7 +76,7 @@ def map_outputs(
 ) -> tuple[dict[str, Result], tuple[BrokenImage, ...]]:
     """Apply `use`, on all cores, to each pair of a file and the model's output.
 
-    Return the results by file, in order, and broken images.
+    Returns the results by file, in order, and the broken images.
 
     Raises:
         DataError: Images are broken, unless `skip_broken` leaves them out and others remain.
@@ -113,7 +114,7 @@ def predict_images(
 ) -> tuple[list[str], Floats, tuple[BrokenImage, ...]]:
     """Return the decoded files, their probabilities, float64 [N, C], and the broken images.
 
-    Raises what `map_outputs` does.
+    The errors are those of `map_outputs`.
     """
     rows, broken = map_outputs(model, images, itemgetter(1), title="classifying images")
     return [*rows], np.stack([*rows.values()]), broken
@@ -122,7 +123,7 @@ def predict_images(
 def predictions_csv(
     columns: Columns, names: Sequence[str], probabilities: Floats, predicted: Columns
 ) -> str:
-    """Return a table: `columns`, `probability_NAME` of each output, and what is `predicted`."""
+    """Return a CSV table of `columns`, a `probability_NAME` for each output, and `predicted`."""
     table = {**columns}
     for name, column in zip(names, probabilities.T, strict=True):
         table[f"probability_{name}"] = column.tolist()
@@ -135,13 +136,15 @@ class Calibration:
     """Adapts the probabilities of two classes to a hospital, with a few of its images.
 
     Scores are usually shifted at another hospital. Platt scaling, a logistic regression of the
-    class on the logit of the model's probability, corrects that; the ranking of the images stays as
-    it is. The calibrated probability is sigmoid(slope * logit(p) + intercept), p being the model's.
+    class on the logit of the model's probability, corrects this shift and keeps the ranking of the
+    images. The calibrated probability is sigmoid(slope * logit(p) + intercept), where p is the
+    model's probability.
 
     Attributes:
-        images: The number of images that it was fitted to, of so many `patients`.
-        threshold: The share of positives among them: the calibrated probability with the best
-            balanced accuracy.
+        images: The number of images that the calibration was fitted to; `patients` is the number of
+            their patients.
+        threshold: The share of positives among these images, which is the calibrated probability
+            with the best balanced accuracy.
     """
 
     images: int
@@ -151,7 +154,7 @@ class Calibration:
     threshold: float
 
     def apply(self, model: Predictor) -> Predictor:
-        """Return the model with calibrated probabilities and their threshold."""
+        """Return the model with calibrated probabilities and the threshold for them."""
         positive = model.record.positive_number
 
         def run(pixels: Pixels) -> Floats:
@@ -168,7 +171,7 @@ class Calibration:
 def fit_calibration(model: Predictor, labelled: LabelledImages, images: ImageFiles) -> Calibration:
     """Fit a calibration of two classes to labelled images.
 
-    DataError if the probability of the positive class does not increase with it.
+    Raises DataError if the calibrated probability does not increase with the model's.
     """
     positive = model.record.positive_number
     _, probabilities, _ = predict_images(model, images)

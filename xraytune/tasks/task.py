@@ -1,11 +1,12 @@
-"""Tasks; by itself, a task is that of images in classes: a classifier, scored by AUROC.
+"""Tasks; the base class is the task of images in classes: a classifier, scored by AUROC.
 
-A task is a class with all that depends on it, from the labels to the tables of an evaluation:
-`Findings` and `Masks` override what differs. The rest of the code, from the split to the verdict,
-is the same for all tasks and asks `task_of(settings)`.
+A task is a class with everything that depends on the task, from the labels to the tables of an
+evaluation. `Findings` and `Masks` override what differs. The rest of the code, from the split to
+the verdict, is the same for all tasks and asks `task_of(settings)`.
 
-The main metrics of an evaluation use the threshold from validation, because one chosen on the
-evaluated images is optimistically biased; those at the threshold 0.5 are reported next to them.
+The main metrics of an evaluation use the threshold from validation, because a threshold chosen on
+the evaluated images is optimistically biased. Metrics at the threshold 0.5 are reported next to
+them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,7 +65,7 @@ from xraytune.tasks.prediction import (
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Results: TypeAlias = Floats
-"""The probability of each class or finding of an image, float64 [N, C], or its Dice, [N, 1]."""
+"""The probabilities of each image's classes or findings, float64 [N, C], or its Dice, [N, 1]."""
 _GAMMA = 2.0
 """The exponent of `imbalance: focal`, as published."""
 _SPECIFICITY = 0.9
@@ -74,10 +75,10 @@ CARD_REPLICATES = 1000
 
 @frozen
 class Validated:
-    """What is known of the images of val-A and val-B, and what a network says of them.
+    """The labels of the images of val-A and val-B, and the results of a network for these images.
 
     Attributes:
-        labels: Their labels, int64 [N], or findings, [N, C].
+        labels: The labels of the images, int64 [N], or their findings, [N, C].
         results: The results of the network, [N, C].
         patients: The patient of each image.
     """
@@ -89,9 +90,10 @@ class Validated:
 
 @frozen
 class Mistakes:
-    """The images of val-B that a network gets most wrong, the worst first, by their `places` there.
+    """The images of val-B that a network gets most wrong, the worst first.
 
-    `rows` has the file and the facts of each; `note` is also about their pictures.
+    `places` are their positions on val-B, `rows` has the file and the facts of each image, and
+    `note` also explains their pictures.
     """
 
     title: str
@@ -102,13 +104,13 @@ class Mistakes:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task, with the objective of its study; by itself, that of images in two or more classes.
+    """A task, with the objective of its study; the base class is for two or more classes.
 
     Attributes:
         metric: The display name of the score that `confirm` compares, whatever the search's
             objective.
-        network: What `confirm` trains.
-        packages: What the network and its results depend on.
+        network: The kind of network that `confirm` trains, in words.
+        packages: The packages that the network and its results depend on.
         has_classes: Whether an image has one of several classes; otherwise, each output of a
             network has a probability of its own.
         trains_heads: Whether a head can be trained alone, on the features of a frozen backbone.
@@ -131,13 +133,13 @@ class Task:
     def balanced_loss(
         self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
     ) -> Tensor:
-        """Return the loss of `imbalance`, with weights of classes, [C], or as the focal loss."""
+        """Return the loss of `imbalance`: weighted by class, [C], or the focal loss."""
         return soft_cross_entropy(outputs, targets, weights, gamma)
 
     def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
-        """Return the loss of a trial's training steps, with these `real` labels or findings.
+        """Return the loss of a trial's training steps.
 
-        They may also be probabilities.
+        `real` are the labels or findings of the real images, or their probabilities.
         """
         loss: Loss = self.loss
         if parameters.imbalance == "weighted":
@@ -148,7 +150,7 @@ class Task:
         return weigh_extra_images(loss, parameters)
 
     def balance(self, real: NDArray[Any]) -> Floats:
-        """Return the weights of `imbalance: weighted`, [C], with which classes weigh equally."""
+        """Return the weights of `imbalance: weighted`, [C], with which classes weigh the same."""
         shares = np.bincount(real) if real.ndim == 1 else real.sum(axis=0)
         weights: Floats = shares.sum() / (len(shares) * np.maximum(shares, 1))
         return weights
@@ -162,8 +164,8 @@ class Task:
     ) -> NDArray[Any]:
         """Return the `probabilities` of at least one batch of inputs.
 
-        Raises ArtifactError, in which `where` names the network, for NaN or infinity, as metrics
-        would rank them arbitrarily.
+        Raises ArtifactError if an output is NaN or infinite, since metrics would rank such outputs
+        arbitrarily; `where` names the network in the message.
         """
         logits = predict_logits(network, batches, compute=compute)
         require_finite_outputs(logits.reshape(len(logits), -1), ArtifactError, where)
@@ -187,7 +189,7 @@ class Task:
     def threshold(self, labels: Labels, results: Results, positive: int) -> float:
         """Return the positive class's threshold for balanced accuracy.
 
-        Findings have `thresholds`; the pixels of a mask, 0.5.
+        Findings have `thresholds`, and the threshold of a mask's pixels is 0.5.
         """
         if not self.has_classes:
             return 0.5
@@ -214,7 +216,7 @@ class Task:
         )
 
     def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
-        """Predict images and write a CSV file with their probabilities, and what these mean."""
+        """Predict images, and write a CSV file with their probabilities and predictions."""
         record = model.record
         files, probabilities, broken = predict_images(model, images)
         counts, predicted = self.decide(record, probabilities)
@@ -235,7 +237,7 @@ class Task:
         )
 
     def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[dict[str, int], Columns]:
-        """Return how many images are predicted as each output, and the columns that say so."""
+        """Return the number of images predicted as each output, and the columns of predictions."""
         names = record.class_names
         predicted = predicted_classes(
             probabilities, positive=record.positive_number, threshold=record.threshold
@@ -250,7 +252,7 @@ class Task:
     def predict_labelled(
         self, model: Predictor, labelled: Sequence[ImageFile], source: ImageFiles
     ) -> tuple[Sequence[ImageFile], Any, tuple[BrokenImage, ...]]:
-        """Return images, with their labels and a model's probabilities, and the broken ones."""
+        """Return images, their labels with a model's probabilities, and the broken images."""
         record = model.record
         files, probabilities, broken = predict_images(model, source)
         by_file = {image.file: image for image in labelled}
@@ -267,7 +269,7 @@ class Task:
     def describe(self, sample: Sample) -> dict[str, Any]:
         """Return the fields of `Evaluation` about classes.
 
-        DataError if one has no images.
+        Raises DataError if a class has no images.
         """
         record = sample.model.record
         names = record.class_names
@@ -342,11 +344,11 @@ class Task:
             draw_evaluation(folder, sample)
 
     def name_targets(self, images: Iterable[ImageFile], outputs: Sequence[str]) -> Columns:
-        """Return columns of a table with what is known of images: their classes or findings."""
+        """Return columns of a table with the true classes or findings of images."""
         return {"label": [outputs[image.label] for image in images]}
 
     def find_mistakes(self, results: Results, prepared: SplitData, threshold: float) -> Mistakes:
-        """Return the misclassified images, those with the highest predicted probability first."""
+        """Return the misclassified images, the highest predicted probability first."""
         names = prepared.class_names
         images = prepared.side("val_b")
         labels = images.labels
@@ -378,8 +380,8 @@ def soft_cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy of logits, [B, C], and labels, [B], or probabilities, [B, C].
 
-    It is the mean over images, weighted by the weights of their classes, [C]. With `gamma`, it is
-    the focal loss: what the network is sure of counts less.
+    This is the mean over images, weighted by the weights of their classes, [C]. With `gamma`, it is
+    the focal loss, in which images that the network is sure of count less.
 
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002), equation 4.
     """
@@ -397,8 +399,8 @@ def soft_cross_entropy(
 def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
     """Return a loss that is the weighted mean over real images, which come first, and extra ones.
 
-    A real image has weight 1, an extra one `synthetic_weight`; of findings, each mean is over known
-    ones.
+    A real image has weight 1, and an extra one has weight `synthetic_weight`. The mean of findings
+    is over the known ones.
     """
     weight = parameters.synthetic_weight
     count = parameters.batch_size
@@ -417,7 +419,7 @@ def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
 def name_metrics(
     values: Mapping[str, Any], class_count: int, positive: str | None
 ) -> dict[str, Any]:
-    """Return the metrics that are reported; those of a positive class are named after it."""
+    """Return the metrics that are reported; metrics of a positive class are named after it."""
     return {
         metric.of(metric.name, positive): values[metric.name]
         for metric in reported_metrics(class_count)
@@ -437,13 +439,13 @@ class Findings(Task):
     has_classes: ClassVar[bool] = False
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean binary cross-entropy of the known findings, or their probabilities."""
+        """Return the mean binary cross-entropy of known findings, or of their probabilities."""
         return self.balanced_loss(outputs, targets)
 
     def balanced_loss(
         self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
     ) -> Tensor:
-        """Return the loss, with weights of positives, [C], or as the focal loss."""
+        """Return the loss of `imbalance`: with weights of positives, [C], or the focal loss."""
         is_known = (targets >= 0).to(outputs.dtype)
         expected = targets.clamp(min=0).to(outputs.dtype)
         each = binary_cross_entropy_with_logits(
@@ -454,7 +456,7 @@ class Findings(Task):
         return each.sum() / is_known.sum().clamp(min=1)
 
     def balance(self, real: NDArray[Any]) -> Floats:
-        """Return the weights of positives, [C], with which they weigh as much as negatives."""
+        """Return the weights of positives, [C], which make them weigh as much as negatives."""
         positives = (real > 0.5).sum(axis=0)
         negatives = ((real >= 0) & (real <= 0.5)).sum(axis=0)
         return np.where(positives, negatives / np.maximum(positives, 1), 1)
@@ -474,7 +476,7 @@ class Findings(Task):
         return thresholds
 
     def name_targets(self, images: Iterable[ImageFile], outputs: Sequence[str]) -> Columns:
-        """Return a column for each finding, with 1, 0 or ?."""
+        """Return a column for each finding, with the values 1, 0 or ?."""
         states = list(zip(*(image.findings for image in images), strict=True))
         return {f"label_{name}": column for name, column in zip(outputs, states, strict=True)}
 
@@ -497,7 +499,7 @@ class Findings(Task):
         return *means, *aurocs
 
     def decide(self, record: BundleRecord, probabilities: Floats) -> tuple[dict[str, int], Columns]:
-        """Return how many images have each finding, and the columns that say so with 1 or 0."""
+        """Return the number of images with each finding, and columns of predictions, 1 or 0."""
         counts = {}
         columns: Columns = {}
         for name, of_finding in zip(record.class_names, probabilities.T, strict=True):
@@ -511,7 +513,7 @@ class Findings(Task):
     def describe(self, sample: Sample) -> dict[str, Any]:
         """Return the fields of `Evaluation` about findings.
 
-        DataError if none has enough images.
+        Raises DataError if no finding has enough images.
         """
         record = sample.model.record
         names = record.class_names

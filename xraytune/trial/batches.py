@@ -9,10 +9,10 @@ scales, augments and normalises them on the device.
 With mixup and cutmix, images of a step are blended in pairs, and their labels with them. The pairs
 and the share are random numbers of the step, drawn before it, so that a resumed training and a
 captured step blend the same. Any two images of a step may be a pair, also a real and an extra one.
-Each keeps the larger share of its own, so that `synthetic_weight` weighs what it says.
+Each image keeps the larger share of itself, so that `synthetic_weight` weighs what its name says.
 
 Sources: Zhang et al. 2018, "mixup" (arXiv:1710.09412); Yun et al. 2019, "CutMix"
-(arXiv:1905.04899). That the larger share stays is of Berthelot et al. 2019, "MixMatch"
+(arXiv:1905.04899). Keeping the larger share follows Berthelot et al. 2019, "MixMatch"
 (arXiv:1905.02249), equation 9.
 """
 
@@ -38,10 +38,10 @@ from xraytune.trial.training_set import Shown, TrainingSet, image_stream
 ReadRows: TypeAlias = Callable[[Int64Array], NDArray[Any]]
 """Reads some rows of an array, such as pixels or cached features, by their numbers."""
 _MAX_NORM_IMAGES = 256
-"""Running statistics of batch norms are estimated on steps with this many images, or on one."""
+"""Running statistics of batch norms are estimated on about this many images, in whole steps."""
 _STEPS_AT_ONCE = 64
 _TRANSFER_BYTES = 2**25
-"""The most steps and bytes that are copied to the device at once."""
+"""At most this many steps, and about this many bytes, are copied to the device at once."""
 _ROWS_AT_ONCE = 1024
 _NOT_SHOWN = -1
 _UNKNOWN = -1
@@ -49,7 +49,7 @@ _UNKNOWN = -1
 
 
 class Batches:
-    """The batches of a training of so many steps.
+    """The batches of a training of `total_steps` steps.
 
     Attributes:
         pretraining_steps: The first steps, which show only extra images; 0 unless `mixing:
@@ -91,8 +91,9 @@ class Batches:
     def draws(self, steps: range) -> Iterator[Draws]:
         """Yield what `load` needs for each step, on the device.
 
-        These are the targets of its images, their views and where they are; with mixup or cutmix,
-        also its pairs. The rows of several steps are brought to the device at once.
+        These are the targets of its images and what the loader needs to look the images up; with
+        mixup or cutmix, its pairs are also included. The rows of several steps are brought to the
+        device at once.
         """
         device = self._network.compute.device
         images_per_step = self.parameters.batch_size + self.parameters.extra_per_step
@@ -112,7 +113,7 @@ class Batches:
                 yield from zip(*on_device, strict=True)
 
     def load(self, draws: Draws, *, blends: bool = True) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a step, on the device, for its draws.
+        """Return the inputs and targets of a step, on the device, from its draws.
 
         Targets are labels, int64 [B], findings or probabilities, [B, C], or masks, [B, 1, S, S].
         """
@@ -126,7 +127,7 @@ class Batches:
         return blend(inputs, targets, (partner, share, box), class_count=class_count)
 
     def norm_batches(self) -> Iterator[Tensor]:
-        """Yield inputs to estimate batch norms on: those of the first steps with real images."""
+        """Yield the inputs of the first steps with real images, to estimate batch norms on."""
         first = self.pretraining_steps
         count = min(len(self._images.real), _MAX_NORM_IMAGES)
         steps = range(first, first + math.ceil(count / self.parameters.batch_size))
@@ -140,7 +141,7 @@ class FeatureLoader:
     def __init__(
         self, images: TrainingSet, network: Network, numbers: Int64Array, views: Int64Array
     ) -> None:
-        """`numbers` and `views` are those of the images that the steps show, [n]."""
+        """`numbers` and `views`, [n], are the images that the steps show, and their views."""
         tables = [network.views(source) for source in images.sources]
         is_shown = np.zeros((len(images.targets), tables[0].shape[1]), dtype=bool)
         is_shown[numbers, views] = True
@@ -227,11 +228,11 @@ class DeviceRows:
     computes the steps before.
 
     Attributes:
-        row_bytes: What a step copies to the device for each of its rows.
+        row_bytes: The number of bytes that a step copies to the device for each of its rows.
     """
 
     def __init__(self, arrays: Sequence[tuple[int, ReadRows]], device: str) -> None:
-        """`arrays` are the number of rows of each, and a function that reads some of them."""
+        """`arrays` has each array's number of rows, and a function that reads some of them."""
         self._arrays = arrays
         self._ends = np.cumsum([count for count, _ in arrays])
         self._first_row = arrays[0][1](np.zeros(1, dtype=np.int64))
@@ -244,7 +245,7 @@ class DeviceRows:
             self.row_bytes = self._ends.itemsize
 
     def prepare(self, numbers: Int64Array) -> NDArray[Any]:
-        """Return what `look_up` needs for rows [steps, B]: their numbers, or the rows."""
+        """Return what `look_up` needs for rows [steps, B]: their numbers or their content."""
         return self._read(numbers) if self._all is None else numbers
 
     def look_up(self, prepared: Tensor) -> Tensor:
@@ -269,7 +270,7 @@ def pinned(array: NDArray[Any], device: str) -> Tensor:
 def _room_bytes(device: str) -> float:
     """Return how much of a device's memory may hold rows.
 
-    A CPU has none: it reads the memory-mapped arrays at each step.
+    A CPU holds no rows, since it reads the memory-mapped arrays at each step.
     """
     if device == "cpu":
         return 0
@@ -282,9 +283,10 @@ def draw_pairs(
 ) -> list[NDArray[Any]]:
     """Return what `blend` needs for steps of one shape.
 
-    These are the partner of each image, int64 [steps, B]; the share of its own, float32 [steps, 1];
-    and the corners of the rectangle that comes from the partner, as shares of a side, float32
-    [steps, 4]: top, left, bottom, right. The rectangle is empty for mixup.
+    The first array has the partner of each image, int64 [steps, B]. The second has the share that
+    an image keeps of itself, float32 [steps, 1]. The third has the top, left, bottom and right of
+    the rectangle that comes from the partner, as shares of a side, float32 [steps, 4]. The
+    rectangle is empty for mixup.
     """
     partners, shares, boxes = [], [], []
     alphas = {"mixup": parameters.mixup, "cutmix": parameters.cutmix}
@@ -329,7 +331,7 @@ def blend(
         rows = (centres >= top) & (centres < bottom)
         columns = (centres >= left) & (centres < right)
         is_others = (rows[:, None] & columns[None, :]).to(inputs.dtype)
-        # Of cutmix, the share of the labels is that of the pixels.
+        # With cutmix, the labels have the same shares as the pixels.
         share = torch.where(is_cut, 1 - is_others.mean(), share)
         own = torch.where(is_cut, 1 - is_others, share.expand_as(is_others))
         if targets.ndim == 4:

@@ -34,9 +34,9 @@ _REVEALS = {
 
 
 def find_donor_experiment(space: Space) -> Experiment | None:
-    """Return what trains the head, on the first frozen, pretrained backbone of a space.
+    """Return the experiment that trains the head on the first frozen, pretrained backbone.
 
-    None if it has none.
+    Returns None if the space has no such backbone.
     """
     for trial in space.extreme_parameters(
         "backbone", "weights", "input_channels", "input_size", "trainable"
@@ -51,7 +51,7 @@ def find_donor_experiment(space: Space) -> Experiment | None:
 def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Donor:
     """Train the head of `find_donor_experiment`, and write it to a folder.
 
-    The folder also gets the statistics, and their record.
+    The statistics and a record of both are also written to the folder.
 
     Raises:
         MachineError: The weights of the backbone are missing.

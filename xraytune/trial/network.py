@@ -1,9 +1,9 @@
-"""The network of an experiment, and the features of its backbone if that is frozen.
+"""The network of an experiment, and the features of its backbone if the backbone is frozen.
 
 Features are computed once for every distinct view of an image and shared by all heads trained on
-them, so a head trains on exactly what the backbone would output. Their store depends on the input
-format, the backbone and its weights, and the releases of torch and torchvision; their keys on the
-pixels and the view.
+them, so a head trains on exactly what the backbone would output. The store of the features depends
+on the input format, the backbone and its weights, the device and its precision, and the releases of
+torch and torchvision. The key of an image's features depends on its pixels and the view.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ _GPU_BATCH = 128
 _CPU_BATCH = 32
 """Larger batches leave the caches of a CPU: with 64 images, features take up to a third longer."""
 _COMPARED = 256
-"""The most images whose features are compared, to find out if all are nearly equal."""
+"""Features of about this many images are compared, to find out whether all are nearly equal."""
 _READ_AT_ONCE = 256
 _IDENTITY = np.array(IDENTITY_VIEW, dtype=np.float32)
 
@@ -88,7 +88,7 @@ class Network:
 
     @property
     def output_count(self) -> int:
-        """How many classes or findings it has an output for."""
+        """The number of classes or findings, each of which has an output."""
         return len(self._context.prepared.outputs)
 
     @cached_property
@@ -100,7 +100,7 @@ class Network:
             weights=self.weights,
             seed=self.experiment.settings.seed,
         )
-        if self._model:  # a training starts at a donor's network; of several, at the first
+        if self._model:  # training starts at a donor's network, at the first if there are several
             load_tensors(network, load_file(self._model.path / MODEL_FILE))
         return network.to(self.compute.device)
 
@@ -110,10 +110,11 @@ class Network:
         return fold_batch_norms(self.whole.get_submodule("backbone"))
 
     def untrained(self, source: ImageSet) -> nn.Module:
-        """Return what a trial trains, before its training: the whole network, or a new head.
+        """Return the module that a trial trains, before its training.
 
-        A head is a donor's, if training starts at it. Only the features of an image of `source` are
-        needed.
+        This is the whole network or, if the backbone is frozen, a new head. If training starts at a
+        donor's classifier, the head has the donor's weights. The first image of `source` is needed
+        only to find the number of features.
         """
         if not self.has_cached_features:
             return self.whole
@@ -130,7 +131,7 @@ class Network:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What features depend on besides the images and their views, for fingerprints."""
+        """Everything that features depend on besides the images and their views."""
         parameters = self.experiment.parameters
         compute = self.compute
         return {
@@ -158,10 +159,11 @@ class Network:
     def features(
         self, source: ImageSet, places: Int64Array, views: Float32Array | None = None
     ) -> tuple[Float32Array, Int64Array]:
-        """Return features, float32 [N, D], memory-mapped, and the rows of images in them, [n].
+        """Return features, float32 [N, D], and the row of each image in them, [n].
 
-        The images are those at some places of a source, [n], in `views`, [n, 11]. Those that the
-        store lacks are computed.
+        The images are at `places` of a source, [n], and shown in `views`, [n, 11]; without `views`,
+        they are not augmented. Features that the store lacks are computed. The returned features
+        may be memory-mapped.
         """
         if source.features is not None:
             return source.features, places
@@ -173,7 +175,7 @@ class Network:
             what=f"features of {source.name} images",
             on_progress=self._context.on_progress,
         )
-        if source.name == "real":  # those of a generator may be nearly equal themselves
+        if source.name == "real":  # a generator's images may be nearly equal themselves
             compared = features[rows[:: 1 + len(rows) // _COMPARED]]
             require_different(compared, self.experiment.parameters.backbone)
         return features, rows
@@ -187,10 +189,10 @@ class Network:
     def _computer(
         self, source: ImageSet, places: Int64Array, views: Float32Array
     ) -> Callable[[Int64Array], Iterator[Float32Array]]:
-        """Return what computes the features of some of these images, given by their numbers.
+        """Return a function that computes the features of some of the images, given their numbers.
 
-        All batches have one size, and are computed in one thread each. So features do not depend on
-        the other images of their batch, nor on the number of threads.
+        All batches have the same size, and each is computed in one thread. So features depend
+        neither on the other images of their batch nor on the number of threads.
         """
         parameters = self.experiment.parameters
         compute = self.compute
@@ -242,7 +244,7 @@ class Network:
 
 
 def _name_views(source: ImageSet, places: Int64Array, views: Float32Array) -> list[bytes]:
-    """Return the keys of images in views: hashes of their pixels and, unless plain, the views."""
+    """Return the keys of images in views: hashes of the pixels and, if augmented, of the view."""
     distinct, image_of = np.unique(places, return_inverse=True)
     images = []
     for start in range(0, len(distinct), _READ_AT_ONCE):
@@ -260,7 +262,7 @@ def _hash(content: bytes) -> bytes:
 
 
 def _grey_statistics(source: ImageSet) -> tuple[float, float]:
-    """Return mean and standard deviation of the pixels, in [0, 1], from a histogram."""
+    """Return the mean and standard deviation of the pixels, scaled to [0, 1]."""
     histogram = np.zeros(256, dtype=np.int64)
     for start in range(0, len(source.rows), _CPU_BATCH):  # bincount converts the pixels to int64
         pixels = source.read(slice(start, start + _CPU_BATCH))

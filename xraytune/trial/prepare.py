@@ -49,7 +49,9 @@ def open_space(
     weights_dir: Path | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Space:
-    """Return the space of a file, if its packages are installed; `note` gets which file that is.
+    """Return the space of a file, after checking that the packages it needs are installed.
+
+    `note` is called with a description of the file.
 
     Raises:
         ConfigError: The file is invalid.
@@ -73,21 +75,22 @@ def prepare_space(
     on_progress: Progress = ignore_progress,
     on_index: Callable[[], None] = lambda: None,
 ) -> tuple[SplitData, ImageIndex]:
-    """Check that every trial of a space can run, and prepare its images; `note` gets warnings.
+    """Check that every trial of a space can run, and prepare its images.
 
-    A command that trains a single point passes `space.at(point)`. What a study has `recorded` of
-    its images is compared with them before they are split; see `require_same_data`. Patients with
-    images in `seen`, given as SHA-256, are on no validation side, likewise those whom the space's
-    own sources and encoders have seen. `on_index` is called before the images are decoded, when
-    their files and labels are known to be valid.
+    A command that trains a single point passes `space.at(point)`. If a study has `recorded` its
+    images, they are compared with this record before they are split; see `require_same_data`.
+    Patients with images in `seen`, given as SHA-256, are put on no validation side, and neither are
+    patients whose images the space's own sources and encoders have seen. `note` is called with each
+    warning, and `on_index` before the images are decoded, when their files and labels are known to
+    be valid.
 
     Raises:
         ConfigError: The images do not suit the settings (space/contract.py).
-        DataError: The images cannot be used; `skip_broken` leaves out broken ones. There are too
-            few sites to leave one out. A donor's statistics are of another network, or its
-            classifier of other classes.
-        MachineError: Disk space is missing, or the weights of `gan.features`.
-        StudyError: The images are not those that the study recorded.
+        DataError: The images cannot be used (`skip_broken` leaves out broken ones), there are too
+            few sites to leave one out, a donor's statistics are for another network, or a donor's
+            classifier is for other classes.
+        MachineError: There is too little disk space, or the weights of `gan.features` are missing.
+        StudyError: The images differ from the images that the study recorded.
     """
     settings = space.settings
     require_writable(cache)
@@ -178,9 +181,9 @@ def require_inputs(
         networks: Trials with the possible backbones, weights and sizes.
         paths: Parameters that are paths, and their values.
 
-    Raises: All problems, as the class of the first one.
+    Raises: All problems together, as an error of the first one's class.
         DataError: There is no data folder, or nothing at a path.
-        MachineError: Weights are missing, damaged, or of another network.
+        MachineError: Weights are missing, damaged, or made for another network.
         ConfigError: A backbone does not accept the images.
     """
     errors: list[XraytuneError] = []
@@ -201,9 +204,11 @@ def require_network(
 ) -> Path | None:
     """Return the file of a trial's weights, and check that its backbone accepts the images.
 
-    Files without a known hash, and the networks of extensions, are tried once.
+    If a file has no known hash, or the network is an extension, the network is built once as a
+    test.
 
-    Raises as `find_weights`, and ArtifactError if a model of `xraytune train` is damaged.
+    Raises the errors of `find_weights`, ConfigError if the backbone does not accept the images, and
+    ArtifactError if a model of `xraytune train` is damaged.
     """
     backbone = trial.backbone
     weights = trial.weights

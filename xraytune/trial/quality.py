@@ -1,8 +1,8 @@
 """Quality of synthetic images: how far they are from real ones, in features of a backbone.
 
 The first images of each class's pool are compared with val-A, which no generator has seen. All
-images have the resolution of the synthetic ones. The figures of a pool are an
-artifact, computed once.
+images are compared at the resolution of the synthetic ones. The figures of a pool are an artifact,
+computed once.
 """
 
 from dataclasses import replace
@@ -36,16 +36,17 @@ from xraytune.trial.network import Network
 _STAGE = "quality-7"
 _MOST_IMAGES = 2 * BLOCK
 _FEWEST_IMAGES = 50
-"""The most images of a class that are compared, and the fewest on each side."""
+"""At most `_MOST_IMAGES` images of a class are compared. Quality is not measured with fewer than
+`_FEWEST_IMAGES` of a class in val-A, in val-B or in the pool."""
 _FEWEST_PX = 32
 _QUALITY = TypeAdapter(Quality)
 
 
 def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
-    """Return quality and memorisation of synthetic images, without refusing any.
+    """Return the quality and memorisation of synthetic images, without refusing any.
 
-    A replicate of a confirmation measures only the quality of a GAN of its own: other images are
-    those that the search has measured.
+    A replicate of a confirmation measures quality only if it trains its own GAN: the search has
+    already measured all other images.
     """
     quality: Quality | str = "not measured: the search has measured these images"
     if experiment.draw is None or experiment.parameters.gan:
@@ -157,7 +158,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
 
 
 def _downsample(images: ImageSet, size_px: int) -> ImageSet:
-    """Return images at a size, in 8 bits like synthetic ones; smaller images stay as they are."""
+    """Reduce images to a size, in 8 bits like synthetic ones; smaller images are not changed."""
     if images.pixels.shape[1] <= size_px:
         return images
     planes = resize_planes(images.read()[:, None], size_px)

@@ -51,7 +51,10 @@ def run_trial(
 def trial_epochs(
     experiment: Experiment, context: RunContext, trial_dir: Path
 ) -> Generator[EpochRecord, None, TrialResult]:
-    """Yield the epochs of a trial, each once it is logged, then score the best; see `run_trial`."""
+    """Yield the epochs of a trial, each once it is logged, and then score the best network.
+
+    The errors are those of `run_trial`.
+    """
     prepared = context.prepared
     if experiment.parameters.gan is not None:
         trained_generator(
@@ -72,7 +75,7 @@ def trial_epochs(
     val_b = training.val_b.targets
     val_b_results = validated.results[-len(val_b) :]
     write_array(trial_dir / "val_b.npy", val_b_results, is_recorded=True)
-    # Of equals the first, whose network was kept.
+    # If several epochs are equally good, the network of the first one was kept.
     best = max(records, key=lambda record: record.val_score)
     return TrialResult(
         value=best.val_score,
@@ -94,7 +97,7 @@ def _log_epochs(training: TrialTraining, checkpoint_dir: Path, log: Path) -> Ite
     try:
         for record in chain(finished, training.epochs(checkpoint_dir)):
             if record.epoch > logged:
-                # Need not be durable, since the checkpoint has it, too.
+                # The record need not be durable, since the checkpoint has it, too.
                 append_jsonl(log, {"version": 1, **asdict(record)}, durable=False)
             yield record
     finally:

@@ -1,7 +1,7 @@
 """Sample grids: what a generator has learned, next to training images of each class.
 
-Masks are drawn as outlines. Only training images are shown, never those of val-A, val-B or the test
-folder.
+Masks are drawn as outlines. The real images are only training images, never images of val-A, val-B
+or the test folder.
 """
 
 from io import BytesIO
@@ -27,10 +27,10 @@ _FONT = ImageFont.load_default(16)
 
 
 def save_generator_grid(experiment: Experiment, context: RunContext, folder: Path) -> Path:
-    """Draw the first images of a generator below its training images, unless `folder` has that.
+    """Draw a generator's first images below its training images, and return the file.
 
-    All images have the size of the generated ones, so that these can be compared with what the
-    generator has seen.
+    If `folder` already has the file, it is not drawn again. All images have the size of the
+    generated ones, so that these can be compared with what the generator has seen.
     """
     gan = Gan(experiment.parameters)
     settings = with_features(gan.settings, experiment.settings.weights_dir)

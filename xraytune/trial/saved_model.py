@@ -56,9 +56,9 @@ class Bundle:
 
     @property
     def study(self) -> Path | None:
-        """Path of the study, unless it was moved.
+        """The path of the study, if the study has not been moved since.
 
-        None if the configuration was not exported from one.
+        It is None if the configuration was not exported from a study.
         """
         study = self.record.study
         return None if study is None else Path(absolute_path(study, self.path))
@@ -68,13 +68,13 @@ class Bundle:
         return load_space(self.path / CONFIG_FILE).experiment()
 
     def prepared(self) -> SplitData:
-        """Return the images of the training and of the validation."""
+        """Return the images of the training and validation sides."""
         return read_prepared(self.path / SPLIT_FILE)
 
     def network(self, compute: Compute) -> nn.Module:
-        """Return the trained network, or the average of several.
+        """Return the trained network, on the device and in evaluation mode.
 
-        It is on the device, in evaluation mode.
+        If the bundle has several networks, the returned network averages them.
         """
         record = self.record
         task = TASKS[record.task]
@@ -87,9 +87,9 @@ class Bundle:
         return average_networks(task, networks).to(compute.device).eval().requires_grad_(False)
 
     def predictor(self, compute: Compute | None = None) -> Predictor:
-        """Return a predictor that computes as a trial does or, by default, as the training did.
+        """Return a predictor that computes with `compute` or, by default, as the training did.
 
-        In the second case, this process is pinned to its settings.
+        By default, this process is also pinned to the training's compute settings.
         """
         if compute is None:
             compute = compute_like(self.record.compute, threads=cpu_count())
@@ -106,7 +106,7 @@ class Bundle:
 
 
 def model_files(members: int) -> list[str]:
-    """Return the name of each network's file."""
+    """Return the names of the files of a bundle's networks."""
     return [MODEL_FILE, *(f"model_{number}.safetensors" for number in range(2, members + 1))]
 
 

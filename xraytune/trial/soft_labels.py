@@ -1,8 +1,8 @@
-"""`labels: donor`: an extra image has the probabilities that its hospital's classifier predicts.
+"""`labels: donor`: an extra image is labelled with what its hospital's classifier predicts.
 
-A generator may rank its classes rightly and put both on one side of a classifier's decision. Then
-the class that an image was made for teaches what is wrong, and what the hospital's own classifier
-says of it teaches what is right (docs/studies/other_hospital.md).
+A generator may rank its classes correctly and still put both on one side of a classifier's
+threshold. Then the class that an image was made for is a wrong label, and the probabilities that
+the hospital's own classifier predicts are better ones (docs/studies/other_hospital.md).
 
 The classifier is the whole network of the donor's folder or, without one, the head of `donor.json`
 (synth/donor.py). It sees images at its own size and with its own pixel constants. Its probabilities
@@ -41,8 +41,7 @@ _BATCH = 64
 def label_images(images: ImageSet, experiment: Experiment, context: RunContext) -> Float32Array:
     """Return the probabilities of classes or findings that a donor's classifier predicts, [n, C].
 
-    Its probabilities of classes that the study lacks are left out. The errors are those of
-    `require_labeller`.
+    Classes that the study lacks are left out. The errors are those of `require_labeller`.
     """
     folder = experiment.parameters.donor
     assert folder is not None, "a rule requires a donor"
@@ -70,8 +69,8 @@ def require_labeller(parameters: Parameters, settings: Settings, outputs: tuple[
 
     Raises:
         ArtifactError: A file of the donor is damaged.
-        DataError: There is no classifier, or it is one of other classes.
-        MachineError: The weights of its backbone are not here.
+        DataError: There is no classifier, or it predicts other classes, or the weights of its
+            backbone are not here.
     """
     folder = parameters.donor
     assert folder is not None, "a rule requires a donor"
@@ -88,11 +87,13 @@ def require_labeller(parameters: Parameters, settings: Settings, outputs: tuple[
 def donor_start(parameters: Parameters, settings: Settings, outputs: tuple[str, ...]) -> Parameters:
     """Return the parameters of a training without extra images that starts at a donor's classifier.
 
-    That is the head of its features if the network is frozen, or else its whole network.
+    If the study's backbone is frozen, or the donor sent no whole network, training starts at the
+    head of `donor.json`. Otherwise, or if this head does not fit, it starts at the donor's whole
+    network.
 
     Raises:
         ArtifactError: A file of the donor is damaged.
-        DataError: There is no classifier for the study's network, or it is one of other classes.
+        DataError: There is no classifier for the study's network, or it predicts other classes.
     """
     folder = parameters.donor
     assert folder is not None, "the images are of a donor"
@@ -113,7 +114,7 @@ def donor_start(parameters: Parameters, settings: Settings, outputs: tuple[str, 
         raise DataError(what, model, f"give one for exactly {join_names(outputs)}, in this order")
     network = bundle.record.model_dump(include=NETWORK_PARAMETERS)
     network |= {"weights": "none", "trainable": "all", "pixel_mean": None, "pixel_std": None}
-    # Those of the finalist, whose weights may have decided about their size.
+    # The images have the size of the finalist's, which may be due to the finalist's weights.
     network["input_size"] = parameters.size_px(settings.data)
     return parameters_from(values | network)
 
@@ -133,7 +134,7 @@ def _predict_by_model(
 
 
 def _columns(bundle: Bundle, settings: Settings, outputs: tuple[str, ...]) -> list[int]:
-    """Return the network's outputs for the study's classes or findings."""
+    """Return the index of the network's output for each of the study's classes or findings."""
     record = bundle.record
     unknown = [name for name in outputs if name not in record.class_names]
     if record.task != settings.task or unknown:
@@ -157,7 +158,7 @@ def _predict_by_head(
 def _head_of(
     folder: Path, settings: Settings, parameters: Parameters, outputs: tuple[str, ...]
 ) -> Experiment:
-    """Return an experiment with the frozen network of a donor's head."""
+    """Return an experiment with the frozen backbone that a donor's head was trained on."""
     network = read_donor(folder).network
     data = settings.data.model_copy(update={"resize": network["resize"]})
     settings = settings.model_copy(update={"task": "classification", "data": data})
@@ -184,7 +185,7 @@ def _head_of(
 
 
 def _weights_hash(parameters: Parameters, settings: Settings) -> str | None:
-    """Return the SHA-256 of a backbone's weights; None if they are not here."""
+    """Return the SHA-256 of a backbone's weights, or None if the weights are not here."""
     try:
         file = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     except (ConfigError, MachineError):

@@ -34,17 +34,22 @@ from xraytune.trial.training_set import TrainingSet, build_training_set
 TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
 _CHECKPOINT_SECONDS = 5.0
-"""The time between two checkpoints; a stopped training repeats at most so much, and an epoch."""
+"""The least time between two checkpoints.
+
+A stopped training repeats at most this time and one epoch.
+"""
 
 
 class TrialTraining:
-    """The training of a trial's network; computes what the cache lacks of its images and features.
+    """The training of a trial's network.
+
+    Images and features that the cache lacks are computed.
 
     Attributes:
-        images: What it trains on.
-        trained: The module that is trained, in place: the whole network, or a head; on the device.
+        images: The images that the network is trained on.
+        trained: The module that is trained in place, on the device: the whole network, or its head.
         loss: Maps outputs in float32 and the targets of a batch to a loss.
-        is_trained: Whether it takes any step; a donor's classifier is scored as it is.
+        is_trained: Whether the network is trained at all; a donor's classifier is scored as it is.
     """
 
     trained: nn.Module
@@ -88,12 +93,13 @@ class TrialTraining:
         return loss.detach()
 
     def epochs(self, checkpoint_dir: Path) -> Iterator[EpochRecord]:
-        """Train; yield the record of each epoch after its network was scored on val-A.
+        """Train the network, and yield each epoch's record after scoring the network on val-A.
 
-        Can be left after any epoch and resumed: the checkpoint is written between two epochs, every
-        few seconds and after the last. Yields only the epochs after it, if there is one. On the
-        CPU, a resumed run is bit-identical to an uninterrupted one. In the end, `best.safetensors`
-        holds the weights of the epoch with the best val-A score, the earliest of equals.
+        Training can be stopped after any epoch and resumed: a checkpoint is written between two
+        epochs, every few seconds, and after the last epoch. If there is a checkpoint, only the
+        epochs after it are yielded. On the CPU, a resumed run is bit-identical to an uninterrupted
+        one. In the end, `best.safetensors` holds the weights of the epoch with the best val-A
+        score, or of the earliest one if several are equally good.
 
         Raises:
             TrialError: The loss or the network is not finite.
@@ -132,7 +138,7 @@ class TrialTraining:
             )
             records.append(record)
             state = self.trained.state_dict()
-            # A batch norm can hide it from the loss.
+            # A batch norm can hide weights that are not finite from the loss.
             if not all(tensor.isfinite().all() for tensor in state.values()):
                 raise self._diverged("network", epoch)
             if val_score > best_before:
@@ -152,17 +158,17 @@ class TrialTraining:
     def _train_epoch(
         self, optimizer: Optimizer, update: Step, records: Sequence[EpochRecord]
     ) -> tuple[float, float]:
-        """Train the next epoch; return the mean loss of its steps, and the last learning rate."""
+        """Train the next epoch; return the mean loss of its steps and the last learning rate."""
         epoch = len(records) + 1
         last = epoch * self.steps_per_epoch
         steps = range(last - self.steps_per_epoch, last)
         total_steps = self.max_epochs * self.steps_per_epoch
         val_losses = [record.val_loss for record in records[self._first_counted_epoch :]]
-        # Read from the device once, at the end.
+        # The sum is read from the device once, at the end.
         total_loss = torch.zeros((), dtype=torch.float64, device=self.compute.device)
         self.trained.train()
-        # Dropout uses torch's global generators; seeded for each epoch, they need no place in the
-        # checkpoint.
+        # Dropout uses torch's global generators. They are seeded for each epoch, so the checkpoint
+        # need not hold their state.
         on_gpu = self.compute.device == "cuda"
         with seeded(self.seed, "epoch", epoch, on_gpu=on_gpu):
             self.on_progress(TRAINING_STEPS, steps.start, total_steps)
@@ -179,11 +185,14 @@ class TrialTraining:
 
     @property
     def _first_counted_epoch(self) -> int:
-        """The first epoch that early stopping and plateaus count: the first with real images."""
+        """The first epoch with real images, from which early stopping and plateaus count."""
         return self.batches.pretraining_steps // self.steps_per_epoch
 
     def _is_over(self, records: Sequence[EpochRecord]) -> bool:
-        """Return whether this was the last epoch, or the best score is `early_stop_epochs` old."""
+        """Return whether training is over.
+
+        It is over after the last epoch, or `early_stop_epochs` epochs after the best score.
+        """
         patience = self.parameters.early_stop_epochs
         scores = [record.val_score for record in records[self._first_counted_epoch :]]
         is_stale = False
@@ -202,7 +211,7 @@ class TrialTraining:
     # From the network to its scores
 
     def validate(self) -> tuple[float, float]:
-        """Return loss and score of the network on val-A.
+        """Return the loss and the score of the network on val-A.
 
         The score is NaN if the loss is not finite.
         """

@@ -1,10 +1,11 @@
 """Which images a trial trains on, real and extra ones, and which of them a step shows.
 
 A data source is a set of images of one origin: the train side, a block of synthetic images, a
-folder of extra images. Image i of a training set has a label or findings, and a place in one of its
-sources. Steps draw from two seeded streams, one of real and one of extra images: endless sequences
-of shuffled passes, of which step t takes the next part. So a resumed trial needs no sampler state,
-and two arms with one seed see the same real images, in the same views and the same order.
+folder of extra images. Each image of a training set has a label or findings, and a place in one of
+its sources. Steps draw from two seeded streams, one of real and one of extra images. A stream is an
+endless sequence of shuffled passes, of which each step takes the next part. So a resumed trial
+needs no sampler state, and two arms with one seed see the same real images, in the same views and
+the same order.
 """
 
 from collections.abc import Callable
@@ -28,13 +29,16 @@ from xraytune.trial.soft_labels import label_images
 class TrainingSet(NamedTuple):
     """The data sources of a trial, and which of their images are the real and the extra ones.
 
+    Images are numbered over all sources.
+
     Attributes:
-        sources: The first one has the real images; the images of all others have one size.
-        targets: Labels, int64 [total], over all sources; or findings, [total, C]. With `labels:
-            donor`, probabilities of classes or findings, float32 [total, C].
-        real: int64 [R], the numbers of the real images, or of those in their place; `imbalance:
-            oversample` repeats some.
-        extra: int64 [E], the numbers of the extra images; `duplicate` may repeat a number.
+        sources: The data sources. The first one has the real images; the images of all others have
+            one size.
+        targets: Labels, int64 [total], or findings, [total, C], of the images of all sources. With
+            `labels: donor`, probabilities of classes or findings, float32 [total, C].
+        real: Numbers of the real images, or of the images shown in their place, int64 [R];
+            `imbalance: oversample` repeats some.
+        extra: Numbers of the extra images, int64 [E]; `duplicate` may repeat a number.
     """
 
     sources: tuple[ImageSet, ...]
@@ -44,7 +48,7 @@ class TrainingSet(NamedTuple):
 
 
 def build_training_set(experiment: Experiment, context: RunContext) -> TrainingSet:
-    """Collect the images of a trial; what the cache lacks of them is built.
+    """Collect the images of a trial, and build the artifacts that the cache lacks.
 
     Raises:
         DataError: A folder of extra images is broken, or too small for the ratio.
@@ -96,7 +100,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
 def _level(real: ImageSet, seed: int) -> Int64Array:
     """Return the numbers of real images, repeated so that each class is shown equally often.
 
-    With findings, each rarest finding of an image is.
+    With findings, the rarest finding of each image counts as its class.
     """
     numbers = np.arange(len(real.labels))
     if real.targets.ndim == 1:

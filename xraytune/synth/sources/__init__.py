@@ -1,1 +1,1 @@
-"""The sources of extra images, a class in a file each; `which.py` finds that of a trial."""
+"""The sources of extra images, one file with a class each; `which.py` finds a trial's source."""

@@ -1,8 +1,9 @@
 """`source: folder`: extra images from a folder, of whatever origin.
 
-Validation and test scores measure generalisation only if the extra images show none of their
-patients, and if no generator of the extra images was trained on them. A folder of `xraytune
-generator sample` lists the training images of its generator in `provenance.json`.
+Validation and test scores measure generalisation only if the extra images show no patient of the
+validation or test images, and if no generator of the extra images was trained on such patients. A
+folder of `xraytune generator sample` lists the training images of its generator in
+`provenance.json`.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ _logger = logging.getLogger(__name__)
 
 
 class Folder(Source):
-    """Images of a folder, which a trial reads once."""
+    """Images of a folder; the folder is decoded once."""
 
     colour = "#009e73"
     settings: FolderSettings
 
     def seen_images(self) -> frozenset[str] | None:
-        """Return what `folder.seen` or the provenance file says."""
+        """Return the images that `folder.seen` or the provenance file lists."""
         seen = self.settings.seen
         if seen is not None and seen.is_dir():
             return frozenset(_hashes(seen))
@@ -63,9 +64,10 @@ class Folder(Source):
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
-        """Return a fingerprint of what was seen, of a donor's classifiers, or of the usable images.
+        """Return a fingerprint of seen images, of a donor's classifiers, or of the usable images.
 
-        Their provenance counts, too. Decoding the usable images finds broken ones.
+        The fingerprint of usable images includes their provenance. They are decoded, which finds
+        broken ones.
         """
         if setting == "donor":
             return donor_content(path)
@@ -158,7 +160,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
     ]
     held_out = shared_patients(extra, patients_by_key(validation, group_regex))
     usable = [image for image in listed if image.patient not in held_out]
-    # Sorted by content, so that the first images are a fair sample whatever the files are called.
+    # Images are sorted by content, so that the first ones are a fair sample whatever their names.
     images = Images(sorted(usable, key=attrgetter("sha256", "file")))
     if len(images) < len(listed):
         count = f"{len(listed) - len(images)} of {len(listed)} extra images"
@@ -169,7 +171,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
             fix = "use images of other patients, with distinct names, such as of the train side"
             raise DataError(what, root, fix)
         _logger.warning("%s: %s; %s", root, what, EQUAL_IDS)
-    data = study.data.model_copy(update={"shift": None})  # they are not of the study's hospital
+    data = study.data.model_copy(update={"shift": None})  # images are not of the study's hospital
     store = store_images(folder, images, data, cache=study.cache)
     require_unbroken(store, root, "repair or remove them")
     return images, store

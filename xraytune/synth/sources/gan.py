@@ -1,6 +1,6 @@
 """`source: gan`: images of a GAN, trained once for all trials with its settings.
 
-`source: generator` has those of a saved one.
+`source: generator` has images of a saved generator.
 
 A trained generator is an artifact. During training, its checkpoint is in a work folder with the
 same fingerprint, from which any process can resume; a longer run starts from the longest finished
@@ -59,7 +59,7 @@ class _Generated(Source):
         return frozenset(read_generator(given).train_images) if given else frozenset()
 
     def drawn_findings(self, prepared: SplitData, number: int, seed: int) -> Int64Array | None:
-        """Return the findings that a block is drawn for, [256, C]; None for classes and masks."""
+        """Return the findings, [256, C], that a block is drawn for, or None without findings."""
         targets = prepared.side("train").targets
         if targets.ndim == 1:
             return None
@@ -75,7 +75,7 @@ class _Generated(Source):
 
 
 class Gan(_Generated):
-    """Images of a GAN of these trials, at its size."""
+    """Images of a GAN that the trials train, at the GAN's size."""
 
     colour = "#2288cc"
     settings: GanSettings
@@ -105,9 +105,9 @@ class Gan(_Generated):
 
 
 def trained_generator(settings: GanSettings, context: RunContext) -> Path:
-    """Return the artifact of a generator, `generator.safetensors` and `checkpoint.pt`.
+    """Return the artifact of a generator, and train the generator first if the artifact is missing.
 
-    See `train_generator`.
+    The artifact has the files `generator.safetensors` and `checkpoint.pt`; see `train_generator`.
     """
     prepared = context.prepared
     cache = context.cache
@@ -155,7 +155,7 @@ def _copy_shorter_run(cache: Path, inputs: dict[str, Any], checkpoint: Path) -> 
 
 
 def typical_masks(settings: GanSettings, prepared: SplitData, cache: Path) -> MaskRange | None:
-    """Return the ranges of the training masks at the generator's size; None without masks."""
+    """Return the ranges of the training masks at the generator's size, or None without masks."""
     train = side_images("train", prepared, cache)
     if train.masks is None:
         return None
@@ -230,8 +230,8 @@ def require_same_network(settings: GanSettings) -> None:
 def usable_generator(folder: Path, prepared: SplitData, *, is_start: bool) -> str:
     """Return the SHA-256 of the record of a generator.
 
-    Raises DataError if it cannot make the study's images. A network that training starts from must
-    have learnt the same classes or findings in the same order.
+    Raises DataError if the generator cannot make the study's images. A network that training starts
+    from must have learnt the same classes or findings in the same order.
     """
     saved = read_generator(folder)
     names = prepared.outputs

@@ -1,8 +1,8 @@
-"""What xraytune asks of a source of extra images, with the answers of one that adds none.
+"""The interface of sources of extra images; the base class is a source that adds no images.
 
 A source with synthetic images gives them in blocks of 256 of a class. The training set, the
-memorisation gate and the quality figures read the same blocks; each is an artifact, so a larger
-ratio only adds blocks.
+memorisation gate and the quality figures read the same blocks. Each block is an artifact, so a
+larger ratio only adds blocks.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Source:
 
     Attributes:
         name: The value of `source` in a space.
-        settings: The block of that name in the space, if there is one.
-        colour: In charts.
-        repeats_real: Whether its images are those of the train side, repeated.
-        is_shuffled: Whether another seed chooses others of its images, not the first ones.
+        settings: The block of this name in the space, if there is one.
+        colour: The colour of the source in charts.
+        repeats_real: Whether its images are repeated images of the train side.
+        is_shuffled: Whether the images are chosen at random, by the seed, and not the first ones.
     """
 
     settings: Any
@@ -70,39 +70,41 @@ class Source:
         self.settings = getattr(parameters, self.name, None)
 
     def seen_images(self) -> frozenset[str] | None:
-        """Return the SHA-256 of the images that these were made from, besides those of the study.
+        """Return the SHA-256 of the images that the extra images were made from.
 
-        None if they are not known.
+        Images of the study are left out. Returns None if the images are not known.
 
         Raises:
             ArtifactError: A saved generator is damaged.
-            DataError: What `folder.seen` says, or the provenance file there, cannot be read.
+            DataError: The file that `folder.seen` names, or the provenance file, cannot be read.
         """
         return frozenset()
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
-        """Return the content of a path in the source's settings, which must stay the same.
+        """Return a fingerprint of the content of a path in the source's settings.
+
+        The content must not change during a study.
 
         Raises:
             ArtifactError: A saved generator is damaged.
-            DataError: It cannot be used for the study's images.
+            DataError: The content cannot be used for the study's images.
             MachineError: A file is missing.
         """
         raise NotImplementedError
 
     def count_available(self, study: StudyImages) -> list[int] | None:
-        """Return the number of images of each class; None if there are as many as needed."""
+        """Return the number of images of each class, or None if the source has no limit."""
         return None
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
-        """Return a block of a class, counted from 0; with masks if the training images have any.
+        """Return a block of a class, counted from 0, with masks if the training images have masks.
 
         Only the last blocks of a folder have fewer than 256 images.
 
         Raises:
             DataError: The images cannot be used.
-            MachineError: An extension returns anything but such a block.
+            MachineError: An extension does not return such a block.
             TrialError: The loss of a generator is not finite, or too few masks are plausible.
         """
         raise NotImplementedError
@@ -110,7 +112,7 @@ class Source:
     def images(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
     ) -> tuple[ImageSet, ...]:
-        """Return at least `counts` images of each class. Errors are those of `block`."""
+        """Return at least `counts` images of each class; the errors are those of `block`."""
         return tuple(
             self.block(settings, context, label, number)
             for label, count in enumerate(counts)
@@ -124,10 +126,10 @@ class Source:
         draw: Callable[[], UInt8Array],
         findings: Int64Array | None = None,
     ) -> ImageSet:
-        """Return a block from the cache, or draw it, uint8 [256, C, S, S].
+        """Return a block from the cache, or draw it first, uint8 [256, C, S, S].
 
-        `inputs` are all that it depends on, among them `label` and `block`, its number in the
-        class. A second channel are masks.
+        `inputs` has everything that the block depends on, including `label` and `block`, its number
+        within the class. If there is a second channel, it holds the masks.
         """
 
         def build(folder: Path) -> None:
@@ -150,7 +152,7 @@ class Source:
 class Duplicates(Source):
     """`source: duplicate`: real training images once more, the control for more images per step.
 
-    The training set has them already.
+    The images are already in the training set.
     """
 
     colour = "#e69f00"
@@ -159,7 +161,7 @@ class Duplicates(Source):
 
 
 class RealImages(Source):
-    """Real images of other patients, in the place of a perfect generator's, for `confirm`."""
+    """Real images of other patients, which `confirm` uses in place of a perfect generator's."""
 
     is_shuffled = True
 
@@ -170,12 +172,12 @@ class RealImages(Source):
     def images(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
     ) -> tuple[ImageSet, ...]:
-        """Return all of them."""
+        """Return all these images."""
         return (side_images("others", context.prepared, context.cache),)
 
 
 class Extension(Source):
-    """Images of another package: of the function behind an entry point.
+    """Images that another package makes, by the function behind an entry point.
 
     `extension(pixels, *, label, block, seed)` gets training images of a class, uint8 [n, S, S], and
     returns uint8 [256, S, S].
@@ -231,10 +233,10 @@ def file_content(file: Path) -> str:
 def choose_findings(
     targets: Int64Array, number: int, seed: int, balance: Balance = "natural"
 ) -> Int64Array:
-    """Return the findings, [N, C] to [256, C], that a block is drawn for.
+    """Return the findings, [256, C], that a block is drawn for, from those of N images, [N, C].
 
-    Each image's come once before any is repeated. With `balance: equal`, those of images with rare
-    findings come first and are repeated, as in `levelling_order`.
+    The findings of every image are used once before any are repeated. With `balance: equal`, the
+    findings of images with rare findings come first and are repeated, as in `levelling_order`.
     """
     first = number * BLOCK
     end = first + BLOCK

@@ -1,6 +1,6 @@
 """`source: statistics`: features drawn from the mean and covariance that another hospital sent.
 
-They are of use only with the same backbone, weights and size (synth/donor.py).
+The features can be used only with the same backbone, weights and size (synth/donor.py).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from xraytune.synth.sources.source import BLOCK, Source, StudyImages
 
 _STAGE = "statistics-1"
 _RIDGE = 1e-6
-"""What is added to the covariance, which rounding may have made singular: a share of its mean
-variance."""
+"""This share of the mean variance is added to the covariance, which rounding may have made
+singular."""
 
 
 class Statistics(Source):
-    """Normally distributed features of each class; they have no pixels."""
+    """Normally distributed features of each class, without pixels."""
 
     colour = "#cc79a7"
     settings: GivenFolder
 
     def seen_images(self) -> frozenset[str]:
-        """Return the images that the statistics are of."""
+        """Return the images that the statistics were computed from."""
         return frozenset(read_donor(self.settings.path).train_images)
 
     @classmethod
@@ -42,7 +42,7 @@ class Statistics(Source):
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return features of a class.
 
-        DataError if the statistics are of another network or other classes.
+        Raises DataError if the statistics are for another network or other classes.
         """
         names = context.prepared.class_names
         tensors = donor_tensors(self.settings.path, names, self.parameters, settings)

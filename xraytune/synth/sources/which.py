@@ -41,7 +41,7 @@ _MIX = (
 
 
 def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source:
-    """Return the source of a trial; `has_real_extra` as in `Experiment`."""
+    """Return the source of a trial; `has_real_extra` is as in `Experiment`."""
     if has_real_extra:
         return RealImages(parameters)
     return SOURCE_CLASSES.get(parameters.source, Extension)(parameters)
@@ -55,7 +55,7 @@ def mixes_of(space: Space) -> list[Parameters]:
 def seen_by(mixes: Sequence[Parameters]) -> frozenset[str]:
     """Return the SHA-256 of all images that sources and encoders are known to have seen.
 
-    Of encoders, those are known that `xraytune train` made.
+    The images of an encoder are known only if `xraytune train` made it.
     """
     models = {Path(mix.weights) for mix in mixes if is_model(mix.weights)}
     return seen_by_sources(mixes).union(*map(donor_images, models))
@@ -64,7 +64,7 @@ def seen_by(mixes: Sequence[Parameters]) -> frozenset[str]:
 def seen_by_sources(mixes: Sequence[Parameters]) -> frozenset[str]:
     """Return the SHA-256 of all images that the sources of some mixes are known to have seen.
 
-    Those of their donors' classifiers are among them.
+    This includes the images that the classifiers of their donors have seen.
     """
     sources = {(mix.source, mix.folder, mix.donor): source_of(mix) for mix in mixes}
     seen = [source.seen_images() or () for source in sources.values()]
