@@ -286,6 +286,21 @@ def test_a_condition_that_never_holds_is_refused_unless_an_option_made_it_so(
     assert space.experiment().parameters.synthetic_ratio == 1
 
 
+def test_a_parameter_has_no_effect_where_what_it_depends_on_is_not_active(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
+    """Without `augmentation`, whose default is none, different `views` would be equal trials."""
+    augmentation = "augmentation: {value: affine, when: {source: gan}}"
+
+    assert "views: no trial of this space uses it" in complaints(
+        write_space(
+            "source: {values: [none, gan]}",
+            augmentation,
+            "views: {values: [4, 16], when: {source: none}}",
+        )
+    )
+
+
 def test_what_an_option_has_made_useless_is_dropped(
     write_space: WriteSpace, tmp_path: Path
 ) -> None:

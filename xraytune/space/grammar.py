@@ -129,7 +129,11 @@ def _restrict(spec: ParameterSpec, parent: ParameterSpec) -> ParameterSpec:
     possible = parent.points
     assert possible is not None, "values of these parents can be listed"
     accepted = [value for value in possible if has_effect(spec.name, {parent.name: value})]
-    if len(accepted) == len(possible):
+    # A parent that is not active has its default.
+    may_be_default = not parent.when or has_effect(
+        spec.name, {parent.name: PARAMETERS[parent.name].default}
+    )
+    if len(accepted) == len(possible) and may_be_default:
         return spec
     both = tuple(value for value in spec.when.get(parent.name, possible) if value in accepted)
     return replace(spec, when={**spec.when, parent.name: both})
