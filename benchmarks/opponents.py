@@ -6,7 +6,7 @@ Hospitals and draws of patients are those of `benchmarks/other_hospital.py`; not
 
 Plan, committed before the first run:
 
-- B has 100 patients (or `PATIENTS`), in five draws, and is scored on its other patients.
+- B has 100 patients (or `PATIENTS`), in five draws (or `DRAWS`), and is scored on its other patients.
 - All layers of a MobileNetV2 at 96 px from ImageNet weights (lr .0003), 216 steps with 32 images, the
   epoch that is best on val-A.
 - Arms: nothing; flips; `affine` with 10 degrees; `trivial`; `mixup` of .2; `cutmix` of 1; `trivial` with
@@ -31,7 +31,8 @@ from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 
 NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")
-PATIENTS, DRAWS = int(os.environ.get("PATIENTS", "100")), 5
+PATIENTS = int(os.environ.get("PATIENTS", "100"))
+DRAWS = int(os.environ.get("DRAWS", "5"))
 NETWORK: Mapping[str, Value] = {"backbone": "mobilenet_v2", "lr": 3e-4}
 RIVALS: Mapping[str, Mapping[str, Value]] = {
     ALONE: {},
