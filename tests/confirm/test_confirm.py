@@ -275,7 +275,7 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     assert first.exploratory == ()
     assert done.confirm().to_json() == first.to_json()
     once = "test images had been accessed once before, by `confirm` of study small"
-    assert [one.exploratory for one in found] == [(once,)] * 2
+    assert [verdict.exploratory for verdict in found] == [(once,)] * 2
     assert after.exploratory[0].startswith("test images had been accessed 2 times before, by `conf")
     assert after.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
 

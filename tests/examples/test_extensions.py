@@ -31,7 +31,7 @@ def few(pixels, **_): return pixels[:1]
 
 @pytest.fixture
 def package(tmp_path: Path) -> Iterator[Path]:
-    """Install a package of one's own, and return its file."""
+    """Install a small package, and return its file."""
     (tmp_path / "of_somebody.py").write_text(CODE, "utf-8")
     points = {"whole": "of_somebody:Whole", "gone": "nowhere:Net", "resnet18": "of_somebody:Whole"}
     sources = {"floats": "of_somebody:floats", "few": "of_somebody:few", "lost": "of_somebody:lost"}

@@ -107,6 +107,18 @@ def test_a_space_that_was_edited_since_the_search_began_is_refused_with_its_line
     assert refused.value.exit_code == 5
 
 
+def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
+    """Optuna would append to it, and the journal would be unreadable for good."""
+    open_journal(study).ask()
+    with study.journal_path.open("ab") as stream:
+        stream.write(b'{"op_code": 4, "wor')
+
+    journal = open_journal(study)
+    journal.ask()
+
+    assert len(open_journal(study).trials) == 2
+
+
 def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None:
     study.journal_path.write_bytes(b"not a journal\n" + study.journal_path.read_bytes())
 

@@ -171,8 +171,8 @@ class ScoredImages:
 def predicted_classes(probabilities: Floats, *, positive: int, threshold: float) -> Labels:
     """Return predicted classes, int64 [N].
 
-    Two classes are told apart by the threshold on the probability of the positive one. Of more
-    classes, the most probable one is predicted.
+    Of two classes, the positive one is predicted if its probability reaches the threshold; of
+    more, the most probable one.
     """
     if probabilities.shape[1] == 2:
         return np.asarray(np.where(probabilities[:, positive] >= threshold, positive, 1 - positive))
