@@ -2,13 +2,14 @@
 
     make bench ONLY=opponents DATA=chest_xray WEIGHTS=weights HOSPITAL_A=hospital_a PICTURES=docs/studies
 
-Hospitals and draws of patients are those of `benchmarks/other_hospital.py`; nothing of A's is used.
+Hospitals and draws of patients are those of `benchmarks/other_hospital.py`; nothing of A's is used,
+so that with 400 patients, of whom there would not be enough, A's are B's.
 
 Plan, committed before the first run:
 
-- B has 100 patients (or `PATIENTS`), in five draws (or `DRAWS`), and is scored on its other patients.
-- All layers of a MobileNetV2 at 96 px from ImageNet weights (lr .0003), 216 steps with 32 images, the
-  epoch that is best on val-A.
+- B has 50, 100 or 400 patients, in five draws (four of 400), and is scored on its other patients.
+- All layers of a MobileNetV2 at 96 px from ImageNet weights (lr .0003), 27 epochs of at least 8 steps with
+  32 images, the epoch that is best on val-A.
 - Arms: nothing; flips; `affine` with 10 degrees; `trivial`; `mixup` of .2; `cutmix` of 1; `trivial` with
   `mixup`. All views are drawn from eight of each image.
 - Read-out: mean gain in AUROC over nothing, and its standard error over draws.
@@ -31,8 +32,8 @@ from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 
 NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")
-PATIENTS = int(os.environ.get("PATIENTS", "100"))
-DRAWS = int(os.environ.get("DRAWS", "5"))
+DRAWS = {50: 5, 100: 5, 400: 4}
+"""Disjoint draws of so many patients."""
 NETWORK: Mapping[str, Value] = {"backbone": "mobilenet_v2", "lr": 3e-4}
 RIVALS: Mapping[str, Mapping[str, Value]] = {
     ALONE: {},
@@ -43,28 +44,37 @@ RIVALS: Mapping[str, Mapping[str, Value]] = {
     "cutmix": {"cutmix": 1.0},
     "trivial, mixup": {"augmentation": "trivial", "mixup": 0.2},
 }
+Scores = dict[str, dict[str, list[float]]]
 
 
 def measure() -> Iterator[Figure]:
-    """Train the arms, write the scores beside the picture, draw it, and yield each gain."""
+    """Train the arms, write the scores beside the picture, draw it, and yield each gain.
+
+    An arm is not trained again if its scores are there.
+    """
     pictures = Path(os.environ["PICTURES"])
-    kept = pictures / ("opponents.json" if PATIENTS == 100 else f"opponents_{PATIENTS}.json")
-    scores: dict[str, list[float]] = read_json(kept)["scores"] if kept.exists() else {}
-    for name, rival in RIVALS.items():
-        chosen = {ALONE: RIVALS[ALONE], name: rival}
-        scores = score_arms(
-            "as A's",
-            PATIENTS,
-            DRAWS,
-            lambda _, chosen=chosen: {each: _arm(each, one) for each, one in chosen.items()},  # type: ignore[misc]
-            scores,
-            ["data.image_size=96", "final=null"],
-        )
-        write_json(kept, {"scores": scores})
-    _draw(scores, kept.with_suffix(".svg"))
-    for name in scores.keys() - {ALONE}:
-        mean, _ = gain(scores, name)
-        yield figure(f"opponents: {PATIENTS} patients, {name}", mean, "AUROC", "")
+    kept = pictures / "opponents.json"
+    scores: Scores = read_json(kept)["scores"] if kept.exists() else {}
+    for patients, draws in DRAWS.items():
+        by_rival = scores.get(str(patients), {})
+        for name in RIVALS:
+            chosen = {each: _arm(each, RIVALS[each]) for each in (ALONE, name)}
+            by_rival = score_arms(
+                "as A's",
+                patients,
+                draws,
+                lambda _, chosen=chosen: chosen,  # type: ignore[misc]
+                by_rival,
+                ["data.image_size=96", "final=null"],
+                with_patients_of_a=patients > 100,
+            )
+            scores[str(patients)] = by_rival
+            write_json(kept, {"scores": scores})
+    _draw(scores, pictures / "opponents.svg")
+    for text, by_rival in scores.items():
+        for name in by_rival.keys() - {ALONE}:
+            mean, _ = gain(by_rival, name)
+            yield figure(f"opponents: {text} patients, {name}", mean, "AUROC", "")
 
 
 def _arm(name: str, rival: Mapping[str, Value]) -> Arm:
@@ -72,16 +82,18 @@ def _arm(name: str, rival: Mapping[str, Value]) -> Arm:
     return Arm(name=name, role="finalist", trial="#0", parameters=parameters)
 
 
-def _draw(scores: dict[str, list[float]], picture: Path) -> None:
-    """Draw the gain of each rival, and twice its standard error."""
-    names = [name for name in RIVALS if name in scores and name != ALONE]
-    gains = [gain(scores, name) for name in names]
-    with new_figure((picture,), 2.6) as drawing:
-        axes = drawing.subplots()
-        axes.axvline(0, color="#444444", linewidth=0.6)
-        places = np.arange(len(names))[::-1]
-        means = [mean for mean, _ in gains]
-        errors = [2 * error for _, error in gains]
-        axes.errorbar(means, places, xerr=errors, fmt="o", color=COLOURS[0], capsize=3)
-        axes.set_yticks(places, names)
-        axes.set_xlabel(f"gain in AUROC over B alone ({np.mean(scores[ALONE]):.3f})")
+def _draw(scores: Scores, picture: Path) -> None:
+    """Draw the gain of each rival and twice its standard error, a panel for a number of patients."""
+    names = [name for name in RIVALS if name != ALONE]
+    places = np.arange(len(names))[::-1]
+    with new_figure((picture,), 2.8) as drawing:
+        panels = np.atleast_1d(drawing.subplots(1, len(scores), sharex=True, sharey=True))
+        for axes, (patients, by_rival) in zip(panels, scores.items(), strict=True):
+            gains = [gain(by_rival, name) for name in names]
+            means = [mean for mean, _ in gains]
+            errors = [2 * error for _, error in gains]
+            axes.axvline(0, color="#444444", linewidth=0.6)
+            axes.errorbar(means, places, xerr=errors, fmt="o", color=COLOURS[0], capsize=3)
+            axes.set_yticks(places, names)
+            axes.set_title(f"{patients} patients; alone {np.mean(by_rival[ALONE]):.3f}", size=9)
+        drawing.supxlabel("gain in AUROC over no augmentation", fontsize=9)

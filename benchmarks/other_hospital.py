@@ -168,13 +168,16 @@ def score_arms(
     make_arms: Callable[[int], dict[str, Arm]],
     known: dict[str, list[float]],
     overrides: Sequence[str] = (),
+    *,
+    with_patients_of_a: bool = False,
 ) -> dict[str, list[float]]:
     """Return the AUROC of each arm on B's test patients, in each draw; add to those `known`.
 
-    `make_arms` gets the number of B's training images.
+    `make_arms` gets the number of B's training images. `with_patients_of_a` makes A's patients B's,
+    for arms that have nothing from A.
     """
     hospital = Path(os.environ["HOSPITAL_A"]).resolve()
-    donor = read_donor(hospital)
+    seen = () if with_patients_of_a else read_donor(hospital).train_images
     overrides = [
         f"generator.path={hospital}",
         f"data.train_patients={patients}",
@@ -195,9 +198,7 @@ def score_arms(
         on_progress=ignore_progress,
     )
     index = read_index(settings.data)
-    divided = divide_unused(
-        prepared, settings, index, draws, cache=cache, seen=donor.train_images, fewest=300
-    )
+    divided = divide_unused(prepared, settings, index, draws, cache=cache, seen=seen, fewest=300)
     compute = choose_compute(gpus=0, threads=int(os.environ.get("THREADS", "2")))
     pin(compute)
     scores = {**known}
