@@ -60,6 +60,8 @@ def test_all_problems_are_reported_at_once_in_file_order(
         ("dropout: {min: 0, max: .5, distribution: log_uniform_values}", "logarithm"),
         ("batch_size: {values: []}", "at least 1"),
         ("gan.image_size: {min: 32, max: 64}", "order"),
+        ("with_flips: {min: false, max: true}", "order"),
+        ("input_size: {min: 64, max: 256}", "values: [64, 256]"),
         # Values.
         ("lr: {value: 1e-4x}", "number"),
         ("lr: {value: .nan}", "finite"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Json
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
-from xraytune.space.fields import flat_values
+from xraytune.space.fields import PARAMETERS, flat_values
 from xraytune.space.load import experiment_to_yaml, load_space
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
@@ -301,3 +302,16 @@ def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
         "lr": FloatDistribution(1e-5, 1e-2, log=True),
         "weight_decay": FloatDistribution(0.0, 1.0),
     }
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_range_is_refused_or_each_of_its_values_is_a_trial_of_decoded_images(
+    write_space: WriteSpace, name: str
+) -> None:
+    common = ("source: {value: gan}", "augmentation: {value: affine}")
+    for low, high in (("false", "true"), (0.2, 0.9), (2, 7), (70, 200)):
+        path = write_space(*common, f"{name}: {{min: {low}, max: {high}}}")
+        with suppress(ConfigError):
+            space = load_space(path)
+            for _, parameters in ask(space, 0, 20):
+                assert parameters.size_px(space.settings.data) in space.sizes_px()

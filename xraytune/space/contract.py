@@ -68,3 +68,13 @@ class Unless:
 
     parameter: str
     values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A space lists the values of this parameter, because each needs work before the first trial.
+
+    A `Listed` is part of the annotation of the parameter.
+    """
+
+    needs: str

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
+from xraytune.space.contract import Listed
 from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Conditions, ParameterSpec, Point, Value, with_parents
 from xraytune.space.fields import PARAMETERS, flatten_blocks
@@ -231,7 +232,12 @@ def _read_range(
 ) -> tuple[tuple[Value, ...], str | None]:
     path = ("parameters", name)
     low, high = _read_values(document, path, name, [content["min"], content["max"]])
-    has_order = get_origin(PARAMETERS[name].annotation) is not Literal
+    field = PARAMETERS[name]
+    listed = [each.needs for each in field.metadata if isinstance(each, Listed)]
+    if listed:
+        what = f"{name}: {listed[0]} before the search, so a range does not apply"
+        raise document.error(path, what, f"write values: [{low}, {high}]")
+    has_order = get_origin(field.annotation) is not Literal and not isinstance(low, bool)
     if not (has_order and isinstance(low, int | float) and isinstance(high, int | float)):
         what = f"{name}: its values have no order, so min and max do not apply"
         raise document.error(path, what, "write values: [a, b]")

@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 
 from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import ENCODERS, BackboneName, has_weights, identity_of
-from xraytune.space.contract import Change, Rule, Unless, refuses
+from xraytune.space.contract import Change, Listed, Rule, Unless, refuses
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, expected_images
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
@@ -462,7 +462,7 @@ class Parameters(StrictModel):
     """Standard deviation of these pixels."""
     input_channels: Annotated[Literal[1, 3], Unless("backbone", ONE_CHANNEL)] = 3
     """An encoder of grey images always gets one channel."""
-    input_size: ImageSize | None = None
+    input_size: Annotated[ImageSize | None, Listed("images are decoded at every size")] = None
     """Side of the images in pixels; null: what a model of `xraytune train`, or an encoder of X-rays
     (docs/spaces.md), was trained on, otherwise `data.image_size`."""
     trainable: Trainable = "all"
