@@ -1,5 +1,6 @@
 """A full disk: the message says where and what to do, nothing is lost, and the search resumes."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,3 +109,26 @@ def test_journal_on_full_disk_keeps_only_complete_lines(
     assert len(seen) == reported > 0
     assert len(again.row(0).values) == reported + 1
     assert isinstance(direct(study).next_trial(), Trial)
+
+
+def test_a_full_disk_is_named_while_the_files_of_a_repeated_trial_are_copied(
+    study: StudyFolder, disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file system has no links."""
+    loop = direct(study, "source={value: none}", "lr={values: [1e-3, 1e-4]}")
+    trial = loop.next_trial()
+    assert isinstance(trial, Trial)
+    results = study.results_path(trial.number)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_bytes(bytes(10**5))
+    loop.on_result(trial.number, ended(0.5, epochs=2))
+
+    def no_links(file: str, new: str) -> None:
+        raise PermissionError(file, new)
+
+    monkeypatch.setattr(os, "link", no_links)
+    disk.fill(pages_left=4)
+
+    with told_full(study.path):
+        for _ in range(9):
+            loop.next_trial()

@@ -16,20 +16,23 @@ pytestmark = pytest.mark.slow
 def test_status_without_a_study_lists_all_of_the_studies_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("confirmed", "damaged", "searched")
+    names = ("confirmed", "damaged", "garbled", "searched")
     monkeypatch.chdir(tmp_path)
     folders = {name: StudyFolder(tmp_path / "studies" / name) for name in names}
     overrides = ("scheduler.name=none", "budget.trials=1", "source=duplicate")
     space = write_space(tmp_path, *overrides)
     for folder in folders.values():
         create_study(folder, space, two_images(), CPU)
-    for name, value in (("confirmed", 0.75), ("searched", 0.5)):
+    for name, value in (("confirmed", 0.75), ("garbled", 0.75), ("searched", 0.5)):
         loop = direct(folders[name], *overrides)
         loop.next_trial()
         loop.on_result(0, epoch(1, value))
         loop.on_result(0, ended(value, epochs=1))
     write_verdict(folders["confirmed"].path, {0: "no_better"})
     folders["damaged"].journal_path.write_bytes(b"no journal")
+    write_verdict(folders["garbled"].path, {0: "no_better"})
+    checksums = folders["garbled"].path / "confirm" / "sha256.jsonl"
+    checksums.write_bytes(b"{" + checksums.read_bytes())
 
     with locked(folders["searched"]):
         listed = {study["name"]: study for study in said("status")["studies"]}
@@ -39,10 +42,11 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(
     assert {name: study["state"] for name, study in listed.items()} == {
         "confirmed": "finished",
         "damaged": "damaged",
+        "garbled": "damaged",
         "searched": "searching",
     }
-    assert [listed[name]["best"] for name in names] == [0.75, None, 0.5]
-    assert [listed[name]["verdict"] for name in names] == ["no_better", None, None]
+    assert [listed[name]["best"] for name in names] == [0.75, None, None, 0.5]
+    assert [listed[name]["verdict"] for name in names] == ["no_better", None, None, None]
     assert "1 of 1" in shown
     lines = {line.split()[0]: line for line in compared.stdout.splitlines() if line.strip()}
     assert lines["state"].split()[1:] == ["finished", "searching"]

@@ -4,9 +4,10 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from xraytune.base.files import write_json
+from xraytune.base.files import copy_file, write_json
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
@@ -27,7 +28,7 @@ def _link(file: str, new: str) -> None:
     try:
         os.link(file, new)
     except OSError:  # of a file system without links
-        shutil.copy2(file, new)
+        copy_file(Path(file), Path(new))
 
 
 class SearchTrials(TrialLoop):

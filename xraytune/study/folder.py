@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import releases
-from xraytune.base.errors import ConfigError, Problem, StudyError
+from xraytune.base.errors import ArtifactError, ConfigError, Problem, StudyError
 from xraytune.base.files import read_json, require_recorded, sha256_of
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute
@@ -178,7 +178,7 @@ def _read_split(file: Path, _sha256: str) -> SplitData:
     return read_prepared(file)
 
 
-_DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
+_DAMAGE = (ArtifactError, FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
 """The exceptions that readers raise for missing and damaged files."""
 
 

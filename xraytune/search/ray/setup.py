@@ -110,16 +110,17 @@ def private_folder() -> Iterator[Path]:
 def processes_of(folder: Path) -> dict[int, str]:
     """Return the processes of the Ray that uses a private folder, with their names.
 
-    They have a variable of their environment or, as Ray's agents write their title over that, the
-    working folder.
+    They have a variable of their environment or, as Ray's agents write their title over that, such
+    a title and the working folder.
     """
     variable = b"RAY_TMPDIR=" + os.fsencode(folder)
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is another user's
             works_in = str((process / "cwd").readlink()).removesuffix(" (deleted)")
-            is_of_ray = variable in (process / "environ").read_bytes().split(b"\0")
-            if is_of_ray or works_in == str(folder):
+            title = (process / "cmdline").read_bytes()
+            is_agent = works_in == str(folder) and title.startswith((b"ray::", b"ray-"))
+            if is_agent or variable in (process / "environ").read_bytes().split(b"\0"):
                 found[int(process.name)] = (process / "comm").read_text().strip()
     return found
 
