@@ -32,12 +32,12 @@ assert weighted_metrics(images, np.ones((1, 4)))["youden"].tolist() == [0.5]
 assert type(TASKS["smoothed"]).__name__ == "Smoothed"
 
 Path("space.yaml").write_text(
-    "name: a\\ntask: smoothed\\ndata: {path: images, image_size: 32}\\nparameters: {source: {value: noise}}"
+    "name: a\\ntask: smoothed\\ndata: {path: images, image_size: 32}\\n"
+    "parameters: {source: {value: noise}}"
 )
 space = load_space(Path("space.yaml"))
-context = RunContext(
-    prepared=None, cache=Path("cache").resolve(), compute=Compute(device="cpu", threads=1, precision="float32")
-)
+cpu = Compute(device="cpu", threads=1, precision="float32")
+context = RunContext(prepared=None, cache=Path("cache").resolve(), compute=cpu)
 source = source_of(parameters_from({"source": "noise"}))
 block = source.block(space.settings, context, 1, 0)
 assert block.pixels.shape == (256, 32, 32)

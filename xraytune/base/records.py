@@ -90,7 +90,7 @@ class EpochRecord:
         epoch: 1-based.
         steps: Optimizer steps so far.
         train_loss: Mean training loss over the epoch's steps.
-        val_loss: Mean loss on val-A: cross-entropy in nats or, of masks, the sum of it and the Dice loss.
+        val_loss: Mean loss on val-A: cross-entropy in nats; of masks, its sum with the Dice loss.
         val_score: The study's objective on val-A.
         best_val_score: The best `val_score` so far, which is the value of the trial.
         lr: Learning rate of the epoch's last step.
