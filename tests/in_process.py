@@ -32,8 +32,7 @@ from xraytune.search.worker import TrialWorker
 from xraytune.space.allocation import Allocation
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.inputs import inputs_of_space, read_inputs
-from xraytune.study.start import create_study
+from xraytune.study.start import create_study, inputs_of_space, read_inputs
 from xraytune.study.trial import Job, Trial
 from xraytune.synth.generator_inputs import generator_need
 

@@ -46,7 +46,7 @@ from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.inputs import (
+from xraytune.study.start import (
     inputs_of_trials,
     read_inputs,
     require_same_inputs,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,33 @@ from xraytune.data.sides import (
 )
 from xraytune.nets.compute import compute_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.expected import search_work
-from xraytune.search.loop import GeneratorNeeds
+from xraytune.search.loop import GeneratorNeeds, count_slots
 from xraytune.search.ray.runner import Runner
-from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
-from xraytune.space.cost import Machine, describe_slow_search
+from xraytune.space.cost import Machine, Work, describe_slow_search
 from xraytune.space.encoders import describe_seen
-from xraytune.space.settings import Settings
+from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.inputs import inputs_of_space, read_inputs, require_same_inputs
-from xraytune.study.journal import Journal
+from xraytune.study.journal import Journal, random_parameters
 from xraytune.study.row import reasons_of
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
+    inputs_of_space,
+    read_inputs,
     require_free,
     require_same_images,
+    require_same_inputs,
     with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.generator_inputs import generator_need
 from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
+
+_MOST_DRAWN = 200
 
 
 def search(
@@ -299,4 +302,25 @@ def _lacking_unused(settings: Settings, prepared: SplitData, index: ImageIndex) 
         replicates=replicates,
         fewest=fewest,
         is_fixed=leaves_out,
+    )
+
+
+def expected_trials(space: Space) -> list[Parameters]:
+    """Return as many random trials as the search will have; the search's sampler may draw others.
+
+    If there are many trials, only some of them are drawn, and then repeated.
+    """
+    count = space.trial_budget()
+    drawn = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_DRAWN))]
+    return [*islice(cycle(drawn), count)]
+
+
+def search_work(space: Space, prepared: SplitData) -> Work:
+    """Return the trainings of a search."""
+    return Work(
+        settings=space.settings,
+        trainings=expected_trials(space),
+        train_images=sum(prepared.train_counts),
+        epoch_steps=prepared.steps_per_epoch(space.settings),
+        held_out_images=len(prepared.side("val_a")) + len(prepared.side("val_b")),
     )

@@ -28,10 +28,13 @@ from xraytune.nets.compute import pin, require_device
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import other_releases
-from xraytune.study.trial import Cause, Job, TrialFailed, TrialMessage
-from xraytune.study.trial_files import (
+from xraytune.study.trial import (
+    Cause,
+    Job,
     ProgressFile,
     TakenOverError,
+    TrialFailed,
+    TrialMessage,
     attempt,
     write_samples,
 )

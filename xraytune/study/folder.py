@@ -20,9 +20,14 @@ One process at a time writes to a study, under a lock that is released when the 
 """
 
 import logging
+import platform
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +49,7 @@ from xraytune.stats.classification import Floats
 _logger = logging.getLogger(__name__)
 _NUMERIC = ("torch", "torchvision")
 """The packages whose versions change a trial's results."""
+_PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 _LOCK_NAME = ".lock"
 ROWS_FILE = "trials.jsonl"
 _LOOKS_IN_SILENCE = 20
@@ -190,6 +196,19 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
     except _DAMAGE as error:
         why = f": {error}"[:200] if type(error) is ValueError else ""
         raise StudyError(f"a file of the study is missing or damaged{why}", file, fix) from error
+
+
+def environment(compute: Compute) -> dict[str, Any]:
+    """Return the versions and the machine, without secrets."""
+    return {
+        "identity": uuid.uuid4().hex,
+        "compute": asdict(compute),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def other_releases(folder: StudyFolder) -> str:
