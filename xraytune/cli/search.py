@@ -33,10 +33,7 @@ def search(
 
     Example: xraytune search --space gan_ratio.yaml --data chest_xray
     """
-    given = locals()
-    from xraytune.cli.results import follow_trials
-
-    run("search", given, follow_trials())
+    run("search", locals())
 
 
 def plan(

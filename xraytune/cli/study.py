@@ -5,8 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from xraytune import api
-from xraytune.cli import console, options
+from xraytune.cli import COMMANDS, console, load, options
 from xraytune.cli.command import run
 from xraytune.space.load import STUDY_NAME
 
@@ -30,16 +29,16 @@ def status(
     if len(folders) == 1 and is_study:
         run("status", {"study": first, "as_json": as_json})
         return
-    summaries = api.list_studies(*folders)
+    from xraytune.cli import results  # loads Optuna, which `--help` does not need
+    from xraytune.present.studies import list_studies
+
+    summaries = list_studies(*folders)
     if as_json:
         console.show_json({"studies": summaries})
-        return
-    from xraytune.cli import results  # loads torch, which `--help` does not need
-
-    if is_study:
-        results.show_compared(summaries)
+    elif is_study:
+        results.print_compared(summaries)
     else:
-        results.show_list_studies(summaries)
+        results.print_list_studies(summaries)
 
 
 def report(
@@ -62,7 +61,7 @@ def report(
 
     Example: xraytune report studies/gan-ratio
     """
-    file = api.report(study, out=out, cache=cache)
+    file = load(COMMANDS["report"])(study, out=out, cache=cache)
     if as_json:
         console.show_json({"report": file})
     else:
