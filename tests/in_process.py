@@ -91,7 +91,7 @@ class InProcess:
         self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any
     ) -> None:
         self.study = folder
-        self._cache, self.callbacks = cache, callbacks
+        self.cache, self.callbacks = cache, callbacks
 
     def launch(self) -> None: ...
 
@@ -111,7 +111,7 @@ class InProcess:
 
     def run_trial(self, work: TrialLoop, suggestion: Trial) -> None:
         """Run a trial until it ends or is stopped."""
-        with closing(TrialWorker(job_of(suggestion, work.folder, self._cache))) as worker:
+        with closing(TrialWorker(job_of(suggestion, work.folder, self.cache))) as worker:
             while work.on_result(suggestion.number, worker.step()):
                 pass
 
