@@ -18,6 +18,7 @@ from xraytune.base.errors import counted
 from xraytune.base.records import EpochRecord
 from xraytune.base.tables import Table, counts_text, duration
 from xraytune.cli import console
+from xraytune.present.design import outlook_frame
 from xraytune.present.studies import StudySummary, compare_studies, studies_frame
 from xraytune.present.trials import (
     arms_frame,
@@ -267,8 +268,6 @@ def _count_images(counts: Mapping[str, int], task: TaskName) -> str:
 
 def print_plan(outlook: Outlook, given: Options) -> None:
     """Print what a study would do and could tell, what is missing, and the next command."""
-    from xraytune.present.design import outlook_frame
-
     console.show(*outlook_frame(outlook))
     if outlook.design:
         console.propose("search", "--space", given["space"], given=given)

@@ -99,9 +99,7 @@ def curve(
     ] = None,
     out: Annotated[
         Path | None,
-        Option(
-            "--out", "-o", metavar="OUT", help="Folder to create, with the figures and a picture."
-        ),
+        options.out("OUT", "Folder to create, with the figures and a picture."),
     ] = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,

@@ -45,12 +45,7 @@ def report(
     study: options.StudyArgument,
     out: Annotated[
         Path | None,
-        Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="HTML file to write; default: report.html in the study.",
-        ),
+        options.out("FILE", "HTML file to write; default: report.html in the study."),
     ] = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
@@ -70,9 +65,7 @@ def report(
 
 def export(
     study: options.StudyArgument,
-    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path(
-        "best.yaml"
-    ),
+    out: Annotated[Path, options.out("FILE", "YAML file to write.")] = Path("best.yaml"),
     trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export instead.")] = None,
     exact: Annotated[
         bool,
