@@ -1,6 +1,7 @@
 """The output of commands: `show_WORK` while a search or a confirmation runs, then `print_COMMAND`.
 
-This file is imported only when a command shows something, so that `--help` is fast.
+This file is imported only when a command shows something, so that `--help` is fast. What loads
+torch or pandas is imported only where it is used, so that `status` is fast.
 """
 
 from __future__ import annotations
