@@ -57,7 +57,7 @@ def test_storage_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         pass
 
 
-def test_waiting_for_the_same_work_of_another_process_is_said_once(
+def test_waiting_for_the_work_of_another_process_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless the caller says it, as a bar of progress."""
@@ -79,4 +79,4 @@ def test_waiting_for_the_same_work_of_another_process_is_said_once(
         with build_lock(tmp_path / "another", other.close):
             logger.removeHandler(handler)
 
-    assert said == [f"{tmp_path}: waiting for another process, which does the same work"]
+    assert said == [f"{tmp_path}: waiting for another process, which works here"]

@@ -88,7 +88,7 @@ def build_lock(
     path: Path,
     waiting: Callable[[], None] | None = None,
     *,
-    what: str = "waiting for another process, which does the same work",
+    what: str = "waiting for another process, which works here",
 ) -> Iterator[None]:
     """Wait for a lock, and hold it during the block.
 
