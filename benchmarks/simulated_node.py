@@ -20,8 +20,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute, EpochRecord, Node, TrialResult
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
-from xraytune.search.loop import TrialLoop
-from xraytune.search.slots import count_slots, reserve
+from xraytune.search.loop import TrialLoop, count_slots, reserve
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.load import load_space

@@ -32,8 +32,7 @@ from xraytune.search.worker import TrialWorker
 from xraytune.space.allocation import Allocation
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.inputs import inputs_of_space, read_inputs
-from xraytune.study.start import create_study
+from xraytune.study.start import create_study, inputs_of_space, read_inputs
 from xraytune.study.trial import Job, Trial
 from xraytune.synth.generator_inputs import generator_need
 
@@ -92,7 +91,7 @@ class InProcess:
         self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any
     ) -> None:
         self.study = folder
-        self._cache, self.callbacks = cache, callbacks
+        self.cache, self.callbacks = cache, callbacks
 
     def launch(self) -> None: ...
 
@@ -112,7 +111,7 @@ class InProcess:
 
     def run_trial(self, work: TrialLoop, suggestion: Trial) -> None:
         """Run a trial until it ends or is stopped."""
-        with closing(TrialWorker(job_of(suggestion, work.folder, self._cache))) as worker:
+        with closing(TrialWorker(job_of(suggestion, work.folder, self.cache))) as worker:
             while work.on_result(suggestion.number, worker.step()):
                 pass
 

@@ -35,7 +35,11 @@ def test_every_command_is_a_function_of_its_name_that_takes_all_of_its_options()
     for name, command in commands():
         function = name.removeprefix("xraytune ").replace(" ", "_")
         accepted = inspect.signature(getattr(api, function)).parameters
-        assert {param.name for param in command.params} - ONLY_SHOWN <= accepted.keys(), name
+        options = {param.name: param.default for param in command.params}
+        assert options.keys() - ONLY_SHOWN <= accepted.keys(), name
+        for option in options.keys() & accepted.keys():
+            defaults = (None, accepted[option].default)  # None stands for the function's default
+            assert options[option] in defaults or inspect.Parameter.empty in defaults, name
 
     with pytest.raises(TypeError, match=r"api\.space_list\(\) does not take folder"):
         run("space_list", {"folder": "x", "as_json": True})

@@ -15,39 +15,19 @@ changes are listed in the changelog. All other modules may change with each rele
 
 from collections.abc import Callable
 from functools import wraps
-from importlib import import_module
 from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
-COMMANDS = {
-    "demo": "cli.getting_started:demo",
-    "data_inspect": "data.inspect:inspect_folder",
-    "data_phantom": "data.phantom:draw_phantoms",
-    "generator_train": "model.generator_folder:generator_train",
-    "generator_sample": "model.generator_folder:generator_sample",
-    "space_list": "space.shipped:list_spaces",
-    "space_copy": "space.shipped:copy_space",
-    "space_check": "space.load:load_space",
-    "plan": "confirm.checks:plan",
-    "curve": "confirm.curve:curve",
-    "search": "search.run:search",
-    "status": "study.status:status",
-    "report": "present.page:write_report",
-    "confirm": "confirm.run:confirm",
-    "audit": "audit:audit",
-    "export": "model.export:export",
-    "cache_clean": "study.clean:clean_cache",
-    "train": "model.train:train",
-    "evaluate": "model.evaluate:evaluate",
-    "predict": "model.predict:predict",
-}
+from xraytune import cli
+
+COMMANDS = {"demo": "cli.getting_started:demo", **cli.COMMANDS}
 """The module and the name of each command's function."""
 PLACES = COMMANDS | {
     "list_studies": "present.studies:list_studies",
     "trials_dataframe": "study.status:trials_dataframe",
-    "show_progress": "cli.console:progress",
-    "show_search": "cli.results:follow_search",
+    "show_progress": "cli.console:show_progress",
+    "show_search": "cli.results:show_search",
     "Callbacks": "search.callbacks:Callbacks",
     "XraytuneError": "base.errors:XraytuneError",
 }
@@ -58,8 +38,7 @@ __all__ = list(PLACES)
 def __getattr__(name: str) -> Any:
     if name not in PLACES:
         raise AttributeError(f"module 'xraytune.api' has no attribute {name!r}")
-    module, _, attribute = PLACES[name].partition(":")
-    public = getattr(import_module(f"xraytune.{module}"), attribute)
+    public = cli.load(PLACES[name])
     public = _taking_text(public) if isfunction(public) else public
     globals()[name] = public
     return public

@@ -1,15 +1,17 @@
 """Locks have one owner at a time, and end with it."""
 
 import errno
+import logging
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from xraytune.base.errors import MachineError
-from xraytune.base.locks import LockHeldError, current_owner, hold
+from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 
 HOLD = """
 import sys
@@ -53,3 +55,28 @@ def test_storage_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         hold(tmp_path / "lock"),
     ):
         pass
+
+
+def test_waiting_for_the_work_of_another_process_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the caller says it, as a bar of progress."""
+    monkeypatch.setattr("xraytune.base.locks._LOOKS_IN_SILENCE", 0)
+    said: list[str] = []
+    other = ExitStack()
+
+    class EndOther(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            other.close()
+
+    handler = EndOther()
+    logger = logging.getLogger("xraytune.base.locks")
+    logger.addHandler(handler)
+    other.enter_context(build_lock(tmp_path / "lock"))
+    with build_lock(tmp_path / "lock"):
+        other.enter_context(build_lock(tmp_path / "another"))
+        with build_lock(tmp_path / "another", other.close):
+            logger.removeHandler(handler)
+
+    assert said == [f"{tmp_path}: waiting for another process, which works here"]

@@ -17,7 +17,7 @@ import pytest
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.tables import Cell, Table
 from xraytune.cli import console
-from xraytune.cli.results import follow_confirmation
+from xraytune.cli.results import show_confirmation
 from xraytune.present.trials import runs_frame
 from xraytune.search.callbacks import RunsView
 
@@ -27,7 +27,7 @@ def test_a_log_shows_progress_every_ten_seconds_and_its_end(
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with console.progress() as on_progress:
+    with console.show_progress() as on_progress:
         for done, clock[0] in {0: 0.0, 100: 9.0, 200: 11.0, 300: 12.0, 5000: 13.0}.items():
             on_progress("training the GAN (steps)", done, 5000)
 
@@ -43,7 +43,7 @@ def test_a_log_shows_the_runs_of_a_confirmation_and_then_what_follows(
 ) -> None:
     running = {"gan #2, replicate 0": "epoch 3/9"}
     view = RunsView(what="replicates", ended=1, running=running, waiting=2, seconds_left=75.0)
-    with follow_confirmation(is_asked=False) as options:
+    with show_confirmation(is_asked=False) as options:
         callbacks = options["callbacks"]
         callbacks.on_runs(view)
         callbacks.on_progress("training replicates", 4, 4)
@@ -73,7 +73,7 @@ def test_paths_below_the_current_folder_are_shown_relative(
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.parametrize(
-    "show", [console.progress, lambda: console.watching(lambda: ("drawn",), lambda: "drawn")]
+    "show", [console.show_progress, lambda: console.watching(lambda: ("drawn",), lambda: "drawn")]
 )
 def test_work_goes_on_after_the_terminal_has_closed_or_the_disk_of_a_log_is_full(
     show: Callable[[], AbstractContextManager[object]],

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.in_process import confirm_in_process, search_in_process
 from xraytune.base.files import read_jsonl
-from xraytune.cli.results import show_confirm
+from xraytune.cli.results import print_confirm
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
@@ -121,7 +121,7 @@ def show_confirmed(study: Path, **options: Any) -> str:
     """Confirm a study, and return what the command prints."""
     shown = io.StringIO()
     with confirm_in_process(), redirect_stdout(shown):
-        show_confirm(confirm(study, **options), {})
+        print_confirm(confirm(study, **options), {})
     return shown.getvalue()
 
 

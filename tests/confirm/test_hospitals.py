@@ -22,7 +22,7 @@ from tests.confirm.labs import (
 )
 from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.base.files import read_json
-from xraytune.cli.results import show_confirm
+from xraytune.cli.results import print_confirm
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -103,7 +103,7 @@ def test_a_hospital_is_opened_once_and_stays_in_the_verdict_report_and_on_the_sc
     assert logged[-1]["reason"] == "second site"
     shown = io.StringIO()
     with redirect_stdout(shown):
-        show_confirm(last, {})
+        print_confirm(last, {})
     assert "At hospital_c: " in shown.getvalue()
     assert f"at hospital_b: {last.finalists[0].arm}" in shown.getvalue()
     report = write_report(done.study).read_text(encoding="utf-8")

@@ -20,8 +20,7 @@ from xraytune.search.loop import TrialLoop
 from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import append_run, ended_runs
-from xraytune.study.trial import LOST, Trial
-from xraytune.study.trial_files import ProgressFile
+from xraytune.study.trial import LOST, ProgressFile, Trial
 from xraytune.synth.generator_inputs import GAN_PROGRESS
 
 

@@ -24,11 +24,10 @@ from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, Parameters, Settings
-from xraytune.study.folder import StudyFolder, locked
+from xraytune.study.folder import StudyFolder, environment, locked
 from xraytune.study.journal import Journal
 from xraytune.study.start import (
     create_study,
-    environment,
     require_free,
     require_same_images,
 )

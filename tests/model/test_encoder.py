@@ -18,7 +18,7 @@ from xraytune.space.domains import Point
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
-from xraytune.study.inputs import inputs_of_space, read_inputs
+from xraytune.study.start import inputs_of_space, read_inputs
 from xraytune.trial.network import Network
 from xraytune.trial.prepare import prepare_space, require_inputs
 from xraytune.trial.saved_model import open_bundle

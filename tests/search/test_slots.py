@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from xraytune.base.records import Node
-from xraytune.search.slots import count_slots, reserve
+from xraytune.search.loop import count_slots, reserve
 from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.settings import Experiment, Parameters, Resources, Settings
 from xraytune.study.trial import Failure, Trial

@@ -20,8 +20,7 @@ from xraytune.search.worker import TrialWorker, next_message
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
-from xraytune.study.trial import Job, TrialFailed, TrialMessage
-from xraytune.study.trial_files import TakenOverError, attempt
+from xraytune.study.trial import Job, TakenOverError, TrialFailed, TrialMessage, attempt
 
 pytestmark = pytest.mark.slow
 

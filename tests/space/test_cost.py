@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.search.expected import expected_trials
+from xraytune.search.run import expected_trials
 from xraytune.space.cost import Machine, Work, describe_slow_search, describe_time
 from xraytune.space.load import load_space
 

@@ -22,7 +22,7 @@ from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.study.inputs import OFFICIAL, inputs_of_space, require_same_inputs, write_inputs
+from xraytune.study.start import OFFICIAL, inputs_of_space, require_same_inputs, write_inputs
 
 pytestmark = pytest.mark.slow
 

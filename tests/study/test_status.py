@@ -10,8 +10,7 @@ from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyWatcher, trials_dataframe
-from xraytune.study.trial import TrialFailed
-from xraytune.study.trial_files import ProgressFile
+from xraytune.study.trial import ProgressFile, TrialFailed
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_second_search_is_refused_with_the_owner(
 def test_waiting_for_the_ray_of_a_killed_search_is_said(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xraytune.study.folder._LOOKS_IN_SILENCE", 0)
+    monkeypatch.setattr("xraytune.base.locks._LOOKS_IN_SILENCE", 0)
     ray = ExitStack()
     ray.enter_context(build_lock(study.driver_lock_path))
     said = []
@@ -73,7 +73,7 @@ def test_waiting_for_the_ray_of_a_killed_search_is_said(
             ray.close()
 
     handler = EndRay()
-    logger = logging.getLogger("xraytune.study.folder")
+    logger = logging.getLogger("xraytune.base.locks")
     logger.addHandler(handler)
     with locked(study):
         logger.removeHandler(handler)

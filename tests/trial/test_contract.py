@@ -37,7 +37,7 @@ from xraytune.nets.backbones import build_backbone
 from xraytune.space.document import write_yaml
 from xraytune.space.load import load_space
 from xraytune.space.space import Space
-from xraytune.study.inputs import inputs_of_space, read_inputs
+from xraytune.study.start import inputs_of_space, read_inputs
 from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining

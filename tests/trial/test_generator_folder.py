@@ -21,7 +21,7 @@ from xraytune.nets.compute import compute_of
 from xraytune.space.allocation import allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
-from xraytune.study.inputs import read_inputs
+from xraytune.study.start import read_inputs
 from xraytune.synth.saved_generator import draw_block
 from xraytune.synth.sources.gan import require_same_network, trained_generator
 from xraytune.trial.prepare import prepare_space

@@ -86,11 +86,11 @@ def build_once(
     inputs: Mapping[str, Any],
     build: Callable[[Path], None],
     *,
-    waiting: Callable[[], None] = lambda: None,
+    waiting: Callable[[], None] | None = None,
 ) -> Path:
     """Return the folder of an intact artifact; if there is none, `build(folder)` fills it.
 
-    While another process builds the artifact, `waiting` is called several times a second.
+    While another process builds the artifact, `waiting` is called as in `build_lock`.
     """
     path = artifact_path(cache, stage, inputs)
     if is_intact(path):

@@ -9,6 +9,7 @@ lock different files with the same name.
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -26,6 +27,9 @@ from xraytune.base.records import frozen
 # A process that was killed takes a moment to end, and `current_owner` holds a lock for an instant.
 _WAIT_SECONDS = 1.0
 POLL_SECONDS = 0.1
+_LOOKS_IN_SILENCE = 20
+"""How often a lock is tried before a warning; most waits are shorter."""
+_logger = logging.getLogger(__name__)
 
 
 @frozen
@@ -80,13 +84,27 @@ def current_owner(path: Path) -> Owner | None:
 
 
 @contextmanager
-def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Wait for a lock, calling `waiting` several times a second, and hold it during the block."""
+def build_lock(
+    path: Path,
+    waiting: Callable[[], None] | None = None,
+    *,
+    what: str = "waiting for another process, which works here",
+) -> Iterator[None]:
+    """Wait for a lock, and hold it during the block.
+
+    Meanwhile, `waiting` is called several times a second. Without it, a warning says after about
+    two seconds `what` this process does.
+    """
     with explain_disk_errors(path):
         make_folder(path.parent)
     with _open(path) as stream:
+        looks = 0
         while not _try_lock(path, stream):
-            waiting()
+            if waiting:
+                waiting()
+            elif looks == _LOOKS_IN_SILENCE:
+                _logger.warning("%s: %s", path.parent, what)
+            looks += 1
             time.sleep(POLL_SECONDS)
         yield
 

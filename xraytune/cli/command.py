@@ -1,8 +1,7 @@
 """What all commands do: call their function, show its progress, print its result or error."""
 
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,7 +9,6 @@ from typing import Any, TypeAlias
 import typer
 from typer.core import TyperCommand
 
-from xraytune import api
 from xraytune.base.errors import (
     INTERRUPTED_EXIT_CODE,
     MachineError,
@@ -19,34 +17,27 @@ from xraytune.base.errors import (
     is_out_of_memory,
 )
 from xraytune.base.files import explain_disk_errors
-from xraytune.base.records import EpochRecord
-from xraytune.cli import console
+from xraytune.cli import COMMANDS, console, load
 
 Options: TypeAlias = Mapping[str, Any]
 
 
-def run(
-    command: str, options: Options, follow: AbstractContextManager[Options] | None = None
-) -> Any:
+def run(command: str, options: Options) -> Any:
     """Call the function of a command with its options, and print and return the result.
 
-    The function is `xraytune.api.COMMAND`, and `show_COMMAND` of cli/results.py prints the result,
-    unless the option `as_json` is set. Options that are not given have the defaults of the
-    function. `follow` shows the work while it runs; it yields callbacks, of which the function gets
-    those that it accepts.
+    `print_COMMAND` of cli/results.py prints the result, unless the option `as_json` is set. Options
+    that are not given have the defaults of the function.
 
     Raises TypeError if the function does not take an option.
     """
-    from xraytune.cli import results  # loads torch, which `--help` does not need
+    from xraytune.cli import results  # loads Optuna, which `--help` does not need
 
-    function = getattr(api, command)
+    function = load(COMMANDS[command])
     accepted = signature(function).parameters
-    unknown = options.keys() - accepted.keys() - {"as_json"}
+    unknown = options.keys() - accepted.keys() - {"as_json", "yes"}
     if unknown:
         raise TypeError(f"api.{command}() does not take {', '.join(sorted(unknown))}")
-    if follow is None:
-        follow = _follow_work() if "on_progress" in accepted else nullcontext({})
-    with follow as callbacks:
+    with results.show_work(accepted, options) as callbacks:
         given = {
             name: value
             for name, value in {**options, **callbacks}.items()
@@ -56,19 +47,8 @@ def run(
     if options["as_json"]:
         console.show_json(result)
     else:
-        getattr(results, f"show_{command}")(result, options)
+        getattr(results, f"print_{command}")(result, options)
     return result
-
-
-@contextmanager
-def _follow_work() -> Iterator[Options]:
-    with console.progress() as on_progress:
-        yield {"on_progress": on_progress, "note": console.event, "on_epoch": _log_epoch}
-
-
-def _log_epoch(epoch: EpochRecord) -> None:
-    losses = f"train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}"
-    console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
 
 
 class Command(TyperCommand):

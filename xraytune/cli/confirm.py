@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -60,7 +60,7 @@ def confirm(
 
     Example: xraytune confirm studies/gan-ratio
     """
-    _run_and_ask("confirm", locals())
+    run("confirm", locals())
 
 
 def audit(
@@ -89,12 +89,4 @@ def audit(
 
     Example: xraytune audit chest_xray generated
     """
-    _run_and_ask("audit", locals())
-
-
-def _run_and_ask(command: str, options: dict[str, Any]) -> None:
-    """Run a command that asks before it accesses test images, except with `--yes` or `--json`."""
-    from xraytune.cli.results import follow_confirmation
-
-    yes = options.pop("yes")
-    run(command, options, follow_confirmation(is_asked=not (yes or options["as_json"])))
+    run("audit", locals())

@@ -147,7 +147,7 @@ class _Handler(logging.Handler):
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def show_progress() -> Iterator[Progress]:
     """Yield a `Progress` that draws a bar for each kind of work.
 
     Without a terminal, it logs a line every ten seconds.
@@ -165,7 +165,7 @@ def progress() -> Iterator[Progress]:
     tasks: dict[str, TaskID] = {}
     logged: dict[str, float] = {}
 
-    def show_progress(what: str, done: int, total: int) -> None:
+    def on_progress(what: str, done: int, total: int) -> None:
         text = printable(progress_text(what, done, total))
         if what not in tasks:
             tasks[what] = screen.add_task(text, total=total)
@@ -179,7 +179,7 @@ def progress() -> Iterator[Progress]:
             event(text + ending)
 
     with screen:
-        yield show_progress
+        yield on_progress
 
 
 @contextmanager

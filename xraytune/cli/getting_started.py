@@ -9,8 +9,7 @@ import typer
 from typer import Argument
 from typer.main import get_command
 
-from xraytune import api
-from xraytune.cli import confirm, console, data, generator, model, options, search
+from xraytune.cli import COMMANDS, confirm, console, data, generator, load, model, options, search
 
 _STEPS = """
 Draw chest X-rays of the large hospital A.
@@ -91,7 +90,8 @@ def demo(
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
-    console.write(f"report: {api.report(here / 'studies' / 'other-hospital-demo')}")
+    report = load(COMMANDS["report"])(here / "studies" / "other-hospital-demo")
+    console.write(f"report: {report}")
 
 
 def _run(name: str, arguments: list[str]) -> None:

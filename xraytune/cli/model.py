@@ -10,7 +10,7 @@ from xraytune.cli.command import run
 
 
 def train(
-    out: Annotated[Path, Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
+    out: Annotated[Path, options.out("MODEL", "Folder to create.")],
     study: Annotated[
         Path | None,
         Argument(metavar="STUDY", help="Study whose best configuration to train; or use --config."),
@@ -60,12 +60,7 @@ def evaluate(
     ],
     out: Annotated[
         Path | None,
-        Option(
-            "--out",
-            "-o",
-            metavar="OUT",
-            help="Folder to create: predictions, tables (CSV, JSON) and pictures.",
-        ),
+        options.out("OUT", "Folder to create: predictions, tables (CSV, JSON) and pictures."),
     ] = None,
     by: Annotated[
         list[str] | None,
@@ -98,12 +93,7 @@ def predict(
     images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],
     out: Annotated[
         Path,
-        Option(
-            "--out",
-            "-o",
-            metavar="OUT",
-            help="CSV file to write; for a segmenter, folder to create.",
-        ),
+        options.out("OUT", "CSV file to write; for a segmenter, folder to create."),
     ],
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,

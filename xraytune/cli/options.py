@@ -11,6 +11,16 @@ def flag(name: str, meaning: str) -> Any:
     return Option(name, metavar="", help=meaning)
 
 
+def out(metavar: str, meaning: str) -> Any:
+    """Return the option for the file or folder that a command writes."""
+    return Option("--out", "-o", metavar=metavar, help=meaning)
+
+
+def _space(ending: str) -> Any:
+    what = "Search space: a YAML file, or the name of one that comes with xraytune"
+    return Option("--space", metavar="FILE", help=what + ending)
+
+
 Data = Annotated[
     Path | None,
     Option(
@@ -43,32 +53,10 @@ Overrides = Annotated[
         help="Override a setting of the file, e.g. budget.trials=6; repeatable.",
     ),
 ]
-SpaceFile = Annotated[
-    Path,
-    Option(
-        "--space",
-        metavar="FILE",
-        help="Search space: a YAML file, or the name of one that comes with xraytune, "
-        "such as gan_ratio_cpu.",
-    ),
-]
-PlannedSpace = Annotated[
-    Path | None,
-    Option(
-        "--space",
-        metavar="FILE",
-        help="Search space: a YAML file, or the name of one that comes with xraytune. Without it, "
-        "only this machine is checked.",
-    ),
-]
+SpaceFile = Annotated[Path, _space(", such as gan_ratio_cpu.")]
+PlannedSpace = Annotated[Path | None, _space(". Without it, only this machine is checked.")]
 FirstSpaceFile = Annotated[
-    Path | None,
-    Option(
-        "--space",
-        metavar="FILE",
-        help="Search space: a YAML file, or the name of one that comes with xraytune. Without it, "
-        "NAME.yaml is written for the images of --data NAME.",
-    ),
+    Path | None, _space(". Without it, NAME.yaml is written for the images of --data NAME.")
 ]
 Studies = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
 DataSource = Annotated[
@@ -97,6 +85,6 @@ Address = Annotated[
 ]
 Yes = Annotated[bool, flag("--yes", "Access the test images without asking.")]
 Reason = Annotated[str, Option(help="Reason to record in the test-set access log.")]
-OutFolder = Annotated[Path, Option("--out", "-o", metavar="OUT", help="Folder to create.")]
+OutFolder = Annotated[Path, out("OUT", "Folder to create.")]
 StudyArgument = Annotated[Path, Argument(metavar="STUDY", help="Folder of a study.")]
 ModelArgument = Annotated[Path, Argument(metavar="MODEL", help="Folder of a trained model.")]

@@ -1,12 +1,13 @@
-"""The output of commands: the progress of a search or a confirmation, and all results.
+"""The output of commands: `show_WORK` while a search or a confirmation runs, then `print_COMMAND`.
 
-This file is imported only when a command shows something, so that `--help` is fast.
+This file is imported only when a command shows something, so that `--help` is fast. What loads
+torch or pandas is imported only where it is used, so that `status` is fast.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from typer import Exit, confirm
 
 from xraytune.base.errors import counted
+from xraytune.base.records import EpochRecord
 from xraytune.base.tables import Table, counts_text, duration
 from xraytune.cli import console
+from xraytune.present.design import outlook_frame
 from xraytune.present.studies import StudySummary, compare_studies, studies_frame
 from xraytune.present.trials import (
     arms_frame,
@@ -57,7 +60,24 @@ Options: TypeAlias = Mapping[str, Any]
 
 
 @contextmanager
-def follow_search() -> Iterator[Callbacks]:
+def show_work(accepted: Container[str], options: Options) -> Iterator[Options]:
+    """Show the work of a function while it runs; yield callbacks, of which it accepts some."""
+    if "before_test" in accepted:
+        is_asked = not (options["yes"] or options["as_json"])
+        with show_confirmation(is_asked=is_asked) as callbacks:
+            yield callbacks
+    elif "callbacks" in accepted:
+        with show_search() as callbacks:
+            yield {"callbacks": callbacks}
+    elif "on_progress" in accepted:
+        with console.show_progress() as on_progress:
+            yield {"on_progress": on_progress, "note": console.event, "on_epoch": _log_epoch}
+    else:
+        yield {}
+
+
+@contextmanager
+def show_search() -> Iterator[Callbacks]:
     """Show a search while the block runs: first progress bars, and then a live table.
 
     Without a terminal, lines are logged instead.
@@ -88,15 +108,13 @@ def follow_search() -> Iterator[Callbacks]:
             on_start=on_start,
             on_trial_start=_log_start,
             on_trial_end=_log_end,
-            on_progress=drawing.enter_context(console.progress()),
+            on_progress=drawing.enter_context(console.show_progress()),
         )
 
 
-@contextmanager
-def follow_trials() -> Iterator[Options]:
-    """Show a search like `follow_search`, with callbacks as `command.run` needs them."""
-    with follow_search() as callbacks:
-        yield {"callbacks": callbacks}
+def _log_epoch(epoch: EpochRecord) -> None:
+    losses = f"train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}"
+    console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
 
 
 def _log_start(trial: Trial) -> None:
@@ -122,20 +140,20 @@ def _log_dashboard(address: str) -> None:
 
 
 @contextmanager
-def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
+def show_confirmation(*, is_asked: bool) -> Iterator[Options]:
     """Show the progress of a confirmation: bars, and a live table while it trains.
 
     If there is a terminal and `is_asked`, the user is asked before test images are accessed.
     """
     with ExitStack() as drawing:
-        bars = drawing.enter_context(console.progress())
+        bars = drawing.enter_context(console.show_progress())
         table: list[RunsView] = []  # the runs that the table shows; empty without a table
 
         def open_bars() -> None:
             nonlocal bars
             drawing.close()
             table.clear()
-            bars = drawing.enter_context(console.progress())
+            bars = drawing.enter_context(console.show_progress())
 
         def on_runs(view: RunsView) -> None:
             is_new = not table
@@ -170,23 +188,23 @@ def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
         yield {"callbacks": callbacks, "before_test": before_test}
 
 
-def show_status(view: StudyView, _: Options) -> None:
+def print_status(view: StudyView, _: Options) -> None:
     """Print the trials of a study."""
     console.show(*status_frame(view))
 
 
-def show_list_studies(studies: Sequence[StudySummary]) -> None:
+def print_list_studies(studies: Sequence[StudySummary]) -> None:
     """Print a line for each study, and the command that shows one of them."""
     console.show(*studies_frame(studies))
     console.write_command("xraytune status STUDY", "the trials of one: ")
 
 
-def show_compared(studies: Sequence[StudySummary]) -> None:
+def print_compared(studies: Sequence[StudySummary]) -> None:
     """Print studies side by side."""
     console.show(compare_studies(studies))
 
 
-def show_data_inspect(inspection: Inspection, given: Options) -> None:
+def print_data_inspect(inspection: Inspection, given: Options) -> None:
     """Print the inspection of a folder, and propose a command with the same options."""
     from xraytune.present.inspection import inspection_frame
 
@@ -200,7 +218,7 @@ def show_data_inspect(inspection: Inspection, given: Options) -> None:
     console.propose("search", given={"data": given["source"], "overrides": overrides})
 
 
-def show_data_phantom(drawn: PhantomSet, _: Options) -> None:
+def print_data_phantom(drawn: PhantomSet, _: Options) -> None:
     """Print what was drawn."""
     what = ", with a table of findings, data.yaml" if (drawn.path / "data.yaml").exists() else ""
     console.write(
@@ -208,7 +226,7 @@ def show_data_phantom(drawn: PhantomSet, _: Options) -> None:
     )
 
 
-def show_generator_train(trained: TrainedGenerator, given: Options) -> None:
+def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
     """Print the generator, its quality, the classifier beside it, and the next command."""
     generator = trained.generator
     if generator:
@@ -237,7 +255,7 @@ def show_generator_train(trained: TrainedGenerator, given: Options) -> None:
         console.propose(*words, given={**given, "overrides": overrides})
 
 
-def show_generator_sample(drawn: GeneratorSample, _: Options) -> None:
+def print_generator_sample(drawn: GeneratorSample, _: Options) -> None:
     """Print how many images were generated."""
     counts = _count_images(drawn.counts, drawn.task)
     console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
@@ -249,10 +267,8 @@ def _count_images(counts: Mapping[str, int], task: TaskName) -> str:
     return f"{sum(counts.values()):,} images with {'masks' if task == 'segmentation' else task}"
 
 
-def show_plan(outlook: Outlook, given: Options) -> None:
+def print_plan(outlook: Outlook, given: Options) -> None:
     """Print what a study would do and could tell, what is missing, and the next command."""
-    from xraytune.present.design import outlook_frame
-
     console.show(*outlook_frame(outlook))
     if outlook.design:
         console.propose("search", "--space", given["space"], given=given)
@@ -269,7 +285,7 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Pat
     console.event(f"plan: {design.time}")
 
 
-def show_curve(measured: Curve, given: Options) -> None:
+def print_curve(measured: Curve, given: Options) -> None:
     """Print what each arm is worth, and the next command."""
     from xraytune.present.curve import curve_frame
 
@@ -279,7 +295,7 @@ def show_curve(measured: Curve, given: Options) -> None:
     console.propose("search", "--space", given["space"], given=given)
 
 
-def show_search(view: StudyView, _: Options) -> None:
+def print_search(view: StudyView, _: Options) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
     when = "next"
@@ -289,7 +305,7 @@ def show_search(view: StudyView, _: Options) -> None:
     console.propose("export", view.path, "-o", "best.yaml", when=when)
 
 
-def show_confirm(confirmation: Confirmation, _: Options) -> None:
+def print_confirm(confirmation: Confirmation, _: Options) -> None:
     """Print the verdict, its comparisons, and the files with all results."""
     console.show(*verdict_frame(confirmation))
     study = confirmation.study
@@ -300,7 +316,7 @@ def show_confirm(confirmation: Confirmation, _: Options) -> None:
     console.propose("export", study, "-o", "best.yaml", when="then")
 
 
-def show_audit(result: Audit, _: Options) -> None:
+def print_audit(result: Audit, _: Options) -> None:
     """Print the measured figures and, if there is a verdict, the verdict and the report's path."""
     report = result.report
     console.write(result.headline, "bad" if result.faults or report.copies else "strong")
@@ -315,7 +331,7 @@ def show_audit(result: Audit, _: Options) -> None:
         console.write(f"report: {study}/report.html; all figures: {study}/audit.json")
 
 
-def show_export(exported: Exported, _: Options) -> None:
+def print_export(exported: Exported, _: Options) -> None:
     """Print the exported trial and the next command."""
     console.write(f"{exported.path}: {exported.sentence}")
     if exported.synthetic:
@@ -323,7 +339,7 @@ def show_export(exported: Exported, _: Options) -> None:
     console.write_command(exported.command, "next: ")
 
 
-def show_cache_clean(cleaned: Cleaned, _: Options) -> None:
+def print_cache_clean(cleaned: Cleaned, _: Options) -> None:
     """Print what was removed."""
     verb = "would free" if cleaned.is_dry_run else "freed"
     head = (
@@ -342,7 +358,7 @@ def show_cache_clean(cleaned: Cleaned, _: Options) -> None:
         console.show(Table(rows))
 
 
-def show_train(trained: Trained, _: Options) -> None:
+def print_train(trained: Trained, _: Options) -> None:
     """Print the metrics of a trained model and the next command."""
     record = trained.record
     scores = (
@@ -359,7 +375,7 @@ def show_train(trained: Trained, _: Options) -> None:
     console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
 
 
-def show_evaluate(evaluation: Evaluation, _: Options) -> None:
+def print_evaluate(evaluation: Evaluation, _: Options) -> None:
     """Print the metrics, and where the files were written."""
     from xraytune.present.evaluation import evaluation_frame
 
@@ -368,7 +384,7 @@ def show_evaluate(evaluation: Evaluation, _: Options) -> None:
         console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
 
 
-def show_predict(predicted: Predicted, _: Options) -> None:
+def print_predict(predicted: Predicted, _: Options) -> None:
     """Print where the predictions were written; log the images that were left out."""
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")

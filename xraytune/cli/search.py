@@ -33,10 +33,7 @@ def search(
 
     Example: xraytune search --space gan_ratio.yaml --data chest_xray
     """
-    given = locals()
-    from xraytune.cli.results import follow_trials
-
-    run("search", given, follow_trials())
+    run("search", locals())
 
 
 def plan(
@@ -102,9 +99,7 @@ def curve(
     ] = None,
     out: Annotated[
         Path | None,
-        Option(
-            "--out", "-o", metavar="OUT", help="Folder to create, with the figures and a picture."
-        ),
+        options.out("OUT", "Folder to create, with the figures and a picture."),
     ] = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument
 
 from xraytune.base.tables import Table
 from xraytune.cli import console, options
@@ -32,9 +32,7 @@ def space_copy(
     name: Annotated[
         str, Argument(metavar="NAME", help="Name of a space, as `xraytune space list` prints it.")
     ],
-    out: Annotated[
-        Path | None, Option("--out", "-o", metavar="FILE", help="New file; default: NAME.yaml.")
-    ] = None,
+    out: Annotated[Path | None, options.out("FILE", "New file; default: NAME.yaml.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Copy a space file that comes with xraytune, to change it. Never overwrites a file.

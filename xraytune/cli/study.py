@@ -5,8 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from xraytune import api
-from xraytune.cli import console, options
+from xraytune.cli import COMMANDS, console, load, options
 from xraytune.cli.command import run
 from xraytune.space.load import STUDY_NAME
 
@@ -30,28 +29,23 @@ def status(
     if len(folders) == 1 and is_study:
         run("status", {"study": first, "as_json": as_json})
         return
-    summaries = api.list_studies(*folders)
+    from xraytune.cli import results  # loads Optuna, which `--help` does not need
+    from xraytune.present.studies import list_studies
+
+    summaries = list_studies(*folders)
     if as_json:
         console.show_json({"studies": summaries})
-        return
-    from xraytune.cli import results  # loads torch, which `--help` does not need
-
-    if is_study:
-        results.show_compared(summaries)
+    elif is_study:
+        results.print_compared(summaries)
     else:
-        results.show_list_studies(summaries)
+        results.print_list_studies(summaries)
 
 
 def report(
     study: options.StudyArgument,
     out: Annotated[
         Path | None,
-        Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="HTML file to write; default: report.html in the study.",
-        ),
+        options.out("FILE", "HTML file to write; default: report.html in the study."),
     ] = None,
     cache: options.Cache = None,
     as_json: options.AsJson = False,
@@ -62,7 +56,7 @@ def report(
 
     Example: xraytune report studies/gan-ratio
     """
-    file = api.report(study, out=out, cache=cache)
+    file = load(COMMANDS["report"])(study, out=out, cache=cache)
     if as_json:
         console.show_json({"report": file})
     else:
@@ -71,9 +65,7 @@ def report(
 
 def export(
     study: options.StudyArgument,
-    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path(
-        "best.yaml"
-    ),
+    out: Annotated[Path, options.out("FILE", "YAML file to write.")] = Path("best.yaml"),
     trial: Annotated[int | None, Option(metavar="NUMBER", help="Trial to export instead.")] = None,
     exact: Annotated[
         bool,

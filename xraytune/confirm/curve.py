@@ -41,7 +41,7 @@ from xraytune.space.space import Space
 from xraytune.stats.between import Estimate, mean_score, place_between
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import Interval, compare
-from xraytune.study.inputs import inputs_of_trials, read_inputs
+from xraytune.study.start import inputs_of_trials, read_inputs
 from xraytune.synth.donor import donor_content, donor_tensors
 from xraytune.synth.mix import mix_label
 from xraytune.synth.saved_generator import GENERATOR_FILE

@@ -20,7 +20,7 @@ from xraytune.data.images import ImageIndex, Images
 from xraytune.data.prepare import SplitData
 from xraytune.data.sides import FEWEST_UNUSED, SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
-from xraytune.search.expected import search_work
+from xraytune.search.run import search_work
 from xraytune.space.cost import Machine, describe_time
 from xraytune.space.settings import RIVALS, Parameters, Settings
 from xraytune.space.space import Space

@@ -58,7 +58,7 @@ from xraytune.stats.verdict import (
 )
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_run, ended_runs
-from xraytune.study.trial_files import read_pool_report
+from xraytune.study.trial import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of
 from xraytune.trial.network import Network

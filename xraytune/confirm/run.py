@@ -39,14 +39,14 @@ from xraytune.search.ray.runner import Runner
 from xraytune.space.allocation import allocation_of
 from xraytune.space.paths import PATHS
 from xraytune.study.folder import StudyFolder, locked, other_releases
-from xraytune.study.inputs import (
+from xraytune.study.journal import Journal
+from xraytune.study.row import ended_runs
+from xraytune.study.start import (
     inputs_of_space,
     inputs_of_trials,
     read_inputs,
     require_same_inputs,
 )
-from xraytune.study.journal import Journal
-from xraytune.study.row import ended_runs
 from xraytune.trial.prepare import require_inputs
 
 

@@ -27,11 +27,9 @@ from xraytune.search.ray.runner import Runner
 from xraytune.space.cost import seconds_to_come
 from xraytune.space.settings import SchedulerSettings, Settings
 from xraytune.space.space import Space
-from xraytune.study.folder import StudyFolder, damage_explained, other_releases
+from xraytune.study.folder import StudyFolder, damage_explained, environment, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_run, ended_runs, reasons_of
-from xraytune.study.start import environment
-from xraytune.study.trial import Trial
-from xraytune.study.trial_files import read_progress
+from xraytune.study.trial import Trial, read_progress
 from xraytune.synth.generator_inputs import GAN_PROGRESS, generator_need
 
 NO_RUNGS = Rungs(SchedulerSettings(name="none"), max_epochs=0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ from xraytune.data.pixels import (
     stored_files,
 )
 from xraytune.data.split import part_notes, split_by_patient
-from xraytune.space.settings import DataSettings, Experiment, Settings, TaskName
+from xraytune.space.settings import DataSettings, Settings, TaskName
 from xraytune.space.strict_model import StrictModel
 
 HELD_OUT = ("val_a", "val_b", "test")
@@ -195,8 +195,6 @@ class RunContext:
 
     Attributes:
         compute: Device, threads and precision; `pin` has set them.
-        on_generator: Called by a trial with its experiment and this context, once its generator is
-            trained and before its images are used.
         opened: Folders of extra images by their settings; each is read once.
     """
 
@@ -204,7 +202,6 @@ class RunContext:
     cache: Path
     compute: Compute
     on_progress: Progress = ignore_progress
-    on_generator: Callable[[Experiment, RunContext], None] = lambda *_: None
     opened: dict[StrictModel, ImageSet] = field(default_factory=dict, compare=False)
 
 

@@ -22,6 +22,7 @@ from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters
 from xraytune.study.folder import StudyFolder
+from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, ended_runs, rank, reasons_of
 
 Trials: TypeAlias = Mapping[str, TrialRow]
@@ -147,8 +148,6 @@ def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
 
 def _read_trials(folder: StudyFolder) -> Trials:
     """Return the ended trials; trials that `confirm` trained to the end count as complete."""
-    from xraytune.study.journal import Journal  # loads Optuna
-
     rows = Journal(folder.journal_path, folder.space(), writable=False).rows()
     trials = {f"#{row.number}": row for row in rows}
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,7 +47,7 @@ from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
-from xraytune.study.inputs import (
+from xraytune.study.start import (
     inputs_of_trials,
     read_inputs,
     require_same_inputs,
@@ -183,26 +184,23 @@ def train(
     }
     work = start_folder(cache, f"{TRAIN_STAGE}.work", depends_on)
 
-    def show_samples(member: Experiment, context: RunContext) -> None:
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+
+    def show_samples(member: Experiment) -> None:
         if member.settings.seed == settings.seed:  # all networks share the generator
             grid = save_generator_grid(member, context, work / "samples")
             where = f"{grid} (at the end: {out / SAMPLES})"
             note(f"the generator has been trained; its images next to real ones: {where}")
 
-    context = RunContext(
-        prepared=prepared,
-        cache=cache,
-        compute=compute,
-        on_progress=on_progress,
-        on_generator=show_samples,
-    )
     exported = settings.exported_from
     benefit = ""
     if origin and exported:
         benefit = describe_benefit(origin, exported.trial, experiment.parameters)
     try:
         with hold(work / ".lock"):
-            trained = _train_networks(experiment, context, work, members, on_epoch, note)
+            trained = _train_networks(
+                experiment, context, work, members, on_epoch, show_samples, note
+            )
             with new_folder(out) as folder:
                 record = write_bundle(
                     folder,
@@ -363,6 +361,7 @@ def _train_networks(
     work: Path,
     members: int,
     on_epoch: Callable[[EpochRecord], None],
+    show_samples: Callable[[Experiment], None],
     note: Callable[[str], None],
 ) -> TrainedNetworks:
     """Train one network after the other, each resuming from its folder, and score their average."""
@@ -378,7 +377,14 @@ def _train_networks(
             note(f"network {number + 1} of {members} (seed {seed})")
         folder = work / f"network_{number + 1}"
         checkpoint = folder / "checkpoint"
-        results.append(run_trial(member, context, trial_dir=folder, on_epoch=on_epoch))
+        result = run_trial(
+            member,
+            context,
+            trial_dir=folder,
+            on_epoch=on_epoch,
+            on_generator=partial(show_samples, member),
+        )
+        results.append(result)
         epochs.append(finished_epochs(checkpoint))
         training = TrialTraining(member, context)
         load_best(checkpoint, training.trained)

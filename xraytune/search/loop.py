@@ -7,13 +7,16 @@ trials of a search, and `confirm/run_list.py` has a fixed list.
 
 A trial whose generator is not in the cache trains it first. Meanwhile, other trials that need this
 generator wait without a slot, so each generator is trained only once.
+
+A slot is the room for one trial. Ray places a process on one node, and its share of a GPU on one
+GPU. So a GPU has floor(1 / share) slots, whatever is left over.
 """
 
 import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from operator import attrgetter
@@ -22,9 +25,9 @@ from typing import Any, Literal, TypeAlias
 
 from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import write_json
-from xraytune.base.records import EpochRecord, TrialResult, frozen
+from xraytune.base.records import EpochRecord, Node, TrialResult, frozen
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.space.allocation import Allocation
+from xraytune.space.allocation import Allocation, Share
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
@@ -279,3 +282,37 @@ class TuneRun:
     study: StudyFolder
     cache: Path
     allocation: Allocation
+
+
+def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
+    """Return how many trials run at once, each on one node; 0 if no node has room for one."""
+    count = sum(_slots_on(node, allocation.trial) for node in nodes)
+    return min(count, allocation.concurrent or count)
+
+
+def reserve(allocation: Allocation, nodes: Sequence[Node], trial: Trial) -> None:
+    """Set the resources that a trial holds while it runs, by Ray's names, and its slots.
+
+    A trial that ran out of memory gets a GPU for itself or, without GPUs, the largest node.
+    """
+    cpus = float(allocation.trial.cpus)
+    gpus = allocation.trial.gpus
+    trial.slots = 1
+    lacks_memory = any(failure["cause"] == "memory" for failure in trial.failures)
+    if lacks_memory and gpus:
+        trial.slots = math.floor(max(1, 1 / gpus))
+        gpus = max(1.0, gpus)
+    elif lacks_memory:
+        largest = max(nodes, key=lambda node: node.cpus)
+        trial.slots = _slots_on(largest, allocation.trial)
+        cpus = largest.cpus
+    trial.resources = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+
+def _slots_on(node: Node, trial: Share) -> int:
+    slots = math.floor(node.cpus / trial.cpus)
+    if trial.gpus >= 1:
+        slots = min(slots, math.floor(node.gpus / trial.gpus))
+    elif trial.gpus:
+        slots = min(slots, math.floor(node.gpus) * math.floor(1 / trial.gpus))
+    return slots

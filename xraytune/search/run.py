@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,33 @@ from xraytune.data.sides import (
 )
 from xraytune.nets.compute import compute_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.expected import search_work
-from xraytune.search.loop import GeneratorNeeds
+from xraytune.search.loop import count_slots
 from xraytune.search.ray.runner import Runner
-from xraytune.search.slots import count_slots
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
-from xraytune.space.cost import Machine, describe_slow_search
+from xraytune.space.cost import Machine, Work, describe_slow_search
 from xraytune.space.encoders import describe_seen
-from xraytune.space.settings import Settings
+from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.inputs import inputs_of_space, read_inputs, require_same_inputs
-from xraytune.study.journal import Journal
+from xraytune.study.journal import Journal, random_parameters
 from xraytune.study.row import reasons_of
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
+    inputs_of_space,
+    read_inputs,
     require_free,
     require_same_images,
+    require_same_inputs,
     with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.generator_inputs import generator_need
 from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
+
+_MOST_DRAWN = 200
 
 
 def search(
@@ -64,7 +67,23 @@ def search(
 ) -> StudyView:
     """Search the space of a file, and return the study.
 
-    No study is created before everything is checked.
+    Quick checks come before slow work, and no study is created before everything is checked:
+
+    1. The space, since the study has its name.
+    2. The study, if an earlier start created it: it is locked at once, so that a second search is
+       refused before it does any work.
+    3. What can be checked without reading an image, before work that takes minutes.
+    4. Ray, which takes seconds to start, so that a new search starts it while the images are read.
+       A resumed search starts it for its first trial, since it may have nothing left to do. On a
+       cluster, Ray also says what trials compute on.
+    5. The images, and what the user should know about them while there is no study yet.
+    6. The other inputs, which depend on the images: there must be enough extra images, and none of
+       the sealed test patients.
+    7. The study. Everything is valid now, so a new one is created, as a whole. The lock is one of
+       its files, so another search may just have created this study, or another one with this name.
+       Then some settings may differ from those of the last start; they are written, since all other
+       commands read them in the study.
+    8. The trials.
 
     Args:
         space: The YAML file of the space. By default, it is NAME.yaml in the current folder for
@@ -88,6 +107,7 @@ def search(
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
     note = callbacks.note
+    # 1. The space
     file = space or _first_space(data, callbacks)
     loaded = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
     folder = StudyFolder((studies / loaded.settings.name).resolve())
@@ -96,21 +116,24 @@ def search(
     require_free(folder)
     is_resumed = folder.space_path.exists()
     with ExitStack() as opened:
-        # Quick checks come before work that takes minutes: first the study is locked, which refuses
-        # a second search, then the inputs are checked.
+        # 2. The study of an earlier start
         if is_resumed:
             loaded = _require_same_study(folder, loaded, data, address)
             opened.enter_context(locked(folder))
-        settings = loaded.settings
-        require_inputs(settings, loaded.networks(), inputs_of_space(loaded))
 
-        # Ray takes seconds to start, so a new search starts it while the images are read. A resumed
-        # search may have nothing left to do. On a cluster, Ray also says what trials compute on.
+        # 3. What can be checked without reading an image
+        settings = loaded.settings
+        inputs = inputs_of_space(loaded)
+        require_inputs(settings, loaded.networks(), inputs)
+
+        # 4. Ray
         runner = Runner(folder, cache=cache, address=address, callbacks=callbacks)
         opened.enter_context(closing(runner))
         if not is_resumed:
             runner.launch()
         machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
+
+        # 5. The images
         prepared, index = prepare_space(
             loaded,
             cache,
@@ -124,29 +147,25 @@ def search(
             note(text)
         if not is_resumed:
             callbacks.on_prepared(loaded, prepared, index, cache)
-            if runner.allocation.trial.gpus == 0 and not address:
-                here = Machine(cores=cpu_count())
-                seconds = search_work(loaded, prepared).seconds(here)
-                slow = describe_slow_search(seconds, here)
-                if slow:
-                    note(slow)
+            _note_slow_search(loaded, prepared, runner)
+
+        # 6. The other inputs
         contents = read_inputs(
-            inputs_of_space(loaded), settings, prepared, cache, index=index, mixes=mixes_of(loaded)
+            inputs, settings, prepared, cache, index=index, mixes=mixes_of(loaded)
         )
 
-        # Everything is valid now, so the study is created, as a whole. The lock is one of its
-        # files, so another search may just have created this study, or another one with this name.
+        # 7. The study
         if not is_resumed:
             create_study(folder, loaded, prepared, machine, contents)
             opened.enter_context(locked(folder))
             loaded = _require_same_study(folder, loaded, data, address)
         prepared = require_same_images(folder, prepared)
         require_same_inputs(folder, contents)
-        # Some settings may have changed; all other commands read this file.
         write_text(folder.space_path, loaded.to_yaml(folder.path))
+
+        # 8. The trials
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
-        need = partial(generator_need, prepared=prepared, compute=folder.compute(), cache=cache)
-        _run_trials(folder, loaded, runner, need)
+        _run_trials(folder, loaded, prepared, runner)
     view = StudyWatcher(folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
@@ -231,8 +250,21 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     return allocation, compute
 
 
-def _run_trials(folder: StudyFolder, space: Space, runner: Runner, need: GeneratorNeeds) -> None:
+def _note_slow_search(space: Space, prepared: SplitData, runner: Runner) -> None:
+    """Say so if a search will take long on the CPU of this machine."""
+    if runner.address or runner.allocation.trial.gpus:
+        return
+    here = Machine(cores=cpu_count())
+    slow = describe_slow_search(search_work(space, prepared).seconds(here), here)
+    if slow:
+        runner.callbacks.note(slow)
+
+
+def _run_trials(folder: StudyFolder, space: Space, prepared: SplitData, runner: Runner) -> None:
+    """Run the trials that are left, or say why there are none."""
     note = runner.callbacks.note
+    compute = folder.compute()
+    need = partial(generator_need, prepared=prepared, compute=compute, cache=runner.cache)
     make_loop = partial(SearchTrials, folder, space, need)
     loop = make_loop()
     if folder.seconds() == 0 and loop.journal.rows():
@@ -299,4 +331,25 @@ def _lacking_unused(settings: Settings, prepared: SplitData, index: ImageIndex) 
         replicates=replicates,
         fewest=fewest,
         is_fixed=leaves_out,
+    )
+
+
+def expected_trials(space: Space) -> list[Parameters]:
+    """Return as many random trials as the search will have; the search's sampler may draw others.
+
+    If there are many trials, only some of them are drawn, and then repeated.
+    """
+    count = space.trial_budget()
+    drawn = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_DRAWN))]
+    return [*islice(cycle(drawn), count)]
+
+
+def search_work(space: Space, prepared: SplitData) -> Work:
+    """Return the trainings of a search."""
+    return Work(
+        settings=space.settings,
+        trainings=expected_trials(space),
+        train_images=sum(prepared.train_counts),
+        epoch_steps=prepared.steps_per_epoch(space.settings),
+        held_out_images=len(prepared.side("val_a")) + len(prepared.side("val_b")),
     )

@@ -17,8 +17,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, TrialRow, append_trial, write_trials
-from xraytune.study.trial import Trial
-from xraytune.study.trial_files import read_pool_report
+from xraytune.study.trial import Trial, read_pool_report
 
 _SAVE_EVERY_SECONDS = 5.0
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,10 +29,13 @@ from xraytune.nets.compute import pin, require_device
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import other_releases
-from xraytune.study.trial import Cause, Job, TrialFailed, TrialMessage
-from xraytune.study.trial_files import (
+from xraytune.study.trial import (
+    Cause,
+    Job,
     ProgressFile,
     TakenOverError,
+    TrialFailed,
+    TrialMessage,
     attempt,
     write_samples,
 )
@@ -73,7 +77,6 @@ class TrialWorker:
             cache=self._job.cache,
             compute=compute,
             on_progress=ProgressFile(self._folder),
-            on_generator=self._show_samples,
         )
         self._open.enter_context(attempt(self._folder))
         restore_pixels(settings, context.prepared, context.cache, on_progress=context.on_progress)
@@ -87,7 +90,8 @@ class TrialWorker:
                 key=self._job.number,
                 name=self._job.label,
             )
-        return (yield from trial_epochs(experiment, context, self._folder))
+        show_samples = partial(self._show_samples, experiment, context)
+        return (yield from trial_epochs(experiment, context, self._folder, show_samples))
 
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
         grid = save_generator_grid(experiment, context, self._study.path / "samples")

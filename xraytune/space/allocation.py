@@ -1,4 +1,4 @@
-"""How many cores and GPUs a trial gets; `search/slots.py` says how many trials fit."""
+"""How many cores and GPUs a trial gets; `search/loop.py` says how many trials fit."""
 
 from math import ceil
 

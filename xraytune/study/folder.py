@@ -19,11 +19,14 @@
 One process at a time writes to a study, under a lock that is released when the process ends.
 """
 
-import logging
+import platform
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import count
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,13 +44,11 @@ from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats
 
-_logger = logging.getLogger(__name__)
 _NUMERIC = ("torch", "torchvision")
 """The packages whose versions change a trial's results."""
+_PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 _LOCK_NAME = ".lock"
 ROWS_FILE = "trials.jsonl"
-_LOOKS_IN_SILENCE = 20
-"""How often the lock is tried before a warning, in about two seconds. Ray usually ends sooner."""
 SCRATCH_NAME = ".tune"
 """The folder of Ray Tune's temporary files, in a study and its folders of runs."""
 
@@ -192,6 +193,19 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
         raise StudyError(f"a file of the study is missing or damaged{why}", file, fix) from error
 
 
+def environment(compute: Compute) -> dict[str, Any]:
+    """Return the versions and the machine, without secrets."""
+    return {
+        "identity": uuid.uuid4().hex,
+        "compute": asdict(compute),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
 def other_releases(folder: StudyFolder) -> str:
     """Return how the installed versions differ from the study's versions; "" if they do not."""
     recorded, now = (
@@ -209,16 +223,10 @@ def locked(
 
     If an earlier search was killed, this waits until its Ray process has ended.
     """
-    looks = count()
-
-    def say_once() -> None:
-        if next(looks) == _LOOKS_IN_SILENCE:
-            what = "waiting for Ray's process of an earlier search, which still runs"
-            _logger.warning("%s: %s", folder.path, what)
-
+    what = "waiting for Ray's process of an earlier search, which still runs"
     try:
         with hold(folder.path / _LOCK_NAME, work):
-            with build_lock(folder.driver_lock_path, say_once):
+            with build_lock(folder.driver_lock_path, what=what):
                 pass
             yield
     except LockHeldError as error:

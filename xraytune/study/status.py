@@ -24,7 +24,7 @@ from xraytune.stats.placements import structural_components
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, TrialStatus, rank, set_values
-from xraytune.study.trial_files import read_node, read_pool_report, read_progress, read_samples
+from xraytune.study.trial import read_node, read_pool_report, read_progress, read_samples
 from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:

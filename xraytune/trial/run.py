@@ -30,8 +30,11 @@ def run_trial(
     *,
     trial_dir: Path,
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
+    on_generator: Callable[[], None] = lambda: None,
 ) -> TrialResult:
     """Run a trial, from its last checkpoint if there is one.
+
+    `on_epoch` is called after each epoch, and `on_generator` as by `trial_epochs`.
 
     Raises:
         TrialError: A loss is not finite, or the generator copies its training images.
@@ -39,7 +42,7 @@ def run_trial(
         MachineError: Weights are missing, or the disk is full.
         ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`.
     """
-    epochs = trial_epochs(experiment, context, trial_dir)
+    epochs = trial_epochs(experiment, context, trial_dir, on_generator)
     while True:
         try:
             on_epoch(next(epochs))
@@ -49,18 +52,22 @@ def run_trial(
 
 
 def trial_epochs(
-    experiment: Experiment, context: RunContext, trial_dir: Path
+    experiment: Experiment,
+    context: RunContext,
+    trial_dir: Path,
+    on_generator: Callable[[], None] = lambda: None,
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each once it is logged, and then score the best network.
 
-    The errors are those of `run_trial`.
+    `on_generator` is called once the trial's generator is trained, if it has one, and before its
+    images are used. The errors are those of `run_trial`.
     """
     prepared = context.prepared
     if experiment.parameters.gan is not None:
         trained_generator(
             with_features(experiment.parameters.gan, experiment.settings.weights_dir), context
         )
-        context.on_generator(experiment, context)
+        on_generator()
     if experiment.parameters.has_synthetic_pixels and not (trial_dir / QUALITY_FILE).exists():
         report = report_pool(experiment, context)
         write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(report)})

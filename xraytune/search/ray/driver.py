@@ -40,7 +40,7 @@ def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
     connection = Connection(int(pipe))
     vital: list[int] = []
     threading.Thread(target=_end_with, args=(int(search), folder, vital), daemon=True).start()
-    from xraytune.search.ray.tuning import serve
+    from xraytune.search.ray.tuning import serve  # takes a second, after the thread has started
 
     import_module("xraytune.search.trials")  # of most orders
     try:

@@ -6,11 +6,12 @@ never restored.
 """
 
 import os
+import platform
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -20,23 +21,25 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from xraytune.base.errors import XraytuneError
+from xraytune.base.errors import MachineError, Problem, XraytuneError
 from xraytune.base.files import explain_disk_errors
 from xraytune.base.locks import build_lock
 from xraytune.base.records import Node
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import TrialLoop, TuneRun
+from xraytune.search.loop import TrialLoop, TuneRun, count_slots, reserve
 from xraytune.search.ray.actor import ShowTrials, TrialActor
-from xraytune.search.ray.nodes import list_nodes, survey
-from xraytune.search.slots import count_slots, reserve
-from xraytune.study.folder import SCRATCH_NAME
+from xraytune.space.allocation import Allocation, Share, allocation_of
+from xraytune.space.settings import Settings
+from xraytune.study.folder import SCRATCH_NAME, environment
 from xraytune.study.trial import LOST, OUT_OF_MEMORY, Job, Trial, TrialFailed
 
 _LIST_NODES_SECONDS = 2.0
+_NOTE_SECONDS = 5
 _RAY_DIES_SECONDS = 0.5
 """Longer than this process takes to see that one of Ray is gone, and to end."""
 
@@ -201,3 +204,53 @@ def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> 
             verbose=0,
         )
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def list_nodes() -> list[Node]:
+    """Return the nodes that are there now."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in alive]
+
+
+def survey(
+    settings: Settings, has_gpu: bool | None, note: Callable[[str], None]
+) -> tuple[Allocation, dict[str, Any]]:
+    """Return the resources of trials, and the `environment` of a node with room for one.
+
+    Wait for such a node, which an autoscaler may have to start. Without `has_gpu`, trials use GPUs
+    if the cluster has any, or no cores yet.
+
+    Raises:
+        MachineError: The node lacks xraytune, or torch sees no GPU there.
+    """
+    if has_gpu is None:
+        nodes = list_nodes()
+        has_gpu = any(node.gpus >= 1 for node in nodes) or not any(node.cpus for node in nodes)
+    allocation = allocation_of(settings, has_gpu=has_gpu)
+    trial = allocation.trial
+    answer = describe_node.options(num_cpus=trial.cpus, num_gpus=trial.gpus).remote(trial)
+    if not ray.wait([answer], timeout=_NOTE_SECONDS)[0]:
+        fix = "lower resources.cpus_per_trial or gpus_per_trial"
+        note(f"waiting for a node with {trial} free; if the cluster has none, {fix}")
+    try:
+        found = ray.get(answer)
+    except ray.exceptions.RayError as error:  # such as a node without xraytune
+        last_line = str(error).strip().rpartition("\n")[2]
+        fix = "install the same versions on all machines"
+        raise MachineError(f"a node does not answer: {last_line}", fix=fix) from error
+    if isinstance(found, Problem):
+        raise MachineError(found)
+    return allocation, found
+
+
+@ray.remote(max_calls=1)
+def describe_node(trial: Share) -> dict[str, Any] | Problem:
+    """Return the `environment` of the node that runs this, or what it lacks."""
+    from xraytune.nets.compute import choose_compute  # imports torch, which this process avoids
+
+    try:
+        return environment(choose_compute(gpus=trial.gpus, threads=trial.cpus))
+    except MachineError as error:
+        problem = error.problems[0]
+        return Problem(f"on {platform.node()}: {problem.what}", problem.where, problem.fix)
