@@ -37,8 +37,8 @@ from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit
-    from xraytune.confirm.checks import Outlook
     from xraytune.confirm.curve import Curve
+    from xraytune.confirm.outlook import Outlook
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
     from xraytune.data.inspect import Inspection

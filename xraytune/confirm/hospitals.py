@@ -6,12 +6,12 @@ hospitals whose images were opened.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from xraytune.base.errors import StudyError, counted
-from xraytune.base.records import Progress
 from xraytune.confirm.arms import OpenedHospital, Plan
 from xraytune.confirm.judge import (
     held_out_set,
@@ -23,7 +23,7 @@ from xraytune.confirm.judge import (
     unscored_findings,
 )
 from xraytune.confirm.plan import earlier_access, why_exploratory
-from xraytune.confirm.record import Hospital
+from xraytune.confirm.record import Confirmation, Hospital, write_verdict
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import (
     SealedTest,
@@ -39,21 +39,17 @@ from xraytune.data.guesses import part_named
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
-from xraytune.space.settings import Parameters, Settings
-from xraytune.study.folder import StudyFolder
+from xraytune.space.settings import Parameters
 from xraytune.synth.sources.which import seen_by
 
 
 def choose_tests(
-    settings: Settings,
-    study: StudyFolder,
-    cache: Path,
+    study: OpenStudy,
+    plan: Plan | None,
     *,
     replicates: int,
     compared: Sequence[Parameters],
-    plan: Plan | None,
     folders: Sequence[Path],
-    on_progress: Progress,
 ) -> tuple[SealedTest | None, list[SealedTest]]:
     """Choose and check the images of the verdict, and the images of further hospitals in `folders`.
 
@@ -65,23 +61,11 @@ def choose_tests(
         StudyError: The study's images changed, or a folder shares only some of its images with the
             images that the verdict or a hospital was scored on.
     """
-    prepared = study.prepared()
-    index = read_unchanged(settings, prepared, on_progress)
+    settings = study.settings
+    prepared = study.prepared
+    index = read_unchanged(settings, prepared, study.callbacks.on_progress)
     seen = seen_by(compared)
-    given: dict[str, LabelledImages] = {}
-    for folder in folders:
-        labelled = read_labelled(
-            folder,
-            prepared.outputs,
-            settings.task,
-            group_regex=settings.data.split.group_regex,
-            on_progress=on_progress,
-        )
-        decode_unbroken(labelled, settings.data, cache, on_progress=on_progress)
-        known = patients_seen(labelled.images, seen)
-        unseen = (image for image in labelled.images if image.patient not in known)
-        given[content_fingerprint(unseen, in_order=True)] = labelled
-
+    given = _read_given(study, folders, seen)
     needs_given = prepared.test_fingerprint is None and not (plan and plan.test == "unused")
     own = None
     if needs_given and given:
@@ -92,13 +76,13 @@ def choose_tests(
         sealed = choose_test(
             settings,
             prepared,
-            cache,
+            study.cache,
             replicates=replicates,
             compared=compared,
             planned=plan.test if plan else None,
             test=own,
             index=index,
-            on_progress=on_progress,
+            on_progress=study.callbacks.on_progress,
         )
 
     further: list[SealedTest] = []
@@ -118,9 +102,31 @@ def choose_tests(
             what = "these are the images of the verdict itself, and not of a further hospital"
             raise StudyError(what, hospital.data.path, "omit this --test")
         others = [each for each in (sealed, *further) if each]
-        _refuse_partly_scored(hospital, others, plan, study.path)
+        _refuse_partly_scored(hospital, others, plan, study.folder.path)
         further.append(hospital)
     return sealed, further
+
+
+def _read_given(
+    study: OpenStudy, folders: Iterable[Path], seen: Collection[str]
+) -> dict[str, LabelledImages]:
+    """Return the images of each folder, none of them broken, by the `order` of those not `seen`."""
+    data = study.settings.data
+    on_progress = study.callbacks.on_progress
+    given: dict[str, LabelledImages] = {}
+    for folder in folders:
+        labelled = read_labelled(
+            folder,
+            study.prepared.outputs,
+            study.settings.task,
+            group_regex=data.split.group_regex,
+            on_progress=on_progress,
+        )
+        decode_unbroken(labelled, data, study.cache, on_progress=on_progress)
+        known = patients_seen(labelled.images, seen)
+        unseen = (image for image in labelled.images if image.patient not in known)
+        given[content_fingerprint(unseen, in_order=True)] = labelled
+    return given
 
 
 def _refuse_partly_scored(
@@ -145,14 +151,34 @@ def _refuse_partly_scored(
         raise StudyError(what, hospital.data.path, fix)
 
 
-def judge_hospital(
+def judge_hospitals(
     study: OpenStudy,
     plan: Plan,
-    hospital: SealedTest,
-    *,
-    before_test: Callable[[], None],
-    reason: str,
-) -> tuple[Plan, Hospital]:
+    hospitals: Iterable[SealedTest],
+    confirmation: Confirmation,
+    earlier: Iterable[Hospital],
+) -> Confirmation:
+    """Return a confirmation with the verdicts at hospitals, and write it after each of them.
+
+    The `earlier` verdicts of as many replicates are kept.
+    """
+    kept = tuple(each for each in earlier if each.replicates == confirmation.replicates)
+    confirmation = replace(confirmation, study=study.folder.path, hospitals=kept)
+    folder = study.runs_folder.path
+    write_verdict(folder, confirmation)
+    for hospital in hospitals:
+        plan, found = judge_hospital(study, plan, hospital)
+        confirmation = confirmation.with_hospital(found)
+        write_verdict(folder, confirmation)
+    recorded = {each.name for each in confirmation.hospitals}
+    for each in plan.hospitals:
+        if each.name not in recorded:
+            what = f"{each.name} was opened, and its verdict is not recorded"
+            study.callbacks.note(f"{what}: give its folder again (--test)")
+    return confirmation
+
+
+def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[Plan, Hospital]:
     """Score all runs on a hospital's images, unless they are scored, and judge the first finalist.
 
     The access is logged before the images are scored.
@@ -166,13 +192,13 @@ def judge_hospital(
     here = opened.get(hospital.order)
     if not (here and here.access):
         require_trained_networks(folder)
-        before_test()
+        study.before_test()
         here = here or _describe(hospital, plan, study.folder.path)
         here = here.model_copy(update={"access": uuid.uuid4().hex})
         opened[hospital.order] = here
         plan = plan.model_copy(update={"hospitals": tuple(opened.values())})
         open_scores(folder, plan, scores_file)
-    score_opened(study, plan, hospital, scores_file, access=here.access, reason=reason)
+    score_opened(study, plan, hospital, scores_file, access=here.access)
     # Every replicate is a network for this hospital, whatever site it left out.
     scores = read_scores(folder, plan.model_copy(update={"sites": ()}), hospital, scores_file)
     of_hospital = plan.model_copy(update={"exploratory": here.exploratory})

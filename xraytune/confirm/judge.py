@@ -8,7 +8,7 @@ of device and the same release of torch. Verdicts follow the rules of `stats/ver
 
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -113,14 +113,7 @@ class ArmScores:
         return structural_components(self.labels[rows], results, patients, self.positive)
 
 
-def score_sealed(
-    study: OpenStudy,
-    plan: Plan,
-    sealed: SealedTest,
-    *,
-    before_test: Callable[[], None],
-    reason: str,
-) -> ArmScores:
+def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
     """Score all runs on sealed images, unless they are scored already.
 
     The access to the images is logged before they are scored.
@@ -128,11 +121,11 @@ def score_sealed(
     folder = study.runs_folder
     if not plan.is_opened:
         require_trained_networks(folder)
-        before_test()
+        study.before_test()
         plan = mark_earlier_access(plan, study.folder.path, sealed, before=CONFIRM)
         plan = plan.model_copy(update={"order": sealed.order, "access": uuid.uuid4().hex})
         open_scores(folder, plan, SCORES_FILE)
-    score_opened(study, plan, sealed, SCORES_FILE, access=plan.access, reason=reason)
+    score_opened(study, plan, sealed, SCORES_FILE, access=plan.access)
     return read_scores(folder, plan, sealed, SCORES_FILE)
 
 
@@ -143,7 +136,7 @@ def open_scores(folder: StudyFolder, plan: Plan, scores_file: str) -> None:
 
 
 def score_opened(
-    study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access: str, reason: str
+    study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access: str
 ) -> None:
     """Log the access to opened images and score all runs, each unless it is done already."""
     folder = study.runs_folder
@@ -156,7 +149,7 @@ def score_opened(
             *study_logs(path),
             command=CONFIRM,
             study=path.name,
-            reason=reason,
+            reason=study.reason,
             fingerprint=sealed.fingerprint,
             order=sealed.order,
             contents=sealed.contents,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from xraytune.base.errors import DataError, StudyError, join_names
+from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.files import copy_file
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import (
@@ -42,6 +42,56 @@ from xraytune.synth.sources.which import source_of
 from xraytune.trial.soft_labels import donor_start
 
 _DRAWS = 5000
+
+
+def compared_settings(study: OpenStudy, plan: Plan | None, wanted: int | None) -> list[Parameters]:
+    """Return the settings of the finalists: of a plan, or of the best trials before there is one.
+
+    `wanted` is the number of finalists that was asked for. Raises StudyError if the plan has
+    another number, or if there is no trial with synthetic images.
+    """
+    if plan is None:
+        best = choose_finalists(study.searched, wanted or study.settings.confirm.finalists)
+        return [trial.parameters for trial in best]
+    if wanted is not None:
+        there = len(choose_finalists(study.searched, wanted))
+        _require_planned(study, "finalists", len(plan.finalists), there)
+    return [finalist.parameters for finalist in plan.finalists]
+
+
+def count_replicates(study: OpenStudy, plan: Plan | None, wanted: int | None) -> int:
+    """Return the number of replicates: as wanted, as planned, or as the space says.
+
+    Raises StudyError if a plan has more, or if more would change who is scored.
+    """
+    if plan is None:
+        return wanted or study.settings.confirm.replicates
+    replicates = wanted or plan.replicates
+    added = replicates - plan.replicates
+    if added < 0:
+        _require_planned(study, "replicates", plan.replicates, replicates)
+    if added > 0 and plan.test == "unused":
+        folder = study.runs_folder.path
+        patients = study.prepared.train_patients
+        what = (
+            f"{counted(added, 'further draw')} of {patients} patients would need "
+            f"{added * patients} more patients: all that the search left unused are drawn or "
+            "scored, and the scored ones must stay the same"
+        )
+        fix = f"move {folder.name}/ away to start over with more replicates"
+        if plan.order:
+            fix += "; its verdict is exploratory, since the test images were scored"
+        raise StudyError(what, folder, fix)
+    return replicates
+
+
+def _require_planned(study: OpenStudy, name: str, planned: int, wanted: int) -> None:
+    """Refuse (StudyError) an option that an existing plan contradicts."""
+    if wanted != planned:
+        folder = study.runs_folder.path
+        what = f"this confirmation has {planned} {name}, and {wanted} were asked for"
+        fix = f"omit --{name}, or move {folder.name}/ away to start over"
+        raise StudyError(what, folder, fix)
 
 
 def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:

@@ -8,7 +8,7 @@ it decides as an uninterrupted confirmation would.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -46,6 +46,8 @@ class OpenStudy:
         compute: Device and precision that the study's trials computed with.
         searched: The ended trials of the search.
         rungs: ASHA's rungs of the search, which decide which top-up trials are pruned.
+        before_test: Called before test images are scored for the first time.
+        reason: Why they are scored, for the test-set access log.
     """
 
     folder: StudyFolder
@@ -57,6 +59,8 @@ class OpenStudy:
     rungs: Rungs
     runner: Runner
     callbacks: Callbacks
+    before_test: Callable[[], object] = lambda: None
+    reason: str = ""
 
     @property
     def settings(self) -> Settings:

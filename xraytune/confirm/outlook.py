@@ -73,7 +73,7 @@ class Outlook:
         return {"ok": self.is_ready} | to_json(self)
 
 
-def plan(
+def study_outlook(
     *,
     space: Path | None = None,
     data: Path | None = None,
