@@ -10,11 +10,11 @@ patients of the training folder, who are in no sample. The test folder stays sea
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -68,6 +68,12 @@ _POOL = 1000
 """At most this many different images of a gift are used."""
 
 
+Samples: TypeAlias = Mapping[int, Sequence[SplitData]]
+"""The images of each sample, by the number of patients that a network trains on."""
+Cell: TypeAlias = tuple[Arm, int]
+"""An arm at a number of patients."""
+
+
 @frozen
 class Draws:
     """Disjoint samples of patients, and the patients who are scored, by name.
@@ -95,6 +101,13 @@ class Draws:
             if image.patient in side_of or image.side in HELD_OUT
         )
         return replace(prepared, images=tuple(images))
+
+    def samples(self, prepared: SplitData) -> Samples:
+        """Return the images of each sample of each number of patients."""
+        return {
+            number: [self.images(prepared, draw, number) for draw in range(len(self.blocks))]
+            for number in self.numbers
+        }
 
 
 @frozen
@@ -241,15 +254,15 @@ def curve(
     own = loaded.settings.data
     if out:
         require_new(out, outside=own.path)
-    baseline = _baseline(loaded).model_copy(update={"early_stop_epochs": None})
-    everyone = {"data": own.model_copy(update={"train_patients": None})}
-    settings = loaded.settings.model_copy(update=everyone)
-    alone = replace(loaded, settings=settings).at(flat_values(baseline))
-    trial = Experiment(settings=settings, parameters=baseline)
+    alone = _baseline(loaded)
+    trial = alone.experiment()
     settings = trial.settings
+    baseline = trial.parameters
     # For a range, its two ends.
     trials = loaded.extreme_parameters("source", "synthetic_ratio")
     ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio}) or [1.0]
+
+    # Patients whose images a gift was made from are neither drawn nor scored.
     gifts = _gifts(settings, baseline, donor, folder)
     seen = seen_by([baseline, *(gift.parameters for gift in gifts)])
     cache = cache.resolve()
@@ -257,38 +270,29 @@ def curve(
     prepared, index = prepare_space(
         alone, cache, seen=seen, skip_broken=skip_broken, note=note, on_progress=on_progress
     )
-
-    side = prepared.side("train")
     known = patients_seen(index.images, seen)
-    unseen = [name for name in in_nested_order(side, own.split.seed) if name not in known]
-    draws = choose_draws(unseen, patients, max(ratios))
-    images = {
-        number: [draws.images(prepared, draw, number) for draw in range(_DRAWS)]
-        for number in draws.numbers
-    }
-    smallest = images[draws.numbers[0]]
-    for drawn in smallest:
-        require_every_class(drawn.side("train"), prepared, draws.numbers[0])
-    few = too_few_tested(smallest[0].side(TEST), prepared.outputs)
-    if few:
-        raise DataError(few, own.path, "add patients")
+    in_order = in_nested_order(prepared.side("train"), own.split.seed)
+    draws = choose_draws([name for name in in_order if name not in known], patients, max(ratios))
+    samples = draws.samples(prepared)
+    _require_usable(samples, own.path)
 
-    study = StudyImages(settings.data, smallest[0], cache, index)
+    # The last checks before a training: whether all arms can be trained on all samples.
+    study = StudyImages(settings.data, samples[draws.numbers[0]][0], cache, index)
     notes: list[str] = []
     arms = [
         _arm("none", "matched", baseline),
-        _arm("duplicate", "matched", with_extra(baseline, "duplicate")),
+        _arm("duplicate", "matched", baseline, source="duplicate", **_HALF),
         *(real_extra(baseline, ratio) for ratio in ratios),
-        *(_checked(gift, settings, study, notes) for gift in gifts),
+        *(_halved(gift, study, notes) for gift in gifts),
     ]
     if donor:
         arms += donor_controls(settings, prepared.outputs, gifts[0], notes)[:1]
-    cells: list[tuple[Arm, int]] = []
+    contents = {}
     for arm in arms:
-        for number, its_draws in images.items():
-            possible = possible_arm(arm, study, its_draws, notes if arm.role == "donor" else [])
-            if possible:
-                cells.append((possible, number))
+        inputs = inputs_of_trials([arm.parameters])
+        read = read_inputs(inputs, settings, study.prepared, cache, index=index)
+        contents[arm.name] = [*read.values()]
+    cells = _possible_cells(arms, study, samples, notes)
     for text in notes:
         note(text)
 
@@ -296,13 +300,8 @@ def curve(
     compute = replace(compute_of(allocation), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    network = Network(trial, context)
-    if network.has_cached_features and baseline.augmentation == "none":
-        # At once: each training would load the backbone for what it lacks.
-        used = {*draws.scored}.union(*draws.blocks)
-        places = [place for place, patient in enumerate(side.patients) if patient in used]
-        network.features(side_images("train", prepared, cache), np.array(places))
-    measured = _measure(cells, images, settings, context)
+    _compute_features(trial, context, draws)
+    measured = _measure(cells, contents, samples, settings, context)
     *smaller, _ = draws.numbers
     most = own.train_patients or smaller[-1]
     result = Curve(
@@ -313,19 +312,7 @@ def curve(
         numbers=draws.numbers,
         test_patients=len(draws.scored),
         baseline=mix_label(baseline),
-        points=tuple(
-            Point(
-                arm=arm.name,
-                role=arm.role,
-                ratio=arm.parameters.synthetic_ratio,
-                patients=number,
-                scores=tuple(measured.scores[place].tolist()),
-                score=mean_score(measured, place),
-                gain=compare(measured.pair(place, draws.numbers.index(number))),
-                worth=worth_between(measured, place, draws.numbers, number),
-            )
-            for place, (arm, number) in enumerate(cells)
-        ),
+        points=_points(cells, measured, draws.numbers),
     )
     if out:
         with new_folder(out) as made:
@@ -334,26 +321,88 @@ def curve(
     return result
 
 
+def _require_usable(samples: Samples, where: Path) -> None:
+    """Refuse (DataError) samples that lack a class, or too few patients who are scored.
+
+    The smallest samples decide, since larger ones contain them.
+    """
+    number = min(samples)
+    for drawn in samples[number]:
+        require_every_class(drawn.side("train"), drawn, number)
+    few = too_few_tested(drawn.side(TEST), drawn.outputs)
+    if few:
+        raise DataError(few, where, "add patients")
+
+
+def _possible_cells(
+    arms: Iterable[Arm], study: StudyImages, samples: Samples, notes: list[str]
+) -> list[Cell]:
+    """Return each arm at each number of patients for which it has enough extra images."""
+    cells = []
+    for arm in arms:
+        for number, drawn in samples.items():
+            possible = possible_arm(arm, study, drawn, notes if arm.role == "donor" else [])
+            if possible:
+                cells.append((possible, number))
+    return cells
+
+
+def _compute_features(trial: Experiment, context: RunContext, draws: Draws) -> None:
+    """Compute the features of a frozen backbone for all images that are drawn or scored.
+
+    This is done at once, since each training would load the backbone for what it lacks.
+    """
+    network = Network(trial, context)
+    if network.has_cached_features and trial.parameters.augmentation == "none":
+        used = {*draws.scored}.union(*draws.blocks)
+        side = context.prepared.side("train")
+        places = [place for place, patient in enumerate(side.patients) if patient in used]
+        network.features(side_images("train", context.prepared, context.cache), np.array(places))
+
+
 def _measure(
-    cells: Sequence[tuple[Arm, int]],
-    images: Mapping[int, Sequence[SplitData]],
+    cells: Sequence[Cell],
+    contents: Mapping[str, Sequence[str]],
+    samples: Samples,
     settings: Settings,
     context: RunContext,
 ) -> StructuralComponents:
-    """Return the scores of C cells (an arm at a number of patients) on K samples, [C, K]."""
+    """Return the scores of C cells on K samples, [C, K].
+
+    `contents` has the content of each arm's inputs, from `read_inputs`.
+    """
     results: list[Results] = []
     for arm, number in cells:
-        for draw, drawn in enumerate(images[number]):
+        for draw, drawn in enumerate(samples[number]):
             experiment = replicate(arm, settings, draw, "unused")
-            results.append(train_once(experiment, replace(context, prepared=drawn)))
+            of_draw = replace(context, prepared=drawn)
+            results.append(train_once(experiment, of_draw, contents[arm.name]))
             total = len(cells) * _DRAWS
             context.on_progress("training on draws of patients (networks)", len(results), total)
-    any_draw = next(iter(images.values()))[0]  # all draws are scored on the same images
-    scored = any_draw.side(TEST)
+    scored = drawn.side(TEST)  # all networks are scored on the same images
     measured = structural_components(
-        scored.targets, np.stack(results), scored.patients, any_draw.positive
+        scored.targets, np.stack(results), scored.patients, drawn.positive
     )
     return measured.by_arm(len(cells))
+
+
+def _points(
+    cells: Sequence[Cell], measured: StructuralComponents, numbers: Sequence[int]
+) -> tuple[Point, ...]:
+    """Return a point for each cell; the first ones are without extra images, on `numbers`."""
+    return tuple(
+        Point(
+            arm=arm.name,
+            role=arm.role,
+            ratio=arm.parameters.synthetic_ratio,
+            patients=number,
+            scores=tuple(measured.scores[place].tolist()),
+            score=mean_score(measured, place),
+            gain=compare(measured.pair(place, numbers.index(number))),
+            worth=worth_between(measured, place, numbers, number),
+        )
+        for place, (arm, number) in enumerate(cells)
+    )
 
 
 def in_nested_order(images: Images, seed: int) -> list[str]:
@@ -390,34 +439,38 @@ def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -
     )
 
 
-def _baseline(space: Space) -> Parameters:
-    """Return the first trial without extra images in `points_to_evaluate`, else a random one."""
-    for start in space.points_to_evaluate:
-        with suppress(ConfigError):  # it leaves other parameters open
-            parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
-            if parameters.source == "none":
-                return parameters
-    for control in ("real_only", "augmented"):
-        for parameters in draw_control(space, control, 1, ()):
-            return parameters
+def _baseline(space: Space) -> Space:
+    """Return the space of a single point without extra images, trained on for all epochs.
+
+    This is the first one of `points_to_evaluate`, or a random one. The space has all patients.
+    """
+    everyone = replace(space, settings=space.settings.with_values({"data.train_patients": None}))
+    for parameters in _without_extra(space):
+        return everyone.at({**flat_values(parameters), "early_stop_epochs": None})
     what = "the space has no arm without extra images"
     raise ConfigError(what, space.settings.name, "add source: none")
 
 
-def with_extra(parameters: Parameters, source: str, **changes: Value) -> Parameters:
-    """Return the baseline with extra images of a source, which have half of the loss."""
-    return parameters_from({**flat_values(parameters), "source": source, **_HALF, **changes})
+def _without_extra(space: Space) -> Iterator[Parameters]:
+    for start in space.points_to_evaluate:
+        with suppress(ConfigError):  # it leaves other parameters open
+            parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
+            if parameters.source == "none":
+                yield parameters
+    for control in ("real_only", "augmented"):
+        yield from draw_control(space, control, 1, ())
 
 
-def _arm(name: str, role: Role, parameters: Parameters) -> Arm:
+def _arm(name: str, role: Role, baseline: Parameters, **changes: Value) -> Arm:
+    """Return an arm: the baseline with other values of some parameters."""
+    parameters = parameters_from({**flat_values(baseline), **changes})
     return Arm(name=name, role=role, trial=name, parameters=parameters)
 
 
-def real_extra(parameters: Parameters, ratio: float) -> Arm:
+def real_extra(baseline: Parameters, ratio: float) -> Arm:
     """Return the arm with real images of other patients, `ratio` per own image, with weight 1."""
     mix: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
-    name = f"other patients x{ratio:g}"
-    return _arm(name, "perfect", with_extra(parameters, "duplicate", **mix))
+    return _arm(f"other patients x{ratio:g}", "perfect", baseline, source="duplicate", **mix)
 
 
 def _gifts(
@@ -441,21 +494,17 @@ def _gifts(
         given["folder"] = folder
     gifts = []
     for source, path in given.items():
-        where: dict[str, Value] = {f"{source}.path": str(path.resolve()), "pool_size": _POOL}
-        parameters = with_extra(baseline, source, **where)
-        gifts.append(_arm(f"{source} of {path.name}", "donor", parameters))
+        mix = {**_HALF, "source": source, f"{source}.path": str(path.resolve()), "pool_size": _POOL}
+        gifts.append(_arm(f"{source} of {path.name}", "donor", baseline, **mix))
     return gifts
 
 
-def _checked(gift: Arm, settings: Settings, study: StudyImages, notes: list[str]) -> Arm:
-    """Return a gift after checking that it suits the study.
+def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
+    """Return a gift of which at most half of the images are used, as far as they are counted.
 
-    Of a folder, only half of the images are used, because the class shares of a sample differ from
-    those of the folder. Raises the errors of `read_inputs`.
+    The class shares of a sample differ from those of a folder.
     """
     parameters = gift.parameters
-    inputs = inputs_of_trials([parameters])
-    read_inputs(inputs, settings, study.prepared, study.cache, index=study.data_index)
     source = source_of(parameters)
     if source.seen_images() is None:
         notes.append(
@@ -469,16 +518,20 @@ def _checked(gift: Arm, settings: Settings, study: StudyImages, notes: list[str]
     return gift.model_copy(update={"parameters": parameters})
 
 
-def train_once(experiment: Experiment, context: RunContext) -> Results:
-    """Return the results of a network on the test side, [N, C]; train it unless they are cached."""
+def train_once(
+    experiment: Experiment, context: RunContext, contents: Sequence[str] = ()
+) -> Results:
+    """Return the results of a network on the test side, [N, C]; train it unless they are cached.
+
+    `contents` has the content of each input of the experiment, which must not change.
+    """
     prepared = context.prepared
     settings = experiment.settings
     parameters = experiment.parameters
-    read = read_inputs(inputs_of_trials([parameters]), settings, prepared, context.cache)
     inputs = {
         "experiment": experiment.identity(),
         "images": [prepared.fingerprint, prepared.pixels_sha256],
-        "contents": [*read.values()],
+        "contents": [*contents],
         "donor": donor_content(experiment.donor) if experiment.donor else "",
         "extensions": extensions_of(parameters.backbone, parameters.source),
         "compute": asdict(context.compute),

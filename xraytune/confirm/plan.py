@@ -8,6 +8,7 @@ trained for the most epochs are trained to the end.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -389,7 +390,7 @@ def require_images(arm: Arm, study: StudyImages, trained_on: Iterable[SplitData]
     """Refuse (DataError) an arm without enough extra images for these training sets."""
     source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
     for prepared in trained_on:
-        available = source.count_available(study._replace(prepared=prepared))
+        available = source.count_available(replace(study, prepared=prepared))
         require_enough(available, arm.parameters, prepared)
 
 
