@@ -504,8 +504,7 @@ def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
 
     The class shares of a sample differ from those of a folder.
     """
-    parameters = gift.parameters
-    source = source_of(parameters)
+    source = source_of(gift.parameters)
     if source.seen_images() is None:
         notes.append(
             f"{gift.name}: it is not known which images these were made from; if some are of this "
@@ -514,8 +513,8 @@ def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
     available = source.count_available(study)
     if available is not None:
         pool = min(_POOL, max(1, sum(available) // 2))
-        parameters = parameters.model_copy(update={"pool_size": pool})
-    return gift.model_copy(update={"parameters": parameters})
+        gift = gift.with_values({"parameters.pool_size": pool})
+    return gift
 
 
 def train_once(

@@ -5,20 +5,17 @@ hospital are kept in a file of their own, like the results for the verdict. `pla
 hospitals whose images were opened.
 """
 
-import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from xraytune.base.errors import StudyError, counted
-from xraytune.confirm.arms import OpenedHospital, Plan
+from xraytune.confirm.arms import OpenedHospital, Plan, write_plan
 from xraytune.confirm.judge import (
     held_out_set,
     judge_finalists,
-    open_scores,
-    read_scores,
-    require_trained_networks,
+    open_images,
     score_opened,
     unscored_findings,
 )
@@ -66,13 +63,13 @@ def choose_tests(
     index = read_unchanged(settings, prepared, study.callbacks.on_progress)
     seen = seen_by(compared)
     given = _read_given(study, folders, seen)
-    needs_given = prepared.test_fingerprint is None and not (plan and plan.test == "unused")
+    has_own = prepared.test_fingerprint is not None or (plan and plan.test == "unused")
     own = None
-    if needs_given and given:
+    if given and not has_own:
         scored = plan.order if plan else ""
         own = given.get(scored or next(iter(given)))
     sealed = None
-    if own or not (needs_given and given):
+    if own or has_own or not given:
         sealed = choose_test(
             settings,
             prepared,
@@ -162,17 +159,19 @@ def judge_hospitals(
 
     The `earlier` verdicts of as many replicates are kept.
     """
-    kept = tuple(each for each in earlier if each.replicates == confirmation.replicates)
-    confirmation = replace(confirmation, study=study.folder.path, hospitals=kept)
     folder = study.runs_folder.path
+    verdicts = {each.name: each for each in earlier if each.replicates == plan.replicates}
+    confirmation = replace(
+        confirmation, study=study.folder.path, hospitals=tuple(verdicts.values())
+    )
     write_verdict(folder, confirmation)
     for hospital in hospitals:
         plan, found = judge_hospital(study, plan, hospital)
-        confirmation = confirmation.with_hospital(found)
+        verdicts[found.name] = found
+        confirmation = replace(confirmation, hospitals=tuple(verdicts.values()))
         write_verdict(folder, confirmation)
-    recorded = {each.name for each in confirmation.hospitals}
     for each in plan.hospitals:
-        if each.name not in recorded:
+        if each.name not in verdicts:
             what = f"{each.name} was opened, and its verdict is not recorded"
             study.callbacks.note(f"{what}: give its folder again (--test)")
     return confirmation
@@ -186,26 +185,22 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     Returns:
         The plan, with the hospital added, and the verdict at the hospital.
     """
-    folder = study.runs_folder
     scores_file = f"test-{hospital.order}.npy"
     opened = {each.order: each for each in plan.hospitals}
     here = opened.get(hospital.order)
     if not (here and here.access):
-        require_trained_networks(folder)
-        study.before_test()
+        access = open_images(study, scores_file)
         here = here or _describe(hospital, plan, study.folder.path)
-        here = here.model_copy(update={"access": uuid.uuid4().hex})
-        opened[hospital.order] = here
-        plan = plan.model_copy(update={"hospitals": tuple(opened.values())})
-        open_scores(folder, plan, scores_file)
-    score_opened(study, plan, hospital, scores_file, access=here.access)
+        here = opened[hospital.order] = here.with_values({"access": access})
+        plan = plan.with_values({"hospitals": tuple(opened.values())})
+        write_plan(plan, study.runs_folder.path)
+    there = plan.with_values({"exploratory": here.exploratory})
     # Every replicate is a network for this hospital, whatever site it left out.
-    scores = read_scores(folder, plan.model_copy(update={"sites": ()}), hospital, scores_file)
-    of_hospital = plan.model_copy(update={"exploratory": here.exploratory})
-    exploratory = why_exploratory(of_hospital, hospital.data.set)
+    all_runs = there.with_values({"sites": ()})
+    scores = score_opened(study, all_runs, hospital, scores_file, access=here.access)
     return plan, Hospital(
         name=here.name,
-        exploratory=exploratory,
+        exploratory=why_exploratory(there, hospital.data.set),
         test=held_out_set(hospital),
         finalist=judge_finalists(scores, rope=study.settings.confirm.rope)[0],
         notes=unscored_findings(scores, study.prepared.findings),

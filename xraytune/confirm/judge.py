@@ -18,7 +18,7 @@ from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import require_recorded, sha256_of, write_array
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, write_plan
-from xraytune.confirm.plan import mark_earlier_access, why_exploratory
+from xraytune.confirm.plan import earlier_access, why_exploratory
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
@@ -118,44 +118,49 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
 
     The access to the images is logged before they are scored.
     """
-    folder = study.runs_folder
     if not plan.is_opened:
-        require_trained_networks(folder)
-        study.before_test()
-        plan = mark_earlier_access(plan, study.folder.path, sealed, before=CONFIRM)
-        plan = plan.model_copy(update={"order": sealed.order, "access": uuid.uuid4().hex})
-        open_scores(folder, plan, SCORES_FILE)
-    score_opened(study, plan, sealed, SCORES_FILE, access=plan.access)
-    return read_scores(folder, plan, sealed, SCORES_FILE)
+        access = open_images(study, SCORES_FILE)
+        path = study.folder.path
+        exploratory = plan.exploratory or earlier_access(path, sealed, before=CONFIRM)
+        plan = plan.with_values(
+            {"order": sealed.order, "access": access, "exploratory": exploratory}
+        )
+        write_plan(plan, study.runs_folder.path)
+    return score_opened(study, plan, sealed, SCORES_FILE, access=plan.access)
 
 
-def open_scores(folder: StudyFolder, plan: Plan, scores_file: str) -> None:
-    """Write a plan that opens test images, and remove the scores of an earlier, smaller plan."""
-    (folder.path / scores_file).unlink(missing_ok=True)
-    write_plan(plan, folder.path)
+def open_images(study: OpenStudy, scores_file: str) -> str:
+    """Ask before test images are opened, and remove the scores of an earlier, smaller plan.
+
+    Returns the `id` under which the access is to be logged.
+    """
+    require_trained_networks(study.runs_folder)
+    study.before_test()
+    (study.runs_folder.path / scores_file).unlink(missing_ok=True)
+    return uuid.uuid4().hex
 
 
 def score_opened(
     study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access: str
-) -> None:
+) -> ArmScores:
     """Log the access to opened images and score all runs, each unless it is done already."""
     folder = study.runs_folder
-    if (folder.path / scores_file).exists():
-        return
-    require_trained_networks(folder)
-    path = study.folder.path
-    if access not in {row.get("id") for row in accesses(path, sealed.contents)}:
-        log_test_access(
-            *study_logs(path),
-            command=CONFIRM,
-            study=path.name,
-            reason=study.reason,
-            fingerprint=sealed.fingerprint,
-            order=sealed.order,
-            contents=sealed.contents,
-            id=access,
-        )
-    score_runs(study, plan, sealed, scores_file)
+    if not (folder.path / scores_file).exists():
+        require_trained_networks(folder)
+        path = study.folder.path
+        if access not in {row.get("id") for row in accesses(path, sealed.contents)}:
+            log_test_access(
+                *study_logs(path),
+                command=CONFIRM,
+                study=path.name,
+                reason=study.reason,
+                fingerprint=sealed.fingerprint,
+                order=sealed.order,
+                contents=sealed.contents,
+                id=access,
+            )
+        score_runs(study, plan, sealed, scores_file)
+    return read_scores(folder, plan, sealed, scores_file)
 
 
 def score_runs(
@@ -220,7 +225,7 @@ def require_trained_networks(folder: StudyFolder) -> None:
         if trained and not (network.exists() and sha256_of(network) == trained):
             what = "this is not the network that was trained"
             problems.append(Problem(what, network, "run the same command again"))
-            append_run(folder, row.model_copy(update={"status": "failed", "reason": what}))
+            append_run(folder, row.with_values({"status": "failed", "reason": what}))
     if problems:
         raise StudyError(*problems)
 

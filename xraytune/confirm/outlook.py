@@ -209,7 +209,7 @@ def check_space(space: Space) -> Iterator[Check]:
         yield Check("images", "missing", f"there is no {images}", "give their folder: --data DIR")
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
     folder = space.settings.weights_dir or downloads
-    settings = space.settings.model_copy(update={"weights_dir": folder})
+    settings = space.settings.with_values({"weights_dir": folder})
     for trial in space.networks():
         name = f"weights of {trial.backbone}, {trial.weights}"
         try:

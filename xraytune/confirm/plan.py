@@ -124,7 +124,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
         raise StudyError(what, where, fix)
-    plan = mark_earlier_access(plan, where, sealed)
+    plan = plan.with_values({"exploratory": earlier_access(where, sealed)})
     write_plan(plan, study.runs_folder.path)
     return plan
 
@@ -211,18 +211,11 @@ def extend_plan(
     return extended
 
 
-def mark_earlier_access(plan: Plan, study: Path, sealed: SealedTest, before: str = "") -> Plan:
-    """Return the plan, marked as exploratory if the test images were accessed.
+def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[str, ...]:
+    """Return why a verdict on these images is exploratory; empty if they were never accessed.
 
     `before` is as for `accesses`.
     """
-    if plan.exploratory:
-        return plan
-    return plan.model_copy(update={"exploratory": earlier_access(study, sealed, before)})
-
-
-def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[str, ...]:
-    """Return why a verdict on these images is exploratory; empty if they were never accessed."""
     earlier = accesses(study, sealed.contents, before=before)
     if not earlier:
         return ()
@@ -378,8 +371,7 @@ def possible_arm(
         if arm.role == "finalist":
             raise
         if arm.parameters.pool_size:
-            fewer = arm.parameters.model_copy(update={"pool_size": None})
-            arm = arm.model_copy(update={"parameters": fewer})
+            arm = arm.with_values({"parameters.pool_size": None})
             return possible_arm(arm, study, trained_on, notes)
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         return None
@@ -431,6 +423,6 @@ def donor_controls(
             }
     shared = {"role": "donor", "parameters": parameters, "donor": folder}
     return [
-        finalist.model_copy(update={**shared, "name": name, "control": control})
+        finalist.with_values({**shared, "name": name, "control": control})
         for control, name in controls.items()
     ]

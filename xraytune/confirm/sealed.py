@@ -273,7 +273,7 @@ def divide_unused(
             or a draw lacks a class.
         StudyError: The images changed since the search.
     """
-    data = settings.data.model_copy(update={"train_patients": None})
+    data = settings.data.with_values({"train_patients": None})
     sizes_px = [prepared.image_size_px]
     everyone, _ = prepare_index(index, data, cache, sizes_px=sizes_px, skip_broken=True)
     if everyone.pixels != prepared.pixels:
