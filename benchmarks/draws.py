@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute, ignore_progress
 from xraytune.confirm.arms import replicate
-from xraytune.confirm.curve import Draws, in_nested_order, real_extra, train_once
+from xraytune.confirm.curve import real_extra, train_once
+from xraytune.confirm.draws import Draws, in_nested_order
 from xraytune.confirm.sealed import TEST
 from xraytune.data.prepare import RunContext
 from xraytune.nets.compute import pin

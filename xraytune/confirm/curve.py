@@ -9,8 +9,7 @@ has sent. Steps, seeds and real images are the same in all arms. All networks ar
 patients of the training folder, who are in no sample. The test folder stays sealed.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,20 +24,18 @@ from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import new_folder, require_new, write_array, write_json
 from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.confirm.arms import Arm, Role, replicate
+from xraytune.confirm.draws import Draws, Samples, choose_draws, in_nested_order, require_usable
 from xraytune.confirm.plan import donor_controls, draw_control, possible_arm
-from xraytune.confirm.sealed import TEST, require_every_class
-from xraytune.data.images import Images
+from xraytune.confirm.sealed import TEST
 from xraytune.data.index import find_class_names
-from xraytune.data.prepare import HELD_OUT, RunContext, SplitData, patients_seen, side_images
-from xraytune.data.sides import too_few_tested
-from xraytune.data.split import nested_order
+from xraytune.data.prepare import RunContext, patients_seen, side_images
 from xraytune.nets.compute import compute_of, gpu_count, in_one_thread, pin
 from xraytune.space.allocation import allocation_of
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings, extensions_of
 from xraytune.space.space import Space
-from xraytune.stats.between import Estimate, mean_score, place_between
+from xraytune.stats.between import Estimate, mean_score, worth_between
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.inputs import inputs_of_trials, read_inputs
@@ -53,61 +50,14 @@ from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining
 
-_DRAWS = 5
-_NUMBERS = [25 * 2**power for power in range(20)]
-"""The numbers of patients that are compared by default, as far as there are enough patients."""
-_TEST_SHARE = 0.25
-"""At least this share of the patients is held out for scoring."""
-_SPARE = 1.2
-"""Patients set aside for real extra images, as a multiple of the expected number, because patients
-differ in their numbers of images."""
 _STAGE = "curve-1"
 _HALF: dict[str, Value] = {"synthetic_ratio": 4.0, "synthetic_weight": 0.25}
 """Settings with which gifts and repeated images have half of the weight in the loss."""
 _POOL = 1000
 """At most this many different images of a gift are used."""
 
-
-Samples: TypeAlias = Mapping[int, Sequence[SplitData]]
-"""The images of each sample, by the number of patients that a network trains on."""
 Cell: TypeAlias = tuple[Arm, int]
 """An arm at a number of patients."""
-
-
-@frozen
-class Draws:
-    """Disjoint samples of patients, and the patients who are scored, by name.
-
-    Attributes:
-        numbers: The numbers of patients that are compared, ascending, two or more.
-        blocks: The patients of each sample. A network trains on the first n of them; its real extra
-            images are of the others.
-        scored: The patients who are scored.
-    """
-
-    numbers: tuple[int, ...]
-    blocks: tuple[tuple[str, ...], ...]
-    scored: tuple[str, ...]
-
-    def images(self, prepared: SplitData, draw: int, count: int) -> SplitData:
-        """Return the images of a sample of `count` patients; scored patients are the test side."""
-        block = self.blocks[draw]
-        side_of = dict.fromkeys(self.scored, TEST)
-        side_of |= dict.fromkeys(block[:count], "train")
-        side_of |= dict.fromkeys(block[count:], "others")
-        images = (
-            replace(image, side=side_of.get(image.patient, image.side))
-            for image in prepared.images
-            if image.patient in side_of or image.side in HELD_OUT
-        )
-        return replace(prepared, images=tuple(images))
-
-    def samples(self, prepared: SplitData) -> Samples:
-        """Return the images of each sample of each number of patients."""
-        return {
-            number: [self.images(prepared, draw, number) for draw in range(len(self.blocks))]
-            for number in self.numbers
-        }
 
 
 @frozen
@@ -254,7 +204,9 @@ def curve(
     own = loaded.settings.data
     if out:
         require_new(out, outside=own.path)
-    alone = _baseline(loaded)
+    everyone = loaded.settings.with_values({"data.train_patients": None})
+    point = {**flat_values(_without_extra(loaded)), "early_stop_epochs": None}
+    alone = replace(loaded, settings=everyone).at(point)
     trial = alone.experiment()
     settings = trial.settings
     baseline = trial.parameters
@@ -274,7 +226,7 @@ def curve(
     in_order = in_nested_order(prepared.side("train"), own.split.seed)
     draws = choose_draws([name for name in in_order if name not in known], patients, max(ratios))
     samples = draws.samples(prepared)
-    _require_usable(samples, own.path)
+    require_usable(samples, own.path)
 
     # The last checks before a training: whether all arms can be trained on all samples.
     study = StudyImages(settings.data, samples[draws.numbers[0]][0], cache, index)
@@ -321,19 +273,6 @@ def curve(
     return result
 
 
-def _require_usable(samples: Samples, where: Path) -> None:
-    """Refuse (DataError) samples that lack a class, or too few patients who are scored.
-
-    The smallest samples decide, since larger ones contain them.
-    """
-    number = min(samples)
-    for drawn in samples[number]:
-        require_every_class(drawn.side("train"), drawn, number)
-    few = too_few_tested(drawn.side(TEST), drawn.outputs)
-    if few:
-        raise DataError(few, where, "add patients")
-
-
 def _possible_cells(
     arms: Iterable[Arm], study: StudyImages, samples: Samples, notes: list[str]
 ) -> list[Cell]:
@@ -377,7 +316,7 @@ def _measure(
             experiment = replicate(arm, settings, draw, "unused")
             of_draw = replace(context, prepared=drawn)
             results.append(train_once(experiment, of_draw, contents[arm.name]))
-            total = len(cells) * _DRAWS
+            total = len(cells) * len(samples[number])
             context.on_progress("training on draws of patients (networks)", len(results), total)
     scored = drawn.side(TEST)  # all networks are scored on the same images
     measured = structural_components(
@@ -405,60 +344,18 @@ def _points(
     )
 
 
-def in_nested_order(images: Images, seed: int) -> list[str]:
-    """Return the patients in the order in which `data.train_patients` keeps them."""
-    patients = images.patients
-    order = nested_order(patients, images.targets, seed)
-    return [patients[places[0]] for places in order]
-
-
-def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -> Draws:
-    """Divide patients, in nested order, into disjoint samples and patients to score.
-
-    By default, the numbers of patients are 25, 50 and so on. Each sample also has patients for real
-    extra images, enough for `ratio` extra images per image as far as there are patients. The
-    patients that a search would train on first are scored, so that `confirm` scores few of them.
-
-    Raises DataError if there are fewer than two numbers of patients, or if they do not leave a
-    quarter of the patients to score.
-    """
-    most = int((1 - _TEST_SHARE) * len(patients)) // _DRAWS
-    fitting = [number for number in _NUMBERS if number <= most]
-    usual = fitting if len(fitting) > 1 else [most // 2, most]
-    numbers = sorted({*(wanted or usual)})
-    if len(numbers) < 2 or numbers[0] < 1 or numbers[-1] > most:
-        what = f"{len(patients):,} training patients make no curve of these numbers of patients"
-        raise DataError(what, fix=f"give two or more, up to {most} (--patients), or add patients")
-    size = min(most, math.ceil((1 + _SPARE * ratio) * numbers[-1]))
-    first = len(patients) - _DRAWS * size
-    starts = range(first, len(patients), size)
-    return Draws(
-        numbers=tuple(numbers),
-        blocks=tuple(tuple(patients[start : start + size]) for start in starts),
-        scored=tuple(patients[:first]),
-    )
-
-
-def _baseline(space: Space) -> Space:
-    """Return the space of a single point without extra images, trained on for all epochs.
-
-    This is the first one of `points_to_evaluate`, or a random one. The space has all patients.
-    """
-    everyone = replace(space, settings=space.settings.with_values({"data.train_patients": None}))
-    for parameters in _without_extra(space):
-        return everyone.at({**flat_values(parameters), "early_stop_epochs": None})
-    what = "the space has no arm without extra images"
-    raise ConfigError(what, space.settings.name, "add source: none")
-
-
-def _without_extra(space: Space) -> Iterator[Parameters]:
+def _without_extra(space: Space) -> Parameters:
+    """Return the first trial without extra images in `points_to_evaluate`, else a random one."""
     for start in space.points_to_evaluate:
         with suppress(ConfigError):  # it leaves other parameters open
-            parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
-            if parameters.source == "none":
-                yield parameters
+            trial = replace(space, points_to_evaluate=(start,)).experiment()
+            if trial.parameters.source == "none":
+                return trial.parameters
     for control in ("real_only", "augmented"):
-        yield from draw_control(space, control, 1, ())
+        for parameters in draw_control(space, control, 1, ()):
+            return parameters
+    what = "the space has no arm without extra images"
+    raise ConfigError(what, space.settings.name, "add source: none")
 
 
 def _arm(name: str, role: Role, baseline: Parameters, **changes: Value) -> Arm:
@@ -547,19 +444,6 @@ def train_once(
 
     results: Results = np.load(build_once(context.cache, _STAGE, inputs, build) / "results.npy")
     return results
-
-
-def worth_between(
-    measured: StructuralComponents, place: int, numbers: Sequence[int], patients: int
-) -> Estimate:
-    """Return how many more patients than `patients` an arm is worth, within the range of the curve.
-
-    The first arms of `measured` must be those without extra images, on `numbers` of patients.
-    """
-    found = place_between(measured, place, range(len(numbers)), np.log(numbers).tolist())
-    equal = np.exp([found.value, found.low, found.high])
-    value, low, high = (equal - patients).round(3).tolist()
-    return Estimate(value=value, low=low, high=high)
 
 
 def _draw(curve: Curve, files: Sequence[Path]) -> None:

@@ -190,7 +190,10 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     here = opened.get(hospital.order)
     if not (here and here.access):
         access = open_images(study, scores_file)
-        here = here or _describe(hospital, plan, study.folder.path)
+        if here is None:
+            exploratory = earlier_access(study.folder.path, hospital)
+            name = _name(hospital, {each.name for each in plan.hospitals})
+            here = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
         here = opened[hospital.order] = here.with_values({"access": access})
         plan = plan.with_values({"hospitals": tuple(opened.values())})
         write_plan(plan, study.runs_folder.path)
@@ -207,10 +210,8 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     )
 
 
-def _describe(hospital: SealedTest, plan: Plan, study: Path) -> OpenedHospital:
+def _name(hospital: SealedTest, others: Collection[str]) -> str:
+    """Return the name of a hospital's folder, with a suffix if it is among `others`."""
     folder = hospital.data.path.resolve()
     name = folder.parent.name if part_named(folder.name) else folder.name
-    if name in {each.name for each in plan.hospitals}:
-        name += f" {hospital.order[:6]}"
-    exploratory = earlier_access(study, hospital)
-    return OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
+    return f"{name} {hospital.order[:6]}" if name in others else name

@@ -116,7 +116,9 @@ def confirm(
 
         # An earlier call decides what this one may still choose.
         plan = read_plan(opened.runs_folder.path)
-        before = _verdict_before(opened)
+        before = None
+        with suppress(StudyError):  # a damaged verdict is written anew
+            before = read_verdict(opened.runs_folder.path)
 
         # What is compared comes before the images, which take minutes to read.
         sites = left_out_sites(opened.settings, opened.prepared)
@@ -194,13 +196,6 @@ def _open_study(
             runner=runner,
             callbacks=callbacks,
         )
-
-
-def _verdict_before(study: OpenStudy) -> Confirmation | None:
-    """Return the verdict of an earlier call; None if there is none, or it is damaged."""
-    with suppress(StudyError):  # a damaged verdict is written anew
-        return read_verdict(study.runs_folder.path)
-    return None
 
 
 def _require_sites_alone(sites: Sequence[str], replicates: int | None, by: Sequence[str]) -> None:

@@ -96,10 +96,9 @@ class RunList(TrialLoop):
         self._what = what
         self._seconds: dict[str, list[float]] = {}  # of the ended runs, by arm
         self._epoch_seconds: list[float] = []  # of the same, without their generators
-        ended = ended_runs(folder)
         self._ended: set[int] = set()
-        kept = []
-        waiting = []
+        rows = ended_runs(folder).values()
+        kept = {row.number: row for row in rows if row.status != "failed"}
         for number, run in self._runs.items():
             config = folder.trial_path(number) / "config.json"
             identity = run.experiment.identity()
@@ -107,13 +106,11 @@ class RunList(TrialLoop):
                 what = "this run was started with other settings: the study or the options changed"
                 fix = f"use the same options, or move {folder.path.name}/ away to start over"
                 raise StudyError(what, config, fix)
-            if number in ended and ended[number].status != "failed":
-                kept.append(run)
-            else:
-                waiting.append(run)
+        waiting = [run for run in runs if run.number not in kept]
         super().__init__(folder, waiting, generator_need=generator_need, callbacks=callbacks)
-        for run in kept:
-            self._add_end(run, ended[run.number].seconds)
+        for run in runs:
+            if run.number in kept:
+                self._add_end(run, kept[run.number].seconds)
         self._rungs = rungs
         self.stops_trials = bool(rungs.epochs)
         self._reports_path = folder.path / "reports.jsonl"
