@@ -79,7 +79,6 @@ def choose_tests(
             planned=plan.test if plan else None,
             test=own,
             index=index,
-            on_progress=study.callbacks.on_progress,
         )
 
     further: list[SealedTest] = []

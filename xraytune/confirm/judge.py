@@ -6,6 +6,8 @@ file (`test.npy`, float64 [R, N, C]), so that all scores that are compared come 
 of device and the same release of torch. Verdicts follow the rules of `stats/verdict.py`.
 """
 
+from __future__ import annotations
+
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import require_recorded, sha256_of, write_array
@@ -105,12 +108,25 @@ class ArmScores:
 
         For each of A arms, the replicate that leaves the site out is scored.
         """
-        rows = np.asarray(self.sites) == site
+        there = self.at_site(site)
         replicate = self.plan.sites.index(site)
         numbers = [self.plan.numbers(arm)[replicate] for arm in arms]
-        patients = np.asarray(self.patients)[rows].tolist()
-        results = self.results[numbers][:, rows]
-        return structural_components(self.labels[rows], results, patients, self.positive)
+        results = there.results[numbers]
+        return structural_components(there.labels, results, there.patients, self.positive)
+
+    def at_site(self, site: str) -> ArmScores:
+        """Return the results on the images of a site."""
+        return self.on_images(np.asarray(self.sites) == site)
+
+    def on_images(self, chosen: NDArray[np.bool_]) -> ArmScores:
+        """Return the results on the chosen images, [N], without their sites."""
+        return replace(
+            self,
+            results=self.results[:, chosen],
+            labels=self.labels[chosen],
+            patients=tuple(np.asarray(self.patients)[chosen].tolist()),
+            sites=(),
+        )
 
 
 def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:

@@ -105,14 +105,14 @@ def _measure_at_sites(
     replicate_of_run = np.arange(len(test.results)) // len(test.plan.trainings)
     values: dict[str, list[float]] = {}
     for run, replicate in enumerate(replicate_of_run.tolist()):
-        has_site = np.asarray(test.sites) == test.plan.sites[replicate]
+        there = test.at_site(test.plan.sites[replicate])
         images = ScoredImages(
-            test.labels[has_site],
-            test.results[run, has_site],
+            there.labels,
+            there.results[run],
             positive=test.positive,
             threshold=thresholds.get(run, 0.5),
         )
-        for name, value in weighted_outcomes(images, np.ones((1, has_site.sum()))).items():
+        for name, value in weighted_outcomes(images, np.ones((1, len(there.labels)))).items():
             values.setdefault(name, []).append(float(value[0]))
     names = [metric.name for metric in SECONDARY if metric.name in values]
     return {name: sample_of_sites(np.array(values[name])) for name in names}
@@ -185,39 +185,33 @@ def compare_in_groups(
     """
     arms = {arm.name: arm for arm in test.plan.arms}
     pair = (arms[finalist.arm], arms[finalist.strongest])
-    patients = np.asarray(test.patients)
     is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
     groups = []
     for column, values in columns.items():
         value_of_image = np.array([values.get(file, "") for file in files])
         for value in np.unique(value_of_image[value_of_image != ""]).tolist():
             has_value = value_of_image == value
-            rows = has_value
-            classes = np.unique(test.labels[has_value])
+            there = test.on_images(has_value)
+            classes = np.unique(there.labels)
             is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
-            if is_of_one_class:
-                rows = has_value | (test.labels != classes[0])
-            of_group = replace(
-                test,
-                results=test.results[:, rows],
-                labels=test.labels[rows],
-                patients=tuple(patients[rows].tolist()),
-            )
             group = Subgroup(
                 column=column,
                 value=value,
-                images=int(has_value.sum()),
-                patients=len({*patients[has_value].tolist()}),
+                images=len(there.labels),
+                patients=len({*there.patients}),
                 is_of_one_class=is_of_one_class,
             )
-            if _is_large(of_group):
-                measured = of_group.measure(*pair)
+            scored = there
+            if is_of_one_class:
+                scored = test.on_images(has_value | (test.labels != classes[0]))
+            if _is_large(scored):
+                measured = scored.measure(*pair)
                 scores = measured.scores.mean(axis=1).tolist()
                 group = replace(
                     group,
                     difference=compare(measured),
                     scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
-                    rates={arm.name: _rates(of_group, arm, thresholds) for arm in pair}
+                    rates={arm.name: _rates(scored, arm, thresholds) for arm in pair}
                     if thresholds and not is_of_one_class
                     else {},
                 )
@@ -232,17 +226,16 @@ def compare_sites(test: ArmScores, finalist: FinalistVerdict) -> tuple[Subgroup,
     """
     arms = {arm.name: arm for arm in test.plan.arms}
     names = (finalist.arm, finalist.strongest)
-    patients = np.asarray(test.patients)
     groups = []
     for site in test.plan.sites:
         pair = test.measure_at(site, *(arms[name] for name in names))
-        has_site = np.asarray(test.sites) == site
+        there = test.at_site(site)
         groups.append(
             Subgroup(
                 column="site",
                 value=site,
-                images=int(has_site.sum()),
-                patients=len(np.unique(patients[has_site])),
+                images=len(there.labels),
+                patients=len({*there.patients}),
                 difference=patient_interval(pair),
                 scores=dict(zip(names, pair.scores.tolist(), strict=True)),
             )

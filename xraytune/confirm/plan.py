@@ -115,16 +115,15 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         test=sealed.kind,
         replicates=replicates,
         notes=tuple(notes),
+        exploratory=earlier_access(study.folder.path, sealed),
         sites=sealed.prepared.left_out_sites,
         arms=tuple(arm for arm in possible if arm),
     )
     alone = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
-    where = study.folder.path
     if alone:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
-        raise StudyError(what, where, fix)
-    plan = plan.with_values({"exploratory": earlier_access(where, sealed)})
+        raise StudyError(what, study.folder.path, fix)
     write_plan(plan, study.runs_folder.path)
     return plan
 

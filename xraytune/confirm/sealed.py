@@ -97,7 +97,6 @@ def choose_test(
     planned: TestKind | None = None,
     test: LabelledImages | None = None,
     index: ImageIndex | None = None,
-    on_progress: Progress = ignore_progress,
 ) -> SealedTest:
     """Choose and check the images that a confirmation of the `compared` finalists scores.
 
@@ -109,7 +108,7 @@ def choose_test(
             or too few are of a class.
         StudyError: The images changed since the search.
     """
-    index = index or read_unchanged(settings, prepared, on_progress)
+    index = index or read_unchanged(settings, prepared, ignore_progress)
     sites = left_out_sites(settings, prepared)
     seen = seen_by(compared)
     given = test or LabelledImages(data=settings.data, images=index.test)
