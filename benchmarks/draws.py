@@ -88,13 +88,14 @@ def _draws(settings: Settings, context: RunContext, seed: int) -> StructuralComp
         blocks=tuple(tuple(patients[start : start + size]) for start in starts),
         scored=tuple(patients[count * size :]),
     )
+    samples = draws.samples(prepared)[_PATIENTS]
     perfect = real_extra(_BASELINE, _RATIO)
     results = []
     for arm in (perfect, perfect.model_copy(update={"role": "matched", "parameters": _BASELINE})):
-        for draw in range(count):
-            of_draw = replace(context, prepared=draws.images(prepared, draw, _PATIENTS))
+        for draw, drawn in enumerate(samples):
+            of_draw = replace(context, prepared=drawn)
             results.append(train_once(replicate(arm, settings, draw, "unused"), of_draw))
-    scored = draws.images(prepared, 0, _PATIENTS).side(TEST)
+    scored = samples[0].side(TEST)
     components = structural_components(
         scored.labels, np.stack(results), scored.patients, prepared.positive
     )

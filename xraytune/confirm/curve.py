@@ -29,8 +29,7 @@ from xraytune.confirm.plan import donor_controls, draw_control, possible_arm
 from xraytune.confirm.sealed import TEST
 from xraytune.data.index import find_class_names
 from xraytune.data.prepare import RunContext, patients_seen, side_images
-from xraytune.nets.compute import compute_of, gpu_count, in_one_thread, pin
-from xraytune.space.allocation import allocation_of
+from xraytune.nets.compute import compute_here, in_one_thread, pin
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings, extensions_of
@@ -248,8 +247,7 @@ def curve(
     for text in notes:
         note(text)
 
-    allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
-    compute = replace(compute_of(allocation), threads=cpu_count())
+    compute = replace(compute_here(settings), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     _compute_features(trial, context, draws)
@@ -279,8 +277,9 @@ def _possible_cells(
     """Return each arm at each number of patients for which it has enough extra images."""
     cells = []
     for arm in arms:
-        for number, drawn in samples.items():
-            possible = possible_arm(arm, study, drawn, notes if arm.role == "donor" else [])
+        for number, sample in samples.items():
+            trained_on = [replace(study, prepared=drawn) for drawn in sample]
+            possible = possible_arm(arm, trained_on, notes if arm.role == "donor" else [])
             if possible:
                 cells.append((possible, number))
     return cells

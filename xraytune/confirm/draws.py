@@ -7,6 +7,7 @@ networks are scored on the same patients, who are in no sample.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TypeAlias
 
@@ -46,25 +47,24 @@ class Draws:
     blocks: tuple[tuple[str, ...], ...]
     scored: tuple[str, ...]
 
-    def images(self, prepared: SplitData, draw: int, count: int) -> SplitData:
-        """Return the images of a sample of `count` patients; scored patients are the test side."""
-        block = self.blocks[draw]
-        side_of = dict.fromkeys(self.scored, TEST)
-        side_of |= dict.fromkeys(block[:count], "train")
-        side_of |= dict.fromkeys(block[count:], "others")
-        images = (
-            replace(image, side=side_of.get(image.patient, image.side))
-            for image in prepared.images
-            if image.patient in side_of or image.side in HELD_OUT
-        )
-        return replace(prepared, images=tuple(images))
-
     def samples(self, prepared: SplitData) -> Samples:
-        """Return the images of each sample of each number of patients."""
-        return {
-            number: [self.images(prepared, draw, number) for draw in range(len(self.blocks))]
-            for number in self.numbers
-        }
+        """Return the images of each sample of each number of patients.
+
+        The patients who are scored are the test side, and those of the sample who are not trained
+        on are the side `others`.
+        """
+        samples: dict[int, list[SplitData]] = {number: [] for number in self.numbers}
+        for number, block in product(self.numbers, self.blocks):
+            side_of = dict.fromkeys(self.scored, TEST)
+            side_of |= dict.fromkeys(block[:number], "train")
+            side_of |= dict.fromkeys(block[number:], "others")
+            images = (
+                replace(image, side=side_of.get(image.patient, image.side))
+                for image in prepared.images
+                if image.patient in side_of or image.side in HELD_OUT
+            )
+            samples[number].append(replace(prepared, images=tuple(images)))
+        return samples
 
 
 def in_nested_order(images: Images, seed: int) -> list[str]:

@@ -60,9 +60,23 @@ def choose_tests(
     """
     settings = study.settings
     prepared = study.prepared
-    index = read_unchanged(settings, prepared, study.callbacks.on_progress)
+    on_progress = study.callbacks.on_progress
+    index = read_unchanged(settings, prepared, on_progress)
     seen = seen_by(compared)
-    given = _read_given(study, folders, seen)
+    given: dict[str, LabelledImages] = {}
+    for folder in folders:
+        labelled = read_labelled(
+            folder,
+            prepared.outputs,
+            settings.task,
+            group_regex=settings.data.split.group_regex,
+            on_progress=on_progress,
+        )
+        decode_unbroken(labelled, settings.data, study.cache, on_progress=on_progress)
+        known = patients_seen(labelled.images, seen)
+        unseen = (image for image in labelled.images if image.patient not in known)
+        given[content_fingerprint(unseen, in_order=True)] = labelled
+
     has_own = prepared.test_fingerprint is not None or (plan and plan.test == "unused")
     own = None
     if given and not has_own:
@@ -101,28 +115,6 @@ def choose_tests(
         _refuse_partly_scored(hospital, others, plan, study.folder.path)
         further.append(hospital)
     return sealed, further
-
-
-def _read_given(
-    study: OpenStudy, folders: Iterable[Path], seen: Collection[str]
-) -> dict[str, LabelledImages]:
-    """Return the images of each folder, none of them broken, by the `order` of those not `seen`."""
-    data = study.settings.data
-    on_progress = study.callbacks.on_progress
-    given: dict[str, LabelledImages] = {}
-    for folder in folders:
-        labelled = read_labelled(
-            folder,
-            study.prepared.outputs,
-            study.settings.task,
-            group_regex=data.split.group_regex,
-            on_progress=on_progress,
-        )
-        decode_unbroken(labelled, data, study.cache, on_progress=on_progress)
-        known = patients_seen(labelled.images, seen)
-        unseen = (image for image in labelled.images if image.patient not in known)
-        given[content_fingerprint(unseen, in_order=True)] = labelled
-    return given
 
 
 def _refuse_partly_scored(

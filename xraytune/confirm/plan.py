@@ -28,7 +28,7 @@ from xraytune.confirm.record import VERDICT_FILE, Confirmation
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.test_access import accesses
-from xraytune.data.prepare import SplitData, write_prepared
+from xraytune.data.prepare import write_prepared
 from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -108,9 +108,8 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     best = choose_finalists(trials, finalists)
     tuned = _tuned_controls(study.settings, trials, notes)
     arms = arms_of(study.settings, study.prepared.outputs, best, tuned, sealed.kind, notes)
-    images = StudyImages(study.settings.data, study.prepared, study.cache)
     trained_on = _trained_on(study, sealed, range(replicates))
-    possible = [possible_arm(arm, images, trained_on, notes) for arm in arms]
+    possible = [possible_arm(arm, trained_on, notes) for arm in arms]
     plan = Plan(
         test=sealed.kind,
         replicates=replicates,
@@ -198,10 +197,9 @@ def extend_plan(
     images is too small for the training set of a new replicate.
     """
     folder = study.runs_folder.path
-    images = StudyImages(study.settings.data, study.prepared, study.cache)
     trained_on = _trained_on(study, sealed, range(plan.replicates, replicates))
     for arm in plan.arms:
-        require_images(arm, images, trained_on)
+        require_images(arm, trained_on)
     if before:
         copy_file(folder / VERDICT_FILE, folder / f"verdict-{before.replicates}-replicates.json")
     extended = plan.with_replicates(replicates, before.verdict if before else "not recorded")
@@ -354,9 +352,7 @@ def _train(
     ]
 
 
-def possible_arm(
-    arm: Arm, study: StudyImages, trained_on: Iterable[SplitData], notes: list[str]
-) -> Arm | None:
+def possible_arm(arm: Arm, trained_on: Iterable[StudyImages], notes: list[str]) -> Arm | None:
     """Return an arm, or None with a note if there are too few extra images for it.
 
     The extra images are from a folder, or real images of other patients. If there are fewer images
@@ -365,31 +361,33 @@ def possible_arm(
     Raises DataError if a finalist has too few extra images.
     """
     try:
-        require_images(arm, study, trained_on)
+        require_images(arm, trained_on)
     except DataError as error:
         if arm.role == "finalist":
             raise
         if arm.parameters.pool_size:
             arm = arm.with_values({"parameters.pool_size": None})
-            return possible_arm(arm, study, trained_on, notes)
+            return possible_arm(arm, trained_on, notes)
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         return None
     return arm
 
 
-def require_images(arm: Arm, study: StudyImages, trained_on: Iterable[SplitData]) -> None:
+def require_images(arm: Arm, trained_on: Iterable[StudyImages]) -> None:
     """Refuse (DataError) an arm without enough extra images for these training sets."""
     source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
-    for prepared in trained_on:
-        available = source.count_available(replace(study, prepared=prepared))
-        require_enough(available, arm.parameters, prepared)
+    for images in trained_on:
+        require_enough(source.count_available(images), arm.parameters, images.prepared)
 
 
-def _trained_on(study: OpenStudy, sealed: SealedTest, replicates: Iterable[int]) -> list[SplitData]:
+def _trained_on(
+    study: OpenStudy, sealed: SealedTest, replicates: Iterable[int]
+) -> list[StudyImages]:
     """Return the images that these replicates train on."""
+    images = StudyImages(study.settings.data, study.prepared, study.cache)
     if sealed.kind == "folder":
-        return [study.prepared]
-    return [study.prepared.drawn(number) for number in replicates]
+        return [images]
+    return [replace(images, prepared=study.prepared.drawn(number)) for number in replicates]
 
 
 def donor_controls(
