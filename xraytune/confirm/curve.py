@@ -365,8 +365,14 @@ def _arm(name: str, role: Role, baseline: Parameters, **changes: Value) -> Arm:
 
 def real_extra(baseline: Parameters, ratio: float) -> Arm:
     """Return the arm with real images of other patients, `ratio` per own image, with weight 1."""
-    mix: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
-    return _arm(f"other patients x{ratio:g}", "perfect", baseline, source="duplicate", **mix)
+    return _arm(
+        f"other patients x{ratio:g}",
+        "perfect",
+        baseline,
+        source="duplicate",
+        synthetic_ratio=ratio,
+        synthetic_weight=1.0,
+    )
 
 
 def _gifts(
@@ -421,16 +427,15 @@ def train_once(
     `contents` has the content of each input of the experiment, which must not change.
     """
     prepared = context.prepared
-    settings = experiment.settings
     parameters = experiment.parameters
     inputs = {
         "experiment": experiment.identity(),
         "images": [prepared.fingerprint, prepared.pixels_sha256],
-        "contents": [*contents],
+        "contents": contents,
         "donor": donor_content(experiment.donor) if experiment.donor else "",
         "extensions": extensions_of(parameters.backbone, parameters.source),
         "compute": asdict(context.compute),
-        "releases": releases(*task_of(settings).packages),
+        "releases": releases(*task_of(experiment.settings).packages),
     }
 
     def build(folder: Path) -> None:

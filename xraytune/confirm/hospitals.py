@@ -5,7 +5,7 @@ hospital are kept in a file of their own, like the results for the verdict. `pla
 hospitals whose images were opened.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -182,8 +182,11 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     if not (here and here.access):
         access = open_images(study, scores_file)
         if here is None:
+            folder = hospital.data.path.resolve()
+            name = folder.parent.name if part_named(folder.name) else folder.name
+            if name in {each.name for each in plan.hospitals}:
+                name += f" {hospital.order[:6]}"
             exploratory = earlier_access(study.folder.path, hospital)
-            name = _name(hospital, {each.name for each in plan.hospitals})
             here = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
         here = opened[hospital.order] = here.with_values({"access": access})
         plan = plan.with_values({"hospitals": tuple(opened.values())})
@@ -199,10 +202,3 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
         finalist=judge_finalists(scores, rope=study.settings.confirm.rope)[0],
         notes=unscored_findings(scores, study.prepared.findings),
     )
-
-
-def _name(hospital: SealedTest, others: Collection[str]) -> str:
-    """Return the name of a hospital's folder, with a suffix if it is among `others`."""
-    folder = hospital.data.path.resolve()
-    name = folder.parent.name if part_named(folder.name) else folder.name
-    return f"{name} {hospital.order[:6]}" if name in others else name

@@ -143,8 +143,8 @@ def confirm(
             what = "the verdict's own test images are needed, and were not given"
             fix = "give their folder before the others: --test DIR --test OTHER"
             raise StudyError(what, opened.runs_folder.path, fix)
-        divided = sealed.prepared if sealed else opened.runs_folder.prepared()
-        opened = replace(opened, prepared=divided)
+        prepared = sealed.prepared if sealed else opened.runs_folder.prepared()
+        opened = replace(opened, prepared=prepared)
 
         # The last check before a training: a plan may train further trials.
         _require_same_inputs(opened, compared)

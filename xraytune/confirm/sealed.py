@@ -130,11 +130,11 @@ def choose_test(
     def seal(kind: TestKind) -> SealedTest:
         divided = prepared
         images = unseen
+        fewest = 0
+        if kind == "unused":
+            is_large = settings.confirm.test == "auto" and not sites
+            fewest = FEWEST_UNUSED if is_large else 1
         if kind != "folder":
-            fewest = 0
-            if kind == "unused":
-                is_large = settings.confirm.test == "auto" and not sites
-                fewest = FEWEST_UNUSED if is_large else 1
             divided = divide_unused(
                 prepared,
                 settings,
