@@ -20,12 +20,12 @@ from xraytune.confirm.outlook import study_outlook
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
-from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
+from xraytune.study.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -31,12 +31,12 @@ from xraytune.confirm.sealed import (
     refuse_patients_of_study,
     refuse_too_few,
 )
-from xraytune.confirm.test_access import accesses
 from xraytune.data.guesses import part_named
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
 from xraytune.space.settings import Parameters
+from xraytune.study.test_access import accesses
 from xraytune.synth.sources.which import seen_by
 
 

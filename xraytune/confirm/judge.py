@@ -32,7 +32,6 @@ from xraytune.confirm.record import (
 )
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
-from xraytune.confirm.test_access import CONFIRM, accesses, log_test_access, study_logs
 from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
@@ -61,6 +60,7 @@ from xraytune.stats.verdict import (
 )
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_run, ended_runs
+from xraytune.study.test_access import CONFIRM, accesses, log_test_access, study_logs
 from xraytune.study.trial_files import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of

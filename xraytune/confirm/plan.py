@@ -27,7 +27,6 @@ from xraytune.confirm.arms import (
 from xraytune.confirm.record import VERDICT_FILE, Confirmation
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
-from xraytune.confirm.test_access import accesses
 from xraytune.data.prepare import write_prepared
 from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
@@ -36,6 +35,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, rank
+from xraytune.study.test_access import accesses
 from xraytune.study.trial import Trial
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
