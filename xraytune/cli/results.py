@@ -128,7 +128,7 @@ def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
     If there is a terminal and `is_asked`, the user is asked before test images are accessed.
     """
     with ExitStack() as drawing:
-        shown = _Confirmation(drawing, is_asked=is_asked)
+        shown = _ConfirmationScreen(drawing, is_asked=is_asked)
         callbacks = Callbacks(
             note=console.event,
             on_start=lambda _, dashboard: _log_dashboard(dashboard),
@@ -138,7 +138,7 @@ def follow_confirmation(*, is_asked: bool) -> Iterator[Options]:
         yield {"callbacks": callbacks, "before_test": shown.before_test}
 
 
-class _Confirmation:
+class _ConfirmationScreen:
     """What is drawn of a confirmation: bars, or the table of the runs that are trained."""
 
     _runs: RunsView

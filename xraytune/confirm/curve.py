@@ -317,9 +317,10 @@ def _measure(
             results.append(train_once(experiment, of_draw, contents[arm.name]))
             total = len(cells) * len(samples[number])
             context.on_progress("training on draws of patients (networks)", len(results), total)
-    scored = drawn.side(TEST)  # all networks are scored on the same images
+    any_draw = next(iter(samples.values()))[0]  # all draws are scored on the same images
+    scored = any_draw.side(TEST)
     measured = structural_components(
-        scored.targets, np.stack(results), scored.patients, drawn.positive
+        scored.targets, np.stack(results), scored.patients, any_draw.positive
     )
     return measured.by_arm(len(cells))
 

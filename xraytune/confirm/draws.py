@@ -107,8 +107,9 @@ def require_usable(samples: Samples, where: Path) -> None:
     The smallest samples decide, since larger ones contain them.
     """
     number = min(samples)
-    for drawn in samples[number]:
+    smallest = samples[number]
+    for drawn in smallest:
         require_every_class(drawn.side("train"), drawn, number)
-    few = too_few_tested(drawn.side(TEST), drawn.outputs)
+    few = too_few_tested(smallest[0].side(TEST), smallest[0].outputs)
     if few:
         raise DataError(few, where, "add patients")
