@@ -188,7 +188,8 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
                 name += f" {hospital.order[:6]}"
             exploratory = earlier_access(study.folder.path, hospital)
             here = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
-        here = opened[hospital.order] = here.with_values({"access": access})
+        here = here.with_values({"access": access})
+        opened[hospital.order] = here
         plan = plan.with_values({"hospitals": tuple(opened.values())})
         write_plan(plan, study.runs_folder.path)
     there = plan.with_values({"exploratory": here.exploratory})
