@@ -111,20 +111,20 @@ def choose_tests(
         if sealed and {*hospital.contents} == {*sealed.contents}:
             what = "these are the images of the verdict itself, and not of a further hospital"
             raise StudyError(what, hospital.data.path, "omit this --test")
-        others = [each for each in (sealed, *further) if each]
-        _refuse_partly_scored(hospital, others, plan, study.folder.path)
+        sets = [each.contents for each in (sealed, *further) if each]
+        _refuse_partly_scored(hospital, sets, plan, study.folder.path)
         further.append(hospital)
     return sealed, further
 
 
 def _refuse_partly_scored(
-    hospital: SealedTest, others: Sequence[SealedTest], plan: Plan | None, study: Path
+    hospital: SealedTest, sets: list[list[str]], plan: Plan | None, study: Path
 ) -> None:
-    """Refuse (StudyError) a hospital that shares images with `others` or with another scored set.
+    """Refuse (StudyError) a hospital that shares images with one of the `sets` that are scored.
 
-    The most common reason is that the hospital's folder has changed since it was scored.
+    Sets that were scored before are added. The most common reason is that the hospital's folder has
+    changed since then.
     """
-    sets = [each.contents for each in others]
     orders = {plan.order, *(each.order for each in plan.hospitals)} if plan else set()
     if hospital.order not in orders:
         rows = accesses(study, hospital.contents)

@@ -151,11 +151,11 @@ def choose_test(
         refuse_too_few(sealed, prepared, left_out)
         return sealed
 
+    kinds: Sequence[TestKind]
     if planned:
-        kinds: Sequence[TestKind] = [planned]
+        kinds = [planned]
     else:
-        kinds, why = _preferred_kinds(settings, compared, is_given=test is not None)
-        notes += why
+        kinds = _preferred_kinds(settings, compared, notes, is_given=test is not None)
     if not has_folder:
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
@@ -221,9 +221,9 @@ def refuse_patients_of_folders(
 
 
 def _preferred_kinds(
-    settings: Settings, compared: Iterable[Parameters], *, is_given: bool
-) -> tuple[Sequence[TestKind], list[str]]:
-    """Return what may be scored and trained on, the preferred kind first, and why nothing else.
+    settings: Settings, compared: Iterable[Parameters], notes: list[str], *, is_given: bool
+) -> Sequence[TestKind]:
+    """Return what may be scored and trained on, the preferred kind first; a note says why.
 
     Images that were given are scored if unused patients do not suffice. Raises DataError if the
     space asks for unused patients, and the extra images may have been made from them.
@@ -234,7 +234,6 @@ def _preferred_kinds(
         wanted = "unused"
     elif is_given and wanted == "unused":
         wanted = "auto"
-    why = []
     if any(source_of(parameters).seen_images() is None for parameters in compared):
         what = (
             "it is not known which images the extra ones were made from, "
@@ -244,10 +243,10 @@ def _preferred_kinds(
             fix = "declare them as `seen`" + ("" if has_sites else ", or use confirm.test: folder")
             raise DataError(what, "confirm.test", fix)
         wanted = "folder"
-        why.append(f"the test folder is scored: {what}")
+        notes.append(f"the test folder is scored: {what}")
     if wanted != "unused" and not settings.data.train_patients:
-        return ["folder"], why
-    return _PREFERRED[wanted], why
+        return ["folder"]
+    return _PREFERRED[wanted]
 
 
 def divide_unused(
