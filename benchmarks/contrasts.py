@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.figures import Figure, figure
-from xraytune.base.records import ignore_progress
 from xraytune.confirm.arms import CONFIRM_FOLDER, Arm, Role, read_plan
 from xraytune.confirm.judge import ArmScores, read_scores
 from xraytune.confirm.sealed import choose_test
@@ -49,7 +48,6 @@ def read(study: StudyFolder) -> Contrasts:
         compared=[arm.parameters for arm in plan.finalists],
         planned=plan.test,
         test=None,
-        on_progress=ignore_progress,
     )
     return Contrasts(read_scores(runs, plan, sealed))
 

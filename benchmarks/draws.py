@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute, ignore_progress
 from xraytune.confirm.arms import replicate
-from xraytune.confirm.curve import Draws, in_nested_order, real_extra, train_once
+from xraytune.confirm.curve import real_extra, train_once
+from xraytune.confirm.draws import Draws, in_nested_order
 from xraytune.confirm.sealed import TEST
 from xraytune.data.prepare import RunContext
 from xraytune.nets.compute import pin
@@ -87,13 +88,14 @@ def _draws(settings: Settings, context: RunContext, seed: int) -> StructuralComp
         blocks=tuple(tuple(patients[start : start + size]) for start in starts),
         scored=tuple(patients[count * size :]),
     )
+    samples = draws.samples(prepared)[_PATIENTS]
     perfect = real_extra(_BASELINE, _RATIO)
     results = []
     for arm in (perfect, perfect.model_copy(update={"role": "matched", "parameters": _BASELINE})):
-        for draw in range(count):
-            of_draw = replace(context, prepared=draws.images(prepared, draw, _PATIENTS))
+        for draw, drawn in enumerate(samples):
+            of_draw = replace(context, prepared=drawn)
             results.append(train_once(replicate(arm, settings, draw, "unused"), of_draw))
-    scored = draws.images(prepared, 0, _PATIENTS).side(TEST)
+    scored = samples[0].side(TEST)
     components = structural_components(
         scored.labels, np.stack(results), scored.patients, prepared.positive
     )

@@ -36,7 +36,6 @@ from benchmarks.known_answers import (
     train,
     write_image,
 )
-from xraytune.base.records import ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.confirm.arms import Plan, compared_arms
 from xraytune.confirm.hospitals import choose_tests, judge_hospital
@@ -116,17 +115,26 @@ def _confirmed(settings: Settings, folder: Path, extra: Path) -> ControlVerdict:
             "lr": 3e-3,
         }
     )
+    opened = SimpleNamespace(
+        settings=settings,
+        folder=study,
+        runs_folder=runs,
+        prepared=prepared,
+        cache=cache,
+        compute=COMPUTE,
+        callbacks=NO_CALLBACKS,
+        before_test=lambda: None,
+        reason="",
+    )
     sealed, (hospital,) = choose_tests(
-        settings,
-        study,
-        cache,
+        cast(OpenStudy, opened),
+        None,
         replicates=settings.confirm.replicates,
         compared=[],
-        plan=None,
         folders=[folder / "hospital"],
-        on_progress=ignore_progress,
     )
     assert sealed, "unused patients are the verdict's own"
+    opened.prepared = sealed.prepared
     write_prepared(sealed.prepared, runs.path / "split.json")
     finalist = TrialRow(number=0, status="complete", parameters=parameters, val_b_score=0.5)
     arms = [
@@ -136,18 +144,7 @@ def _confirmed(settings: Settings, folder: Path, extra: Path) -> ControlVerdict:
     ]
     plan = Plan(test=sealed.kind, replicates=settings.confirm.replicates, arms=tuple(arms))
     train(plan, runs, settings, sealed.prepared, cache)
-    opened = SimpleNamespace(
-        settings=settings,
-        folder=study,
-        runs_folder=runs,
-        prepared=sealed.prepared,
-        cache=cache,
-        compute=COMPUTE,
-        callbacks=NO_CALLBACKS,
-    )
-    _, there = judge_hospital(
-        cast(OpenStudy, opened), plan, hospital, before_test=lambda: None, reason=""
-    )
+    _, there = judge_hospital(cast(OpenStudy, opened), plan, hospital)
     return against(there.finalist, "none")
 
 

@@ -17,7 +17,7 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
 from benchmarks.simulated_studies import Arm, simulate
-from xraytune.confirm.curve import worth_between
+from xraytune.stats.between import worth_between
 
 _NUMBERS = (25, 50, 100, 200)
 _STUDIES = 200

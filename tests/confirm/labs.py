@@ -14,13 +14,13 @@ from xraytune.cli.results import print_confirm
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
-from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import SplitData
 from xraytune.space.load import load_space
 from xraytune.space.settings import Settings
 from xraytune.study.folder import StudyFolder
+from xraytune.study.test_access import TEST_ACCESS_FILE
 
 
 class Stopped(Exception):

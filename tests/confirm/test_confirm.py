@@ -18,12 +18,12 @@ from xraytune.base.files import read_json, read_jsonl, with_checksum, without_ch
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
-from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_labelled
 from xraytune.model.export import export
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
 from xraytune.study.folder import StudyFolder
+from xraytune.study.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 

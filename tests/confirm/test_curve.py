@@ -13,13 +13,8 @@ import pytest
 from tests.in_process import command, one_core, save_backbone
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.confirm.curve import (
-    Curve,
-    Point,
-    choose_draws,
-    curve,
-    in_nested_order,
-)
+from xraytune.confirm.curve import Curve, Point, curve
+from xraytune.confirm.draws import choose_draws, in_nested_order
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare

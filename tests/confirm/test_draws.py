@@ -15,17 +15,17 @@ from tests.in_process import command
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
-from xraytune.confirm.checks import plan
 from xraytune.confirm.design import Design
+from xraytune.confirm.outlook import study_outlook
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
-from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
+from xraytune.study.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -275,7 +275,7 @@ def test_further_unused_images_than_at_the_search_are_refused(lab: Lab) -> None:
 def design_of(lab: Lab, cache: Path | None = None, *overrides: str) -> Design:
     """The design of the lab's study."""
     space = lab.path / "space.yaml"
-    outlook = plan(space=space, overrides=overrides, cache=cache or lab.cache)
+    outlook = study_outlook(space=space, overrides=overrides, cache=cache or lab.cache)
     assert outlook.design
     return outlook.design
 

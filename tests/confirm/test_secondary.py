@@ -17,8 +17,8 @@ from sklearn.metrics import (
 
 from tests.confirm.test_subgroups import CONTROL, FINALIST, REPLICATES, study
 from xraytune.confirm.judge import ArmScores, judge_finalists
+from xraytune.confirm.outcomes import PREDICTIONS_FILE, add_secondary, write_predictions
 from xraytune.confirm.record import SecondaryOutcome
-from xraytune.confirm.secondary import PREDICTIONS_FILE, add_secondary, write_predictions
 from xraytune.data.images import ImageFile, Images
 from xraytune.stats.classification import Floats
 

@@ -18,9 +18,9 @@ from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json
 from xraytune.confirm.arms import Arm, Plan, read_plan
 from xraytune.confirm.judge import ArmScores, judge_finalists
+from xraytune.confirm.outcomes import compare_sites
 from xraytune.confirm.record import read_verdict
 from xraytune.confirm.run import confirm
-from xraytune.confirm.subgroups import compare_sites
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.export import export

@@ -9,8 +9,8 @@ from sklearn.metrics import recall_score, roc_auc_score
 
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.judge import ArmScores, judge_finalists
+from xraytune.confirm.outcomes import FEWEST_PATIENTS, compare_in_groups
 from xraytune.confirm.record import Subgroup
-from xraytune.confirm.subgroups import FEWEST_PATIENTS, compare_in_groups
 from xraytune.space.settings import Parameters
 
 pytestmark = pytest.mark.slow

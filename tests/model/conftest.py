@@ -10,10 +10,10 @@ import pytest
 
 from tests.confirm.labs import search_space
 from xraytune.base.files import read_json, sha256_of, write_json
-from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.phantom import draw_phantoms
 from xraytune.model.export import export
 from xraytune.model.train import train
+from xraytune.study.test_access import TEST_ACCESS_FILE
 
 SPACE = """\
 name: mix

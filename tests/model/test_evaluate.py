@@ -18,11 +18,11 @@ from tests.in_process import command
 from tests.model.conftest import CopyLab, Lab, change_record, read_rows
 from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.base.files import read_json, read_jsonl
-from xraytune.confirm.test_access import accesses
 from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.study.folder import StudyFolder
+from xraytune.study.test_access import accesses
 from xraytune.tasks.evaluation import Evaluation
 from xraytune.trial.saved_model import open_bundle
 

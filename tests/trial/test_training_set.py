@@ -111,7 +111,7 @@ def test_copies_matched_by_study_regex_are_excluded(study: StudyImages, tmp_path
     data = study.data.model_copy(update={"split": split})
     prepared = replace(study.prepared, images=renamed)
 
-    used = usable(root.parent, study._replace(data=data, prepared=prepared))
+    used = usable(root.parent, replace(study, data=data, prepared=prepared))
 
     assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
 

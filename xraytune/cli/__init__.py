@@ -14,7 +14,7 @@ COMMANDS = {
     "space_list": "space.shipped:list_spaces",
     "space_copy": "space.shipped:copy_space",
     "space_check": "space.load:load_space",
-    "plan": "confirm.checks:plan",
+    "plan": "confirm.outlook:study_outlook",
     "curve": "confirm.curve:curve",
     "search": "search.run:search",
     "status": "study.status:status",

@@ -40,8 +40,8 @@ from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit
-    from xraytune.confirm.checks import Outlook
     from xraytune.confirm.curve import Curve
+    from xraytune.confirm.outlook import Outlook
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
     from xraytune.data.inspect import Inspection
@@ -146,46 +146,57 @@ def show_confirmation(*, is_asked: bool) -> Iterator[Options]:
     If there is a terminal and `is_asked`, the user is asked before test images are accessed.
     """
     with ExitStack() as drawing:
-        bars = drawing.enter_context(console.show_progress())
-        table: list[RunsView] = []  # the runs that the table shows; empty without a table
-
-        def open_bars() -> None:
-            nonlocal bars
-            drawing.close()
-            table.clear()
-            bars = drawing.enter_context(console.show_progress())
-
-        def on_runs(view: RunsView) -> None:
-            is_new = not table
-            table[:] = [view]
-            if is_new:
-                drawing.close()
-                drawing.enter_context(
-                    console.watching(lambda: runs_frame(table[0]), lambda: runs_line(table[0]))
-                )
-            if view.is_done:
-                open_bars()
-
-        def on_progress(what: str, done: int, total: int) -> None:
-            if not table:
-                bars(what, done, total)
-
-        def before_test() -> None:
-            drawing.close()
-            can_ask = is_asked and console.is_live() and sys.stdin.isatty()
-            question = "All replicates are trained. Access the test images now?"
-            if can_ask and not confirm(question, err=True):
-                console.write("they stay sealed; run the same command again to access them")
-                raise Exit
-            open_bars()
-
+        shown = _ConfirmationScreen(drawing, is_asked=is_asked)
         callbacks = Callbacks(
             note=console.event,
             on_start=lambda _, dashboard: _log_dashboard(dashboard),
-            on_runs=on_runs,
-            on_progress=on_progress,
+            on_runs=shown.on_runs,
+            on_progress=shown.on_progress,
         )
-        yield {"callbacks": callbacks, "before_test": before_test}
+        yield {"callbacks": callbacks, "before_test": shown.before_test}
+
+
+class _ConfirmationScreen:
+    """What is drawn of a confirmation: bars, or the table of the runs that are trained."""
+
+    _runs: RunsView
+
+    def __init__(self, drawing: ExitStack, *, is_asked: bool) -> None:
+        self._drawing = drawing
+        self._is_asked = is_asked
+        self._open_bars()
+
+    def _open_bars(self) -> None:
+        self._drawing.close()
+        self._has_table = False
+        self._bars = self._drawing.enter_context(console.show_progress())
+
+    def on_runs(self, view: RunsView) -> None:
+        """Show the runs in the table, and bars again once all have ended."""
+        self._runs = view
+        if not self._has_table:
+            self._drawing.close()
+            self._has_table = True
+            self._drawing.enter_context(
+                console.watching(lambda: runs_frame(self._runs), lambda: runs_line(self._runs))
+            )
+        if view.is_done:
+            self._open_bars()
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        """Show a bar, unless the table is shown."""
+        if not self._has_table:
+            self._bars(what, done, total)
+
+    def before_test(self) -> None:
+        """Ask whether test images may be accessed; raise Exit if they may not."""
+        self._drawing.close()
+        can_ask = self._is_asked and console.is_live() and sys.stdin.isatty()
+        question = "All replicates are trained. Access the test images now?"
+        if can_ask and not confirm(question, err=True):
+            console.write("they stay sealed; run the same command again to access them")
+            raise Exit
+        self._open_bars()
 
 
 def print_status(view: StudyView, _: Options) -> None:

@@ -69,12 +69,12 @@ class Arm(StrictModel):
 
         Arms with equal trainings are trained only once.
         """
-        return self.model_copy(
-            update={
+        return self.with_values(
+            {
                 "name": "",
                 "trial": "",
                 "role": "perfect" if self.role == "perfect" else "finalist",
-                "parameters": self.parameters.model_copy(update={"early_stop_epochs": None}),
+                "parameters.early_stop_epochs": None,
             }
         )
 
@@ -145,9 +145,9 @@ class Plan(StrictModel):
                 f"images had been scored (verdict: {verdict})"
             )
             extended = (*extended, why)
-        hospitals = [hospital.model_copy(update={"access": ""}) for hospital in self.hospitals]
-        return self.model_copy(
-            update={
+        hospitals = [hospital.with_values({"access": ""}) for hospital in self.hospitals]
+        return self.with_values(
+            {
                 "replicates": count,
                 "extended": extended,
                 "access": "",
@@ -214,7 +214,7 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
         )
     return Experiment(
         # Without gates: excluding replicates would select among them.
-        settings=without_gate(settings.model_copy(update={"seed": seed})),
+        settings=without_gate(settings.with_values({"seed": seed})),
         parameters=parameters,
         draw=None if test == "folder" else number,
         has_real_extra=arm.role == "perfect",
@@ -242,12 +242,12 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
         ]
         arms += [finalist, *(control for control in controls if control)]
         if test != "folder" and (perfect := matched_control(finalist, "duplicate")):
-            name = f"real images of other patients, as {trial.label}"
-            as_many = {"pool_size": trial.parameters.pool_size}
-            perfect = perfect.model_copy(
-                update={"parameters": perfect.parameters.model_copy(update=as_many)}
-            )
-            arms.append(perfect.model_copy(update={"name": name, "role": "perfect"}))
+            changes = {
+                "name": f"real images of other patients, as {trial.label}",
+                "role": "perfect",
+                "parameters.pool_size": trial.parameters.pool_size,
+            }
+            arms.append(perfect.with_values(changes))
     return arms
 
 
@@ -261,4 +261,4 @@ def matched_control(finalist: Arm, source: str) -> Arm | None:
     except ValidationError:
         return None
     name = f"{source}, matched to {finalist.trial}"
-    return finalist.model_copy(update={"name": name, "role": "matched", "parameters": parameters})
+    return finalist.with_values({"name": name, "role": "matched", "parameters": parameters})

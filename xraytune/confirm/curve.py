@@ -9,12 +9,11 @@ has sent. Steps, seeds and real images are the same in all arms. All networks ar
 patients of the training folder, who are in no sample. The test folder stays sealed.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,20 +24,17 @@ from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import new_folder, require_new, write_array, write_json
 from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.confirm.arms import Arm, Role, replicate
+from xraytune.confirm.draws import Draws, Samples, choose_draws, in_nested_order, require_usable
 from xraytune.confirm.plan import donor_controls, draw_control, possible_arm
-from xraytune.confirm.sealed import TEST, require_every_class
-from xraytune.data.images import Images
+from xraytune.confirm.sealed import TEST
 from xraytune.data.index import find_class_names
-from xraytune.data.prepare import HELD_OUT, RunContext, SplitData, patients_seen, side_images
-from xraytune.data.sides import too_few_tested
-from xraytune.data.split import nested_order
-from xraytune.nets.compute import compute_of, gpu_count, in_one_thread, pin
-from xraytune.space.allocation import allocation_of
+from xraytune.data.prepare import RunContext, patients_seen, side_images
+from xraytune.nets.compute import compute_here, in_one_thread, pin
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings, extensions_of
 from xraytune.space.space import Space
-from xraytune.stats.between import Estimate, mean_score, place_between
+from xraytune.stats.between import Estimate, mean_score, worth_between
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.start import inputs_of_trials, read_inputs
@@ -53,48 +49,14 @@ from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining
 
-_DRAWS = 5
-_NUMBERS = [25 * 2**power for power in range(20)]
-"""The numbers of patients that are compared by default, as far as there are enough patients."""
-_TEST_SHARE = 0.25
-"""At least this share of the patients is held out for scoring."""
-_SPARE = 1.2
-"""Patients set aside for real extra images, as a multiple of the expected number, because patients
-differ in their numbers of images."""
 _STAGE = "curve-1"
 _HALF: dict[str, Value] = {"synthetic_ratio": 4.0, "synthetic_weight": 0.25}
 """Settings with which gifts and repeated images have half of the weight in the loss."""
 _POOL = 1000
 """At most this many different images of a gift are used."""
 
-
-@frozen
-class Draws:
-    """Disjoint samples of patients, and the patients who are scored, by name.
-
-    Attributes:
-        numbers: The numbers of patients that are compared, ascending, two or more.
-        blocks: The patients of each sample. A network trains on the first n of them; its real extra
-            images are of the others.
-        scored: The patients who are scored.
-    """
-
-    numbers: tuple[int, ...]
-    blocks: tuple[tuple[str, ...], ...]
-    scored: tuple[str, ...]
-
-    def images(self, prepared: SplitData, draw: int, count: int) -> SplitData:
-        """Return the images of a sample of `count` patients; scored patients are the test side."""
-        block = self.blocks[draw]
-        side_of = dict.fromkeys(self.scored, TEST)
-        side_of |= dict.fromkeys(block[:count], "train")
-        side_of |= dict.fromkeys(block[count:], "others")
-        images = (
-            replace(image, side=side_of.get(image.patient, image.side))
-            for image in prepared.images
-            if image.patient in side_of or image.side in HELD_OUT
-        )
-        return replace(prepared, images=tuple(images))
+Cell: TypeAlias = tuple[Arm, int]
+"""An arm at a number of patients."""
 
 
 @frozen
@@ -241,15 +203,17 @@ def curve(
     own = loaded.settings.data
     if out:
         require_new(out, outside=own.path)
-    baseline = _baseline(loaded).model_copy(update={"early_stop_epochs": None})
-    everyone = {"data": own.model_copy(update={"train_patients": None})}
-    settings = loaded.settings.model_copy(update=everyone)
-    alone = replace(loaded, settings=settings).at(flat_values(baseline))
-    trial = Experiment(settings=settings, parameters=baseline)
+    everyone = loaded.settings.with_values({"data.train_patients": None})
+    point = {**flat_values(_without_extra(loaded)), "early_stop_epochs": None}
+    alone = replace(loaded, settings=everyone).at(point)
+    trial = alone.experiment()
     settings = trial.settings
+    baseline = trial.parameters
     # For a range, its two ends.
     trials = loaded.extreme_parameters("source", "synthetic_ratio")
     ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio}) or [1.0]
+
+    # Patients whose images a gift was made from are neither drawn nor scored.
     gifts = _gifts(settings, baseline, donor, folder)
     seen = seen_by([baseline, *(gift.parameters for gift in gifts)])
     cache = cache.resolve()
@@ -257,52 +221,37 @@ def curve(
     prepared, index = prepare_space(
         alone, cache, seen=seen, skip_broken=skip_broken, note=note, on_progress=on_progress
     )
-
-    side = prepared.side("train")
     known = patients_seen(index.images, seen)
-    unseen = [name for name in in_nested_order(side, own.split.seed) if name not in known]
-    draws = choose_draws(unseen, patients, max(ratios))
-    images = {
-        number: [draws.images(prepared, draw, number) for draw in range(_DRAWS)]
-        for number in draws.numbers
-    }
-    smallest = images[draws.numbers[0]]
-    for drawn in smallest:
-        require_every_class(drawn.side("train"), prepared, draws.numbers[0])
-    few = too_few_tested(smallest[0].side(TEST), prepared.outputs)
-    if few:
-        raise DataError(few, own.path, "add patients")
+    in_order = in_nested_order(prepared.side("train"), own.split.seed)
+    draws = choose_draws([name for name in in_order if name not in known], patients, max(ratios))
+    samples = draws.samples(prepared)
+    require_usable(samples, own.path)
 
-    study = StudyImages(settings.data, smallest[0], cache, index)
+    # The last checks before a training: whether all arms can be trained on all samples.
+    study = StudyImages(settings.data, samples[draws.numbers[0]][0], cache, index)
     notes: list[str] = []
     arms = [
         _arm("none", "matched", baseline),
-        _arm("duplicate", "matched", with_extra(baseline, "duplicate")),
+        _arm("duplicate", "matched", baseline, source="duplicate", **_HALF),
         *(real_extra(baseline, ratio) for ratio in ratios),
-        *(_checked(gift, settings, study, notes) for gift in gifts),
+        *(_halved(gift, study, notes) for gift in gifts),
     ]
     if donor:
         arms += donor_controls(settings, prepared.outputs, gifts[0], notes)[:1]
-    cells: list[tuple[Arm, int]] = []
+    contents = {}
     for arm in arms:
-        for number, its_draws in images.items():
-            possible = possible_arm(arm, study, its_draws, notes if arm.role == "donor" else [])
-            if possible:
-                cells.append((possible, number))
+        inputs = inputs_of_trials([arm.parameters])
+        read = read_inputs(inputs, settings, study.prepared, cache, index=index)
+        contents[arm.name] = [*read.values()]
+    cells = _possible_cells(arms, study, samples, notes)
     for text in notes:
         note(text)
 
-    allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
-    compute = replace(compute_of(allocation), threads=cpu_count())
+    compute = replace(compute_here(settings), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    network = Network(trial, context)
-    if network.has_cached_features and baseline.augmentation == "none":
-        # At once: each training would load the backbone for what it lacks.
-        used = {*draws.scored}.union(*draws.blocks)
-        places = [place for place, patient in enumerate(side.patients) if patient in used]
-        network.features(side_images("train", prepared, cache), np.array(places))
-    measured = _measure(cells, images, settings, context)
+    _compute_features(trial, context, draws)
+    measured = _measure(cells, contents, samples, settings, context)
     *smaller, _ = draws.numbers
     most = own.train_patients or smaller[-1]
     result = Curve(
@@ -313,19 +262,7 @@ def curve(
         numbers=draws.numbers,
         test_patients=len(draws.scored),
         baseline=mix_label(baseline),
-        points=tuple(
-            Point(
-                arm=arm.name,
-                role=arm.role,
-                ratio=arm.parameters.synthetic_ratio,
-                patients=number,
-                scores=tuple(measured.scores[place].tolist()),
-                score=mean_score(measured, place),
-                gain=compare(measured.pair(place, draws.numbers.index(number))),
-                worth=worth_between(measured, place, draws.numbers, number),
-            )
-            for place, (arm, number) in enumerate(cells)
-        ),
+        points=_points(cells, measured, draws.numbers),
     )
     if out:
         with new_folder(out) as made:
@@ -334,21 +271,53 @@ def curve(
     return result
 
 
+def _possible_cells(
+    arms: Iterable[Arm], study: StudyImages, samples: Samples, notes: list[str]
+) -> list[Cell]:
+    """Return each arm at each number of patients for which it has enough extra images."""
+    cells = []
+    for arm in arms:
+        for number, sample in samples.items():
+            trained_on = [replace(study, prepared=drawn) for drawn in sample]
+            possible = possible_arm(arm, trained_on, notes if arm.role == "donor" else [])
+            if possible:
+                cells.append((possible, number))
+    return cells
+
+
+def _compute_features(trial: Experiment, context: RunContext, draws: Draws) -> None:
+    """Compute the features of a frozen backbone for all images that are drawn or scored.
+
+    This is done at once, since each training would load the backbone for what it lacks.
+    """
+    network = Network(trial, context)
+    if network.has_cached_features and trial.parameters.augmentation == "none":
+        used = {*draws.scored}.union(*draws.blocks)
+        side = context.prepared.side("train")
+        places = [place for place, patient in enumerate(side.patients) if patient in used]
+        network.features(side_images("train", context.prepared, context.cache), np.array(places))
+
+
 def _measure(
-    cells: Sequence[tuple[Arm, int]],
-    images: Mapping[int, Sequence[SplitData]],
+    cells: Sequence[Cell],
+    contents: Mapping[str, Sequence[str]],
+    samples: Samples,
     settings: Settings,
     context: RunContext,
 ) -> StructuralComponents:
-    """Return the scores of C cells (an arm at a number of patients) on K samples, [C, K]."""
+    """Return the scores of C cells on K samples, [C, K].
+
+    `contents` has the content of each arm's inputs, from `read_inputs`.
+    """
     results: list[Results] = []
     for arm, number in cells:
-        for draw, drawn in enumerate(images[number]):
+        for draw, drawn in enumerate(samples[number]):
             experiment = replicate(arm, settings, draw, "unused")
-            results.append(train_once(experiment, replace(context, prepared=drawn)))
-            total = len(cells) * _DRAWS
+            of_draw = replace(context, prepared=drawn)
+            results.append(train_once(experiment, of_draw, contents[arm.name]))
+            total = len(cells) * len(samples[number])
             context.on_progress("training on draws of patients (networks)", len(results), total)
-    any_draw = next(iter(images.values()))[0]  # all draws are scored on the same images
+    any_draw = next(iter(samples.values()))[0]  # all draws are scored on the same images
     scored = any_draw.side(TEST)
     measured = structural_components(
         scored.targets, np.stack(results), scored.patients, any_draw.positive
@@ -356,47 +325,32 @@ def _measure(
     return measured.by_arm(len(cells))
 
 
-def in_nested_order(images: Images, seed: int) -> list[str]:
-    """Return the patients in the order in which `data.train_patients` keeps them."""
-    patients = images.patients
-    order = nested_order(patients, images.targets, seed)
-    return [patients[places[0]] for places in order]
-
-
-def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -> Draws:
-    """Divide patients, in nested order, into disjoint samples and patients to score.
-
-    By default, the numbers of patients are 25, 50 and so on. Each sample also has patients for real
-    extra images, enough for `ratio` extra images per image as far as there are patients. The
-    patients that a search would train on first are scored, so that `confirm` scores few of them.
-
-    Raises DataError if there are fewer than two numbers of patients, or if they do not leave a
-    quarter of the patients to score.
-    """
-    most = int((1 - _TEST_SHARE) * len(patients)) // _DRAWS
-    fitting = [number for number in _NUMBERS if number <= most]
-    usual = fitting if len(fitting) > 1 else [most // 2, most]
-    numbers = sorted({*(wanted or usual)})
-    if len(numbers) < 2 or numbers[0] < 1 or numbers[-1] > most:
-        what = f"{len(patients):,} training patients make no curve of these numbers of patients"
-        raise DataError(what, fix=f"give two or more, up to {most} (--patients), or add patients")
-    size = min(most, math.ceil((1 + _SPARE * ratio) * numbers[-1]))
-    first = len(patients) - _DRAWS * size
-    starts = range(first, len(patients), size)
-    return Draws(
-        numbers=tuple(numbers),
-        blocks=tuple(tuple(patients[start : start + size]) for start in starts),
-        scored=tuple(patients[:first]),
+def _points(
+    cells: Sequence[Cell], measured: StructuralComponents, numbers: Sequence[int]
+) -> tuple[Point, ...]:
+    """Return a point for each cell; the first ones are without extra images, on `numbers`."""
+    return tuple(
+        Point(
+            arm=arm.name,
+            role=arm.role,
+            ratio=arm.parameters.synthetic_ratio,
+            patients=number,
+            scores=tuple(measured.scores[place].tolist()),
+            score=mean_score(measured, place),
+            gain=compare(measured.pair(place, numbers.index(number))),
+            worth=worth_between(measured, place, numbers, number),
+        )
+        for place, (arm, number) in enumerate(cells)
     )
 
 
-def _baseline(space: Space) -> Parameters:
+def _without_extra(space: Space) -> Parameters:
     """Return the first trial without extra images in `points_to_evaluate`, else a random one."""
     for start in space.points_to_evaluate:
         with suppress(ConfigError):  # it leaves other parameters open
-            parameters = parameters_from(replace(space, points_to_evaluate=(start,)).first_point())
-            if parameters.source == "none":
-                return parameters
+            trial = replace(space, points_to_evaluate=(start,)).experiment()
+            if trial.parameters.source == "none":
+                return trial.parameters
     for control in ("real_only", "augmented"):
         for parameters in draw_control(space, control, 1, ()):
             return parameters
@@ -404,20 +358,22 @@ def _baseline(space: Space) -> Parameters:
     raise ConfigError(what, space.settings.name, "add source: none")
 
 
-def with_extra(parameters: Parameters, source: str, **changes: Value) -> Parameters:
-    """Return the baseline with extra images of a source, which have half of the loss."""
-    return parameters_from({**flat_values(parameters), "source": source, **_HALF, **changes})
-
-
-def _arm(name: str, role: Role, parameters: Parameters) -> Arm:
+def _arm(name: str, role: Role, baseline: Parameters, **changes: Value) -> Arm:
+    """Return an arm: the baseline with other values of some parameters."""
+    parameters = parameters_from({**flat_values(baseline), **changes})
     return Arm(name=name, role=role, trial=name, parameters=parameters)
 
 
-def real_extra(parameters: Parameters, ratio: float) -> Arm:
+def real_extra(baseline: Parameters, ratio: float) -> Arm:
     """Return the arm with real images of other patients, `ratio` per own image, with weight 1."""
-    mix: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
-    name = f"other patients x{ratio:g}"
-    return _arm(name, "perfect", with_extra(parameters, "duplicate", **mix))
+    return _arm(
+        f"other patients x{ratio:g}",
+        "perfect",
+        baseline,
+        source="duplicate",
+        synthetic_ratio=ratio,
+        synthetic_weight=1.0,
+    )
 
 
 def _gifts(
@@ -441,22 +397,17 @@ def _gifts(
         given["folder"] = folder
     gifts = []
     for source, path in given.items():
-        where: dict[str, Value] = {f"{source}.path": str(path.resolve()), "pool_size": _POOL}
-        parameters = with_extra(baseline, source, **where)
-        gifts.append(_arm(f"{source} of {path.name}", "donor", parameters))
+        mix = {**_HALF, "source": source, f"{source}.path": str(path.resolve()), "pool_size": _POOL}
+        gifts.append(_arm(f"{source} of {path.name}", "donor", baseline, **mix))
     return gifts
 
 
-def _checked(gift: Arm, settings: Settings, study: StudyImages, notes: list[str]) -> Arm:
-    """Return a gift after checking that it suits the study.
+def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
+    """Return a gift of which at most half of the images are used, as far as they are counted.
 
-    Of a folder, only half of the images are used, because the class shares of a sample differ from
-    those of the folder. Raises the errors of `read_inputs`.
+    The class shares of a sample differ from those of a folder.
     """
-    parameters = gift.parameters
-    inputs = inputs_of_trials([parameters])
-    read_inputs(inputs, settings, study.prepared, study.cache, index=study.data_index)
-    source = source_of(parameters)
+    source = source_of(gift.parameters)
     if source.seen_images() is None:
         notes.append(
             f"{gift.name}: it is not known which images these were made from; if some are of this "
@@ -465,24 +416,27 @@ def _checked(gift: Arm, settings: Settings, study: StudyImages, notes: list[str]
     available = source.count_available(study)
     if available is not None:
         pool = min(_POOL, max(1, sum(available) // 2))
-        parameters = parameters.model_copy(update={"pool_size": pool})
-    return gift.model_copy(update={"parameters": parameters})
+        gift = gift.with_values({"parameters.pool_size": pool})
+    return gift
 
 
-def train_once(experiment: Experiment, context: RunContext) -> Results:
-    """Return the results of a network on the test side, [N, C]; train it unless they are cached."""
+def train_once(
+    experiment: Experiment, context: RunContext, contents: Sequence[str] = ()
+) -> Results:
+    """Return the results of a network on the test side, [N, C]; train it unless they are cached.
+
+    `contents` has the content of each input of the experiment, which must not change.
+    """
     prepared = context.prepared
-    settings = experiment.settings
     parameters = experiment.parameters
-    read = read_inputs(inputs_of_trials([parameters]), settings, prepared, context.cache)
     inputs = {
         "experiment": experiment.identity(),
         "images": [prepared.fingerprint, prepared.pixels_sha256],
-        "contents": [*read.values()],
+        "contents": contents,
         "donor": donor_content(experiment.donor) if experiment.donor else "",
         "extensions": extensions_of(parameters.backbone, parameters.source),
         "compute": asdict(context.compute),
-        "releases": releases(*task_of(settings).packages),
+        "releases": releases(*task_of(experiment.settings).packages),
     }
 
     def build(folder: Path) -> None:
@@ -495,19 +449,6 @@ def train_once(experiment: Experiment, context: RunContext) -> Results:
 
     results: Results = np.load(build_once(context.cache, _STAGE, inputs, build) / "results.npy")
     return results
-
-
-def worth_between(
-    measured: StructuralComponents, place: int, numbers: Sequence[int], patients: int
-) -> Estimate:
-    """Return how many more patients than `patients` an arm is worth, within the range of the curve.
-
-    The first arms of `measured` must be those without extra images, on `numbers` of patients.
-    """
-    found = place_between(measured, place, range(len(numbers)), np.log(numbers).tolist())
-    equal = np.exp([found.value, found.low, found.high])
-    value, low, high = (equal - patients).round(3).tolist()
-    return Estimate(value=value, low=low, high=high)
 
 
 def _draw(curve: Curve, files: Sequence[Path]) -> None:

@@ -102,7 +102,7 @@ def design_study(
 ) -> Design:
     """Return the design of a study of prepared images.
 
-    `auroc`, `sd` and `gpus` are as for `plan`.
+    `auroc`, `sd` and `gpus` are as for `study_outlook`.
     """
     settings = space.settings
     search = search_work(space, prepared)

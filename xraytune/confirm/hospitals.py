@@ -5,25 +5,22 @@ hospital are kept in a file of their own, like the results for the verdict. `pla
 hospitals whose images were opened.
 """
 
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from xraytune.base.errors import StudyError, counted
-from xraytune.base.records import Progress
-from xraytune.confirm.arms import OpenedHospital, Plan
+from xraytune.confirm.arms import OpenedHospital, Plan, write_plan
 from xraytune.confirm.judge import (
     held_out_set,
     judge_finalists,
-    open_scores,
-    read_scores,
-    require_trained_networks,
+    open_images,
     score_opened,
     unscored_findings,
 )
 from xraytune.confirm.plan import earlier_access, why_exploratory
-from xraytune.confirm.record import Hospital
+from xraytune.confirm.record import Confirmation, Hospital, write_verdict
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import (
     SealedTest,
@@ -34,26 +31,22 @@ from xraytune.confirm.sealed import (
     refuse_patients_of_study,
     refuse_too_few,
 )
-from xraytune.confirm.test_access import accesses
 from xraytune.data.guesses import part_named
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
-from xraytune.space.settings import Parameters, Settings
-from xraytune.study.folder import StudyFolder
+from xraytune.space.settings import Parameters
+from xraytune.study.test_access import accesses
 from xraytune.synth.sources.which import seen_by
 
 
 def choose_tests(
-    settings: Settings,
-    study: StudyFolder,
-    cache: Path,
+    study: OpenStudy,
+    plan: Plan | None,
     *,
     replicates: int,
     compared: Sequence[Parameters],
-    plan: Plan | None,
     folders: Sequence[Path],
-    on_progress: Progress,
 ) -> tuple[SealedTest | None, list[SealedTest]]:
     """Choose and check the images of the verdict, and the images of further hospitals in `folders`.
 
@@ -65,7 +58,9 @@ def choose_tests(
         StudyError: The study's images changed, or a folder shares only some of its images with the
             images that the verdict or a hospital was scored on.
     """
-    prepared = study.prepared()
+    settings = study.settings
+    prepared = study.prepared
+    on_progress = study.callbacks.on_progress
     index = read_unchanged(settings, prepared, on_progress)
     seen = seen_by(compared)
     given: dict[str, LabelledImages] = {}
@@ -77,28 +72,27 @@ def choose_tests(
             group_regex=settings.data.split.group_regex,
             on_progress=on_progress,
         )
-        decode_unbroken(labelled, settings.data, cache, on_progress=on_progress)
+        decode_unbroken(labelled, settings.data, study.cache, on_progress=on_progress)
         known = patients_seen(labelled.images, seen)
         unseen = (image for image in labelled.images if image.patient not in known)
         given[content_fingerprint(unseen, in_order=True)] = labelled
 
-    needs_given = prepared.test_fingerprint is None and not (plan and plan.test == "unused")
+    has_own = prepared.test_fingerprint is not None or (plan and plan.test == "unused")
     own = None
-    if needs_given and given:
+    if given and not has_own:
         scored = plan.order if plan else ""
         own = given.get(scored or next(iter(given)))
     sealed = None
-    if own or not (needs_given and given):
+    if own or has_own or not given:
         sealed = choose_test(
             settings,
             prepared,
-            cache,
+            study.cache,
             replicates=replicates,
             compared=compared,
             planned=plan.test if plan else None,
             test=own,
             index=index,
-            on_progress=on_progress,
         )
 
     further: list[SealedTest] = []
@@ -117,20 +111,20 @@ def choose_tests(
         if sealed and {*hospital.contents} == {*sealed.contents}:
             what = "these are the images of the verdict itself, and not of a further hospital"
             raise StudyError(what, hospital.data.path, "omit this --test")
-        others = [each for each in (sealed, *further) if each]
-        _refuse_partly_scored(hospital, others, plan, study.path)
+        sets = [each.contents for each in (sealed, *further) if each]
+        _refuse_partly_scored(hospital, sets, plan, study.folder.path)
         further.append(hospital)
     return sealed, further
 
 
 def _refuse_partly_scored(
-    hospital: SealedTest, others: Sequence[SealedTest], plan: Plan | None, study: Path
+    hospital: SealedTest, sets: list[list[str]], plan: Plan | None, study: Path
 ) -> None:
-    """Refuse (StudyError) a hospital that shares images with `others` or with another scored set.
+    """Refuse (StudyError) a hospital that shares images with one of the `sets` that are scored.
 
-    The most common reason is that the hospital's folder has changed since it was scored.
+    Sets that were scored before are added. The most common reason is that the hospital's folder has
+    changed since then.
     """
-    sets = [each.contents for each in others]
     orders = {plan.order, *(each.order for each in plan.hospitals)} if plan else set()
     if hospital.order not in orders:
         rows = accesses(study, hospital.contents)
@@ -145,14 +139,36 @@ def _refuse_partly_scored(
         raise StudyError(what, hospital.data.path, fix)
 
 
-def judge_hospital(
+def judge_hospitals(
     study: OpenStudy,
     plan: Plan,
-    hospital: SealedTest,
-    *,
-    before_test: Callable[[], None],
-    reason: str,
-) -> tuple[Plan, Hospital]:
+    hospitals: Iterable[SealedTest],
+    confirmation: Confirmation,
+    earlier: Iterable[Hospital],
+) -> Confirmation:
+    """Return a confirmation with the verdicts at hospitals, and write it after each of them.
+
+    The `earlier` verdicts of as many replicates are kept.
+    """
+    folder = study.runs_folder.path
+    verdicts = {each.name: each for each in earlier if each.replicates == plan.replicates}
+    confirmation = replace(
+        confirmation, study=study.folder.path, hospitals=tuple(verdicts.values())
+    )
+    write_verdict(folder, confirmation)
+    for hospital in hospitals:
+        plan, found = judge_hospital(study, plan, hospital)
+        verdicts[found.name] = found
+        confirmation = replace(confirmation, hospitals=tuple(verdicts.values()))
+        write_verdict(folder, confirmation)
+    for each in plan.hospitals:
+        if each.name not in verdicts:
+            what = f"{each.name} was opened, and its verdict is not recorded"
+            study.callbacks.note(f"{what}: give its folder again (--test)")
+    return confirmation
+
+
+def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[Plan, Hospital]:
     """Score all runs on a hospital's images, unless they are scored, and judge the first finalist.
 
     The access is logged before the images are scored.
@@ -160,36 +176,30 @@ def judge_hospital(
     Returns:
         The plan, with the hospital added, and the verdict at the hospital.
     """
-    folder = study.runs_folder
     scores_file = f"test-{hospital.order}.npy"
     opened = {each.order: each for each in plan.hospitals}
     here = opened.get(hospital.order)
     if not (here and here.access):
-        require_trained_networks(folder)
-        before_test()
-        here = here or _describe(hospital, plan, study.folder.path)
-        here = here.model_copy(update={"access": uuid.uuid4().hex})
+        access = open_images(study, scores_file)
+        if here is None:
+            folder = hospital.data.path.resolve()
+            name = folder.parent.name if part_named(folder.name) else folder.name
+            if name in {each.name for each in plan.hospitals}:
+                name += f" {hospital.order[:6]}"
+            exploratory = earlier_access(study.folder.path, hospital)
+            here = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
+        here = here.with_values({"access": access})
         opened[hospital.order] = here
-        plan = plan.model_copy(update={"hospitals": tuple(opened.values())})
-        open_scores(folder, plan, scores_file)
-    score_opened(study, plan, hospital, scores_file, access=here.access, reason=reason)
+        plan = plan.with_values({"hospitals": tuple(opened.values())})
+        write_plan(plan, study.runs_folder.path)
+    there = plan.with_values({"exploratory": here.exploratory})
     # Every replicate is a network for this hospital, whatever site it left out.
-    scores = read_scores(folder, plan.model_copy(update={"sites": ()}), hospital, scores_file)
-    of_hospital = plan.model_copy(update={"exploratory": here.exploratory})
-    exploratory = why_exploratory(of_hospital, hospital.data.set)
+    all_runs = there.with_values({"sites": ()})
+    scores = score_opened(study, all_runs, hospital, scores_file, access=here.access)
     return plan, Hospital(
         name=here.name,
-        exploratory=exploratory,
+        exploratory=why_exploratory(there, hospital.data.set),
         test=held_out_set(hospital),
         finalist=judge_finalists(scores, rope=study.settings.confirm.rope)[0],
         notes=unscored_findings(scores, study.prepared.findings),
     )
-
-
-def _describe(hospital: SealedTest, plan: Plan, study: Path) -> OpenedHospital:
-    folder = hospital.data.path.resolve()
-    name = folder.parent.name if part_named(folder.name) else folder.name
-    if name in {each.name for each in plan.hospitals}:
-        name += f" {hospital.order[:6]}"
-    exploratory = earlier_access(study, hospital)
-    return OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)

@@ -6,19 +6,22 @@ file (`test.npy`, float64 [R, N, C]), so that all scores that are compared come 
 of device and the same release of torch. Verdicts follow the rules of `stats/verdict.py`.
 """
 
+from __future__ import annotations
+
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xraytune.base.errors import Problem, StudyError, join_names
 from xraytune.base.files import require_recorded, sha256_of, write_array
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, write_plan
-from xraytune.confirm.plan import mark_earlier_access, why_exploratory
+from xraytune.confirm.plan import earlier_access, why_exploratory
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
@@ -29,7 +32,6 @@ from xraytune.confirm.record import (
 )
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_images
-from xraytune.confirm.test_access import CONFIRM, accesses, log_test_access, study_logs
 from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
@@ -58,6 +60,7 @@ from xraytune.stats.verdict import (
 )
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_run, ended_runs
+from xraytune.study.test_access import CONFIRM, accesses, log_test_access, study_logs
 from xraytune.study.trial import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of
@@ -105,64 +108,75 @@ class ArmScores:
 
         For each of A arms, the replicate that leaves the site out is scored.
         """
-        rows = np.asarray(self.sites) == site
+        there = self.at_site(site)
         replicate = self.plan.sites.index(site)
         numbers = [self.plan.numbers(arm)[replicate] for arm in arms]
-        patients = np.asarray(self.patients)[rows].tolist()
-        results = self.results[numbers][:, rows]
-        return structural_components(self.labels[rows], results, patients, self.positive)
+        results = there.results[numbers]
+        return structural_components(there.labels, results, there.patients, self.positive)
+
+    def at_site(self, site: str) -> ArmScores:
+        """Return the results on the images of a site."""
+        return self.on_images(np.asarray(self.sites) == site)
+
+    def on_images(self, chosen: NDArray[np.bool_]) -> ArmScores:
+        """Return the results on the chosen images, [N], without their sites."""
+        return replace(
+            self,
+            results=self.results[:, chosen],
+            labels=self.labels[chosen],
+            patients=tuple(np.asarray(self.patients)[chosen].tolist()),
+            sites=(),
+        )
 
 
-def score_sealed(
-    study: OpenStudy,
-    plan: Plan,
-    sealed: SealedTest,
-    *,
-    before_test: Callable[[], None],
-    reason: str,
-) -> ArmScores:
+def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
     """Score all runs on sealed images, unless they are scored already.
 
     The access to the images is logged before they are scored.
     """
-    folder = study.runs_folder
     if not plan.is_opened:
-        require_trained_networks(folder)
-        before_test()
-        plan = mark_earlier_access(plan, study.folder.path, sealed, before=CONFIRM)
-        plan = plan.model_copy(update={"order": sealed.order, "access": uuid.uuid4().hex})
-        open_scores(folder, plan, SCORES_FILE)
-    score_opened(study, plan, sealed, SCORES_FILE, access=plan.access, reason=reason)
-    return read_scores(folder, plan, sealed, SCORES_FILE)
+        access = open_images(study, SCORES_FILE)
+        path = study.folder.path
+        exploratory = plan.exploratory or earlier_access(path, sealed, before=CONFIRM)
+        plan = plan.with_values(
+            {"order": sealed.order, "access": access, "exploratory": exploratory}
+        )
+        write_plan(plan, study.runs_folder.path)
+    return score_opened(study, plan, sealed, SCORES_FILE, access=plan.access)
 
 
-def open_scores(folder: StudyFolder, plan: Plan, scores_file: str) -> None:
-    """Write a plan that opens test images, and remove the scores of an earlier, smaller plan."""
-    (folder.path / scores_file).unlink(missing_ok=True)
-    write_plan(plan, folder.path)
+def open_images(study: OpenStudy, scores_file: str) -> str:
+    """Ask before test images are opened, and remove the scores of an earlier, smaller plan.
+
+    Returns the `id` under which the access is to be logged.
+    """
+    require_trained_networks(study.runs_folder)
+    study.before_test()
+    (study.runs_folder.path / scores_file).unlink(missing_ok=True)
+    return uuid.uuid4().hex
 
 
 def score_opened(
-    study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access: str, reason: str
-) -> None:
+    study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access: str
+) -> ArmScores:
     """Log the access to opened images and score all runs, each unless it is done already."""
     folder = study.runs_folder
-    if (folder.path / scores_file).exists():
-        return
-    require_trained_networks(folder)
-    path = study.folder.path
-    if access not in {row.get("id") for row in accesses(path, sealed.contents)}:
-        log_test_access(
-            *study_logs(path),
-            command=CONFIRM,
-            study=path.name,
-            reason=reason,
-            fingerprint=sealed.fingerprint,
-            order=sealed.order,
-            contents=sealed.contents,
-            id=access,
-        )
-    score_runs(study, plan, sealed, scores_file)
+    if not (folder.path / scores_file).exists():
+        require_trained_networks(folder)
+        path = study.folder.path
+        if access not in {row.get("id") for row in accesses(path, sealed.contents)}:
+            log_test_access(
+                *study_logs(path),
+                command=CONFIRM,
+                study=path.name,
+                reason=study.reason,
+                fingerprint=sealed.fingerprint,
+                order=sealed.order,
+                contents=sealed.contents,
+                id=access,
+            )
+        score_runs(study, plan, sealed, scores_file)
+    return read_scores(folder, plan, sealed, scores_file)
 
 
 def score_runs(
@@ -227,7 +241,7 @@ def require_trained_networks(folder: StudyFolder) -> None:
         if trained and not (network.exists() and sha256_of(network) == trained):
             what = "this is not the network that was trained"
             problems.append(Problem(what, network, "run the same command again"))
-            append_run(folder, row.model_copy(update={"status": "failed", "reason": what}))
+            append_run(folder, row.with_values({"status": "failed", "reason": what}))
     if problems:
         raise StudyError(*problems)
 

@@ -8,10 +8,11 @@ trained for the most epochs are trained to the end.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from xraytune.base.errors import DataError, StudyError, join_names
+from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.files import copy_file
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import (
@@ -26,8 +27,7 @@ from xraytune.confirm.arms import (
 from xraytune.confirm.record import VERDICT_FILE, Confirmation
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
-from xraytune.confirm.test_access import accesses
-from xraytune.data.prepare import SplitData, write_prepared
+from xraytune.data.prepare import write_prepared
 from xraytune.space.encoders import describe_seen
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -35,6 +35,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, rank
+from xraytune.study.test_access import accesses
 from xraytune.study.trial import Trial
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
@@ -42,6 +43,56 @@ from xraytune.synth.sources.which import source_of
 from xraytune.trial.soft_labels import donor_start
 
 _DRAWS = 5000
+
+
+def compared_settings(study: OpenStudy, plan: Plan | None, wanted: int | None) -> list[Parameters]:
+    """Return the settings of the finalists: of a plan, or of the best trials before there is one.
+
+    `wanted` is the number of finalists that was asked for. Raises StudyError if the plan has
+    another number, or if there is no trial with synthetic images.
+    """
+    if plan is None:
+        best = choose_finalists(study.searched, wanted or study.settings.confirm.finalists)
+        return [trial.parameters for trial in best]
+    if wanted is not None:
+        there = len(choose_finalists(study.searched, wanted))
+        _require_planned(study, "finalists", len(plan.finalists), there)
+    return [finalist.parameters for finalist in plan.finalists]
+
+
+def count_replicates(study: OpenStudy, plan: Plan | None, wanted: int | None) -> int:
+    """Return the number of replicates: as wanted, as planned, or as the space says.
+
+    Raises StudyError if a plan has more, or if more would change who is scored.
+    """
+    if plan is None:
+        return wanted or study.settings.confirm.replicates
+    replicates = wanted or plan.replicates
+    added = replicates - plan.replicates
+    if added < 0:
+        _require_planned(study, "replicates", plan.replicates, replicates)
+    if added > 0 and plan.test == "unused":
+        folder = study.runs_folder.path
+        patients = study.prepared.train_patients
+        what = (
+            f"{counted(added, 'further draw')} of {patients} patients would need "
+            f"{added * patients} more patients: all that the search left unused are drawn or "
+            "scored, and the scored ones must stay the same"
+        )
+        fix = f"move {folder.name}/ away to start over with more replicates"
+        if plan.order:
+            fix += "; its verdict is exploratory, since the test images were scored"
+        raise StudyError(what, folder, fix)
+    return replicates
+
+
+def _require_planned(study: OpenStudy, name: str, planned: int, wanted: int) -> None:
+    """Refuse (StudyError) an option that an existing plan contradicts."""
+    if wanted != planned:
+        folder = study.runs_folder.path
+        what = f"this confirmation has {planned} {name}, and {wanted} were asked for"
+        fix = f"omit --{name}, or move {folder.name}/ away to start over"
+        raise StudyError(what, folder, fix)
 
 
 def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:
@@ -57,23 +108,21 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     best = choose_finalists(trials, finalists)
     tuned = _tuned_controls(study.settings, trials, notes)
     arms = arms_of(study.settings, study.prepared.outputs, best, tuned, sealed.kind, notes)
-    images = StudyImages(study.settings.data, study.prepared, study.cache)
     trained_on = _trained_on(study, sealed, range(replicates))
-    possible = [possible_arm(arm, images, trained_on, notes) for arm in arms]
+    possible = [possible_arm(arm, trained_on, notes) for arm in arms]
     plan = Plan(
         test=sealed.kind,
         replicates=replicates,
         notes=tuple(notes),
+        exploratory=earlier_access(study.folder.path, sealed),
         sites=sealed.prepared.left_out_sites,
         arms=tuple(arm for arm in possible if arm),
     )
     alone = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
-    where = study.folder.path
     if alone:
         what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
-        raise StudyError(what, where, fix)
-    plan = mark_earlier_access(plan, where, sealed)
+        raise StudyError(what, study.folder.path, fix)
     write_plan(plan, study.runs_folder.path)
     return plan
 
@@ -148,10 +197,9 @@ def extend_plan(
     images is too small for the training set of a new replicate.
     """
     folder = study.runs_folder.path
-    images = StudyImages(study.settings.data, study.prepared, study.cache)
     trained_on = _trained_on(study, sealed, range(plan.replicates, replicates))
     for arm in plan.arms:
-        require_images(arm, images, trained_on)
+        require_images(arm, trained_on)
     if before:
         copy_file(folder / VERDICT_FILE, folder / f"verdict-{before.replicates}-replicates.json")
     extended = plan.with_replicates(replicates, before.verdict if before else "not recorded")
@@ -160,18 +208,11 @@ def extend_plan(
     return extended
 
 
-def mark_earlier_access(plan: Plan, study: Path, sealed: SealedTest, before: str = "") -> Plan:
-    """Return the plan, marked as exploratory if the test images were accessed.
+def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[str, ...]:
+    """Return why a verdict on these images is exploratory; empty if they were never accessed.
 
     `before` is as for `accesses`.
     """
-    if plan.exploratory:
-        return plan
-    return plan.model_copy(update={"exploratory": earlier_access(study, sealed, before)})
-
-
-def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[str, ...]:
-    """Return why a verdict on these images is exploratory; empty if they were never accessed."""
     earlier = accesses(study, sealed.contents, before=before)
     if not earlier:
         return ()
@@ -311,9 +352,7 @@ def _train(
     ]
 
 
-def possible_arm(
-    arm: Arm, study: StudyImages, trained_on: Iterable[SplitData], notes: list[str]
-) -> Arm | None:
+def possible_arm(arm: Arm, trained_on: Iterable[StudyImages], notes: list[str]) -> Arm | None:
     """Return an arm, or None with a note if there are too few extra images for it.
 
     The extra images are from a folder, or real images of other patients. If there are fewer images
@@ -322,32 +361,33 @@ def possible_arm(
     Raises DataError if a finalist has too few extra images.
     """
     try:
-        require_images(arm, study, trained_on)
+        require_images(arm, trained_on)
     except DataError as error:
         if arm.role == "finalist":
             raise
         if arm.parameters.pool_size:
-            fewer = arm.parameters.model_copy(update={"pool_size": None})
-            arm = arm.model_copy(update={"parameters": fewer})
-            return possible_arm(arm, study, trained_on, notes)
+            arm = arm.with_values({"parameters.pool_size": None})
+            return possible_arm(arm, trained_on, notes)
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         return None
     return arm
 
 
-def require_images(arm: Arm, study: StudyImages, trained_on: Iterable[SplitData]) -> None:
+def require_images(arm: Arm, trained_on: Iterable[StudyImages]) -> None:
     """Refuse (DataError) an arm without enough extra images for these training sets."""
     source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
-    for prepared in trained_on:
-        available = source.count_available(study._replace(prepared=prepared))
-        require_enough(available, arm.parameters, prepared)
+    for images in trained_on:
+        require_enough(source.count_available(images), arm.parameters, images.prepared)
 
 
-def _trained_on(study: OpenStudy, sealed: SealedTest, replicates: Iterable[int]) -> list[SplitData]:
+def _trained_on(
+    study: OpenStudy, sealed: SealedTest, replicates: Iterable[int]
+) -> list[StudyImages]:
     """Return the images that these replicates train on."""
+    images = StudyImages(study.settings.data, study.prepared, study.cache)
     if sealed.kind == "folder":
-        return [study.prepared]
-    return [study.prepared.drawn(number) for number in replicates]
+        return [images]
+    return [replace(images, prepared=study.prepared.drawn(number)) for number in replicates]
 
 
 def donor_controls(
@@ -380,6 +420,6 @@ def donor_controls(
             }
     shared = {"role": "donor", "parameters": parameters, "donor": folder}
     return [
-        finalist.model_copy(update={**shared, "name": name, "control": control})
+        finalist.with_values({**shared, "name": name, "control": control})
         for control, name in controls.items()
     ]

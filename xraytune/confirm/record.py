@@ -8,7 +8,7 @@ The records load neither torch nor Ray, so that `report` and `export` can read t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -267,12 +267,6 @@ class Confirmation:
         if self.test.kind != "folder":
             return ""
         return f"for these {self.train_patients} training patients, "
-
-    def with_hospital(self, found: Hospital) -> Confirmation:
-        """Return the record with a hospital's verdict, which replaces an earlier one for it."""
-        hospitals = {hospital.name: hospital for hospital in self.hospitals}
-        hospitals[found.name] = found
-        return replace(self, hospitals=tuple(hospitals.values()))
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""

@@ -8,7 +8,7 @@ it decides as an uninterrupted confirmation would.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -44,6 +44,8 @@ class OpenStudy:
         compute: Device and precision that the study's trials computed with.
         searched: The ended trials of the search.
         rungs: ASHA's rungs of the search, which decide which top-up trials are pruned.
+        before_test: Called before test images are scored for the first time.
+        reason: Why they are scored, for the test-set access log.
     """
 
     folder: StudyFolder
@@ -55,6 +57,8 @@ class OpenStudy:
     rungs: Rungs
     runner: Runner
     callbacks: Callbacks
+    before_test: Callable[[], object] = lambda: None
+    reason: str = ""
 
     @property
     def settings(self) -> Settings:
@@ -90,10 +94,9 @@ class RunList(TrialLoop):
         self._what = what
         self._seconds: dict[str, list[float]] = {}  # of the ended runs, by arm
         self._epoch_seconds: list[float] = []  # of the same, without their generators
-        ended = ended_runs(folder)
         self._ended: set[int] = set()
-        kept = []
-        waiting = []
+        rows = ended_runs(folder).values()
+        kept = {row.number: row for row in rows if row.status != "failed"}
         for number, run in self._runs.items():
             config = folder.trial_path(number) / "config.json"
             identity = run.experiment.identity()
@@ -101,13 +104,11 @@ class RunList(TrialLoop):
                 what = "this run was started with other settings: the study or the options changed"
                 fix = f"use the same options, or move {folder.path.name}/ away to start over"
                 raise StudyError(what, config, fix)
-            if number in ended and ended[number].status != "failed":
-                kept.append(run)
-            else:
-                waiting.append(run)
+        waiting = [run for run in runs if run.number not in kept]
         super().__init__(folder, waiting, generator_need=generator_need, callbacks=callbacks)
-        for run in kept:
-            self._add_end(run, ended[run.number].seconds)
+        for run in runs:
+            if run.number in kept:
+                self._add_end(run, kept[run.number].seconds)
         self._rungs = rungs
         self.stops_trials = bool(rungs.epochs)
         self._reports_path = folder.path / "reports.jsonl"

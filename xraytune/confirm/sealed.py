@@ -97,7 +97,6 @@ def choose_test(
     planned: TestKind | None = None,
     test: LabelledImages | None = None,
     index: ImageIndex | None = None,
-    on_progress: Progress = ignore_progress,
 ) -> SealedTest:
     """Choose and check the images that a confirmation of the `compared` finalists scores.
 
@@ -109,7 +108,7 @@ def choose_test(
             or too few are of a class.
         StudyError: The images changed since the search.
     """
-    index = index or read_unchanged(settings, prepared, on_progress)
+    index = index or read_unchanged(settings, prepared, ignore_progress)
     sites = left_out_sites(settings, prepared)
     seen = seen_by(compared)
     given = test or LabelledImages(data=settings.data, images=index.test)
@@ -131,11 +130,11 @@ def choose_test(
     def seal(kind: TestKind) -> SealedTest:
         divided = prepared
         images = unseen
+        fewest = 0
+        if kind == "unused":
+            is_large = settings.confirm.test == "auto" and not sites
+            fewest = FEWEST_UNUSED if is_large else 1
         if kind != "folder":
-            fewest = 0
-            if kind == "unused":
-                is_large = settings.confirm.test == "auto" and not sites
-                fewest = FEWEST_UNUSED if is_large else 1
             divided = divide_unused(
                 prepared,
                 settings,
@@ -152,11 +151,11 @@ def choose_test(
         refuse_too_few(sealed, prepared, left_out)
         return sealed
 
+    kinds: Sequence[TestKind]
     if planned:
-        kinds: Sequence[TestKind] = [planned]
+        kinds = [planned]
     else:
-        kinds, why = _preferred_kinds(settings, compared, is_given=test is not None)
-        notes += why
+        kinds = _preferred_kinds(settings, compared, notes, is_given=test is not None)
     if not has_folder:
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
@@ -222,9 +221,9 @@ def refuse_patients_of_folders(
 
 
 def _preferred_kinds(
-    settings: Settings, compared: Iterable[Parameters], *, is_given: bool
-) -> tuple[Sequence[TestKind], list[str]]:
-    """Return what may be scored and trained on, the preferred kind first, and why nothing else.
+    settings: Settings, compared: Iterable[Parameters], notes: list[str], *, is_given: bool
+) -> Sequence[TestKind]:
+    """Return what may be scored and trained on, the preferred kind first; a note says why.
 
     Images that were given are scored if unused patients do not suffice. Raises DataError if the
     space asks for unused patients, and the extra images may have been made from them.
@@ -235,7 +234,6 @@ def _preferred_kinds(
         wanted = "unused"
     elif is_given and wanted == "unused":
         wanted = "auto"
-    why = []
     if any(source_of(parameters).seen_images() is None for parameters in compared):
         what = (
             "it is not known which images the extra ones were made from, "
@@ -245,10 +243,10 @@ def _preferred_kinds(
             fix = "declare them as `seen`" + ("" if has_sites else ", or use confirm.test: folder")
             raise DataError(what, "confirm.test", fix)
         wanted = "folder"
-        why.append(f"the test folder is scored: {what}")
+        notes.append(f"the test folder is scored: {what}")
     if wanted != "unused" and not settings.data.train_patients:
-        return ["folder"], why
-    return _PREFERRED[wanted], why
+        return ["folder"]
+    return _PREFERRED[wanted]
 
 
 def divide_unused(
@@ -273,7 +271,7 @@ def divide_unused(
             or a draw lacks a class.
         StudyError: The images changed since the search.
     """
-    data = settings.data.model_copy(update={"train_patients": None})
+    data = settings.data.with_values({"train_patients": None})
     sizes_px = [prepared.image_size_px]
     everyone, _ = prepare_index(index, data, cache, sizes_px=sizes_px, skip_broken=True)
     if everyone.pixels != prepared.pixels:

@@ -41,8 +41,7 @@ from xraytune.data.findings import numbers_of
 from xraytune.data.folders import PROVENANCE_FILE, require_folder
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import find_weights
-from xraytune.nets.compute import compute_like, compute_of, gpu_count, pin
-from xraytune.space.allocation import allocation_of
+from xraytune.nets.compute import compute_here, compute_like, pin
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
@@ -148,7 +147,7 @@ def generator_train(
         what = "no frozen, pretrained backbone of a classifier in this space"
         fix = "add --set trainable=head, or train a generator"
         raise ConfigError(what, settings.name, fix)
-    compute = compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
+    compute = compute_here(settings)
     pin(compute)
     cache = (cache or Path("cache")).resolve()
     gan = None

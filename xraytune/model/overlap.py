@@ -7,7 +7,6 @@ from typing import Any
 
 from xraytune.base.errors import XraytuneError
 from xraytune.base.files import require_writable, sha256_of
-from xraytune.confirm.test_access import accesses, log_test_access, study_logs
 from xraytune.data.images import ImageFile
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
@@ -15,6 +14,7 @@ from xraytune.data.shared_patients import patients_by_file_name, patients_by_key
 from xraytune.data.table import add_rows, find_table
 from xraytune.space.encoders import MODEL_FILE
 from xraytune.study.folder import StudyFolder
+from xraytune.study.test_access import accesses, log_test_access, study_logs
 from xraytune.synth.sources.which import seen_by
 from xraytune.trial.saved_model import Bundle
 

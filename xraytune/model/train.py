@@ -36,9 +36,8 @@ from xraytune.model.bundle import TrainedNetworks, write_bundle
 from xraytune.model.export import describe_benefit, export
 from xraytune.nets.backbones import find_weights
 from xraytune.nets.checkpoint import finished_epochs, load_best
-from xraytune.nets.compute import compute_of, gpu_count, pin
+from xraytune.nets.compute import compute_here, gpu_count, pin
 from xraytune.search.wandb import WandbRun
-from xraytune.space.allocation import allocation_of
 from xraytune.space.domains import Value
 from xraytune.space.fields import PARAMETERS, flat_values
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
@@ -339,7 +338,7 @@ def _choose_compute(
     settings: Settings, study: StudyFolder | None, prepared: SplitData, note: Callable[[str], None]
 ) -> Compute:
     """Choose all cores for a final model, or what the study used for an exact copy of a trial."""
-    compute = compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
+    compute = compute_here(settings)
     origin = settings.exported_from
     if origin is None or origin.images is not None:
         return replace(compute, threads=cpu_count())

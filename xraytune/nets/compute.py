@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from xraytune.base.errors import MachineError
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
-from xraytune.space.allocation import Allocation
+from xraytune.space.allocation import Allocation, allocation_of
+from xraytune.space.settings import Settings
 
 
 def gpu_count() -> int:
@@ -51,6 +52,11 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
 def compute_of(allocation: Allocation) -> Compute:
     """Choose the device and precision of trials here; MachineError if torch sees fewer GPUs."""
     return choose_compute(gpus=allocation.trial.gpus, threads=allocation.trial.cpus)
+
+
+def compute_here(settings: Settings) -> Compute:
+    """Choose the device and precision of trials here, on a GPU if there is one."""
+    return compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
 
 
 def compute_like(trained_on: Compute, *, threads: int) -> Compute:

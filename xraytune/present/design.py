@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from xraytune.base.errors import counted, join_names
 from xraytune.base.tables import Cell, Row, Table, Tone
-from xraytune.confirm.checks import Outlook
+from xraytune.confirm.outlook import Outlook
 from xraytune.present.trials import sides_frame
 from xraytune.stats.precision import ASSUMED
 

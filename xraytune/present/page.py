@@ -24,7 +24,6 @@ from xraytune.base.tables import Table, duration, sentence, shown_path, text_of
 from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
-from xraytune.confirm.test_access import accesses
 from xraytune.data.prepare import SplitData
 from xraytune.model.export import trial_to_export
 from xraytune.present.charts import (
@@ -40,6 +39,7 @@ from xraytune.search.asha import Rungs
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
+from xraytune.study.test_access import accesses
 from xraytune.synth.memorisation import MEMORISATION_STAGE
 from xraytune.tasks import task_of
 

@@ -21,7 +21,6 @@ from xraytune.base.errors import DataError, join_names
 from xraytune.base.files import read_bytes, read_json, sha256_of
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.images import Images, content_fingerprint
-from xraytune.data.index import read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import HELD_OUT, ImageSet, RunContext, stored_images
@@ -119,7 +118,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
     prepared = study.prepared
     index = study.data_index
     group_regex = study.data.split.group_regex
-    labelled = read_labelled(root, prepared.outputs, prepared.task, all_parts=True)
+    labelled = study.read_extra(root)
     listed = labelled.images
     folder = labelled.data.path
     if index is not None:

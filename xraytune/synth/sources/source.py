@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.findings import levelling_order
 from xraytune.data.images import ImageIndex, Images
+from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_images
 from xraytune.space.settings import SOURCES, Balance, DataSettings, Parameters, Settings
@@ -30,17 +31,27 @@ POOL_STAGE = "pool-1"
 BLOCK = 256
 
 
-class StudyImages(NamedTuple):
+@dataclass(frozen=True)
+class StudyImages:
     """The images of a study.
 
     If its data folder is given as `data_index`, extra images of its sealed test patients are
-    refused.
+    refused. Folders of extra images, `opened`, are read once.
     """
 
     data: DataSettings
     prepared: SplitData
     cache: Path
     data_index: ImageIndex | None = None
+    opened: dict[Path, LabelledImages] = field(default_factory=dict, compare=False)
+
+    def read_extra(self, folder: Path) -> LabelledImages:
+        """Return the images of a folder of extra images; the errors are those of its reader."""
+        if folder not in self.opened:
+            self.opened[folder] = read_labelled(
+                folder, self.prepared.outputs, self.prepared.task, all_parts=True
+            )
+        return self.opened[folder]
 
     def count_classes(self, images: Images) -> list[int]:
         """Return the number of images of each class."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.files import read_jsonl
-from xraytune.confirm.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 from xraytune.study.folder import StudyFolder
+from xraytune.study.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 
 WRITE = """
 import sys
 from pathlib import Path
-from xraytune.confirm.test_access import study_logs, log_test_access
+from xraytune.study.test_access import study_logs, log_test_access
 study = Path(sys.argv[1])
 for number in range(15):
     about = {"contents": ["a"], "reason": str(number), "study": study.name}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.in_process import command
 from xraytune.base.errors import ConfigError
-from xraytune.confirm.checks import plan
+from xraytune.confirm.outlook import study_outlook
 from xraytune.space.settings import PACKAGES
 
 
@@ -37,7 +37,7 @@ parameters:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "resnet18-f37072fd.pth").write_bytes(b"weights")
 
-    outlook = plan(space=space, cache=tmp_path / "not" / "yet")
+    outlook = study_outlook(space=space, cache=tmp_path / "not" / "yet")
     checks = {check.name: check for check in outlook.checks}
 
     assert checks["torch"].status == checks["ray"].status == "ok"

@@ -73,7 +73,7 @@ class Outlook:
         return {"ok": self.is_ready} | to_json(self)
 
 
-def plan(
+def study_outlook(
     *,
     space: Path | None = None,
     data: Path | None = None,
@@ -182,18 +182,17 @@ def _check_system(folder: Path) -> Iterator[Check]:
         yield Check("Ray startup", "ok", f"in {ray_parent()}")
 
     free_mib = shutil.disk_usage("/dev/shm").free / 2**20
-    shared = Check("/dev/shm", "ok", f"{free_mib:,.0f} MiB")
-    if free_mib < _MIN_SHARED_MIB:
-        fix = "Ray is slow without it: start a container with --shm-size 1g, or remove files there"
-        shared = Check(shared.name, "warning", shared.found, fix)
-    yield shared
+    fix = "Ray is slow without it: start a container with --shm-size 1g, or remove files there"
+    yield _check_free("/dev/shm", f"{free_mib:,.0f} MiB", free_mib < _MIN_SHARED_MIB, fix)
 
     free_gib = shutil.disk_usage(nearest_folder(folder)).free / _GIB
-    disk = Check(f"free disk at {folder}", "ok", f"{free_gib:.1f} GiB")
-    if free_gib < _MIN_DISK_GIB:
-        fix = "free some space, or use another disk (--studies, --cache)"
-        disk = Check(disk.name, "warning", disk.found, fix)
-    yield disk
+    fix = "free some space, or use another disk (--studies, --cache)"
+    where = f"free disk at {folder}"
+    yield _check_free(where, f"{free_gib:.1f} GiB", free_gib < _MIN_DISK_GIB, fix)
+
+
+def _check_free(name: str, free: str, is_little: bool, fix: str) -> Check:
+    return Check(name, "warning", free, fix) if is_little else Check(name, "ok", free)
 
 
 def check_space(space: Space) -> Iterator[Check]:
@@ -209,7 +208,7 @@ def check_space(space: Space) -> Iterator[Check]:
         yield Check("images", "missing", f"there is no {images}", "give their folder: --data DIR")
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
     folder = space.settings.weights_dir or downloads
-    settings = space.settings.model_copy(update={"weights_dir": folder})
+    settings = space.settings.with_values({"weights_dir": folder})
     for trial in space.networks():
         name = f"weights of {trial.backbone}, {trial.weights}"
         try:

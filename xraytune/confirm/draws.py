@@ -1,0 +1,115 @@
+"""Nested samples of patients: who is trained on, who lends extra images, and who is scored.
+
+Networks are trained on the first n patients of each of several disjoint samples, for several n. All
+networks are scored on the same patients, who are in no sample.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import TypeAlias
+
+from xraytune.base.errors import DataError
+from xraytune.base.records import frozen
+from xraytune.confirm.sealed import TEST, require_every_class
+from xraytune.data.images import Images
+from xraytune.data.prepare import HELD_OUT, SplitData
+from xraytune.data.sides import too_few_tested
+from xraytune.data.split import nested_order
+
+_DRAWS = 5
+_NUMBERS = [25 * 2**power for power in range(20)]
+"""The numbers of patients that are compared by default, as far as there are enough patients."""
+_TEST_SHARE = 0.25
+"""At least this share of the patients is held out for scoring."""
+_SPARE = 1.2
+"""Patients set aside for real extra images, as a multiple of the expected number, because patients
+differ in their numbers of images."""
+
+Samples: TypeAlias = Mapping[int, Sequence[SplitData]]
+"""The images of each sample, by the number of patients that a network trains on."""
+
+
+@frozen
+class Draws:
+    """Disjoint samples of patients, and the patients who are scored, by name.
+
+    Attributes:
+        numbers: The numbers of patients that are compared, ascending, two or more.
+        blocks: The patients of each sample. A network trains on the first n of them; its real extra
+            images are of the others.
+        scored: The patients who are scored.
+    """
+
+    numbers: tuple[int, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    scored: tuple[str, ...]
+
+    def samples(self, prepared: SplitData) -> Samples:
+        """Return the images of each sample of each number of patients.
+
+        The patients who are scored are the test side, and those of the sample who are not trained
+        on are the side `others`.
+        """
+        samples: dict[int, list[SplitData]] = {number: [] for number in self.numbers}
+        for number, block in product(self.numbers, self.blocks):
+            side_of = dict.fromkeys(self.scored, TEST)
+            side_of |= dict.fromkeys(block[:number], "train")
+            side_of |= dict.fromkeys(block[number:], "others")
+            images = (
+                replace(image, side=side_of.get(image.patient, image.side))
+                for image in prepared.images
+                if image.patient in side_of or image.side in HELD_OUT
+            )
+            samples[number].append(replace(prepared, images=tuple(images)))
+        return samples
+
+
+def in_nested_order(images: Images, seed: int) -> list[str]:
+    """Return the patients in the order in which `data.train_patients` keeps them."""
+    patients = images.patients
+    order = nested_order(patients, images.targets, seed)
+    return [patients[places[0]] for places in order]
+
+
+def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -> Draws:
+    """Divide patients, in nested order, into disjoint samples and patients to score.
+
+    By default, the numbers of patients are 25, 50 and so on. Each sample also has patients for real
+    extra images, enough for `ratio` extra images per image as far as there are patients. The
+    patients that a search would train on first are scored, so that `confirm` scores few of them.
+
+    Raises DataError if there are fewer than two numbers of patients, or if they do not leave a
+    quarter of the patients to score.
+    """
+    most = int((1 - _TEST_SHARE) * len(patients)) // _DRAWS
+    fitting = [number for number in _NUMBERS if number <= most]
+    usual = fitting if len(fitting) > 1 else [most // 2, most]
+    numbers = sorted({*(wanted or usual)})
+    if len(numbers) < 2 or numbers[0] < 1 or numbers[-1] > most:
+        what = f"{len(patients):,} training patients make no curve of these numbers of patients"
+        raise DataError(what, fix=f"give two or more, up to {most} (--patients), or add patients")
+    size = min(most, math.ceil((1 + _SPARE * ratio) * numbers[-1]))
+    first = len(patients) - _DRAWS * size
+    starts = range(first, len(patients), size)
+    return Draws(
+        numbers=tuple(numbers),
+        blocks=tuple(tuple(patients[start : start + size]) for start in starts),
+        scored=tuple(patients[:first]),
+    )
+
+
+def require_usable(samples: Samples, where: Path) -> None:
+    """Refuse (DataError) samples that lack a class, or too few patients who are scored.
+
+    The smallest samples decide, since larger ones contain them.
+    """
+    number = min(samples)
+    smallest = samples[number]
+    for drawn in smallest:
+        require_every_class(drawn.side("train"), drawn, number)
+    few = too_few_tested(smallest[0].side(TEST), smallest[0].outputs)
+    if few:
+        raise DataError(few, where, "add patients")

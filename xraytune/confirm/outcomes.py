@@ -1,0 +1,275 @@
+"""What the results show besides the verdict: secondary outcomes, subgroups, and the predictions.
+
+Nothing is trained or predicted again: the results of all runs on the sealed images are kept.
+
+Secondary outcomes are other metrics that distinguish a finalist from its controls. Subgroups show
+whether a verdict holds for women and men, or for each view; the interval of a group's difference is
+computed as for the verdict (`stats/verdict.py`), on the group's images. Neither has a verdict: of
+several outcomes or groups, one may differ by chance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.files import csv_table, write_text
+from xraytune.base.seeding import derive_seed
+from xraytune.confirm.arms import Arm
+from xraytune.confirm.judge import ArmScores
+from xraytune.confirm.record import Confirmation, FinalistVerdict, SecondaryOutcome, Subgroup
+from xraytune.confirm.run_list import OpenStudy
+from xraytune.confirm.sealed import SealedTest
+from xraytune.data.images import Images
+from xraytune.stats.classification import Labels, ScoredImages, scored_findings
+from xraytune.stats.placements import StructuralComponents, sample_of_sites
+from xraytune.stats.secondary import SECONDARY, secondary_components, weighted_outcomes
+from xraytune.stats.verdict import compare, patient_interval
+from xraytune.study.row import ended_runs
+
+PREDICTIONS_FILE = "predictions.csv"
+FEWEST_PATIENTS = 30
+"""Fewest patients of each class in a group, so that its interval has the nominal coverage."""
+
+
+def with_outcomes(
+    confirmation: Confirmation,
+    study: OpenStudy,
+    test: ArmScores,
+    sealed: SealedTest,
+    columns: Mapping[str, Mapping[str, str]],
+) -> Confirmation:
+    """Return a verdict with secondary outcomes and subgroups, and write `predictions.csv`.
+
+    `columns` are as for `compare_in_groups`; without them, the subgroups are the sites that the
+    replicates left out.
+    """
+    thresholds: dict[int, float] = {}
+    if confirmation.test.positive:
+        for row in ended_runs(study.runs_folder).values():
+            thresholds[row.number] = row.threshold or 0.5
+    seed = derive_seed(study.settings.seed, "secondary")
+    finalists = add_secondary(confirmation.finalists, test, thresholds, seed=seed)
+    if columns:
+        files = [image.file for image in sealed.images]
+        groups = compare_in_groups(test, finalists[0], columns, files, thresholds)
+    else:
+        groups = compare_sites(test, finalists[0])
+    prepared = sealed.prepared
+    folder = study.runs_folder.path
+    write_predictions(folder, test, sealed.images, prepared.outputs, prepared.findings)
+    return replace(confirmation, finalists=finalists, subgroups=groups)
+
+
+def add_secondary(
+    finalists: Sequence[FinalistVerdict],
+    test: ArmScores,
+    thresholds: Mapping[int, float],
+    *,
+    seed: int,
+) -> tuple[FinalistVerdict, ...]:
+    """Return the finalists with the secondary outcomes of each comparison.
+
+    `thresholds` has the threshold of the positive class for each run, chosen on validation images;
+    it is empty unless there are two classes.
+    """
+    if test.plan.sites:
+        measured = _measure_at_sites(test, thresholds)
+    else:
+        measured = secondary_components(
+            test.labels,
+            test.results,
+            test.patients,
+            positive=test.positive,
+            thresholds=thresholds,
+            seed=seed,
+        )
+    runs = {arm.name: test.plan.numbers(arm) for arm in test.plan.arms}
+    judged = []
+    for finalist in finalists:
+        comparisons = []
+        for comparison in finalist.comparisons:
+            pair = np.array([runs[finalist.arm], runs[comparison.control]])
+            outcomes = (_compare(name, parts, pair) for name, parts in measured.items())
+            comparisons.append(replace(comparison, secondary=tuple(outcomes)))
+        judged.append(replace(finalist, comparisons=tuple(comparisons)))
+    return tuple(judged)
+
+
+def _measure_at_sites(
+    test: ArmScores, thresholds: Mapping[int, float]
+) -> dict[str, StructuralComponents]:
+    """Return each outcome as a sample of sites: of each run, on the site that the run left out."""
+    replicate_of_run = np.arange(len(test.results)) // len(test.plan.trainings)
+    values: dict[str, list[float]] = {}
+    for run, replicate in enumerate(replicate_of_run.tolist()):
+        there = test.at_site(test.plan.sites[replicate])
+        images = ScoredImages(
+            there.labels,
+            there.results[run],
+            positive=test.positive,
+            threshold=thresholds.get(run, 0.5),
+        )
+        for name, value in weighted_outcomes(images, np.ones((1, len(there.labels)))).items():
+            values.setdefault(name, []).append(float(value[0]))
+    names = [metric.name for metric in SECONDARY if metric.name in values]
+    return {name: sample_of_sites(np.array(values[name])) for name in names}
+
+
+def _compare(name: str, measured: StructuralComponents, runs: Labels) -> SecondaryOutcome:
+    """Compare two arms with these runs, [2, K], by one outcome of all runs."""
+    pair = replace(measured, scores=measured.scores[runs], components=measured.components[runs])
+    interval = compare(pair)
+    score, control_score = pair.scores.mean(axis=1).tolist()
+    return SecondaryOutcome(
+        metric=name,
+        score=score,
+        control_score=control_score,
+        difference=interval.difference,
+        low=interval.low,
+        high=interval.high,
+    )
+
+
+def write_predictions(
+    folder: Path, test: ArmScores, images: Images, outputs: Sequence[str], findings: Sequence[str]
+) -> None:
+    """Write `predictions.csv`: a row for each test image, and a column for each replicate.
+
+    A column has the probability of the positive class. With more than two classes or with findings,
+    each of them has its own column; for masks, a column has the Dice. `outputs` are the names of
+    the classes or `findings`.
+    """
+    table: dict[str, Sequence[str | float]] = {
+        "file": [image.file for image in images],
+        "patient": test.patients,
+    }
+    count = test.results.shape[2]
+    for number, name in enumerate(findings):
+        table[f"label_{name}"] = [image.findings[number] for image in images]
+    if count > 1 and not findings:
+        table["label"] = [outputs[label] for label in test.labels]
+    columns = {number: f": {name}" for number, name in enumerate(outputs)}
+    if count <= 2 and not findings:
+        columns = {test.positive if count == 2 else 0: ""}
+    for arm in test.plan.arms:
+        for replicate, run in enumerate(test.plan.numbers(arm), start=1):
+            for number, suffix in columns.items():
+                results = test.results[run, :, number]
+                table[f"{arm.name}, replicate {replicate}{suffix}"] = results.tolist()
+    rows = zip(*table.values(), strict=True)
+    write_text(folder / PREDICTIONS_FILE, csv_table([*table], rows))
+
+
+def compare_in_groups(
+    test: ArmScores,
+    finalist: FinalistVerdict,
+    columns: Mapping[str, Mapping[str, str]],
+    files: Sequence[str],
+    thresholds: Mapping[int, float],
+) -> tuple[Subgroup, ...]:
+    """Return a finalist minus its strongest control on the images with each value of some columns.
+
+    If there are two classes and all images with a value are of one of them, they are scored
+    together with all images of the other class.
+
+    Args:
+        test: The results of all runs.
+        finalist: The verdict on one of the plan's finalists.
+        columns: The value of each file, by column; files without a value are in no group.
+        files: The test images, [N].
+        thresholds: The positive class's threshold of each run, from validation; empty unless there
+            are two classes.
+    """
+    arms = {arm.name: arm for arm in test.plan.arms}
+    pair = (arms[finalist.arm], arms[finalist.strongest])
+    is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
+    groups = []
+    for column, values in columns.items():
+        value_of_image = np.array([values.get(file, "") for file in files])
+        for value in np.unique(value_of_image[value_of_image != ""]).tolist():
+            has_value = value_of_image == value
+            there = test.on_images(has_value)
+            classes = np.unique(there.labels)
+            is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
+            group = Subgroup(
+                column=column,
+                value=value,
+                images=len(there.labels),
+                patients=len({*there.patients}),
+                is_of_one_class=is_of_one_class,
+            )
+            scored = there
+            if is_of_one_class:
+                scored = test.on_images(has_value | (test.labels != classes[0]))
+            if _is_large(scored):
+                measured = scored.measure(*pair)
+                scores = measured.scores.mean(axis=1).tolist()
+                group = replace(
+                    group,
+                    difference=compare(measured),
+                    scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
+                    rates={arm.name: _rates(scored, arm, thresholds) for arm in pair}
+                    if thresholds and not is_of_one_class
+                    else {},
+                )
+            groups.append(group)
+    return tuple(groups)
+
+
+def compare_sites(test: ArmScores, finalist: FinalistVerdict) -> tuple[Subgroup, ...]:
+    """Return a finalist minus its strongest control at each site that a replicate left out.
+
+    The interval of a site is over its patients alone; the interval of the verdict is over sites.
+    """
+    arms = {arm.name: arm for arm in test.plan.arms}
+    names = (finalist.arm, finalist.strongest)
+    groups = []
+    for site in test.plan.sites:
+        pair = test.measure_at(site, *(arms[name] for name in names))
+        there = test.at_site(site)
+        groups.append(
+            Subgroup(
+                column="site",
+                value=site,
+                images=len(there.labels),
+                patients=len({*there.patients}),
+                difference=patient_interval(pair),
+                scores=dict(zip(names, pair.scores.tolist(), strict=True)),
+            )
+        )
+    return tuple(groups)
+
+
+def _is_large(group: ArmScores) -> bool:
+    """Return whether a group has enough patients.
+
+    Each class needs enough patients, or each scored finding and its absence; for masks, the group
+    needs enough as a whole.
+    """
+    patients = np.asarray(group.patients)
+
+    def has_enough(rows: NDArray[np.bool_]) -> bool:
+        return len(np.unique(patients[rows])) >= FEWEST_PATIENTS
+
+    count = group.results.shape[2]
+    if group.labels.ndim == 2:
+        numbers = scored_findings(group.labels)
+        sides = (group.labels[:, number] == state for number in numbers for state in (0, 1))
+        return len(numbers) > 0 and all(map(has_enough, sides))
+    if count == 1:  # masks
+        return has_enough(np.ones(len(patients), dtype=bool))
+    return all(has_enough(group.labels == label) for label in range(count))
+
+
+def _rates(group: ArmScores, arm: Arm, thresholds: Mapping[int, float]) -> tuple[float, float]:
+    """Return the mean sensitivity and the mean specificity of an arm over its replicates."""
+    is_positive = group.labels == group.positive
+    rates = []
+    for number in group.plan.numbers(arm):
+        called = group.results[number, :, group.positive] >= thresholds[number]
+        rates.append((called[is_positive].mean(), (~called[~is_positive]).mean()))
+    sensitivity, specificity = np.mean(rates, axis=0).tolist()
+    return sensitivity, specificity
