@@ -52,11 +52,11 @@ def one_thread() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before[1])
 
 
-def save_backbone(file: Path) -> None:
-    """Write weights of a small backbone, the same each time."""
+def save_backbone(file: Path, name: str = "small_cnn") -> None:
+    """Write weights of a backbone, the same each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_file(build_backbone("small_cnn")[0].state_dict(), file)
+        save_file(build_backbone(name)[0].state_dict(), file)
 
 
 @contextmanager

@@ -17,8 +17,7 @@ from torch import nn
 
 from tests.in_process import CPU
 from tests.synth.conftest import train, trained_in
-from tests.trial.conftest import Bench
-from tests.trial.test_trial import ARMS
+from tests.trial.conftest import ARMS, Bench
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.captured import Step, replayed
 from xraytune.nets.compute import pin

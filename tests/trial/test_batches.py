@@ -11,15 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.in_process import CPU
-from tests.trial.conftest import Bench, batch_of
-from tests.trial.test_trial import gan
+from tests.trial.conftest import Bench, batch_of, frozen, gan
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.errors import TrialError
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import side_images
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.nets.inputs import view_table
-from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Experiment, Parameters, TaskName
 from xraytune.tasks import TASKS
 from xraytune.trial.network import Network
@@ -141,16 +139,6 @@ def test_the_extra_images_of_a_training_set(bench: Bench) -> None:
     small, large = (built("gan", ratio, gan=gan()) for ratio in (0.5, 1.0))
     assert small.extra.tolist() == large.extra[: len(small.extra)].tolist()
     assert (small.targets[small.extra] == large.targets[large.extra][: len(small.extra)]).all()
-
-
-def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
-    """A trial on a frozen backbone whose weights come from a file."""
-    backbone = {"backbone": parameters.get("backbone", "small_cnn")}
-    whole = build_classifier(bench.experiment(**backbone).parameters, 2, weights=None, seed=9)
-    save_state(whole.backbone.state_dict(), tmp_path / "backbone.safetensors")
-    return bench.experiment(
-        weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters
-    )
 
 
 def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.in_process import CPU, one_thread
+from tests.in_process import CPU, one_thread, save_backbone
 from tests.pair_files import write_discs
 from xraytune.base.errors import (
     ArtifactError,
@@ -29,11 +29,9 @@ from xraytune.base.errors import (
     MachineError,
     TrialError,
 )
-from xraytune.base.tensors import save_state
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext
 from xraytune.model.generator_folder import generator_train
-from xraytune.nets.backbones import build_backbone
 from xraytune.space.document import write_yaml
 from xraytune.space.load import load_space
 from xraytune.space.space import Space
@@ -144,9 +142,7 @@ def make_ward(root: Path, task: str) -> Ward:
                 file.rename(file.with_name(f"of_another_hospital_{file.name}"))
     weights = {name: root / f"{name}.safetensors" for name in ("small_cnn", "mobilenet_v2")}
     for name, file in weights.items():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            save_state(build_backbone(name)[0].state_dict(), file)
+        save_backbone(file, name)
     paths = {
         **weights,
         "folder": data["other"],

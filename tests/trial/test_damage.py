@@ -11,9 +11,7 @@ import pytest
 from safetensors.torch import load_file, save
 
 from tests.in_process import CPU, one_thread
-from tests.trial.conftest import Bench
-from tests.trial.test_batches import frozen
-from tests.trial.test_trial import gan
+from tests.trial.conftest import Bench, flip_a_bit, frozen, gan
 from xraytune.base import artifacts
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
@@ -101,12 +99,6 @@ def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
 def cache(done: Done, tmp_path: Path) -> Path:
     """A copy that this process has not verified yet."""
     return Path(shutil.copytree(done.cache, tmp_path / "cache"))
-
-
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 def delete_the_folder(file: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.in_process import save_backbone
+from tests.trial.conftest import DONORS_SPACE
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
@@ -23,22 +24,6 @@ from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
-SPACE = """
-name: small
-data: {path: xrays, image_size: 32, split: {val_a: 0.3, val_b: 0.1}}
-parameters:
-  source: {values: [none, gan]}
-  gan:
-    when: {source: gan}
-    parameters:
-      {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {value: 2}}
-  backbone: {value: small_cnn}
-  weights: {value: net.safetensors}
-  trainable: {value: head}
-resources: {gpus_per_trial: 0}
-budget: {max_epochs: 20}
-"""
-
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -46,7 +31,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hospital")
     draw_phantoms(folder / "xrays", patients=80, seed=3, image_size_px=32)
     save_backbone(folder / "net.safetensors")
-    (folder / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (folder / "space.yaml").write_text(DONORS_SPACE, encoding="utf-8")
     sent = generator_train(folder / "space.yaml", out=folder / "sent", cache=folder / "cache")
     assert sent.donor is not None
     return folder

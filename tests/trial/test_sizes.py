@@ -8,7 +8,7 @@ import pytest
 
 from tests.in_process import CPU
 from tests.pair_files import save, write_discs
-from tests.trial.conftest import TINY_GAN
+from tests.trial.conftest import gan
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, read_prepared, restore_pixels, write_prepared
@@ -44,7 +44,7 @@ def outcome(settings: Settings, root: Path, name: str, context: RunContext, **gi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [{"augmentation": "affine"}, {"source": "gan", "gan": TINY_GAN}])
+@pytest.mark.parametrize("given", [{"augmentation": "affine"}, {"source": "gan", "gan": gan()}])
 def test_a_trial_of_a_size_is_that_of_a_study_of_this_size_alone(
     tmp_path: Path, given: dict[str, Any]
 ) -> None:

@@ -10,8 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.in_process import CPU, one_thread, save_backbone
-from tests.trial.conftest import batch_of
-from tests.trial.test_donor import SPACE as DONORS_SPACE
+from tests.trial.conftest import DONORS_SPACE, batch_of
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
@@ -82,13 +81,12 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
     root: Path, donor: str
 ) -> None:
     """A real one has its class, and the loss is the cross-entropy of both."""
-    with one_thread():
-        experiment, context = study(root, **from_swapped_folders(root, "donor", donor))
-        training = TrialTraining(experiment, context)
-        extra = training.images.sources[1]
-        expected = label_images(extra, experiment, context)
-        inputs, targets = batch_of(training.batches, 0)
-        outputs = training.trained(inputs).float()
+    experiment, context = study(root, **from_swapped_folders(root, "donor", donor))
+    training = TrialTraining(experiment, context)
+    extra = training.images.sources[1]
+    expected = label_images(extra, experiment, context)
+    inputs, targets = batch_of(training.batches, 0)
+    outputs = training.trained(inputs).float()
 
     assert targets.shape == (12, 2)
     np.testing.assert_allclose(targets.sum(dim=1), 1, rtol=1e-6)
@@ -104,11 +102,10 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
 
 
 def test_a_model_labels_images_as_it_predicts_them(root: Path) -> None:
-    with one_thread():
-        experiment, context = study(root, **from_swapped_folders(root, "donor", "model"))
-        extra = TrialTraining(experiment, context).images.sources[1]
-        labels = label_images(extra, experiment, context)
-        predicted = open_bundle(root / "model").predictor(CPU).run(extra.read())
+    experiment, context = study(root, **from_swapped_folders(root, "donor", "model"))
+    extra = TrialTraining(experiment, context).images.sources[1]
+    labels = label_images(extra, experiment, context)
+    predicted = open_bundle(root / "model").predictor(CPU).run(extra.read())
 
     np.testing.assert_allclose(labels, predicted, atol=1e-6)
 
@@ -117,11 +114,10 @@ def test_labels_of_the_donor_mend_wrong_classes(root: Path, tmp_path: Path) -> N
     scores = {}
     for labels in ("class", "donor"):
         values = from_swapped_folders(root, labels, "model") | {"trainable": "all"}
-        with one_thread():
-            experiment, context = study(root, **values)
-            folder = tmp_path / labels
-            folder.mkdir()
-            result = run_trial(experiment, context, trial_dir=folder)
+        experiment, context = study(root, **values)
+        folder = tmp_path / labels
+        folder.mkdir()
+        result = run_trial(experiment, context, trial_dir=folder)
         scores[labels] = result.val_b_score
     assert scores["donor"] > scores["class"] + 0.1
 
@@ -160,21 +156,20 @@ def test_a_head_on_weights_that_are_not_here_is_refused(root: Path) -> None:
 def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control: Any) -> None:
     """Untrained, it predicts what the model predicts; training it further changes that."""
     values = from_swapped_folders(root, "donor", "model") | {"trainable": "all"}
-    with one_thread():
-        finalist, context = study(root, **values)
-        start = donor_start(finalist.parameters, finalist.settings, ("NORMAL", "PNEUMONIA"))
-        experiment = Experiment(
-            settings=finalist.settings,
-            parameters=start,
-            control=control,
-            donor=finalist.parameters.donor,
-        )
-        training = TrialTraining(experiment, context)
-        predicted = open_bundle(root / "model").predictor(CPU).run(training.val_b.read())
-        at_first = training.results(training.val_b)
-        for _ in training.epochs(tmp_path):
-            pass
-        in_the_end = training.results(training.val_b)
+    finalist, context = study(root, **values)
+    start = donor_start(finalist.parameters, finalist.settings, ("NORMAL", "PNEUMONIA"))
+    experiment = Experiment(
+        settings=finalist.settings,
+        parameters=start,
+        control=control,
+        donor=finalist.parameters.donor,
+    )
+    training = TrialTraining(experiment, context)
+    predicted = open_bundle(root / "model").predictor(CPU).run(training.val_b.read())
+    at_first = training.results(training.val_b)
+    for _ in training.epochs(tmp_path):
+        pass
+    in_the_end = training.results(training.val_b)
 
     assert (start.source, start.weights, start.trainable) == ("none", "none", "all")
     np.testing.assert_allclose(at_first, predicted, atol=1e-5)
@@ -201,21 +196,20 @@ def test_findings_are_labelled_with_the_probability_of_each(tmp_path: Path) -> N
         encoding="utf-8",
     )
     data = tmp_path / "xrays/data.yaml"
-    with one_thread():
-        train(space, out=tmp_path / "model", data=data, cache=tmp_path / "cache")
-        settings = load_space(space, data=data).settings
-        prepared, _ = prepare(settings, tmp_path / "cache")
-        context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
-        images = side_images("val_b", prepared, context.cache)
-        values = {"backbone": "small_cnn", "weights": "none", "source": "folder", "labels": "donor"}
-        values |= {"folder.path": str(tmp_path / "xrays"), "folder.donor": str(tmp_path / "model")}
-        experiment = Experiment(settings=settings, parameters=parameters_from(values))
-        labels = label_images(images, experiment, context)
-        predicted = open_bundle(tmp_path / "model").predictor(CPU).run(images.read())
-        training = TrialTraining(
-            Experiment(settings=settings, parameters=parameters_from({**values, "source": "none"})),
-            context,
-        )
+    train(space, out=tmp_path / "model", data=data, cache=tmp_path / "cache")
+    settings = load_space(space, data=data).settings
+    prepared, _ = prepare(settings, tmp_path / "cache")
+    context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
+    images = side_images("val_b", prepared, context.cache)
+    values = {"backbone": "small_cnn", "weights": "none", "source": "folder", "labels": "donor"}
+    values |= {"folder.path": str(tmp_path / "xrays"), "folder.donor": str(tmp_path / "model")}
+    experiment = Experiment(settings=settings, parameters=parameters_from(values))
+    labels = label_images(images, experiment, context)
+    predicted = open_bundle(tmp_path / "model").predictor(CPU).run(images.read())
+    training = TrialTraining(
+        Experiment(settings=settings, parameters=parameters_from({**values, "source": "none"})),
+        context,
+    )
     outputs = torch.zeros(len(labels), labels.shape[1])
     loss = training.loss(outputs, torch.from_numpy(labels))
 

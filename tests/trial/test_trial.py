@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,25 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.in_process import CPU
-from tests.trial.conftest import Bench
+from tests.trial.conftest import ARMS, Bench, flip_a_bit, gan
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_jsonl, write_text
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import load_content, save_content
 from xraytune.data.prepare import prepare
 from xraytune.nets.checkpoint import load_best
-from xraytune.space.settings import Experiment, GanSettings
+from xraytune.space.settings import Experiment
 from xraytune.stats.classification import auroc
 from xraytune.synth.generator_inputs import GAN_STAGE, generator_need
 from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.run import run_trial, trial_epochs
 from xraytune.trial.training import TrialTraining
-
-SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
-
-
-def gan(**more: Any) -> GanSettings:
-    return GanSettings.model_validate(SMALL_GAN | more)
 
 
 def run(
@@ -47,33 +40,6 @@ def run(
 
 def untimed(records: list[EpochRecord]) -> list[EpochRecord]:
     return [replace(record, seconds=0) for record in records]
-
-
-ARMS: dict[str, dict[str, Any]] = {
-    "real_only": {"source": "none"},
-    "augmented": {
-        "augmentation": "affine",
-        "optimizer": "sgd",
-        "schedule": "cosine",
-        "dropout": 0.3,
-    },
-    "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
-    "gan": {"source": "gan", "gan": gan(), "optimizer": "adamw", "weight_decay": 0.01},
-    "augmented+gan": {
-        "source": "gan",
-        "gan": gan(),
-        "augmentation": "flip",
-        "synthetic_ratio": 2.0,
-        "synthetic_weight": 0.1,
-        "balance": "equal",
-    },
-    "gan, pretrained": {
-        "source": "gan",
-        "gan": gan(),
-        "mixing": "pretrain",
-        "schedule": "plateau",
-    },
-}
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -143,10 +109,12 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
     assert not list(work.iterdir()), "the work folder of a finished GAN is removed"
 
 
-def damage(file: Path, how: str) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes({"one bit": bytes(content), "cut": bytes(content[:-9]), "empty": b""}[how])
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
 
 
 @pytest.mark.slow
@@ -155,8 +123,8 @@ def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_sam
 ) -> None:
     experiment, files = bench.experiment(source="none"), tmp_path / "checkpoint"
     first = run(bench, experiment, tmp_path)
-    for how in ("one bit", "cut", "empty"):
-        damage(files / "checkpoint.pt", how)
+    for damage in (flip_a_bit, cut, empty):
+        damage(files / "checkpoint.pt")
 
         assert untimed(run(bench, experiment, tmp_path)) == untimed(first)
         assert [row["epoch"] for row in read_jsonl(tmp_path / "epochs.jsonl")] == [1, 2, 3]
