@@ -1,7 +1,5 @@
 """Trials, searches and commands in this process, pinned like a trial's own, without Ray."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Small folders of pairs: images with a bright block in the place of their mask."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

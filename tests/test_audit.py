@@ -1,7 +1,5 @@
 """`xraytune audit`: each fault has its line, bad input one message, and a page shows it all."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -112,8 +110,8 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert {"none", "duplicate", "synthetic_only"} == {
         control["kind"] for control in verdict["finalists"][0]["comparisons"]
     }
-    assert 'id="verdict"' in (study / "report.html").read_text("utf-8")
-    assert len((here / "studies/test_access.jsonl").read_text("utf-8").splitlines()) == 1
+    assert 'id="verdict"' in (study / "report.html").read_text()
+    assert len((here / "studies/test_access.jsonl").read_text().splitlines()) == 1
 
 
 def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
@@ -122,7 +120,7 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
     shutil.copytree(clinic / "new/NORMAL", here / "given/healthy")
     note = here / "studies/audit-copies/notes.txt"
     note.parent.mkdir(parents=True)
-    note.write_text("mine", "utf-8")
+    note.write_text("mine")
     refused = [
         (here / "given", 3, ("healthy", "NORMAL, PNEUMONIA", "fix: rename")),
         (clinic / "copies", 5, ("audit-copies",)),

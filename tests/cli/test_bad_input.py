@@ -37,7 +37,7 @@ def here(drawn: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to a folder with `space.yaml`, `xrays` and a file, `notes.txt`."""
     here = space.parent
     shutil.copytree(drawn / "xrays", here / "xrays", ignore=shutil.ignore_patterns("masks"))
-    (here / "notes.txt").write_text("a file\n", "utf-8")
+    (here / "notes.txt").write_text("a file\n")
     monkeypatch.chdir(here)
     return here
 
@@ -65,7 +65,7 @@ def nothing(here: Path) -> None: ...
 
 def put_a_thesis(here: Path) -> None:
     (here / "studies/small").mkdir(parents=True)
-    (here / "studies/small/thesis.txt").write_text("precious", "utf-8")
+    (here / "studies/small/thesis.txt").write_text("precious")
 
 
 def remove_a_class(here: Path) -> None:
@@ -81,7 +81,7 @@ def spoil_images(here: Path) -> None:
     truncated, empty, text, wide, *_ = images_of(here)
     truncated.write_bytes(truncated.read_bytes()[:500])
     empty.write_bytes(b"")
-    text.write_text("text\n", "utf-8")
+    text.write_text("text\n")
     Image.new("1", (20_000, 9_000)).save(wide, "PNG")
 
 

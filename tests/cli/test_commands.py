@@ -24,7 +24,7 @@ def test_space_check_prints_the_file_with_every_default(space: Path) -> None:
     result = run(f"space check {space}")
 
     head, _, resolved = result.stdout.partition("\n\n")
-    (space.parent / "resolved.yaml").write_text(resolved, "utf-8")
+    (space.parent / "resolved.yaml").write_text(resolved)
     assert result.exit_code == 0
     assert "valid. 3 parameters are searched" in " ".join(head.split())
     assert "batch_size" in resolved
@@ -136,7 +136,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 @pytest.mark.slow
 def test_python_m_xraytune_is_the_command_with_its_exit_codes(tmp_path: Path) -> None:
-    (tmp_path / "json.py").write_text("raise ImportError", "utf-8")  # not imported
+    (tmp_path / "json.py").write_text("raise ImportError")  # not imported
     version, unknown = (
         other_process(f"{sys.executable} -m xraytune {words}", cwd=tmp_path)
         for words in ("--version", "status nowhere")

@@ -53,7 +53,7 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
         )
     (tmp_path / "gan_ratio").rmdir()
     (tmp_path / "gan_ratio").write_text(
-        (SPACES / "gan_ratio.yaml").read_text("utf-8").replace("name: gan-ratio", "name: mine")
+        (SPACES / "gan_ratio.yaml").read_text().replace("name: gan-ratio", "name: mine")
     )
 
     assert load_space(Path("gan_ratio")).settings.name == "mine"

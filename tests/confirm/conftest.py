@@ -41,7 +41,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     draw_phantoms(lab.path / "xrays", patients=60, seed=4, image_size_px=32)
     shutil.move(lab.path / "xrays" / "test", lab.test)
     transform_folder(lab.path / "xrays", lab.path / "copies", copies=2)
-    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (lab.path / "space.yaml").write_text(SPACE)
     lab.search()
     return lab
 

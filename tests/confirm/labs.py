@@ -113,7 +113,7 @@ def times_of(root: Path, pattern: str) -> dict[Path, int]:
 def search_space(root: Path, space: str, **where: Any) -> Path:
     """Search a space with these images, and return the study."""
     file = root / "space.yaml"
-    file.write_text(space, encoding="utf-8")
+    file.write_text(space)
     return search_in_process(load_space(file, **where), root).path
 
 
@@ -137,5 +137,5 @@ def draw_hospital(folder: Path, seed: int, **options: Any) -> Path:
         named = Path(image.file).with_name(f"{folder.name}-{Path(image.file).name}")
         (folder / image.file).rename(folder / named)
         rows.append(f"{named.as_posix()},{folder.name} {image.patient}")
-    (folder / "patients.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "patients.csv").write_text("\n".join(rows) + "\n")
     return folder

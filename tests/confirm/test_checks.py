@@ -32,7 +32,6 @@ parameters:
   backbone: {values: [resnet18, resnet34, vgg16]}
   weights: {values: [IMAGENET1K_FEATURES, none], when: {backbone: vgg16}}
 """,
-        encoding="utf-8",
     )
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "resnet18-f37072fd.pth").write_bytes(b"weights")
@@ -75,7 +74,7 @@ def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: st
     why = "libc.so.6: version `GLIBC_2.99' not found"
     (tmp_path / package).mkdir()
     broken = tmp_path / package / "__init__.py"
-    broken.write_text(f'raise ImportError("{why}")', encoding="utf-8")
+    broken.write_text(f'raise ImportError("{why}")')
     path = os.pathsep.join([str(tmp_path), *sys.path])
 
     done = subprocess.run(

@@ -1,7 +1,5 @@
 """A whole confirm, in this process and without Ray: inputs, refusals and resuming."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -170,14 +168,14 @@ def test_a_changed_digit_of_what_a_verdict_rests_on_is_an_error(
     done: Lab, first: Confirmation, name: str
 ) -> None:
     file = done.folder / name
-    text = file.read_text("utf-8")
+    text = file.read_text()
     changed = re.sub(r"(?<=\d)\d", lambda digit: f"{9 - int(digit[0])}", text, count=1)
-    file.write_text(changed, encoding="utf-8")
+    file.write_text(changed)
     (done.folder / "test.npy").unlink()
 
     with pytest.raises(XraytuneError, match=rf"{name}(: .*its content|:1: this line) was changed"):
         done.confirm()
-    file.write_text(text, encoding="utf-8")
+    file.write_text(text)
     assert done.confirm().to_json() == first.to_json()
 
 
@@ -221,7 +219,7 @@ def test_predictions_are_written_and_secondary_outcomes_have_the_thresholds_of_e
     assert [arm.name for arm in plan.arms[:2]] == [finalist["arm"], comparison["control"]]
     assert [outcome["score"], outcome["control_score"]] == pytest.approx(scores, abs=1e-12)
     assert "verdict" not in outcome
-    rows = (done.folder / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    rows = (done.folder / "predictions.csv").read_text().splitlines()
     assert len(rows) == 1 + first.test.images
 
 
@@ -252,7 +250,7 @@ def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdi
     assert sum(group.images for group in asked.subgroups) == len(files)
     assert later == asked
     assert trained == times_of(done.study, "*.safetensors")
-    report = (done.study / "report.html").read_text(encoding="utf-8")
+    report = (done.study / "report.html").read_text()
     assert "too few patients of a class" in report
 
 
@@ -332,9 +330,7 @@ def test_replicates_of_two_versions_of_torch_are_never_compared(
     edit(done.folder / "environment.json", "packages", torch="2.0.1")
     assert done.confirm().verdict == first.verdict, "nothing is left to train"
     runs = done.folder / "runs.jsonl"
-    runs.write_text(
-        "".join(runs.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8"
-    )
+    runs.write_text("".join(runs.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(
         StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"
     ):

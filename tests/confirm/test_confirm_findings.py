@@ -1,7 +1,5 @@
 """A whole study of findings in this process: search, confirm, report, model, predictions."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 
@@ -48,14 +46,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = search_space(lab, SPACE, data=lab / "xrays/data.yaml")
     draw_phantoms(lab / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True)
     shown = show_confirmed(study, test=lab / "hospital_b" / "data.yaml")
-    (lab / "shown.txt").write_text(shown, encoding="utf-8")
+    (lab / "shown.txt").write_text(shown)
     with one_core():
         train(study, out=lab / "model")
     return lab
 
 
 def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab: Path) -> None:
-    folder, shown = lab / "studies/small/confirm", (lab / "shown.txt").read_text(encoding="utf-8")
+    folder, shown = lab / "studies/small/confirm", (lab / "shown.txt").read_text()
     record, results = read_json(folder / "verdict.json"), np.load(folder / "test.npy")[0]
     (finalist,) = record["finalists"]
 
@@ -89,7 +87,7 @@ def test_the_final_model_is_evaluated_and_predicts_by_finding(lab: Path) -> None
     evaluation = evaluate(
         lab / "model", data=lab / "xrays/data.yaml", out=lab / "ev", replicates=50
     )
-    table = [*csv.DictReader((lab / "ev/predictions.csv").read_text(encoding="utf-8").splitlines())]
+    table = [*csv.DictReader((lab / "ev/predictions.csv").read_text().splitlines())]
     for name, measured in evaluation.groups["findings"].items():
         known = [row for row in table if row[f"label_{name}"] != "?"]
         true, scores = (
@@ -101,5 +99,5 @@ def test_the_final_model_is_evaluated_and_predicts_by_finding(lab: Path) -> None
     each = [measured.metrics["auroc"] for measured in evaluation.groups["findings"].values()]
     assert evaluation.metrics["auroc"] == pytest.approx(np.mean(np.array(each, dtype=float)))
     predicted = predict(lab / "model", lab / "xrays/test", out=lab / "predictions.csv")
-    rows = [*csv.DictReader((lab / "predictions.csv").read_text(encoding="utf-8").splitlines())]
+    rows = [*csv.DictReader((lab / "predictions.csv").read_text().splitlines())]
     assert [row["predicted_lobar"] for row in rows].count("1") == predicted.counts["lobar"]

@@ -1,7 +1,5 @@
 """A whole confirm of a segmentation study, in this process and without Ray."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

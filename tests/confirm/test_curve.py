@@ -1,7 +1,5 @@
 """What patients, real images of others and gifts are worth, on nested draws of patients."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence
@@ -63,7 +61,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("room")
     draw_phantoms(root / "xrays", patients=300, seed=4, image_size_px=32, difficulty=0.2)
     save_backbone(root / "net.safetensors")
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "space.yaml").write_text(SPACE)
     return root
 
 
@@ -182,7 +180,7 @@ def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
         if point not in alone:
             assert point.gain.low < point.gain.difference < point.gain.high
             assert 8 <= point.patients + point.worth.low <= point.patients + point.worth.high <= 16
-    written = json.loads((tmp_path / "out/curve.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "out/curve.json").read_text())
     assert written["points"][0]["scores"] == [*alone[0].scores]
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "curve.json",
@@ -229,7 +227,7 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
     root: Path, tmp_path: Path
 ) -> None:
     """Its patients are among the study's, and neither drawn nor scored."""
-    (root / "donor.yaml").write_text(DONOR, encoding="utf-8")
+    (root / "donor.yaml").write_text(DONOR)
     settings = load_space(root / "space.yaml").settings
     with one_core():
         sent = generator_train(

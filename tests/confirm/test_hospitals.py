@@ -1,7 +1,5 @@
 """Further hospitals: the kept networks of a confirmation, scored on other test images as well."""
 
-from __future__ import annotations
-
 import io
 import shutil
 from contextlib import redirect_stdout
@@ -106,7 +104,7 @@ def test_a_hospital_is_opened_once_and_stays_in_the_verdict_report_and_on_the_sc
         show_confirm(last, {})
     assert "At hospital_c: " in shown.getvalue()
     assert f"at hospital_b: {last.finalists[0].arm}" in shown.getvalue()
-    report = write_report(done.study).read_text(encoding="utf-8")
+    report = write_report(done.study).read_text()
     patients = last.hospitals[0].test.patients
     assert f"at hospital_b ({patients})" in report, "a row of the chart"
     assert "At hospital_c: " in report
@@ -214,7 +212,7 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
     lab: Lab, hospitals: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(hospitals / "hospital_b", tmp_path / "hospital_b")
-    rows = (folder / "patients.csv").read_text(encoding="utf-8")
+    rows = (folder / "patients.csv").read_text()
     ours = StudyFolder(lab.study).prepared().side("val_b")[0]
 
     def refused(error: type[XraytuneError], message: str) -> None:
@@ -227,7 +225,7 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
     copy = folder / CLASSES[ours.label] / "copy.jpeg"
     shutil.copy(lab.path / "xrays" / ours.file, copy)
     table = folder / "patients.csv"
-    table.write_text(f"{rows}{copy.relative_to(folder)},somebody\n", encoding="utf-8")
+    table.write_text(f"{rows}{copy.relative_to(folder)},somebody\n")
     refused(DataError, r"(?s)patients used for training or validation: .*copy.jpeg.*remove them")
     copy.write_bytes(copy.read_bytes()[:300])
     refused(DataError, r"(?s)copy.jpeg.*repair them")
@@ -235,9 +233,9 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
     header, first, *others = rows.splitlines()
     file = first.partition(",")[0]
     same_id = f"{file},{ours.patient}"
-    table.write_text("\n".join([header, same_id, *others]), encoding="utf-8")
+    table.write_text("\n".join([header, same_id, *others]))
     refused(DataError, f"patients used for training or validation: .*{Path(file).name}")
-    table.write_text(rows, encoding="utf-8")
+    table.write_text(rows)
     kept = sorted((folder / "PNEUMONIA").iterdir())[0]
     for image in (folder / "PNEUMONIA").iterdir():
         if image != kept:

@@ -1,7 +1,5 @@
 """The analysis of scores: verdicts, and the paragraphs for a paper."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 from pathlib import Path

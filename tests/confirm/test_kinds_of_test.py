@@ -1,7 +1,5 @@
 """Whole confirmations of every kind of test, with arms of every role."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -60,7 +58,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_phantoms(root / "xrays", patients=220, seed=4, image_size_px=32)
     draw_phantoms(root / "others", patients=150, seed=5, image_size_px=32)
     save_backbone(root / "net.safetensors")
-    (root / "donor.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "donor.yaml").write_text(SPACE)
     tiny = ("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
     generator_train(
         root / "donor.yaml",

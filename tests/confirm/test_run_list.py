@@ -1,7 +1,5 @@
 """A fixed list of runs: each ends once, and a restart repeats what was decided."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

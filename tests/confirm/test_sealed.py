@@ -1,7 +1,5 @@
 """Checks of the test folder: patients by name, table and content."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -98,7 +96,7 @@ def write_table(root: Path, **patients: str) -> None:
         f"{file.relative_to(root).as_posix()},{patients.get(file.stem, file.stem)}\n"
         for file in files
     ]
-    (root / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+    (root / "patients.csv").write_text("file,patient\n" + "".join(lines))
 
 
 @pytest.mark.parametrize(("by", "is_own"), [("patient", True), ("file", False)])

@@ -189,7 +189,7 @@ def test_the_predictions_of_all_runs_are_written_with_their_labels(
 
     write_predictions(tmp_path, test, images, outputs, names)
 
-    text = (tmp_path / PREDICTIONS_FILE).read_text(encoding="utf-8")
+    text = (tmp_path / PREDICTIONS_FILE).read_text()
     rows = [*csv.DictReader(text.splitlines())]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     assert columns["file"] == [image.file for image in images]

@@ -64,7 +64,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A study of three hospitals that has ended."""
     lab = Lab(tmp_path_factory.mktemp("sites"))
     draw_phantoms(lab.path / "xrays", patients=240, seed=5, image_size_px=32, sites=3)
-    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (lab.path / "space.yaml").write_text(SPACE)
     lab.search()
     return lab
 
@@ -200,7 +200,7 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     few = {image.patient for image in images if image.site == "hospital_b" and image.label}
     few = {*sorted(few)[3:]} - {image.patient for image in prepared.images}
     seen = [image.sha256 for image in images if image.patient in few]
-    (tmp_path / "seen.txt").write_text("\n".join(seen), "utf-8")
+    (tmp_path / "seen.txt").write_text("\n".join(seen))
     (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
     source = ended.path / "xrays" / prepared.side("train")[0].file
     shutil.copy(source, tmp_path / "extra" / "NORMAL" / "another.jpeg")

@@ -1,7 +1,5 @@
 """A space with images of two sizes, from the search to the verdict and the report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

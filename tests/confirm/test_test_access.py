@@ -1,7 +1,5 @@
 """The test-set access log next to the studies: one for all, written by several processes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +49,7 @@ def test_moved_study_keeps_its_test_accesses(study: StudyFolder, tmp_path: Path)
 def test_concurrent_writers_lose_no_test_access(study: StudyFolder) -> None:
     studies = [study.path.with_name(f"study{number}") for number in range(3)]
     log = study.path.parent / TEST_ACCESS_FILE
-    log.write_text('{"version": 1, "ti', encoding="utf-8")
+    log.write_text('{"version": 1, "ti')
 
     processes = [subprocess.Popen([sys.executable, "-c", WRITE, str(one)]) for one in studies]
 

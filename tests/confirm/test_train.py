@@ -1,7 +1,5 @@
 """What a confirmation trains, and in which order. The results of runs are scripted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path

@@ -66,8 +66,8 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A search is interrupted and resumed, and its model is trained, evaluated and used."""
     monkeypatch.chdir(tmp_path)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
-        (tmp_path / name).write_text("raise ImportError", "utf-8")
-    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
+        (tmp_path / name).write_text("raise ImportError")
+    (tmp_path / "small.yaml").write_text(SPACE)
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     said("data phantom others --patients 20 --seed 2 --size 64")
     search = "search --space small.yaml"
@@ -150,7 +150,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", "tuned"]
     (access,) = read_jsonl(study / "test_access.jsonl")
     assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
-    assert found == json.loads((study / "confirm/verdict.json").read_text("utf-8"))
+    assert found == json.loads((study / "confirm/verdict.json").read_text())
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == [
         "it has only 2 replicates, and the 95 % intervals need at least 4"
@@ -167,7 +167,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
 def test_a_search_by_uv_run_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's workers start in this environment, not by `uv run` in a copy of the project."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
+    (tmp_path / "small.yaml").write_text(SPACE)
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     search = f"{PROGRAM} search --space small.yaml --set budget.trials=1"
 

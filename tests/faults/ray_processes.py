@@ -113,7 +113,7 @@ class Killable:
             self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
 
     def log(self) -> str:
-        return (self.root / "log.txt").read_text(encoding="utf-8")
+        return (self.root / "log.txt").read_text()
 
     def dashboard_port(self) -> int:
         """The port of Ray's dashboard, at the last start."""
@@ -164,7 +164,7 @@ class Killable:
 def killable(root: Path, *arguments: str, space: str = SPACE) -> Killable:
     """A small data folder, a space, and weights for it."""
     draw_phantoms(root / "xrays", patients=30, seed=1, image_size_px=32)
-    (root / "space.yaml").write_text(space, encoding="utf-8")
+    (root / "space.yaml").write_text(space)
     torch.save(build_backbone("small_cnn")[0].state_dict(), root / "small_cnn.pth")
     return Killable(root, arguments)
 

@@ -114,7 +114,7 @@ def space(tmp_path: Path) -> Path:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     file = tmp_path / "space.yaml"
     short = SPACE.replace("max_epochs: 12, steps_per_epoch: 40", "max_epochs: 1")
-    file.write_text(short, encoding="utf-8")
+    file.write_text(short)
     return file
 
 

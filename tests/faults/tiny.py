@@ -103,7 +103,7 @@ def make_start(base: Path) -> Tree:
     tree = Tree(base / "start")
     draw_phantoms(base / "xrays", patients=24, seed=3, image_size_px=48)
     tree.path.mkdir()
-    tree.space.write_text(SPACE, encoding="utf-8")
+    tree.space.write_text(SPACE)
     prepared, _ = prepare(load_space(tree.space).settings, tree.cache)
     write_prepared(prepared, tree.path / "split.json")
     return tree

@@ -1,7 +1,5 @@
 """Trials on a GPU: every arm trains, resumes, and matches the CPU's results up to rounding."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace

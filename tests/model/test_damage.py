@@ -35,9 +35,7 @@ def test_a_bundle_records_what_it_was_made_from(lab: Lab) -> None:
     assert bundle.record.arm == experiment.parameters.arm
     assert bundle.study == lab.study
     assert bundle.prepared().test_fingerprint == bundle.record.test_fingerprint
-    assert str(lab.path) not in "".join(
-        (lab.model / name).read_text("utf-8") for name in FILES[:-1]
-    )
+    assert str(lab.path) not in "".join((lab.model / name).read_text() for name in FILES[:-1])
     assert len({(lab.model / name).stat().st_mode for name in FILES}) == 1
 
 
@@ -52,7 +50,7 @@ def test_missing_files_and_an_invalid_record_are_named(lab: Lab, tmp_path: Path)
     with pytest.raises(ArtifactError, match=r"(?s)config\.yaml: .*missing.*split\.json: .*missing"):
         open_bundle(model)
     for damaged in ('{"files": {"bund', "", "[]", "{}", '{"files": []}', '{"files": {}}'):
-        (model / "manifest.json").write_text(damaged, "utf-8")
+        (model / "manifest.json").write_text(damaged)
         with pytest.raises(ArtifactError, match=r"manifest\.json: the file is damaged"):
             open_bundle(model)
 

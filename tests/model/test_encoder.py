@@ -38,7 +38,7 @@ SIDES = {"train", "val_a", "val_b"}
 
 def write_space(folder: Path, model: Path) -> Path:
     file = folder / "space.yaml"
-    file.write_text(SPACE.replace("value: model", f"value: {model}"), "utf-8")
+    file.write_text(SPACE.replace("value: model", f"value: {model}"))
     return file
 
 
@@ -137,7 +137,7 @@ def test_a_damaged_or_unsuitable_model_is_refused_before_any_training(
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match=r"(?s)model\.safetensors.*missing, or damaged"):
         require_inputs(space.settings, space.networks())
-    (model / "manifest.json").write_text("{}", "utf-8")
+    (model / "manifest.json").write_text("{}")
     after = read_inputs(inputs, space.settings, prepared, tmp_path / "cache")
 
     assert before.keys() == after.keys() == {model}

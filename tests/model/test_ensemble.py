@@ -88,5 +88,5 @@ def test_members_are_trained_one_after_the_other_and_predict_their_mean(
     means = [mean[image.file.removeprefix("train/")] for image in val_b]
     assert record.val_b_score == pytest.approx(roc_auc_score([i.label for i in val_b], means))
     assert record.members == 2
-    assert "| networks | 2, " in (out / "README.md").read_text("utf-8")
+    assert "| networks | 2, " in (out / "README.md").read_text()
     assert [row["network"] for row in read_jsonl(out / "epochs.jsonl")] == [1, 1, 1, 2, 2, 2]

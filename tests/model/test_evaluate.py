@@ -159,7 +159,7 @@ def test_patients_of_the_test_folder_are_those_of_the_data_folder(copy_lab: Copy
     data = lab.xrays / "test"
     files = sorted(path.relative_to(lab.xrays).as_posix() for path in data.rglob("*.jpeg"))
     rows = "".join(f"{file},patient {number // 4}\n" for number, file in enumerate(files))
-    (lab.xrays / "patients.csv").write_text(f"file,patient\n{rows}", "utf-8")
+    (lab.xrays / "patients.csv").write_text(f"file,patient\n{rows}")
 
     assert evaluated(lab.model, data).patients == -(-len(files) // 4)
 
@@ -187,7 +187,7 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
         f"{file.name},{file.stem.rpartition('_')[0] or file.stem[:7]},{len(file.stem) % 2}\n"
         for file in data.rglob("*.jpeg")
     ]
-    (data / "patients.csv").write_text("file,patient,odd\n" + "".join(lines), "utf-8")
+    (data / "patients.csv").write_text("file,patient,odd\n" + "".join(lines))
 
     done = command(f"evaluate {lab.model} --data {data} -o {out} --by odd")
 

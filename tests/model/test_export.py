@@ -69,7 +69,7 @@ def test_without_a_confirmation_val_b_decides(
 
     assert (chosen.trial, chosen.val_b_score) == (exported, scores[exported][1])
     assert trial_to_export(StudyFolder(study)) == (exported, chosen.reason)
-    assert chosen.sentence in (tmp_path / "best.yaml").read_text("utf-8")
+    assert chosen.sentence in (tmp_path / "best.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
     assert experiment.settings.exported_from == ExportedFrom(
         study=lab.study, trial=0, images=len(train)
     )
-    assert str(tmp_path) not in out.read_text("utf-8")
+    assert str(tmp_path) not in out.read_text()
 
 
 @pytest.mark.parametrize(

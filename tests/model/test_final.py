@@ -99,7 +99,7 @@ def test_the_final_model_trains_on_all_others_with_the_same_ratio_and_passes(
     assert steps[0] == -(-2 * now // before)
     changes = "\n".join(used.changes)
     assert f"extra images: {int(now / 2 + 0.5)} (trial: {int(before / 2 + 0.5)})" in changes
-    card = (final.path / "README.md").read_text("utf-8")
+    card = (final.path / "README.md").read_text()
     assert changes in "\n".join(card.split("\n- "))
     for text in (
         f"| trained on | {now} images of {used.patients} patients |",
@@ -121,8 +121,8 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     study, model = search_space(root, changed), tmp_path / "model"
 
     command(f"train {study} -o {model}")
-    best = export(study, out=tmp_path / "best.yaml").path.read_text("utf-8")
-    page = write_report(study, cache=root / "cache").read_text("utf-8")
+    best = export(study, out=tmp_path / "best.yaml").path.read_text()
+    page = write_report(study, cache=root / "cache").read_text()
 
     settings = "image_size: 64, max_epochs: 2, lr: 0.003, optimizer: sgd"
     assert f"The scores are those of the trial; from `final` are {settings}." in best

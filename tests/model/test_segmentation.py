@@ -45,7 +45,7 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("discs")
     draw_pairs(folder / "pairs/train", range(24))
     draw_pairs(folder / "pairs/test", range(24, 30))
-    (folder / "space.yaml").write_text(SPACE, "utf-8")
+    (folder / "space.yaml").write_text(SPACE)
     train_in(folder, "model")
     return folder
 
@@ -130,7 +130,7 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
     }
     assert found.metrics["dice"] == pytest.approx(np.mean([*dices.values()]))
     assert found.images == found.patients == 7
-    card = (discs / "model/README.md").read_text("utf-8")
+    card = (discs / "model/README.md").read_text()
     assert "| mean Dice at 32 x 32 px | 0." in card
     low, high = found.intervals["dice"]
     assert low < np.mean([*dices.values()]) < high

@@ -133,4 +133,4 @@ def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kep
     trained = train(lab.best, out=lab.path / "again", overrides=short, on_epoch=train_too)
 
     assert trained.epochs == 1
-    assert '"budget.max_epochs=1"' in (lab.path / "again/bundle.json").read_text(encoding="utf-8")
+    assert '"budget.max_epochs=1"' in (lab.path / "again/bundle.json").read_text()

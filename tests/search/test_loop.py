@@ -245,7 +245,7 @@ def test_trials_jsonl_is_written_again_from_the_journal(study: StudyFolder) -> N
         start(loop)
         complete(loop, number)
     rows = read_jsonl(study.rows_path)
-    study.rows_path.write_text("torn", encoding="utf-8")
+    study.rows_path.write_text("torn")
 
     direct(study)
 

@@ -43,7 +43,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A space file next to its X-rays, whose trials run in this process."""
     draw_phantoms(tmp_path / "xrays", patients=24, seed=1, image_size_px=32)
     path = tmp_path / "small.yaml"
-    path.write_text(SPACE, encoding="utf-8")
+    path.write_text(SPACE)
     monkeypatch.setattr(search_run, "Runner", InProcess)
     with one_thread():
         yield path
@@ -154,10 +154,8 @@ def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Pa
 def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space: Path) -> None:
     """Also what a data file said about them; the space is compared with the study, as ever."""
     root, studies = space.parent, space.parent / "studies"
-    (root / "data.yaml").write_text(
-        "data: {path: xrays, classes: auto, positive: NORMAL}\n", encoding="utf-8"
-    )
-    space.write_text(SPACE.replace("path: xrays, ", "path: elsewhere, "), encoding="utf-8")
+    (root / "data.yaml").write_text("data: {path: xrays, classes: auto, positive: NORMAL}\n")
+    space.write_text(SPACE.replace("path: xrays, ", "path: elsewhere, "))
     search(space, data=root / "data.yaml", studies=studies)
 
     view = search(space, studies=studies, overrides=["budget.trials=2"])
@@ -216,7 +214,7 @@ def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
 def test_a_lost_record_of_the_time_used_is_noted(space: Path) -> None:
     notes: list[str] = []
     run(space)
-    (space.parent / "studies" / "small" / "wall.json").write_text('{"seconds', encoding="utf-8")
+    (space.parent / "studies" / "small" / "wall.json").write_text('{"seconds')
 
     run(space, "budget.trials=2", "budget.hours=1", note=notes.append)
 

@@ -48,7 +48,7 @@ OLD = {"torch": "2.0.1+cu117", "torchvision": "0.15"}
 def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     root = tmp_path_factory.mktemp("worker")
     draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
-    (root / "one.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "one.yaml").write_text(SPACE)
     space = load_space(root / "one.yaml")
     prepared, _ = prepare(space.settings, root / "cache")
     folder = StudyFolder(root / "studies" / "one")
@@ -142,7 +142,7 @@ def test_an_error_is_reported_with_its_cause_and_that_of_a_trial_with_its_traceb
     assert message.cause == cause
     assert str(error).rpartition("] ")[2] in message.reason
     if cause != "machine":
-        assert type(error).__name__ in (tmp_path / "error.txt").read_text(encoding="utf-8")
+        assert type(error).__name__ in (tmp_path / "error.txt").read_text()
 
 
 def test_an_error_on_a_machine_that_does_not_see_the_study_is_not_the_trials(

@@ -21,9 +21,7 @@ def write_space(tmp_path: Path) -> WriteSpace:
     def write(*parameters: str, after: str = "") -> Path:
         path = tmp_path / "space.yaml"
         lines = "".join(f"  {line}\n" for line in parameters)
-        path.write_text(
-            f"{HEAD}parameters:{'' if lines else ' {}'}\n{lines}{after}", encoding="utf-8"
-        )
+        path.write_text(f"{HEAD}parameters:{'' if lines else ' {}'}\n{lines}{after}")
         return path
 
     return write

@@ -159,7 +159,7 @@ def test_missing_settings_are_named_with_what_to_write(
     tmp_path: Path, complaints: Complaints
 ) -> None:
     path = tmp_path / "space.yaml"
-    path.write_text("seed: 3\n", encoding="utf-8")
+    path.write_text("seed: 3\n")
 
     message = complaints(path)
 
@@ -315,10 +315,10 @@ def test_what_an_option_has_made_useless_is_dropped(
 
     (tmp_path / "study").mkdir()
     recorded = tmp_path / "study" / "study.yaml"
-    recorded.write_text(space.to_yaml(recorded.parent), encoding="utf-8")
+    recorded.write_text(space.to_yaml(recorded.parent))
     assert load_space(recorded).identity() == space.identity()
     assert (space.settings.scheduler.grace, space.settings.sampler.startup_trials) == (1, 10)
-    assert "early_stop_epochs: {values: [3, null]}" in recorded.read_text(encoding="utf-8")
+    assert "early_stop_epochs: {values: [3, null]}" in recorded.read_text()
 
 
 def test_conditions_in_a_circle_are_refused(

@@ -135,7 +135,7 @@ def written(words: str) -> dict[str, Any]:
 def write(write_space: WriteSpace, point: dict[str, Any]) -> Path:
     """Write a space with these settings and values of parameters."""
     path = write_space()
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = yaml.safe_load(path.read_text())
     for name, value in point.items():
         if name in PARAMETERS:
             content["parameters"][name] = {"value": value}
@@ -145,7 +145,7 @@ def write(write_space: WriteSpace, point: dict[str, Any]) -> Path:
         for each in blocks:
             block = block.setdefault(each, {})
         block[key] = value
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(yaml.safe_dump(content))
     return path
 
 

@@ -1,7 +1,5 @@
 """The place of an arm between others, with an interval for both."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -32,7 +32,7 @@ sampler: {startup_trials: 2, seed: 3}
 
 def write_space(folder: Path, *overrides: str) -> Space:
     file = folder / "small.yaml"
-    file.write_text(SPACE, encoding="utf-8")
+    file.write_text(SPACE)
     return load_space(file, overrides)
 
 
@@ -42,7 +42,7 @@ def space_of(study: StudyFolder, *overrides: str) -> Space:
     if overrides and b'"op_code": 4' not in study.journal_path.read_bytes():
         study.journal_path.unlink()
         create_journal(study.journal_path, space, study.path)
-        study.space_path.write_text(space.to_yaml(study.path), encoding="utf-8")
+        study.space_path.write_text(space.to_yaml(study.path))
     return space
 
 

@@ -71,7 +71,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("inputs")
     draw_phantoms(root / "xrays", patients=60, seed=1, image_size_px=32)
     write_weights(root, 1)
-    (root / "small.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "small.yaml").write_text(SPACE)
     prepare(load_space(root / "small.yaml").settings, root / "cache")
     return root
 

@@ -70,9 +70,7 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
         journal.ask()
     journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
     write_trials(study, journal.rows())
-    assert str(tmp_path) not in study.journal_path.read_text("utf-8") + study.rows_path.read_text(
-        "utf-8"
-    )
+    assert str(tmp_path) not in study.journal_path.read_text() + study.rows_path.read_text()
 
     here.rename(there)
 
@@ -85,7 +83,7 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
         "none",
         *(str(there / f"w{which}.safetensors") for which in (1, 2)),
     }
-    assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text("utf-8").replace(" ", "")
+    assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text().replace(" ", "")
     view = status(moved.path)
     assert view.trials[0].parameters.weights == str(there / "w2.safetensors")
     assert view.to_json()["trials"][0]["parameters"]["weights"] == "../../w2.safetensors"
@@ -96,9 +94,9 @@ def test_a_space_that_was_edited_since_the_search_began_is_refused_with_its_line
     study: StudyFolder, read: Callable[[Path], object]
 ) -> None:
     """With another margin, `confirm` would reach another verdict."""
-    text = study.space_path.read_text("utf-8")
+    text = study.space_path.read_text()
     assert "rope: 0.01" in text
-    study.space_path.write_text(text.replace("rope: 0.01", "rope: 0.41"), "utf-8")
+    study.space_path.write_text(text.replace("rope: 0.01", "rope: 0.41"))
     lines = r"- confirm\.rope: 0\.01\n    \+ confirm\.rope: 0\.41\n  fix: restore these lines"
 
     with pytest.raises(StudyError, match=rf"another space (.*)\n    {lines}") as refused:

@@ -152,7 +152,7 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
 def test_a_damaged_record_of_the_time_used_is_written_again(
     study: StudyFolder, content: str
 ) -> None:
-    study.wall_path.write_text(content, encoding="utf-8")
+    study.wall_path.write_text(content)
 
     direct(study).save_seconds()
 

@@ -197,7 +197,7 @@ def write_space(root: Path, ward: Ward, point: Mapping[str, Any]) -> Path:
             block = block.setdefault(each, {})
         block[key] = value
     file = root / "space.yaml"
-    file.write_text(write_yaml(content), encoding="utf-8")
+    file.write_text(write_yaml(content))
     return file
 
 

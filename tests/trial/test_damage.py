@@ -157,9 +157,7 @@ def install(package: str, release: str, folder: Path, monkeypatch: pytest.Monkey
     """Install the metadata of another release of a package."""
     metadata = folder / f"{package}-{release}.dist-info" / "METADATA"
     metadata.parent.mkdir()
-    metadata.write_text(
-        f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n", encoding="utf-8"
-    )
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(artifacts, "_version", version)  # without its memory
 

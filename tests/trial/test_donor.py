@@ -31,7 +31,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hospital")
     draw_phantoms(folder / "xrays", patients=80, seed=3, image_size_px=32)
     save_backbone(folder / "net.safetensors")
-    (folder / "space.yaml").write_text(DONORS_SPACE, encoding="utf-8")
+    (folder / "space.yaml").write_text(DONORS_SPACE)
     sent = generator_train(folder / "space.yaml", out=folder / "sent", cache=folder / "cache")
     assert sent.donor is not None
     return folder

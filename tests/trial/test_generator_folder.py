@@ -74,7 +74,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     folder = tmp_path_factory.mktemp("gan")
     draw_phantoms(folder / "xrays", patients=20, seed=3, image_size_px=32)
     space = folder / "space.yaml"
-    space.write_text(SPACE, encoding="utf-8")
+    space.write_text(SPACE)
     gan = folder / "gan"
     generator_train(space, out=gan, overrides=["gan.steps=2"], cache=folder / "cache")
     return Kept(space=space, cache=folder / "cache", gan=gan)

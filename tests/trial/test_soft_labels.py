@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study's images, those of hospital A and the same in swapped class folders, what A sends."""
     root = tmp_path_factory.mktemp("study")
     save_backbone(root / "net.safetensors")
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "space.yaml").write_text(SPACE)
     for name, patients, seed in (("xrays", 60, 3), ("of_a", 200, 4)):
         draw_phantoms(root / name, patients=patients, seed=seed, image_size_px=32)
     for file in [*(root / "of_a").rglob("*.*")]:
@@ -193,7 +193,6 @@ def test_findings_are_labelled_with_the_probability_of_each(tmp_path: Path) -> N
         "name: f\ntask: findings\ndata: {split: {val_a: 0.3, val_b: 0.3}, image_size: 32}\n"
         "budget: {max_epochs: 1}\nquality: {allow_memorised: true}\n"
         "parameters: {backbone: {value: small_cnn}, weights: {value: none}}\n",
-        encoding="utf-8",
     )
     data = tmp_path / "xrays/data.yaml"
     train(space, out=tmp_path / "model", data=data, cache=tmp_path / "cache")

@@ -93,7 +93,7 @@ def test_patient_owning_validation_file_is_excluded_entirely(
         (f"{folders[trained.label]}/{Path(trained.file).stem}.png", "bert"),
     ]
     table = "".join(f"{file},{patient}\n" for file, patient in rows)
-    (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
+    (root / "patients.csv").write_text(f"file,patient\n{table}")
 
     assert [image.patient for image in usable(root, study)] == ["bert"]
 

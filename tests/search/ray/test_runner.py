@@ -85,7 +85,7 @@ def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     monkeypatch.setenv("PYTHON", sys.executable)
 
     def instead(line: str) -> None:
-        script.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        script.write_text(f"#!/bin/sh\n{line}\n")
         script.chmod(0o755)
         monkeypatch.setattr("sys.executable", str(script))
 
@@ -115,7 +115,7 @@ def test_ray_log_is_where_the_error_points(
         threads.submit(run, study).result()
 
     assert str(study.log_path) in str(refusal.value)
-    assert study.log_path.read_text(encoding="utf-8") == "this is why\n" * 3
+    assert study.log_path.read_text() == "this is why\n" * 3
 
 
 @pytest.mark.nightly
@@ -160,7 +160,7 @@ def test_cluster_token_is_sent_and_a_missing_one_is_reported(
         with pytest.raises(MachineError, match=f"{address}: cannot connect.*\n.*requires a token"):
             run(study, address)
         (tmp_path / ".ray").mkdir()
-        (tmp_path / ".ray" / "auth_token").write_text("the cluster's", encoding="utf-8")
+        (tmp_path / ".ray" / "auth_token").write_text("the cluster's")
         with pytest.raises(KeyboardInterrupt):
             run(study, address, on_start=end)
 
@@ -172,7 +172,7 @@ def test_a_ray_that_dies_is_started_again(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
     """As when other programs keep a machine busy for half a minute."""
-    (tmp_path / "starts.py").write_text(STARTS + "connection.send((None,))", encoding="utf-8")
+    (tmp_path / "starts.py").write_text(STARTS + "connection.send((None,))")
     runs_instead(
         f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$3"; touch once; echo why'
     )
@@ -181,7 +181,7 @@ def test_a_ray_that_dies_is_started_again(
     run(study, note=notes.append)
 
     assert notes[:2] == ["starting Ray ...", "Ray died; restarting Ray and resuming the trials"]
-    assert study.log_path.read_text(encoding="utf-8") == "why\n"
+    assert study.log_path.read_text() == "why\n"
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
 ) -> None:
     """Its trials ask for a GPU, and the study records the node; a restart does not ask again."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    (tmp_path / "program.py").write_text(OF_GPUS, encoding="utf-8")
+    (tmp_path / "program.py").write_text(OF_GPUS)
     runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$3" {tmp_path}/taken')
 
     with pytest.raises(MachineError, match="Ray ended 3 times"):
@@ -237,7 +237,7 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
         )
 
     study = StudyFolder(tmp_path / "studies" / "small")
-    taken = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()
+    taken = (tmp_path / "taken").read_text().splitlines()
     assert taken[0] == "Share(cpus=2, gpus=1.0)"
     assert study.compute() == Compute(device="cuda", threads=2, precision="bfloat16")
     assert read_json(study.path / "environment.json")["system"] == "of the node"

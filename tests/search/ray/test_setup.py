@@ -106,7 +106,7 @@ def test_a_token_that_other_users_can_read_or_nobody_is_refused(
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     with pytest.raises(MachineError, match=f"{token}: Ray cannot read its token"):
         protect_token()
-    token.write_text("a token", encoding="utf-8")
+    token.write_text("a token")
     token.chmod(0o640)
     with pytest.raises(MachineError, match=f"other users can read.*\n.*chmod 600 {token}"):
         protect_token()

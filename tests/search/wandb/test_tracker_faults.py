@@ -78,7 +78,7 @@ def test_a_run_that_cannot_be_sent_is_written_offline_with_a_warning(
 def test_each_trial_is_a_run_of_its_own_in_an_outer_run_and_sweep(tmp_path: Path) -> None:
     folder = tmp_path / "trial"
     folder.mkdir()
-    (tmp_path / "sweep.yaml").write_text(json.dumps({"wandb_version": 1}), encoding="utf-8")
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"wandb_version": 1}))
 
     output_of(folder, "offline", WANDB_RUN_ID="outer", WANDB_SWEEP_ID="the-sweep")
 
