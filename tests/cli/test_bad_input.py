@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import Result
 
 from tests.in_process import command as run
-from xraytune.data.phantom import draw_phantoms
+from tests.pair_files import draw_xrays
 from xraytune.data.prepare import prepare
 from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
@@ -25,11 +25,10 @@ OF_FOLDER = f"{SEARCH} --set source=folder --set folder.path="
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(module_path: Path) -> Path:
     """Return a folder with phantom X-rays of 30 patients."""
-    folder = tmp_path_factory.mktemp("bad_input")
-    draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
-    return folder
+    draw_xrays(module_path, patients=30, seed=3, image_size_px=48)
+    return module_path
 
 
 @pytest.fixture

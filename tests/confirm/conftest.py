@@ -10,9 +10,9 @@ import pytest
 from examples.transform_folder import transform_folder
 from tests.confirm.labs import Lab
 from tests.in_process import confirm_in_process
+from tests.pair_files import draw_xrays
 from tests.study.conftest import study
 from xraytune.confirm.record import Confirmation
-from xraytune.data.phantom import draw_phantoms
 
 __all__ = ["study"]
 
@@ -35,10 +35,10 @@ points_to_evaluate: [{source: folder}, {source: none}]
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def ended(module_path: Path) -> Lab:
     """X-rays without `test/`, copies to train on, an ended study, and test images elsewhere."""
-    lab = Lab(tmp_path_factory.mktemp("confirm"))
-    draw_phantoms(lab.path / "xrays", patients=60, seed=4, image_size_px=32)
+    lab = Lab(module_path)
+    draw_xrays(lab.path, patients=60, seed=4)
     shutil.move(lab.path / "xrays" / "test", lab.test)
     transform_folder(lab.path / "xrays", lab.path / "copies", copies=2)
     (lab.path / "space.yaml").write_text(SPACE)

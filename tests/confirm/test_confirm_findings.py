@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.confirm.labs import search_space, show_confirmed
 from tests.in_process import one_core
+from tests.pair_files import draw_xrays
 from xraytune.base.files import read_json
 from xraytune.data.findings import numbers_of
 from xraytune.data.index import read_index
@@ -39,17 +40,16 @@ points_to_evaluate: [{source: folder}, {source: none}]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    lab = tmp_path_factory.mktemp("findings")
-    draw_phantoms(lab / "xrays", patients=140, seed=4, image_size_px=32, findings=True)
-    draw_phantoms(lab / "more", patients=40, seed=5, image_size_px=32, findings=True)
-    study = search_space(lab, SPACE, data=lab / "xrays/data.yaml")
-    draw_phantoms(lab / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True)
-    shown = show_confirmed(study, test=lab / "hospital_b" / "data.yaml")
-    (lab / "shown.txt").write_text(shown)
+def lab(module_path: Path) -> Path:
+    draw_xrays(module_path, patients=140, seed=4, findings=True)
+    draw_phantoms(module_path / "more", patients=40, seed=5, image_size_px=32, findings=True)
+    study = search_space(module_path, SPACE, data=module_path / "xrays/data.yaml")
+    draw_phantoms(module_path / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True)
+    shown = show_confirmed(study, test=module_path / "hospital_b" / "data.yaml")
+    (module_path / "shown.txt").write_text(shown)
     with one_core():
-        train(study, out=lab / "model")
-    return lab
+        train(study, out=module_path / "model")
+    return module_path
 
 
 def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.in_process import command, one_core, save_backbone
+from tests.pair_files import draw_xrays
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.confirm.curve import (
@@ -57,12 +58,11 @@ NUMBERS = [8, 16]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("room")
-    draw_phantoms(root / "xrays", patients=300, seed=4, image_size_px=32, difficulty=0.2)
-    save_backbone(root / "net.safetensors")
-    (root / "space.yaml").write_text(SPACE)
-    return root
+def root(module_path: Path) -> Path:
+    draw_xrays(module_path, patients=300, seed=4, difficulty=0.2)
+    save_backbone(module_path / "net.safetensors")
+    (module_path / "space.yaml").write_text(SPACE)
+    return module_path
 
 
 def frozen(root: Path) -> list[str]:

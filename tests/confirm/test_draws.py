@@ -12,6 +12,7 @@ import pytest
 
 from tests.confirm.labs import Lab, changed, sides_of
 from tests.in_process import command
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
@@ -55,9 +56,9 @@ points_to_evaluate: [{{source: gan}}, {{source: none}}]
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    lab = Lab(tmp_path_factory.mktemp("draws"))
-    draw_phantoms(lab.path / "xrays", patients=220, seed=4, image_size_px=32)
+def ended(module_path: Path) -> Lab:
+    lab = Lab(module_path)
+    draw_xrays(lab.path, patients=220, seed=4)
     (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
     lab.search()
     return lab

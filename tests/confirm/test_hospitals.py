@@ -35,12 +35,11 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 
 
 @pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hospitals(module_path: Path) -> Path:
     """Folders of two further hospitals."""
-    root = tmp_path_factory.mktemp("hospitals")
-    draw_hospital(root / "hospital_b", seed=11)
-    draw_hospital(root / "hospital_c", seed=12)
-    return root
+    draw_hospital(module_path / "hospital_b", seed=11)
+    draw_hospital(module_path / "hospital_c", seed=12)
+    return module_path
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.confirm.test_plan import SETTINGS
 from tests.study.studies import ended, epoch, no_gan
 from xraytune.base.errors import StudyError
 from xraytune.base.files import append_jsonl
@@ -15,12 +14,20 @@ from xraytune.present.trials import runs_line
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import Callbacks, RunsView
 from xraytune.search.loop import TrialLoop
-from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
+from xraytune.space.settings import (
+    DataSettings,
+    Experiment,
+    Parameters,
+    SchedulerSettings,
+    Settings,
+)
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial import LOST, Trial
 from xraytune.study.trial_files import ProgressFile
 from xraytune.synth.generator_inputs import GAN_PROGRESS
+
+SETTINGS = Settings(name="small", data=DataSettings(path=Path("xrays")))
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantoms") / "xrays"
+def phantoms(module_path: Path) -> Path:
+    folder = module_path / "xrays"
     draw_phantoms(folder, patients=60, seed=4, image_size_px=32)
     return folder
 

@@ -15,7 +15,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from tests.confirm.test_subgroups import CONTROL, FINALIST, REPLICATES, study
+from tests.confirm.verdicts import CONTROL, FINALIST, REPLICATES, study
 from xraytune.confirm.judge import ArmScores, judge_finalists
 from xraytune.confirm.record import SecondaryOutcome
 from xraytune.confirm.secondary import PREDICTIONS_FILE, add_secondary, write_predictions

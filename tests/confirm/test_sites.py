@@ -12,8 +12,9 @@ from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from tests.confirm.labs import Lab, changed, show_confirmed
-from tests.confirm.test_subgroups import CONTROL, FINALIST
+from tests.confirm.verdicts import CONTROL, FINALIST
 from tests.in_process import CPU, InProcess, confirm_in_process
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json
 from xraytune.confirm.arms import Arm, Plan, read_plan
@@ -60,10 +61,10 @@ points_to_evaluate: [{{source: gan}}, {{source: none}}]
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def ended(module_path: Path) -> Lab:
     """A study of three hospitals that has ended."""
-    lab = Lab(tmp_path_factory.mktemp("sites"))
-    draw_phantoms(lab.path / "xrays", patients=240, seed=5, image_size_px=32, sites=3)
+    lab = Lab(module_path)
+    draw_xrays(lab.path, patients=240, seed=5, sites=3)
     (lab.path / "space.yaml").write_text(SPACE)
     lab.search()
     return lab

@@ -7,7 +7,6 @@ from typing import cast
 
 import pytest
 
-from tests.confirm.test_plan import parameters
 from tests.study.studies import CPU, ended, epoch, two_images, write_space
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.arms import Plan
@@ -19,20 +18,20 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.ray.runner import Runner
-from xraytune.space.settings import DataSettings
+from xraytune.space.settings import DataSettings, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial, TrialMessage
 
-REAL = TrialRow(
-    number=0, status="complete", parameters=parameters("none", lr=1e-3), val_b_score=0.8
+REAL = TrialRow(number=0, status="complete", parameters=Parameters(lr=1e-3), val_b_score=0.8)
+GAN = TrialRow(
+    number=1, status="complete", parameters=Parameters(source="gan", lr=1e-3), val_b_score=0.9
 )
-GAN = TrialRow(number=1, status="complete", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)
 STOPPED = tuple(
     TrialRow(
         number=number,
         status="pruned",
-        parameters=parameters("gan", lr=lr),
+        parameters=Parameters(source="gan", lr=lr),
         epochs=9 - number,
         value=0.9,
     )

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
-    DigitalXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -26,57 +25,12 @@ from pydicom.uid import (
 )
 
 from tests.data.conftest import DataFolder
-from tests.data.test_formats import FILE, encoded, grey_of, reason_of
+from tests.data.image_files import FILE, dicom, encoded, grey_of, ramp, reason_of
 from xraytune.base.arrays import AnyArray, Float64Array, Int64Array
 from xraytune.base.errors import MachineError
 from xraytune.data.decoding import read_grey, read_header
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import SplitSettings
-
-
-def ramp(lowest: int, highest: int, kind: type[np.generic] = np.uint16) -> AnyArray:
-    """Levels [24, 32] that rise evenly from the top left."""
-    return np.linspace(lowest, highest, 24 * 32).round().reshape(24, 32).astype(kind)
-
-
-def dicom(
-    pixels: AnyArray | None,
-    bits: int = 12,
-    syntax: UID = ExplicitVRLittleEndian,
-    **attributes: Any,
-) -> bytes:
-    """A DICOM file of these stored values.
-
-    `attributes` add to its header, or replace what is there.
-    """
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-    dataset.SOPInstanceUID = UID("1.2.3.4")
-    if pixels is not None:
-        is_grey = pixels.ndim == 2
-        stored = {
-            "Rows": pixels.shape[0],
-            "Columns": pixels.shape[1],
-            "SamplesPerPixel": 1 if is_grey else 3,
-            "PhotometricInterpretation": "MONOCHROME2" if is_grey else "RGB",
-            "BitsAllocated": pixels.dtype.itemsize * 8,
-            "BitsStored": bits,
-            "HighBit": bits - 1,
-            "PixelRepresentation": int(pixels.dtype.kind == "i"),
-            "PixelData": pixels.tobytes(),
-        }
-        if not is_grey:
-            stored["PlanarConfiguration"] = 0
-        attributes = stored | attributes
-    for name, value in attributes.items():
-        setattr(dataset, name, value)
-    if syntax.is_encapsulated:
-        dataset["PixelData"].is_undefined_length = True
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
 
 
 def shown(

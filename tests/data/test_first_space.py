@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.test_dicom import dicom
+from tests.data.image_files import dicom
 from tests.docs.commands import TINY, TINY_PAIRS
 from tests.in_process import InProcess, command, one_thread
+from tests.pair_files import draw_xrays
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.search import run as search_run
@@ -118,7 +119,7 @@ def test_the_space_of_each_kind_of_data_is_searched(
 
 
 def test_with_enough_patients_replicates_train_on_others(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=1300, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=1300)
     out = tmp_path / "xrays.yaml"
 
     write_first_space(tmp_path / "xrays", out, has_gpu=False)
@@ -196,7 +197,7 @@ def test_a_folder_may_have_any_name(
 
 
 def test_the_space_keeps_the_patients_and_sites_of_a_data_file(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=60, seed=1, image_size_px=64, sites=2)
+    draw_xrays(tmp_path, patients=60, image_size_px=64, sites=2)
     (tmp_path / "xrays" / "patients.csv").unlink()
     data = tmp_path / "labels.yaml"
     split = {"group_regex": "(.+/.+)[.]", "site": "(hospital_.)", "val_a": 0.3}

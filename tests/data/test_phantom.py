@@ -27,9 +27,9 @@ _SIDE = 64
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
+def phantoms(module_path: Path) -> PhantomSet:
     """Twenty-five patients: each diagnosis is on both sides of the split."""
-    out = tmp_path_factory.mktemp("phantoms") / "set"
+    out = module_path / "set"
     return draw_phantoms(out, patients=25, seed=7, image_size_px=_SIDE)
 
 

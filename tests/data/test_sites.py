@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.data.conftest import DataFolder, labels_of, paths
-from tests.data.test_dicom import dicom, ramp
+from tests.data.image_files import dicom, ramp
 from tests.in_process import said
 from xraytune.base.errors import ConfigError
 from xraytune.data.images import ImageIndex

@@ -22,8 +22,8 @@ import pytest
 
 from tests.faults.ray_processes import SPACE
 from tests.in_process import other_process
+from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
-from xraytune.data.phantom import draw_phantoms
 from xraytune.study.folder import StudyFolder
 
 SBATCH = Path(__file__).parents[2] / "deploy/search.sbatch"
@@ -74,7 +74,7 @@ def running(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=20)
     space = tmp_path / "space.yaml"
     space.write_text(SPACE.replace("budget: {trials: 1,", "budget: {trials: 2,"), "utf-8")
     study = StudyFolder(tmp_path / "studies/killed")

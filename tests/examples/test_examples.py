@@ -9,6 +9,7 @@ import pytest
 from examples.transform_folder import transform_folder
 from tests.examples.conftest import on_path
 from tests.in_process import command
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
 from xraytune.data.index import read_index
@@ -36,15 +37,17 @@ resources: {gpus_per_trial: 0, concurrent: 1}
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> Path:
+def lab(module_path: Path, examples_path: list[str]) -> Path:
     """Return a folder with `xrays`, a space of the examples, and a `model` trained on it."""
-    lab = tmp_path_factory.mktemp("lab")
-    draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
-    (lab / "own.yaml").write_text(SPACE, "utf-8")
+    draw_xrays(module_path, patients=40, seed=3, image_size_px=48)
+    (module_path / "own.yaml").write_text(SPACE, "utf-8")
     with on_path(*map(Path, examples_path[:2])):
-        done = command(f"train --config {lab}/own.yaml -o {lab}/model --cache {lab}/cache")
+        done = command(
+            f"train --config {module_path}/own.yaml -o {module_path}/model",
+            f"--cache={module_path}/cache",
+        )
     assert done.exit_code == 0, done.stderr
-    return lab
+    return module_path
 
 
 def test_model_records_the_versions_of_its_extensions_and_is_refused_without_them(

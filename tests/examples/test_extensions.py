@@ -10,8 +10,8 @@ import torch
 
 from tests.examples.conftest import on_path, write_metadata
 from tests.in_process import CPU
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import MachineError
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import accepts, build_backbone
 from xraytune.nets.networks import trained_parameters
@@ -93,7 +93,7 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
 )
 @pytest.mark.slow
 def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, given: str) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=20)
     settings = Settings.model_validate(
         {"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}}
     )

@@ -17,8 +17,8 @@ import psutil  # type: ignore[import-untyped]
 import requests
 import torch
 
+from tests.pair_files import draw_xrays
 from xraytune.base.files import read_jsonl
-from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.backbones import build_backbone
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
@@ -163,7 +163,7 @@ class Killable:
 
 def killable(root: Path, *arguments: str, space: str = SPACE) -> Killable:
     """A small data folder, a space, and weights for it."""
-    draw_phantoms(root / "xrays", patients=30, seed=1, image_size_px=32)
+    draw_xrays(root, patients=30)
     (root / "space.yaml").write_text(space)
     torch.save(build_backbone("small_cnn")[0].state_dict(), root / "small_cnn.pth")
     return Killable(root, arguments)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.in_process import CPU, job_of
+from tests.pair_files import draw_xrays
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord
 from xraytune.confirm.run_list import RunList
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.search.loop import TrialLoop
 from xraytune.search.trials import SearchTrials
@@ -101,7 +101,7 @@ class Tree:
 def make_start(base: Path) -> Tree:
     """Draw X-rays and decode them, once: `start/` is what each search of a drill begins with."""
     tree = Tree(base / "start")
-    draw_phantoms(base / "xrays", patients=24, seed=3, image_size_px=48)
+    draw_xrays(base, patients=24, seed=3, image_size_px=48)
     tree.path.mkdir()
     tree.space.write_text(SPACE)
     prepared, _ = prepare(load_space(tree.space).settings, tree.cache)

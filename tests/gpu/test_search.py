@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.test_main_job import SPACE, search_until_a_trial_ends
+from tests.end_to_end.conftest import SPACE, search_until_a_trial_ends
 from tests.faults.ray_processes import PROGRAM
 from tests.in_process import other_process
 from xraytune.base.files import read_jsonl

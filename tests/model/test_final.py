@@ -7,8 +7,8 @@ import pytest
 
 from tests.confirm.labs import search_space
 from tests.in_process import command, one_core
+from tests.pair_files import draw_xrays
 from xraytune.base.files import read_jsonl
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.model.export import export
 from xraytune.present.page import write_report
@@ -40,12 +40,11 @@ scheduler: {name: none}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(module_path: Path) -> Path:
     """Return a folder with X-rays, a study of one trial on eight patients, and its cache."""
-    root = tmp_path_factory.mktemp("final")
-    draw_phantoms(root / "xrays", patients=40, seed=6, image_size_px=48, difficulty=0.0)
-    search_space(root, SPACE)
-    return root
+    draw_xrays(module_path, patients=40, seed=6, image_size_px=48, difficulty=0.0)
+    search_space(module_path, SPACE)
+    return module_path
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +53,12 @@ def study(root: Path) -> StudyFolder:
 
 
 @pytest.fixture(scope="module")
-def final(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("model")
+def final(root: Path, study: StudyFolder) -> Bundle:
     with one_core():
-        exported = command(f"export {study.path} -o {folder}/best.yaml")
-        trained = command(f"train --config {folder}/best.yaml -o {folder}/model")
+        exported = command(f"export {study.path} -o {root}/best.yaml")
+        trained = command(f"train --config {root}/best.yaml -o {root}/model")
     assert (exported.exit_code, trained.exit_code) == (0, 0), trained.stderr
-    return open_bundle(folder / "model")
+    return open_bundle(root / "model")
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.data.test_dicom import dicom
+from tests.data.image_files import dicom
 from tests.docs.commands import ROOT
 from tests.in_process import command, other_process
 from tests.model.conftest import Lab, read_rows

@@ -8,8 +8,8 @@ import pytest
 
 from tests.confirm.labs import search_space
 from tests.in_process import confirm_in_process
+from tests.pair_files import draw_xrays
 from xraytune.confirm.run import confirm
-from xraytune.data.phantom import draw_phantoms
 
 SPACE = """\
 name: small
@@ -45,7 +45,7 @@ CopyStudy = Callable[[], Path]
 def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a study that all tests share and none may change."""
     root = tmp_path_factory.mktemp("report")
-    draw_phantoms(root / "xrays", patients=60, seed=4, image_size_px=32)
+    draw_xrays(root, patients=60, seed=4)
     study = search_space(root, SPACE)
     with confirm_in_process():
         confirm(study)

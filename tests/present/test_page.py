@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.confirm.labs import search_space
+from tests.pair_files import draw_xrays
 from tests.present.conftest import SPACE, CopyStudy
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
@@ -121,7 +122,7 @@ def test_without_a_verdict_or_images_the_page_shows_what_is_known(
 
 
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", image_size_px=32, patients=24, seed=4, pairs=True)
+    draw_xrays(tmp_path, patients=24, seed=4, pairs=True)
 
     page = write_report(search_space(tmp_path, SEGMENTATION)).read_text("utf-8")
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from tests.in_process import InProcess, command, one_thread, search_in_process
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.base.tensors import save_state
-from xraytune.data.phantom import draw_phantoms
 from xraytune.model.train import train
 from xraytune.nets.backbones import build_backbone
 from xraytune.search import run as search_run
@@ -41,7 +41,7 @@ scheduler: {name: none}
 @pytest.fixture
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A space file next to its X-rays, whose trials run in this process."""
-    draw_phantoms(tmp_path / "xrays", patients=24, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=24)
     path = tmp_path / "small.yaml"
     path.write_text(SPACE)
     monkeypatch.setattr(search_run, "Runner", InProcess)

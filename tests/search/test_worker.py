@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.in_process import CPU
+from tests.pair_files import draw_xrays
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.base.records import EpochRecord, TrialResult
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.search.worker import TrialWorker, next_message
 from xraytune.space.load import load_space
@@ -45,13 +45,12 @@ OLD = {"torch": "2.0.1+cu117", "torchvision": "0.15"}
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
-    root = tmp_path_factory.mktemp("worker")
-    draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
-    (root / "one.yaml").write_text(SPACE)
-    space = load_space(root / "one.yaml")
-    prepared, _ = prepare(space.settings, root / "cache")
-    folder = StudyFolder(root / "studies" / "one")
+def study(module_path: Path) -> StudyFolder:
+    draw_xrays(module_path, patients=20)
+    (module_path / "one.yaml").write_text(SPACE)
+    space = load_space(module_path / "one.yaml")
+    prepared, _ = prepare(space.settings, module_path / "cache")
+    folder = StudyFolder(module_path / "studies" / "one")
     create_study(folder, space, prepared, CPU)
     return folder
 

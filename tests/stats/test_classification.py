@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
+from tests.stats.conftest import of_two_classes
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
     ScoredImages,
@@ -20,12 +21,6 @@ Labels = NDArray[np.int64]
 
 def unweighted(images: ScoredImages) -> dict[str, float | None]:
     return measure(images, [""] * len(images.labels), replicates=0, seed=0).metrics
-
-
-def of_two_classes(labels: Labels, scores: Floats, threshold: float = 0.5) -> ScoredImages:
-    return ScoredImages(
-        labels, np.stack([1 - scores, scores], axis=1), positive=1, threshold=threshold
-    )
 
 
 def images_with_ties(

@@ -14,7 +14,8 @@ from xraytune.space.settings import GanSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import create_journal
-from xraytune.study.row import RunRow
+from xraytune.study.row import RunRow, TrialRow
+from xraytune.study.status import StudyView
 
 SPACE = """\
 name: small
@@ -102,3 +103,18 @@ def ended(value: float, epochs: int = 9) -> TrialResult:
 def ended_trials(study: StudyFolder) -> dict[int, RunRow]:
     """The rows of `trials.jsonl` by number."""
     return {row["number"]: RunRow.model_validate(row) for row in read_jsonl(study.rows_path)}
+
+
+def view_of(*trials: TrialRow, **more: object) -> StudyView:
+    """What is shown of a study with these trials."""
+    fields = {
+        "path": Path("small"),
+        "metric": "AUROC",
+        "trials": trials,
+        "trial_budget": 7,
+        "max_epochs": 4,
+        "seconds": 31.0,
+        "is_running": True,
+        "searched": ("lr",),
+    }
+    return StudyView(**{**fields, **more})  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import InProcess, one_thread
+from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
 from xraytune.base.errors import DataError, StudyError
 from xraytune.base.files import sha256_of, write_json, write_text
@@ -66,14 +67,13 @@ CHANGES: dict[str, Callable[[Path, int], None]] = {
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(module_path: Path) -> Path:
     """A folder with X-rays, weights, a space file and decoded pixels."""
-    root = tmp_path_factory.mktemp("inputs")
-    draw_phantoms(root / "xrays", patients=60, seed=1, image_size_px=32)
-    write_weights(root, 1)
-    (root / "small.yaml").write_text(SPACE)
-    prepare(load_space(root / "small.yaml").settings, root / "cache")
-    return root
+    draw_xrays(module_path, patients=60)
+    write_weights(module_path, 1)
+    (module_path / "small.yaml").write_text(SPACE)
+    prepare(load_space(module_path / "small.yaml").settings, module_path / "cache")
+    return module_path
 
 
 @pytest.fixture

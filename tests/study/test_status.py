@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.present.test_trials import study as view_of
-from tests.study.studies import direct, ended, epoch
+from tests.study.studies import direct, ended, epoch, view_of
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow

@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from tests.in_process import CPU, one_thread, save_backbone
-from xraytune.data.phantom import draw_phantoms
+from tests.pair_files import draw_xrays
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, prepare
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings, without_gate
@@ -147,7 +147,7 @@ def bench_of(root: Path, side: float, **values: Any) -> Bench:
 
 def make_bench(folder: Path) -> Bench:
     """Draw and prepare phantoms in an empty folder."""
-    draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
+    draw_xrays(folder, patients=30, seed=3, image_size_px=48)
     return bench_of(folder, 0.2, seed=5, budget={"max_epochs": 3, "steps_per_epoch": 4})
 
 
@@ -159,7 +159,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="session")
 def findings_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     root = tmp_path_factory.mktemp("findings")
-    draw_phantoms(root / "xrays", patients=120, seed=3, image_size_px=48, findings=True)
+    draw_xrays(root, patients=120, seed=3, image_size_px=48, findings=True)
     (root / "space.yaml").write_text(FINDINGS_SPACE)
     return prepared_bench(
         load_space(root / "space.yaml", data=root / "xrays/data.yaml").settings, root / "cache"
@@ -170,7 +170,7 @@ def findings_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A study with enough validation images of each class for a KID, and a backbone for it."""
     root = tmp_path_factory.mktemp("clinic")
-    draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
+    draw_xrays(root, patients=240, seed=3)
     save_backbone(root / "net.safetensors")
     return bench_of(root, 0.42, quality={"allow_memorised": True})
 

@@ -116,10 +116,10 @@ class Ward:
 
 
 @pytest.fixture(scope="module")
-def wards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ward]:
+def wards(module_path: Path) -> dict[str, Ward]:
     with one_thread():
         return {
-            task: make_ward(tmp_path_factory.mktemp(task), task)
+            task: make_ward(module_path / task, task)
             for task in ("classification", "findings", "segmentation")
         }
 

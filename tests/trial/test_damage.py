@@ -83,13 +83,12 @@ def said_by(file: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    folder = tmp_path_factory.mktemp("damage")
-    cache = folder / "cache"
+def done(bench: Bench, module_path: Path) -> Done:
+    cache = module_path / "cache"
     prepare(bench.settings, cache)
-    experiment = frozen(bench, folder, source="gan", gan=gan(seed=21), augmentation="flip")
+    experiment = frozen(bench, module_path, source="gan", gan=gan(seed=21), augmentation="flip")
     with one_thread():
-        result = run(bench, experiment, cache, folder / "trial")
+        result = run(bench, experiment, cache, module_path / "trial")
     return Done(
         bench=bench, experiment=experiment, cache=cache, hashes=hashes(cache), figures=result
     )

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.in_process import save_backbone
+from tests.pair_files import draw_xrays
 from tests.trial.conftest import DONORS_SPACE
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import choose_compute
@@ -26,15 +26,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hospital(module_path: Path) -> Path:
     """A folder with a space, its images, and what it sends."""
-    folder = tmp_path_factory.mktemp("hospital")
-    draw_phantoms(folder / "xrays", patients=80, seed=3, image_size_px=32)
-    save_backbone(folder / "net.safetensors")
-    (folder / "space.yaml").write_text(DONORS_SPACE)
-    sent = generator_train(folder / "space.yaml", out=folder / "sent", cache=folder / "cache")
+    draw_xrays(module_path, patients=80, seed=3)
+    save_backbone(module_path / "net.safetensors")
+    (module_path / "space.yaml").write_text(DONORS_SPACE)
+    sent = generator_train(
+        module_path / "space.yaml", out=module_path / "sent", cache=module_path / "cache"
+    )
     assert sent.donor is not None
-    return folder
+    return module_path
 
 
 def trained_on(hospital: Path) -> tuple[Experiment, RunContext]:

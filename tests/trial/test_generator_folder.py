@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.in_process import CPU
+from tests.pair_files import draw_xrays
 from tests.trial.conftest import Bench, block_of, make_bench
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.base.files import read_json, write_json
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.nets.compute import compute_of
@@ -55,9 +55,9 @@ TINY_GAN = [
 
 
 @pytest.fixture(scope="module")
-def clinic_b(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def clinic_b(module_path: Path) -> Bench:
     """Other X-rays than those that the GAN was trained on."""
-    return make_bench(tmp_path_factory.mktemp("clinic_b"))
+    return make_bench(module_path / "clinic_b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +70,14 @@ class Kept:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    folder = tmp_path_factory.mktemp("gan")
-    draw_phantoms(folder / "xrays", patients=20, seed=3, image_size_px=32)
-    space = folder / "space.yaml"
-    space.write_text(SPACE)
-    gan = folder / "gan"
-    generator_train(space, out=gan, overrides=["gan.steps=2"], cache=folder / "cache")
-    return Kept(space=space, cache=folder / "cache", gan=gan)
+def kept(module_path: Path) -> Kept:
+    draw_xrays(module_path, patients=20, seed=3)
+    kept = Kept(
+        space=module_path / "space.yaml", cache=module_path / "cache", gan=module_path / "gan"
+    )
+    kept.space.write_text(SPACE)
+    generator_train(kept.space, out=kept.gan, overrides=["gan.steps=2"], cache=kept.cache)
+    return kept
 
 
 def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:

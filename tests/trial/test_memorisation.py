@@ -19,15 +19,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def copies(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def copies(bench: Bench, module_path: Path) -> dict[str, Any]:
     """A folder of training images, as they were decoded."""
-    folder = tmp_path_factory.mktemp("copies")
     train = side_images("train", bench.prepared, bench.cache)
     for number, (pixels, label) in enumerate(zip(train.read(), train.labels, strict=True)):
-        file = folder / bench.prepared.class_names[label] / f"new{number}.png"
+        file = module_path / bench.prepared.class_names[label] / f"new{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(file)
-    return {"source": "folder", "folder": {"path": folder}, "synthetic_ratio": 0.5}
+    return {"source": "module_path", "module_path": {"path": module_path}, "synthetic_ratio": 0.5}
 
 
 def test_copies_fail_a_trial_with_a_fix_unless_they_are_allowed(

@@ -20,11 +20,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def pairs(module_path: Path) -> Bench:
     """The discs of `write_discs`."""
-    root = tmp_path_factory.mktemp("pairs")
-    write_discs(root / "xrays", seed=0)
-    return bench_of(root, 0.15, task="segmentation").ungated
+    write_discs(module_path / "xrays", seed=0)
+    return bench_of(module_path, 0.15, task="segmentation").ungated
 
 
 def with_gan(pairs: Bench, **changes: Any) -> Experiment:

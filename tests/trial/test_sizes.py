@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from tests.in_process import CPU
-from tests.pair_files import save, write_discs
+from tests.pair_files import draw_xrays, save, write_discs
 from tests.trial.conftest import gan
 from xraytune.base.errors import DataError
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, read_prepared, restore_pixels, write_prepared
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.trial.run import run_trial
@@ -48,7 +47,7 @@ def outcome(settings: Settings, root: Path, name: str, context: RunContext, **gi
 def test_a_trial_of_a_size_is_that_of_a_study_of_this_size_alone(
     tmp_path: Path, given: dict[str, Any]
 ) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=80)
+    draw_xrays(tmp_path, patients=30, seed=3, image_size_px=80)
     shared = settings_of(tmp_path, 128)  # a size that no trial uses
     cache = tmp_path / "cache"
     prepared, _ = prepare(shared, cache, sizes_px=SIZES_PX)
@@ -70,7 +69,7 @@ def test_a_trial_of_a_size_is_that_of_a_study_of_this_size_alone(
 
 
 def test_lost_pixels_of_any_size_are_decoded_again(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=12, seed=3, image_size_px=80)
+    draw_xrays(tmp_path, patients=12, seed=3, image_size_px=80)
     settings = settings_of(tmp_path, 32)
     prepared, _ = prepare(settings, tmp_path / "cache", sizes_px=(32, 48))
     (stored,) = prepared.other_sizes

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.in_process import CPU, one_thread, save_backbone
+from tests.pair_files import draw_xrays
 from tests.trial.conftest import DONORS_SPACE, batch_of
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
@@ -31,29 +32,31 @@ SPACE = DONORS_SPACE + "quality: {allow_memorised: true}\n"
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(module_path: Path) -> Path:
     """A study's images, those of hospital A and the same in swapped class folders, what A sends."""
-    root = tmp_path_factory.mktemp("study")
-    save_backbone(root / "net.safetensors")
-    (root / "space.yaml").write_text(SPACE)
+    save_backbone(module_path / "net.safetensors")
+    (module_path / "space.yaml").write_text(SPACE)
     for name, patients, seed in (("xrays", 60, 3), ("of_a", 200, 4)):
-        draw_phantoms(root / name, patients=patients, seed=seed, image_size_px=32)
-    for file in [*(root / "of_a").rglob("*.*")]:
+        draw_phantoms(module_path / name, patients=patients, seed=seed, image_size_px=32)
+    for file in [*(module_path / "of_a").rglob("*.*")]:
         file.rename(file.with_name(f"of_a_{file.name}"))
     for name, other in (("NORMAL", "PNEUMONIA"), ("PNEUMONIA", "NORMAL")):
-        shutil.copytree(root / "of_a/train" / name, root / "swapped" / other)
+        shutil.copytree(module_path / "of_a/train" / name, module_path / "swapped" / other)
     with one_thread():
         generator_train(
-            root / "space.yaml", out=root / "sent", data=root / "of_a", cache=root / "cache"
+            module_path / "space.yaml",
+            out=module_path / "sent",
+            data=module_path / "of_a",
+            cache=module_path / "cache",
         )
         train(
-            root / "space.yaml",
-            out=root / "model",
-            data=root / "of_a",
-            cache=root / "cache",
+            module_path / "space.yaml",
+            out=module_path / "model",
+            data=module_path / "of_a",
+            cache=module_path / "cache",
             overrides=["source=none", "trainable=all", "weights=none", "lr=0.01"],
         )
-    return root
+    return module_path
 
 
 def study(root: Path, **values: Any) -> tuple[Experiment, RunContext]:
@@ -187,7 +190,7 @@ def test_a_start_is_of_the_network_that_is_frozen_or_else_a_whole_one(root: Path
 
 def test_findings_are_labelled_with_the_probability_of_each(tmp_path: Path) -> None:
     """Those of a classifier with the same findings in another order."""
-    draw_phantoms(tmp_path / "xrays", patients=120, seed=5, image_size_px=32, findings=True)
+    draw_xrays(tmp_path, patients=120, seed=5, findings=True)
     space = tmp_path / "space.yaml"
     space.write_text(
         "name: f\ntask: findings\ndata: {split: {val_a: 0.3, val_b: 0.3}, image_size: 32}\n"

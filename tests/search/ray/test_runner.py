@@ -5,23 +5,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.study.studies import no_gan, write_space
+from tests.pair_files import draw_xrays
+from tests.search.ray.conftest import run
+from tests.study.studies import write_space
 from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json
 from xraytune.base.records import Compute
-from xraytune.data.phantom import draw_phantoms
-from xraytune.search.callbacks import Callbacks
-from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
-from xraytune.search.trials import SearchTrials
-from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
 
 STARTS = """
@@ -73,7 +69,7 @@ def cluster_with(token: str) -> Iterator[str]:
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
     """A space file next to its X-rays."""
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=20)
     write_space(tmp_path)
     return tmp_path / "small.yaml"
 
@@ -90,15 +86,6 @@ def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
         monkeypatch.setattr("sys.executable", str(script))
 
     return instead
-
-
-def run(study: StudyFolder, address: str | None = None, **callbacks: Callable[..., None]) -> None:
-    """Run a study's trials."""
-    space = write_space(study.path.parent.parent)
-    watching = Callbacks(**callbacks)
-    with closing(Runner(study, cache=study.path, address=address, callbacks=watching)) as runner:
-        runner.allocation = Allocation(trial=Share(cpus=1, gpus=0.0))
-        runner.run(partial(SearchTrials, study, space, no_gan))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.faults.small_disk import small_disk
-from tests.search.ray.test_runner import run
+from tests.search.ray.conftest import run
 from xraytune.base.errors import MachineError
 from xraytune.search.ray.setup import (
     private_folder,

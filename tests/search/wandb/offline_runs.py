@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.study.studies import epoch
+
+EPOCHS = (epoch(1, 0.7), epoch(2, 0.9), epoch(3, 0.9))
 _HEADER_BYTES, _BLOCK_BYTES = 7, 32768
 _WHOLE, _LAST = 1, 4
 

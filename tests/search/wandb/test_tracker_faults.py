@@ -13,15 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.faults.small_disk import small_disk
-from tests.search.wandb.offline_runs import read_run, run_files
-from tests.search.wandb.test_wandb import EPOCHS
+from tests.search.wandb.offline_runs import EPOCHS, read_run, run_files
 
 pytestmark = pytest.mark.slow
 
 TRIAL = """
 import os, sys
 from pathlib import Path
-from tests.search.wandb.test_wandb import EPOCHS
+from tests.search.wandb.offline_runs import EPOCHS
 from xraytune.search import wandb
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import Parameters, WandbSettings
