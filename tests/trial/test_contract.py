@@ -7,7 +7,6 @@ images, and another value of a parameter changes the trained network.
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.in_process import CPU, one_thread, save_backbone
 from tests.pair_files import write_discs
+from tests.space.conftest import space_with, with_fixes
 from xraytune.base.errors import (
     ArtifactError,
     ConfigError,
@@ -164,14 +163,6 @@ STEPS = {"classification": 2, "findings": 2, "segmentation": 150}
 
 def write_space(root: Path, ward: Ward, point: Mapping[str, Any]) -> Path:
     """Write the space of a point, with other values at their defaults or small ones."""
-    content: dict[str, Any] = {
-        "name": "sample",
-        "task": ward.task,
-        "data": {"split": {"val_a": 0.3, "val_b": 0.3}},
-        "budget": {"max_epochs": 2, "steps_per_epoch": 2},
-        "quality": {"allow_memorised": True},
-        "parameters": {},
-    }
     small: dict[str, Any] = {"backbone": "small_cnn", "weights": "none", "batch_size": 4}
     small |= {"data.image_size": 32}
     if ward.task == "segmentation":
@@ -187,15 +178,14 @@ def write_space(root: Path, ward: Ward, point: Mapping[str, Any]) -> Path:
             "gan.steps": STEPS[ward.task],
         }
         small |= {"gan.lr_g": 2e-3, "gan.lr_d": 2e-3}
-    for name, value in {**small, **point}.items():
-        if name in PARAMETERS or name.startswith("gan."):
-            content["parameters"][name] = {"value": value}
-            continue
-        *blocks, key = name.split(".")
-        block = content
-        for each in blocks:
-            block = block.setdefault(each, {})
-        block[key] = value
+    content = space_with(
+        {**small, **point},
+        name="sample",
+        task=ward.task,
+        data={"split": {"val_a": 0.3, "val_b": 0.3}},
+        budget={"max_epochs": 2, "steps_per_epoch": 2},
+        quality={"allow_memorised": True},
+    )
     file = root / "space.yaml"
     file.write_text(write_yaml(content))
     return file
@@ -224,21 +214,12 @@ def with_paths(point: Mapping[str, Any], ward: Ward) -> dict[str, Any]:
 
 def apply_fixes(point: dict[str, Any], error: ConfigError, ward: Ward) -> dict[str, Any]:
     """Return a point with what the messages of an error say to write."""
-    fixed = dict(point)
-    for problem in error.problems:
-        name = problem.what.partition(":")[0].removesuffix(" has no effect with task")
-        written = re.findall(r"([a-z_.]+): ([^ ,]+)", problem.fix.partition(", or keep")[0])
-        if problem.fix.startswith(("omit it", "remove it")):
-            del fixed[name]
-            continue
-        assert problem.fix.startswith("write "), str(error)
-        for name, value in written:
-            block = name.partition(".")[0]
-            fixed[name] = yaml.safe_load(value)
-            if value == "PATH":
-                backbone = fixed.get("backbone", "small_cnn")
-                fixed[name] = str(ward.paths[backbone if name == "weights" else block])
+    fixed = with_fixes(point, error.problems)
     assert fixed != point, f"the fixes change nothing: {error}"
+    for name, value in fixed.items():
+        if value == "PATH":
+            block = fixed.get("backbone", "small_cnn") if name == "weights" else name.split(".")[0]
+            fixed[name] = str(ward.paths[block])
     return fixed
 
 
