@@ -27,7 +27,7 @@ class Builder:
         self.builds += 1
         (folder / "pixels.bin").write_bytes(b"x" * 1000)
         (folder / "grids").mkdir()
-        (folder / "grids" / "one.txt").write_text("1")
+        (folder / "grids/one.txt").write_text("1")
 
 
 def put_another_manifest(path: Path, **changes: object) -> None:

@@ -97,7 +97,7 @@ def test_new_file_and_parent_folders_are_flushed(
     write: str, tmp_path: Path, flushed: set[Path]
 ) -> None:
     """After a power loss a name is missing unless its folder was flushed."""
-    WRITERS[write](tmp_path / "trials" / "0007" / "checkpoint" / "what")
+    WRITERS[write](tmp_path / "trials/0007/checkpoint/what")
 
     assert {
         tmp_path,

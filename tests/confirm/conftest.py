@@ -39,7 +39,7 @@ def ended(module_path: Path) -> Lab:
     """X-rays without `test/`, copies to train on, an ended study, and test images elsewhere."""
     lab = Lab(module_path)
     draw_xrays(lab.path, patients=60, seed=4)
-    shutil.move(lab.path / "xrays" / "test", lab.test)
+    shutil.move(lab.path / "xrays/test", lab.test)
     transform_folder(lab.path / "xrays", lab.path / "copies", copies=2)
     (lab.path / "space.yaml").write_text(SPACE)
     lab.search()
@@ -71,4 +71,4 @@ def done(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Iterator[Lab]:
 @pytest.fixture
 def first(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Confirmation:
     """The result of that confirmation, of the study in the private copy."""
-    return replace(confirmed[1], study=tmp_path / "lab" / "studies" / "small")
+    return replace(confirmed[1], study=tmp_path / "lab/studies/small")

@@ -46,7 +46,7 @@ class Lab:
 
     @property
     def study(self) -> Path:
-        return self.path / "studies" / "small"
+        return self.path / "studies/small"
 
     @property
     def folder(self) -> Path:

@@ -34,9 +34,9 @@ parameters:
 """,
     )
     (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "resnet18-f37072fd.pth").write_bytes(b"weights")
+    (tmp_path / "files/resnet18-f37072fd.pth").write_bytes(b"weights")
 
-    outlook = plan(space=space, cache=tmp_path / "not" / "yet")
+    outlook = plan(space=space, cache=tmp_path / "not/yet")
     checks = {check.name: check for check in outlook.checks}
 
     assert checks["torch"].status == checks["ray"].status == "ok"

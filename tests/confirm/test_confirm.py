@@ -263,9 +263,9 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     second = shutil.copytree(done.study, done.study.with_name("second"), ignore=ignored)
     third = shutil.copytree(second, done.study.with_name("third"))
     shutil.rmtree(third / "confirm")
-    plan = read_json(second / "confirm" / "plan.json")
+    plan = read_json(second / "confirm/plan.json")
     unopened = with_checksum(without_checksum(plan) | {"order": ""})
-    write_json(second / "confirm" / "plan.json", unopened)
+    write_json(second / "confirm/plan.json", unopened)
 
     found = [confirm(study, test=copy) for study in (second, second)]
     after = confirm(third, test=copy)

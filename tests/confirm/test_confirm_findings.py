@@ -45,7 +45,7 @@ def lab(module_path: Path) -> Path:
     draw_phantoms(module_path / "more", patients=40, seed=5, image_size_px=32, findings=True)
     study = search_space(module_path, SPACE, data=module_path / "xrays/data.yaml")
     draw_phantoms(module_path / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True)
-    shown = show_confirmed(study, test=module_path / "hospital_b" / "data.yaml")
+    shown = show_confirmed(study, test=module_path / "hospital_b/data.yaml")
     (module_path / "shown.txt").write_text(shown)
     with one_core():
         train(study, out=module_path / "model")

@@ -270,7 +270,7 @@ def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_p
     with pytest.raises(DataError, match="neither a classifier nor statistics"):
         curve(root / "space.yaml", cache=root / "cache", donor=tmp_path)
     with pytest.raises(ConfigError, match="mistaken for an X-ray"):
-        curve(root / "space.yaml", cache=root / "cache", out=root / "xrays" / "curve")
+        curve(root / "space.yaml", cache=root / "cache", out=root / "xrays/curve")
 
 
 def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
@@ -321,7 +321,7 @@ def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does(
 def test_a_space_without_a_baseline_or_with_a_draw_without_a_class_is_refused_before_the_training(
     root: Path, tmp_path: Path
 ) -> None:
-    xrays = shutil.copytree(root / "xrays" / "train", tmp_path / "xrays")
+    xrays = shutil.copytree(root / "xrays/train", tmp_path / "xrays")
     for file in sorted((xrays / "NORMAL").iterdir())[12:]:
         file.unlink()
 

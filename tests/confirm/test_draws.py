@@ -130,7 +130,7 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     assert few.kind == "folder"
     assert few.notes[0].startswith("all replicates train on the same patients: ")
 
-    untested = changed(ended.settings, path=ended.path / "xrays" / "train")
+    untested = changed(ended.settings, path=ended.path / "xrays/train")
     alone, _ = prepare(untested, ended.cache)
     with pytest.raises(DataError, match=r"or give images of other patients: .* --test DIR"):
         ended.choose(untested, alone, replicates=50)
@@ -166,8 +166,8 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     """Their generator may have seen all training images, and so unused patients."""
     searched = StudyFolder(ended.study).prepared()
     known = next(image.file for image in searched.images if image.side == "train")
-    (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
-    shutil.copy(ended.path / "xrays" / known, tmp_path / "extra" / "NORMAL" / "another.jpeg")
+    (tmp_path / "extra/NORMAL").mkdir(parents=True)
+    shutil.copy(ended.path / "xrays" / known, tmp_path / "extra/NORMAL/another.jpeg")
     compared = [
         Parameters.model_validate({"source": "folder", "folder": {"path": tmp_path / "extra"}})
     ]
@@ -198,9 +198,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
     compared = [Parameters.model_validate({"source": "folder", "folder": folder})]
     (tmp_path / "NORMAL").mkdir()
-    shutil.copy(
-        ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL" / "another.jpeg"
-    )
+    shutil.copy(ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL/another.jpeg")
 
     choice = ended.choose(compared=compared)
 
@@ -264,8 +262,8 @@ def test_real_images_take_the_place_of_a_pool_that_is_larger_than_they_are(done:
 
 def test_further_unused_images_than_at_the_search_are_refused(lab: Lab) -> None:
     draw_phantoms(lab.path / "more", patients=10, seed=9, image_size_px=32)
-    new = next((lab.path / "more" / "train" / "NORMAL").iterdir())
-    shutil.copy(new, lab.path / "xrays" / "train" / "NORMAL" / "IM-9999-0001.jpeg")
+    new = next((lab.path / "more/train/NORMAL").iterdir())
+    shutil.copy(new, lab.path / "xrays/train/NORMAL/IM-9999-0001.jpeg")
 
     with pytest.raises(StudyError, match="unused images were added"):
         lab.confirm()

@@ -156,7 +156,7 @@ def test_a_hospital_that_changed_is_refused_until_it_is_restored(done: Lab, fold
     """And another one in a folder of the same name is another hospital."""
     folder = folders / "hospital_b"
     found = confirm(done.study, test=folder)
-    same_name = shutil.copytree(folders / "hospital_c", folders / "elsewhere" / "hospital_b")
+    same_name = shutil.copytree(folders / "hospital_c", folders / "elsewhere/hospital_b")
     removed = next((folder / "NORMAL").iterdir())
     removed.rename(folders / removed.name)
 
@@ -244,9 +244,9 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
 
 def test_patients_of_a_folder_of_extra_images_are_refused(lab: Lab, hospitals: Path) -> None:
     """The folder has copies of images of the training patients, and one of the hospital's."""
-    ours = next((hospitals / "hospital_b" / "NORMAL").iterdir())
-    shutil.copy(ours, lab.path / "copies" / "NORMAL" / "synthetic.jpeg")
-    with (lab.path / "copies" / "patients.csv").open("a", encoding="utf-8") as table:
+    ours = next((hospitals / "hospital_b/NORMAL").iterdir())
+    shutil.copy(ours, lab.path / "copies/NORMAL/synthetic.jpeg")
+    with (lab.path / "copies/patients.csv").open("a", encoding="utf-8") as table:
         table.write("NORMAL/synthetic.jpeg,somebody\n")
 
     with pytest.raises(DataError, match=f"used for training or validation: .*{ours.name}"):

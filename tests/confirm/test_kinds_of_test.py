@@ -93,7 +93,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
         there = confirm(study, test=hospital)
         with pytest.raises(DataError, match="patients used for training or validation"):
             confirm(study, test=known)
-        own_test = root / "xrays" / "test"
+        own_test = root / "xrays/test"
         if kind == "unused":  # its test folder was not scored
             assert len(confirm(study, test=own_test).hospitals) == 2
         else:

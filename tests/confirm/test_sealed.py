@@ -62,7 +62,7 @@ def lab(tmp_path: Path, phantoms: Path) -> Lab:
 def test_images_that_changed_are_refused(lab: Lab) -> None:
     prepared = lab.prepared()
 
-    next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
+    next((lab.xrays / "test/NORMAL").iterdir()).unlink()
     with pytest.raises(StudyError, match="the test folder changed since the search"):
         lab.sealed(prepared=prepared)
     shutil.copy(lab.xrays / prepared.images[-1].file, lab.xrays / prepared.images[0].file)
@@ -129,9 +129,9 @@ def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_
     lab: Lab, tmp_path: Path
 ) -> None:
     other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
-    ours = pneumonia(lab.xrays / "train")[0].rename(lab.xrays / "train" / "PNEUMONIA" / "img1.jpeg")
+    ours = pneumonia(lab.xrays / "train")[0].rename(lab.xrays / "train/PNEUMONIA/img1.jpeg")
     write_table(lab.xrays)
-    (other / "PNEUMONIA" / "img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
+    (other / "PNEUMONIA/img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
 
     with pytest.raises(
         DataError,

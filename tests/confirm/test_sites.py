@@ -172,9 +172,9 @@ def test_a_further_hospital_is_scored_by_all_replicates(ended: Lab, tmp_path: Pa
         image.rename(image.with_name(f"d-{image.name}"))  # phantoms count patients from 1, too
 
     with confirm_in_process():
-        confirmed = confirm(ended.study, test=tmp_path / "elsewhere" / "train")
+        confirmed = confirm(ended.study, test=tmp_path / "elsewhere/train")
 
-    images_there = len([*(tmp_path / "elsewhere" / "train").rglob("*.jpeg")])
+    images_there = len([*(tmp_path / "elsewhere/train").rglob("*.jpeg")])
     (hospital,) = confirmed.hospitals
     assert confirmed.sites == SITES
     assert hospital.test.images == images_there
@@ -202,9 +202,9 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     few = {*sorted(few)[3:]} - {image.patient for image in prepared.images}
     seen = [image.sha256 for image in images if image.patient in few]
     (tmp_path / "seen.txt").write_text("\n".join(seen))
-    (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
+    (tmp_path / "extra/NORMAL").mkdir(parents=True)
     source = ended.path / "xrays" / prepared.side("train")[0].file
-    shutil.copy(source, tmp_path / "extra" / "NORMAL" / "another.jpeg")
+    shutil.copy(source, tmp_path / "extra/NORMAL/another.jpeg")
     folder = {"path": tmp_path / "extra", "seen": tmp_path / "seen.txt"}
     known = [Parameters.model_validate({"source": "folder", "folder": folder})]
     folder.pop("seen")
@@ -241,7 +241,7 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
     elif change == "two sites":
         shutil.rmtree(xrays / "hospital_c")
     else:
-        shutil.rmtree(xrays / "hospital_b" / "NORMAL")
+        shutil.rmtree(xrays / "hospital_b/NORMAL")
     (tmp_path / "space.yaml").write_text(SPACE.replace("split: {", "split: {site: folder, ", 1))
     if change == "no sites":
         (tmp_path / "space.yaml").write_text(SPACE)

@@ -57,7 +57,7 @@ def test_each_arm_is_scored_on_images_of_its_size(tmp_path: Path, patients: str,
         }
 
     assert scores["both"] == {**scores["small"], **scores["large"]}
-    both = tmp_path / "studies" / "both"
+    both = tmp_path / "studies/both"
     write_report(both)
     if test == "unused":  # a final training on all patients leaves none
         return

@@ -40,7 +40,7 @@ def test_access_counts_once_per_study_if_it_shares_an_image(study: StudyFolder) 
 def test_moved_study_keeps_its_test_accesses(study: StudyFolder, tmp_path: Path) -> None:
     opened(study.path, "same")
     (tmp_path / "elsewhere").mkdir()
-    moved = study.path.rename(tmp_path / "elsewhere" / "small")
+    moved = study.path.rename(tmp_path / "elsewhere/small")
 
     assert [row["study"] for row in accesses(moved.with_name("new"), ["same"])] == ["small"]
 

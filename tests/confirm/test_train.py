@@ -85,7 +85,7 @@ def each(*values: float) -> Says:
 def open_study(root: Path, says: Says = well) -> OpenStudy:
     space = write_space(root, SMALL)
     return OpenStudy(
-        folder=StudyFolder(root / "studies" / "small"),
+        folder=StudyFolder(root / "studies/small"),
         space=space,
         prepared=two_images(),
         compute=CPU,
@@ -116,7 +116,7 @@ def tuned(plan: Plan) -> list[str]:
 
 
 def ends(study: OpenStudy) -> list[tuple[int, str, str]]:
-    rows = read_jsonl(study.runs_folder.path / "top_up" / "runs.jsonl")
+    rows = read_jsonl(study.runs_folder.path / "top_up/runs.jsonl")
     return [(row["number"], row["label"], row["status"]) for row in rows]
 
 

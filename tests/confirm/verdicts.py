@@ -98,7 +98,7 @@ def write_verdict(
             packages={},
         ),
     )
-    write_json(study / "confirm" / "verdict.json", to_json(record), is_recorded=True)
+    write_json(study / "confirm/verdict.json", to_json(record), is_recorded=True)
 
 
 def _measured(

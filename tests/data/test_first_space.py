@@ -44,7 +44,7 @@ def draw(folder: Path, kind: str) -> Path:
         sites=2 if kind == "sites" else 0,
     )
     if kind == "rare":
-        ill = sorted((folder / "train" / "PNEUMONIA").iterdir())
+        ill = sorted((folder / "train/PNEUMONIA").iterdir())
         for image in {*ill} - {*ill[::20]}:
             image.unlink()
     for part in ("train", "test"):
@@ -198,7 +198,7 @@ def test_a_folder_may_have_any_name(
 
 def test_the_space_keeps_the_patients_and_sites_of_a_data_file(tmp_path: Path) -> None:
     draw_xrays(tmp_path, patients=60, image_size_px=64, sites=2)
-    (tmp_path / "xrays" / "patients.csv").unlink()
+    (tmp_path / "xrays/patients.csv").unlink()
     data = tmp_path / "labels.yaml"
     split = {"group_regex": "(.+/.+)[.]", "site": "(hospital_.)", "val_a": 0.3}
     data.write_text(json.dumps({"data": {"path": "xrays", "split": split}}), encoding="utf-8")

@@ -19,7 +19,7 @@ from xraytune.data.inspect import close_pairs, inspect_folder
 def test_an_inspection_counts_images_patients_duplicates_and_broken_files(
     official: DataFolder,
 ) -> None:
-    normal = official / "train" / "NORMAL"
+    normal = official / "train/NORMAL"
     shutil.copy(normal / "IM-0001-0001.jpeg", normal / "IM-0001-0001-0002.jpeg")
     (normal / "IM-0002-0001.jpeg").write_bytes(b"")
 

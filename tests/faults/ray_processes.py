@@ -85,7 +85,7 @@ class Killable:
 
     @property
     def study(self) -> Path:
-        return self.root / "studies" / "killed"
+        return self.root / "studies/killed"
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

@@ -37,7 +37,7 @@ def told_full(where: Path) -> Iterator[None]:
 
 @pytest.fixture
 def study(disk: SmallDisk) -> StudyFolder:
-    folder = StudyFolder(disk.path / "studies" / "small")
+    folder = StudyFolder(disk.path / "studies/small")
     create_study(folder, write_space(disk.path), two_images(), CPU)
     return folder
 

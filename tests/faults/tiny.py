@@ -80,7 +80,7 @@ class Tree:
     @property
     def study(self) -> StudyFolder:
         """The study."""
-        return StudyFolder(self.path / "studies" / "tiny")
+        return StudyFolder(self.path / "studies/tiny")
 
     @property
     def runs(self) -> StudyFolder:

@@ -22,7 +22,7 @@ def test_the_page_loads_the_network_in_plain_pytorch(
     parameters = Parameters(backbone="mobilenet_v2", weights="none", trainable="all")
     trained = build_classifier(parameters, 2, weights=None, seed=1).eval()
     (tmp_path / "model").mkdir()
-    save_state(trained.state_dict(), tmp_path / "model" / "model.safetensors")
+    save_state(trained.state_dict(), tmp_path / "model/model.safetensors")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
 

@@ -26,7 +26,7 @@ def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: 
     """A score at the threshold is positive."""
     images = shutil.copytree(lab.xrays / "train", tmp_path / "images/ward")
     loose = next(iter(images.glob("NORMAL/*")))
-    shutil.copy(loose, tmp_path / "images" / "a, b.jpeg")
+    shutil.copy(loose, tmp_path / "images/a, b.jpeg")
     threshold = open_bundle(lab.model).record.threshold
 
     predicted = predict(lab.model, tmp_path / "images", out=tmp_path / "table.csv")

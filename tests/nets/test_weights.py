@@ -15,7 +15,7 @@ from xraytune.synth.generator_inputs import with_features
 
 pytestmark = pytest.mark.slow
 
-OFFICIAL_FILES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "weights"
+OFFICIAL_FILES = Path(__file__).resolve().parents[2] / "../shared/data/weights"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of torch; a proxy refuses every connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    return tmp_path / "hub" / "checkpoints"
+    return tmp_path / "hub/checkpoints"
 
 
 @pytest.mark.parametrize("is_in_cache", [True, False])

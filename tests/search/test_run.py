@@ -68,7 +68,7 @@ def test_concurrently_created_study_is_not_continued(space: Path) -> None:
     with pytest.raises(StudyError, match="another space"):
         run(space, "budget.trials=2", on_progress=search_another)
 
-    (row,) = read_jsonl(root / "studies" / "small" / "trials.jsonl")
+    (row,) = read_jsonl(root / "studies/small/trials.jsonl")
     assert row["parameters"]["batch_size"] == 4
 
 
@@ -87,7 +87,7 @@ def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_l
         assert notes[-1] == expected
     run(space, "budget.trials=2", "budget.hours=0.5")
 
-    view = status(space.parent / "studies" / "small")
+    view = status(space.parent / "studies/small")
     assert (view.trial_budget, view.seconds_budget) == (2, 1800.0)
 
 
@@ -106,7 +106,7 @@ def test_a_new_search_says_first_what_its_verdict_could_tell_and_how_long_it_tak
 
 def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) -> None:
     """Also if the budget is used up. Other commands read them from the study."""
-    study = StudyFolder(space.parent / "studies" / "small")
+    study = StudyFolder(space.parent / "studies/small")
     run(space)
 
     run(space, "final.max_epochs=3", "resources.concurrent=7")
@@ -123,7 +123,7 @@ def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) 
 def test_a_resumed_search_holds_the_lock_of_its_study_while_it_reads_the_images(
     space: Path,
 ) -> None:
-    study = StudyFolder(space.parent / "studies" / "small")
+    study = StudyFolder(space.parent / "studies/small")
     works: list[str] = []
     run(space)
 
@@ -135,7 +135,7 @@ def test_a_resumed_search_holds_the_lock_of_its_study_while_it_reads_the_images(
 def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Path) -> None:
     """Small learning rates that are hardly ever drawn, and a test folder that is too small."""
     notes = list[str]()
-    for file in sorted((space.parent / "xrays" / "test" / "NORMAL").iterdir())[1:]:
+    for file in sorted((space.parent / "xrays/test/NORMAL").iterdir())[1:]:
         file.unlink()
 
     def note(text: str) -> None:
@@ -184,8 +184,8 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
     with pytest.raises(ConfigError, match=refused):
         train(space, out=root / "model", overrides=fixed, cache=root / "cache")
 
-    (root / "extra" / "NORMAL").mkdir(parents=True)
-    Image.new("L", (32, 32), 7).save(root / "extra" / "NORMAL" / "one.png")
+    (root / "extra/NORMAL").mkdir(parents=True)
+    Image.new("L", (32, 32), 7).save(root / "extra/NORMAL/one.png")
     with pytest.raises(DataError, match="1 images of NORMAL, but the mix needs"):
         run(
             space,
@@ -214,7 +214,7 @@ def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
 def test_a_lost_record_of_the_time_used_is_noted(space: Path) -> None:
     notes: list[str] = []
     run(space)
-    (space.parent / "studies" / "small" / "wall.json").write_text('{"seconds')
+    (space.parent / "studies/small/wall.json").write_text('{"seconds')
 
     run(space, "budget.trials=2", "budget.hours=1", note=notes.append)
 

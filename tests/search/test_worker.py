@@ -50,7 +50,7 @@ def study(module_path: Path) -> StudyFolder:
     (module_path / "one.yaml").write_text(SPACE)
     space = load_space(module_path / "one.yaml")
     prepared, _ = prepare(space.settings, module_path / "cache")
-    folder = StudyFolder(module_path / "studies" / "one")
+    folder = StudyFolder(module_path / "studies/one")
     create_study(folder, space, prepared, CPU)
     return folder
 
@@ -175,7 +175,7 @@ def test_machine_that_cannot_run_the_study_stops_the_search_without_failing_tria
 ) -> None:
     """As a node of a cluster that was not upgraded."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    copy = StudyFolder(Path(shutil.copytree(study.path, tmp_path / "studies" / "one")))
+    copy = StudyFolder(Path(shutil.copytree(study.path, tmp_path / "studies/one")))
     environment = copy.path / "environment.json"
     write_json(environment, read_json(environment) | change)
 
@@ -197,4 +197,4 @@ def test_an_earlier_attempt_writes_nothing_more(study: StudyFolder) -> None:
             worker.step()
 
     assert epochs(study, 6) == [1]
-    assert not (study.trial_path(6) / "checkpoint" / "checkpoint.pt").exists()
+    assert not (study.trial_path(6) / "checkpoint/checkpoint.pt").exists()

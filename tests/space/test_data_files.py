@@ -25,7 +25,7 @@ data:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "set" / "data.yaml"
+    path = tmp_path / "set/data.yaml"
     path.parent.mkdir()
     path.write_text(TABLE)
     return path

@@ -314,7 +314,7 @@ def test_what_an_option_has_made_useless_is_dropped(
     space = load_space(path, options)
 
     (tmp_path / "study").mkdir()
-    recorded = tmp_path / "study" / "study.yaml"
+    recorded = tmp_path / "study/study.yaml"
     recorded.write_text(space.to_yaml(recorded.parent))
     assert load_space(recorded).identity() == space.identity()
     assert (space.settings.scheduler.grace, space.settings.sampler.startup_trials) == (1, 10)
@@ -358,7 +358,7 @@ def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
         assert experiment.settings.weights_dir == weights_dir
         assert experiment.parameters.folder is not None
         assert experiment.parameters.folder.path == extra
-        assert experiment.parameters.weights == str(tmp_path / "own" / "net.pth")
+        assert experiment.parameters.weights == str(tmp_path / "own/net.pth")
 
 
 def test_a_trial_keeps_the_block_of_its_own_source_alone() -> None:

@@ -12,6 +12,6 @@ from xraytune.study.start import create_study
 @pytest.fixture
 def study(tmp_path: Path) -> StudyFolder:
     """A new study of `SPACE`."""
-    folder = StudyFolder(tmp_path / "studies" / "small")
+    folder = StudyFolder(tmp_path / "studies/small")
     create_study(folder, write_space(tmp_path), two_images(), CPU)
     return folder

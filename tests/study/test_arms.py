@@ -30,7 +30,7 @@ _POINTS = "points_to_evaluate=[{}]".format(
 @pytest.fixture
 def searched(tmp_path: Path) -> StudyFolder:
     """80 patients on val-B, three trials each of `real_only` and `gan`, the last one pruned."""
-    folder = StudyFolder(tmp_path / "studies" / "small")
+    folder = StudyFolder(tmp_path / "studies/small")
     val_b = [
         ImageFile(
             file=f"{n}.png",

@@ -53,7 +53,7 @@ def draw_extra(root: Path, seed: int) -> None:
     """Images of other patients."""
     shutil.rmtree(root / "extra", ignore_errors=True)
     draw_phantoms(root / "drawn", patients=12, seed=seed, image_size_px=32)
-    for number, image in enumerate(sorted((root / "drawn" / "train").rglob("*.jpeg"))):
+    for number, image in enumerate(sorted((root / "drawn/train").rglob("*.jpeg"))):
         out = root / "extra" / image.parent.name / f"other{number}.jpeg"
         out.parent.mkdir(parents=True, exist_ok=True)
         image.rename(out)
@@ -87,7 +87,7 @@ def lab(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def search_lab(lab: Path, *overrides: str, trials: int = 1) -> StudyFolder:
     changes = [f"budget.trials={trials}", *overrides]
     search(lab / "small.yaml", studies=lab / "studies", overrides=changes)
-    return StudyFolder(lab / "studies" / "small")
+    return StudyFolder(lab / "studies/small")
 
 
 def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> None:
@@ -97,7 +97,7 @@ def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> No
     ):
         search_lab(lab, f"folder.path={lab}/xrays/test")
 
-    assert not (lab / "studies" / "small").exists()
+    assert not (lab / "studies/small").exists()
     assert len(list((lab / "cache" / PIXELS_STAGE).glob("[!.]*"))) == 1, (
         "the training images, and no others"
     )
@@ -106,7 +106,7 @@ def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> No
 def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
     """They would count as real; only folders that are called like generated ones are left out."""
     draw_extra(lab, 2)
-    (lab / "extra").rename(lab / "xrays" / "train" / "more")
+    (lab / "extra").rename(lab / "xrays/train/more")
 
     with pytest.raises(
         DataError, match=r"of these extra images are among the images of .*xrays: NORMAL/other0"
@@ -118,9 +118,9 @@ def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
 def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused(
     lab: Path, by: str
 ) -> None:
-    shutil.copytree(lab / "xrays" / "train", lab / "extra")
-    known = next((lab / "xrays" / "test" / "PNEUMONIA").iterdir())
-    stranger = next((lab / "extra" / "PNEUMONIA").iterdir())
+    shutil.copytree(lab / "xrays/train", lab / "extra")
+    known = next((lab / "xrays/test/PNEUMONIA").iterdir())
+    stranger = next((lab / "extra/PNEUMONIA").iterdir())
     if by == "patient":
         stranger.rename(stranger.with_name(known.name))
     else:
@@ -139,8 +139,8 @@ def test_what_a_generator_has_seen_must_not_change_between_search_and_confirm(
 ) -> None:
     """More patients could be kept from the test side, or fewer."""
     draw_extra(lab, 2)
-    images = sorted((lab / "xrays" / "train").rglob("*.jpeg"))
-    record = lab / "extra" / "provenance.json"
+    images = sorted((lab / "xrays/train").rglob("*.jpeg"))
+    record = lab / "extra/provenance.json"
     overrides = []
     if changed != "provenance":
         record = lab / "seen"

@@ -63,7 +63,7 @@ def space_of_weights(root: Path) -> Space:
 def test_moved_study_resumes(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
-    space, study = space_of_weights(here), StudyFolder(here / "studies" / "moved")
+    space, study = space_of_weights(here), StudyFolder(here / "studies/moved")
     create_study(study, space, two_images(), CPU)
     journal = Journal(study.journal_path, space, writable=True)
     for _ in range(2):
@@ -74,7 +74,7 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
 
     here.rename(there)
 
-    moved = StudyFolder(there / "studies" / "moved")
+    moved = StudyFolder(there / "studies/moved")
     journal = Journal(moved.journal_path, space_of_weights(there), writable=True)
     (resumed,) = journal.resume()
     suggestion = [journal.parameters(0), resumed.parameters]

@@ -93,7 +93,7 @@ def test_a_second_search_is_refused_before_it_looks_at_the_images(
 def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it reads the images; on a CPU its trials would have other numbers."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    study = StudyFolder(tmp_path / "studies" / "small")
+    study = StudyFolder(tmp_path / "studies/small")
     create_study(study, write_space(tmp_path), two_images(), replace(CPU, device="cuda"))
 
     with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
@@ -126,7 +126,7 @@ def test_continuing_with_another_torch_is_reported_once_and_no_trial_is_trained_
 ) -> None:
     """An unfinished trial starts again."""
     installed = study.releases()[0]
-    checkpoint = study.trial_path(0) / "checkpoint" / "checkpoint.pt"
+    checkpoint = study.trial_path(0) / "checkpoint/checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"of torch 2.0.1")
     assert continue_under_releases(study) == ""

@@ -114,7 +114,7 @@ def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sampl
     generator_sample(kept.gan, count=6, out=tmp_path / "drawn")
     drawn = [
         np.asarray(Image.open(file)).tolist()
-        for file in sorted((tmp_path / "drawn" / "PNEUMONIA").iterdir())
+        for file in sorted((tmp_path / "drawn/PNEUMONIA").iterdir())
     ]
     (block,) = (source for source in training_set.sources[1:] if source.labels[0] == 1)
     assert block.read(slice(len(drawn))).tolist() == drawn != []

@@ -74,4 +74,4 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(
         assert files[-1].name == "gan_000300.png"
         read = np.stack([np.asarray(Image.open(file)) for file in files])
         assert np.array_equal(read, np.concatenate(blocks)[:300, number])
-    assert len(read_json(tmp_path / "drawn" / "provenance.json")["train_images"]) == 28
+    assert len(read_json(tmp_path / "drawn/provenance.json")["train_images"]) == 28

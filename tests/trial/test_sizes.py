@@ -38,7 +38,7 @@ def outcome(settings: Settings, root: Path, name: str, context: RunContext, **gi
     context = RunContext(prepared=sized, cache=context.cache, compute=CPU)
     trial_dir = root / name
     result = run_trial(experiment, context, trial_dir=trial_dir)
-    files = (trial_dir / "val_b.npy", trial_dir / "checkpoint" / "best.safetensors")
+    files = (trial_dir / "val_b.npy", trial_dir / "checkpoint/best.safetensors")
     return result, [file.read_bytes() for file in files]
 
 
@@ -87,7 +87,7 @@ def test_a_mask_that_is_empty_in_one_of_two_sizes_is_refused(tmp_path: Path) -> 
     write_discs(tmp_path / "xrays", seed=3)
     mask = np.zeros((48, 48), dtype=np.bool_)
     mask[24, 24] = True  # a pixel of 96 px is at most as large as it, one of 32 px is larger
-    save(tmp_path / "xrays" / "masks" / "p3_0.png", mask)
+    save(tmp_path / "xrays/masks/p3_0.png", mask)
     settings = settings_of(tmp_path, 128).model_copy(update={"task": "segmentation"})
 
     with pytest.raises(DataError, match=r"of 32 px, 96 px, some sizes lack images/p3_0\.png"):

@@ -61,7 +61,7 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(
         assert len(run(bench, experiment, tmp_path / "resumed", stop_after=2)) == 2
         both = run(bench, experiment, tmp_path / "resumed")
         assert untimed(both) == untimed(records), "finished epochs are reported again"
-        assert len(read_jsonl(tmp_path / "resumed" / "epochs.jsonl")) == 3
+        assert len(read_jsonl(tmp_path / "resumed/epochs.jsonl")) == 3
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_cluster_token_is_sent_and_a_missing_one_is_reported(
         with pytest.raises(MachineError, match=f"{address}: cannot connect.*\n.*requires a token"):
             run(study, address)
         (tmp_path / ".ray").mkdir()
-        (tmp_path / ".ray" / "auth_token").write_text("the cluster's")
+        (tmp_path / ".ray/auth_token").write_text("the cluster's")
         with pytest.raises(KeyboardInterrupt):
             run(study, address, on_start=end)
 
@@ -188,7 +188,7 @@ def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
     runs_instead: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    next((tmp_path / "xrays" / "train").rglob("*.jpeg")).write_bytes(b"broken")
+    next((tmp_path / "xrays/train").rglob("*.jpeg")).write_bytes(b"broken")
     runs_instead(f"echo $$ > {tmp_path}/started; sleep 60")
 
     with TemporaryDirectory(dir="/tmp") as short:
@@ -223,7 +223,7 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
             address="head:6379",
         )
 
-    study = StudyFolder(tmp_path / "studies" / "small")
+    study = StudyFolder(tmp_path / "studies/small")
     taken = (tmp_path / "taken").read_text().splitlines()
     assert taken[0] == "Share(cpus=2, gpus=1.0)"
     assert study.compute() == Compute(device="cuda", threads=2, precision="bfloat16")
