@@ -50,10 +50,10 @@ def one_thread() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before[1])
 
 
-def save_backbone(file: Path, name: str = "small_cnn") -> None:
-    """Write weights of a backbone, the same each time."""
+def save_backbone(file: Path, name: str = "small_cnn", seed: int = 0) -> None:
+    """Write random weights of a backbone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         save_file(build_backbone(name)[0].state_dict(), file)
 
 

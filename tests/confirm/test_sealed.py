@@ -45,9 +45,7 @@ class Lab:
         """The images that a confirmation of a finalist with these extra images scores."""
         prepared, compared = prepared or self.prepared(), list[Parameters]()
         if extra:
-            compared.append(
-                Parameters.model_validate({"source": "folder", "folder": {"path": extra}})
-            )
+            compared.append(Parameters(source="folder", folder={"path": extra}))
         given = read_labelled(test, prepared.class_names) if test else None
         return choose_test(
             self.settings, prepared, self.cache, replicates=2, compared=compared, test=given

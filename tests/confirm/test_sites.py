@@ -79,13 +79,8 @@ def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) 
     trained_on = []
     for draw, site in enumerate(SITES):
         prepared = divided.drawn(draw)
-        parameters = Parameters.model_validate(
-            {
-                "source": "duplicate",
-                "synthetic_ratio": 0.5,
-                "backbone": "small_cnn",
-                "weights": "none",
-            }
+        parameters = Parameters(
+            source="duplicate", synthetic_ratio=0.5, backbone="small_cnn", weights="none"
         )
         experiment = Experiment(
             settings=settings, parameters=parameters, draw=draw, has_real_extra=True
@@ -206,9 +201,9 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     source = ended.path / "xrays" / prepared.side("train")[0].file
     shutil.copy(source, tmp_path / "extra/NORMAL/another.jpeg")
     folder = {"path": tmp_path / "extra", "seen": tmp_path / "seen.txt"}
-    known = [Parameters.model_validate({"source": "folder", "folder": folder})]
+    known = [Parameters(source="folder", folder=folder)]
     folder.pop("seen")
-    unknown = [Parameters.model_validate({"source": "folder", "folder": folder})]
+    unknown = [Parameters(source="folder", folder=folder)]
 
     with pytest.raises(DataError, match=r"site hospital_.: too few test patients: PNEUMONIA"):
         ended.choose(compared=known, replicates=3)

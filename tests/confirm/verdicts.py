@@ -29,7 +29,7 @@ SEXES = {"female": 1.0, "male": 0.0}
 
 def arm(name: str, role: Any, source: str) -> Arm:
     folder = {"path": Path("images")} if source == "folder" else None
-    parameters = Parameters.model_validate({"source": source, "folder": folder})
+    parameters = Parameters(source=source, folder=folder)
     return Arm(name=name, role=role, trial="#1", parameters=parameters)
 
 

@@ -58,7 +58,7 @@ class DataFolder(PosixPath):
         """Split and decode it for a study, with `cache` beside it; also return the notes."""
         content = self.settings(image_size=32, **data)
         task = "findings" if content.findings else "classification"
-        settings = Settings.model_validate({"name": "any", "task": task, "data": content})
+        settings = Settings(name="any", task=task, data=content)
         return prepare(settings, self.parent / "cache")
 
 

@@ -94,9 +94,7 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, given: str) -> None:
     draw_xrays(tmp_path, patients=20)
-    settings = Settings.model_validate(
-        {"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}}
-    )
+    settings = Settings(name="x", data={"path": tmp_path / "xrays", "image_size": 32})
     prepared, _ = prepare(settings, tmp_path / "cache")
 
     with pytest.raises(MachineError, match=f"source {source} returned {given}"):

@@ -62,9 +62,7 @@ TRIALS = 5
 GAN_CHECKPOINT_STEPS = 2
 _LOST_ONCE, _LOST_FOR_GOOD = 2, 3
 _RUNS = (
-    Parameters.model_validate(
-        {"source": "gan", "gan": {"steps": 3, "image_size": 32, "batch_size": 8, "width": 4}}
-    ),
+    Parameters(source="gan", gan={"steps": 3, "image_size": 32, "batch_size": 8, "width": 4}),
     Parameters(source="none"),
     Parameters(source="duplicate"),
 )

@@ -31,9 +31,7 @@ from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.gpu
 
-GAN = GanSettings.model_validate(
-    {"image_size": 32, "width": 8, "batch_size": 16, "z_dim": 16, "steps": 40}
-)
+GAN = GanSettings(image_size=32, width=8, batch_size=16, z_dim=16, steps=40)
 
 
 def epochs(
@@ -172,7 +170,7 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
     "backbone", ["small_cnn", "resnet18", "mobilenet_v2", "densenet121", "vgg16"]
 )
 def test_a_network_gives_the_same_on_gpu_and_cpu(gpu: Compute, backbone: str) -> None:
-    parameters = Parameters.model_validate({"backbone": backbone, "weights": "none"})
+    parameters = Parameters(backbone=backbone, weights="none")
     network = build_classifier(parameters, 2, weights=None, seed=1)
     images = torch.rand(4, 3, 96, 96)
     exact = Compute(device="cuda", threads=2, precision="float32")

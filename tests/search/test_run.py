@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from tests.in_process import InProcess, command, one_thread, search_in_process
+from tests.in_process import InProcess, command, one_thread, save_backbone, search_in_process
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
-from xraytune.base.tensors import save_state
 from xraytune.model.train import train
-from xraytune.nets.backbones import build_backbone
 from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
@@ -200,8 +197,7 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
 
 def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
     file = space.parent / "nih.safetensors"
-    torch.manual_seed(0)
-    save_state(build_backbone("xrv_densenet121_nih")[0].state_dict(), file)
+    save_backbone(file, "xrv_densenet121_nih")
     encoder = ("backbone=xrv_densenet121_nih", f"weights={file}", "trainable=head", "input_size=32")
     notes: list[str] = []
 

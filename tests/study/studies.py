@@ -15,6 +15,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import create_journal
 from xraytune.study.row import RunRow, TrialRow
+from xraytune.study.start import create_study
 from xraytune.study.status import StudyView
 
 SPACE = """\
@@ -31,10 +32,20 @@ sampler: {startup_trials: 2, seed: 3}
 """
 
 
+CPU = Compute(device="cpu", threads=1, precision="float32")
+
+
 def write_space(folder: Path, *overrides: str) -> Space:
     file = folder / "small.yaml"
     file.write_text(SPACE)
     return load_space(file, overrides)
+
+
+def new_study(root: Path, *overrides: str, compute: Compute = CPU) -> StudyFolder:
+    """A study of `SPACE` with two images, and without trials."""
+    study = StudyFolder(root / "studies/small")
+    create_study(study, write_space(root, *overrides), two_images(), compute)
+    return study
 
 
 def space_of(study: StudyFolder, *overrides: str) -> Space:
@@ -66,9 +77,6 @@ def two_images() -> SplitData:
     )
 
 
-CPU = Compute(device="cpu", threads=1, precision="float32")
-
-
 def no_gan(generator: GanSettings | None, draw: int | None, size_px: int) -> str | None:
     """Return None: every GAN exists."""
     del generator, draw, size_px
@@ -98,6 +106,13 @@ def ended(value: float, epochs: int = 9) -> TrialResult:
     return TrialResult(
         value=value, best_epoch=1, epochs=epochs, val_b_score=value - 0.01, threshold=0.5
     )
+
+
+def run_trial(loop: SearchTrials, number: int, value: float) -> None:
+    """Let the next trial, of this number, end after an epoch."""
+    loop.next_trial()
+    loop.on_result(number, epoch(1, value))
+    loop.on_result(number, ended(value, epochs=1))
 
 
 def ended_trials(study: StudyFolder) -> dict[int, RunRow]:

@@ -6,22 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import InProcess, one_thread
+from tests.in_process import InProcess, one_thread, save_backbone
 from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
 from xraytune.base.errors import DataError, StudyError
 from xraytune.base.files import sha256_of, write_json, write_text
-from xraytune.base.tensors import save_state
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import prepare
 from xraytune.model.train import train
-from xraytune.nets.networks import build_classifier
 from xraytune.search import run as search_run
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.inputs import OFFICIAL, inputs_of_space, require_same_inputs, write_inputs
 
@@ -42,11 +39,7 @@ scheduler: {name: none}
 
 
 def write_weights(root: Path, seed: int) -> None:
-    parameters = Parameters(backbone="small_cnn", weights="none")
-    save_state(
-        build_classifier(parameters, 2, weights=None, seed=seed).backbone.state_dict(),
-        root / "own.safetensors",
-    )
+    save_backbone(root / "own.safetensors", seed=seed)
 
 
 def draw_extra(root: Path, seed: int) -> None:

@@ -8,17 +8,13 @@ from typing import Literal
 
 import pytest
 
-from tests.study.studies import CPU, direct, two_images, write_space
+from tests.study.studies import CPU, direct, new_study, two_images
 from xraytune.base.errors import MachineError, StudyError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.locks import build_lock
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder, locked, work_on
-from xraytune.study.start import (
-    continue_under_releases,
-    create_study,
-    require_same_images,
-)
+from xraytune.study.start import continue_under_releases, require_same_images
 
 pytestmark = pytest.mark.slow
 
@@ -93,8 +89,7 @@ def test_a_second_search_is_refused_before_it_looks_at_the_images(
 def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it reads the images; on a CPU its trials would have other numbers."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    study = StudyFolder(tmp_path / "studies/small")
-    create_study(study, write_space(tmp_path), two_images(), replace(CPU, device="cuda"))
+    study = new_study(tmp_path, compute=replace(CPU, device="cuda"))
 
     with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)

@@ -15,7 +15,7 @@ def test_a_pipe_in_place_of_the_list_of_seen_images_is_refused_without_reading_i
 ) -> None:
     os.mkfifo(tmp_path / "seen.txt")
     folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
-    source = source_of(Parameters.model_validate({"source": "folder", "folder": folder}))
+    source = source_of(Parameters(source="folder", folder=folder))
 
     with pytest.raises(DataError, match="not a file"):
         source.seen_images()
