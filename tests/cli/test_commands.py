@@ -16,8 +16,6 @@ from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
 from xraytune.cli.command import Command
 from xraytune.space.load import load_space
 
-UNIFORM = "lr={min: 1e-5, max: 1e-1}"
-
 
 @pytest.mark.slow
 def test_space_check_prints_the_file_with_every_default(space: Path) -> None:

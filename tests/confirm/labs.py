@@ -119,9 +119,15 @@ def search_space(root: Path, space: str, **where: Any) -> Path:
 
 def show_confirmed(study: Path, **options: Any) -> str:
     """Confirm a study, and return what the command prints."""
+    with confirm_in_process():
+        return shown_of(confirm(study, **options))
+
+
+def shown_of(confirmation: Confirmation) -> str:
+    """What the command prints of a confirmation."""
     shown = io.StringIO()
-    with confirm_in_process(), redirect_stdout(shown):
-        show_confirm(confirm(study, **options), {})
+    with redirect_stdout(shown):
+        show_confirm(confirmation, {})
     return shown.getvalue()
 
 

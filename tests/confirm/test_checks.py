@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.in_process import command
+from tests.in_process import command, other_process
 from xraytune.base.errors import ConfigError
 from xraytune.confirm.checks import plan
 from xraytune.space.settings import PACKAGES
@@ -77,13 +76,8 @@ def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: st
     broken.write_text(f'raise ImportError("{why}")')
     path = os.pathsep.join([str(tmp_path), *sys.path])
 
-    done = subprocess.run(
-        [sys.executable, "-m", "xraytune", "plan", "--json"],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = f"{sys.executable} -m xraytune plan --json"
+    done = other_process(command, env={**os.environ, "PYTHONPATH": path})
 
     assert done.returncode == 4, done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}

@@ -1,6 +1,5 @@
 """A whole study of findings in this process: search, confirm, report, model, predictions."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.confirm.labs import search_space, show_confirmed
 from tests.in_process import one_core
+from tests.model.conftest import read_rows
 from tests.pair_files import draw_xrays
 from xraytune.base.files import read_json
 from xraytune.data.findings import numbers_of
@@ -87,7 +87,7 @@ def test_the_final_model_is_evaluated_and_predicts_by_finding(lab: Path) -> None
     evaluation = evaluate(
         lab / "model", data=lab / "xrays/data.yaml", out=lab / "ev", replicates=50
     )
-    table = [*csv.DictReader((lab / "ev/predictions.csv").read_text().splitlines())]
+    table = read_rows(lab / "ev/predictions.csv")
     for name, measured in evaluation.groups["findings"].items():
         known = [row for row in table if row[f"label_{name}"] != "?"]
         true, scores = (
@@ -99,5 +99,5 @@ def test_the_final_model_is_evaluated_and_predicts_by_finding(lab: Path) -> None
     each = [measured.metrics["auroc"] for measured in evaluation.groups["findings"].values()]
     assert evaluation.metrics["auroc"] == pytest.approx(np.mean(np.array(each, dtype=float)))
     predicted = predict(lab / "model", lab / "xrays/test", out=lab / "predictions.csv")
-    rows = [*csv.DictReader((lab / "predictions.csv").read_text().splitlines())]
+    rows = read_rows(lab / "predictions.csv")
     assert [row["predicted_lobar"] for row in rows].count("1") == predicted.counts["lobar"]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,11 @@ def root(module_path: Path) -> Path:
 
 def frozen(root: Path) -> list[str]:
     return [f"weights={root / 'net.safetensors'}", "trainable=head"]
+
+
+def curve_in(root: Path, **options: Any) -> Curve:
+    """The curve of the room's space, by default with its cache."""
+    return curve(root / "space.yaml", **{"cache": root / "cache", **options})
 
 
 def point(
@@ -156,17 +162,10 @@ def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
 ) -> None:
     """The command prints the answer first, and writes the same figures with a picture."""
     with one_core():
-        found = curve(root / "space.yaml", cache=root / "cache", patients=NUMBERS)
+        found = curve_in(root, patients=NUMBERS)
         trained = trainings(root / "cache")
-        arguments = [
-            "--space",
-            root / "space.yaml",
-            "--cache",
-            root / "cache",
-            "--patients",
-            "16,8",
-        ]
-        shown = command("curve", *arguments, "--out", tmp_path / "out").stdout
+        where = f"--space {root}/space.yaml --cache {root}/cache"
+        shown = command(f"curve {where} --patients 16,8 --out {tmp_path}/out").stdout
 
     assert " ".join(shown.split()).startswith(found.sentence)
     assert trainings(root / "cache") == trained
@@ -210,8 +209,7 @@ def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
 
     with one_core():
         first, again = (
-            curve(root / "space.yaml", overrides=frozen(root), cache=cache, patients=[2, 4])
-            for _ in range(2)
+            curve_in(root, overrides=frozen(root), cache=cache, patients=[2, 4]) for _ in range(2)
         )
 
     draws = choose_draws(names, [2, 4], 1.0)
@@ -234,10 +232,9 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
             root / "donor.yaml", out=tmp_path / "sent", cache=root / "cache"
         ).path
         notes: list[str] = []
-        found = curve(
-            root / "space.yaml",
+        found = curve_in(
+            root,
             overrides=frozen(root),
-            cache=root / "cache",
             patients=NUMBERS,
             donor=sent,
             folder=draw_extra(tmp_path / "images"),
@@ -268,9 +265,9 @@ def draw_extra(folder: Path) -> Path:
 @pytest.mark.slow
 def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a classifier nor statistics"):
-        curve(root / "space.yaml", cache=root / "cache", donor=tmp_path)
+        curve_in(root, donor=tmp_path)
     with pytest.raises(ConfigError, match="mistaken for an X-ray"):
-        curve(root / "space.yaml", cache=root / "cache", out=root / "xrays/curve")
+        curve_in(root, out=root / "xrays/curve")
 
 
 def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
@@ -326,10 +323,6 @@ def test_a_space_without_a_baseline_or_with_a_draw_without_a_class_is_refused_be
         file.unlink()
 
     with pytest.raises(ConfigError, match="no arm without extra images"):
-        curve(
-            root / "space.yaml",
-            overrides=["source=duplicate", "points_to_evaluate=[]"],
-            cache=root / "cache",
-        )
+        curve_in(root, overrides=["source=duplicate", "points_to_evaluate=[]"])
     with pytest.raises(DataError, match="no image of NORMAL"):
-        curve(root / "space.yaml", patients=[4, 8], data=xrays, cache=tmp_path / "cache")
+        curve_in(root, patients=[4, 8], data=xrays, cache=tmp_path / "cache")

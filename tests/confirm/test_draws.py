@@ -25,7 +25,7 @@ from xraytune.confirm.test_access import TEST_ACCESS_FILE
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
-from xraytune.space.settings import Parameters
+from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
@@ -168,7 +168,7 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     known = next(image.file for image in searched.images if image.side == "train")
     (tmp_path / "extra/NORMAL").mkdir(parents=True)
     shutil.copy(ended.path / "xrays" / known, tmp_path / "extra/NORMAL/another.jpeg")
-    compared = [Parameters(source="folder", folder={"path": tmp_path / "extra"})]
+    compared = [Parameters(source="folder", folder=FolderSettings(path=tmp_path / "extra"))]
 
     auto = changed(ended.settings, confirm={"test": "auto"})
     choice = ended.choose(auto, compared=compared)
@@ -193,7 +193,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     ]
     seen = [*unused[::9], *index.test[:2]]
     (tmp_path / "seen.txt").write_text("\n".join(image.sha256 for image in seen), encoding="utf-8")
-    folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
+    folder = FolderSettings(path=tmp_path, seen=tmp_path / "seen.txt")
     compared = [Parameters(source="folder", folder=folder)]
     (tmp_path / "NORMAL").mkdir()
     shutil.copy(ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL/another.jpeg")

@@ -1,8 +1,6 @@
 """Further hospitals: the kept networks of a confirmation, scored on other test images as well."""
 
-import io
 import shutil
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +13,12 @@ from tests.confirm.labs import (
     Stopped,
     draw_hospital,
     leave_sealed,
+    shown_of,
     stop_while_scoring,
     times_of,
 )
 from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.base.files import read_json
-from xraytune.cli.results import show_confirm
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -98,11 +96,9 @@ def test_a_hospital_is_opened_once_and_stays_in_the_verdict_report_and_on_the_sc
     assert last.to_json() == both.to_json()
     assert [row["reason"] for row in done.log] == [*[row["reason"] for row in logged], ""]
     assert logged[-1]["reason"] == "second site"
-    shown = io.StringIO()
-    with redirect_stdout(shown):
-        show_confirm(last, {})
-    assert "At hospital_c: " in shown.getvalue()
-    assert f"at hospital_b: {last.finalists[0].arm}" in shown.getvalue()
+    shown = shown_of(last)
+    assert "At hospital_c: " in shown
+    assert f"at hospital_b: {last.finalists[0].arm}" in shown
     report = write_report(done.study).read_text()
     patients = last.hospitals[0].test.patients
     assert f"at hospital_b ({patients})" in report, "a row of the chart"

@@ -35,6 +35,14 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "confirm")
 
 
+def runs_of(each: list[Parameters]) -> list[Trial]:
+    experiments = [Experiment(settings=SETTINGS, parameters=parameters) for parameters in each]
+    return [
+        Trial(number=number, label=f"run {number}", experiment=experiment)
+        for number, experiment in enumerate(experiments)
+    ]
+
+
 def work(
     folder: StudyFolder,
     count: int,
@@ -43,14 +51,8 @@ def work(
     mixing: Any = "additive",
     **options: Any,
 ) -> TrialLoop:
-    parameters = Parameters(lr=lr, source=source, mixing=mixing)
-    experiment = Experiment(settings=SETTINGS, parameters=parameters)
-    runs = [
-        Trial(number=number, label=f"run {number}", experiment=experiment)
-        for number in range(count)
-    ]
-    options = {"generator_need": no_gan, **options}
-    return RunList(folder, runs, what="runs", **options)
+    runs = runs_of([Parameters(lr=lr, source=source, mixing=mixing)] * count)
+    return RunList(folder, runs, what="runs", **{"generator_need": no_gan, **options})
 
 
 def started(work: TrialLoop) -> int:
@@ -116,15 +118,7 @@ def test_top_ups_are_compared_with_those_of_their_mixing(folder: StudyFolder) ->
 def test_what_a_generator_took_is_not_expected_of_runs_without_one(folder: StudyFolder) -> None:
     """The first run of a confirmation trains a generator; its network takes less than a second."""
     seen: list[RunsView] = []
-    settings = [Parameters(source="gan"), Parameters(), Parameters()]
-    runs = [
-        Trial(
-            number=number,
-            label=f"run {number}",
-            experiment=Experiment(settings=SETTINGS, parameters=parameters),
-        )
-        for number, parameters in enumerate(settings)
-    ]
+    runs = runs_of([Parameters(source="gan"), Parameters(), Parameters()])
     first = RunList(folder, runs, what="runs", generator_need=no_gan)
     started(first)
     row = asdict(epoch(1, 0.5)) | {"seconds": 0.5}

@@ -10,7 +10,13 @@ from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import SplitData, prepare
-from xraytune.space.settings import DataSettings, Parameters, Settings, SplitSettings
+from xraytune.space.settings import (
+    DataSettings,
+    FolderSettings,
+    Parameters,
+    Settings,
+    SplitSettings,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +51,7 @@ class Lab:
         """The images that a confirmation of a finalist with these extra images scores."""
         prepared, compared = prepared or self.prepared(), list[Parameters]()
         if extra:
-            compared.append(Parameters(source="folder", folder={"path": extra}))
+            compared.append(Parameters(source="folder", folder=FolderSettings(path=extra)))
         given = read_labelled(test, prepared.class_names) if test else None
         return choose_test(
             self.settings, prepared, self.cache, replicates=2, compared=compared, test=given

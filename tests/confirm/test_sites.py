@@ -30,7 +30,7 @@ from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment, FolderSettings, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training import TrialTraining
@@ -200,10 +200,10 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     (tmp_path / "extra/NORMAL").mkdir(parents=True)
     source = ended.path / "xrays" / prepared.side("train")[0].file
     shutil.copy(source, tmp_path / "extra/NORMAL/another.jpeg")
-    folder = {"path": tmp_path / "extra", "seen": tmp_path / "seen.txt"}
+    folder = FolderSettings(path=tmp_path / "extra", seen=tmp_path / "seen.txt")
     known = [Parameters(source="folder", folder=folder)]
-    folder.pop("seen")
-    unknown = [Parameters(source="folder", folder=folder)]
+    undeclared = FolderSettings(path=tmp_path / "extra")
+    unknown = [Parameters(source="folder", folder=undeclared)]
 
     with pytest.raises(DataError, match=r"site hospital_.: too few test patients: PNEUMONIA"):
         ended.choose(compared=known, replicates=3)

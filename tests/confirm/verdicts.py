@@ -1,6 +1,7 @@
 """The files and the scores of confirmations that did not take place."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from xraytune.confirm.record import (
     HeldOutSet,
     Searched,
 )
-from xraytune.space.settings import Parameters
+from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
@@ -28,7 +29,7 @@ SEXES = {"female": 1.0, "male": 0.0}
 
 
 def arm(name: str, role: Any, source: str) -> Arm:
-    folder = {"path": Path("images")} if source == "folder" else None
+    folder = FolderSettings(path=Path("images")) if source == "folder" else None
     parameters = Parameters(source=source, folder=folder)
     return Arm(name=name, role=role, trial="#1", parameters=parameters)
 
@@ -60,6 +61,31 @@ def study(seed: int, patients: int = 240) -> tuple[ArmScores, dict[str, str], li
     return test, dict(zip(files, sexes, strict=True)), files
 
 
+CONFIRMATION = Confirmation(
+    study=Path("studies/small"),
+    metric="AUROC",
+    objective="AUROC",
+    network="classifier",
+    exploratory=(),
+    rope=0.01,
+    replicates=REPLICATES,
+    train_images=40,
+    train_patients=30,
+    test=HeldOutSet(kind="folder", images=300, patients=300, fingerprint="f"),
+    notes=(),
+    finalists=(),
+    searched=Searched(
+        trials=60,
+        pruned=0,
+        sampler="tpe",
+        image_size_px=128,
+        networks=("mobilenet_v2 (imagenet weights, trainable: head)",),
+        generators=("pca GAN of 64 px, trained for 4,000 steps",),
+        packages={"xraytune": "0.1.0", "torch": "2.15.0"},
+    ),
+)
+
+
 def write_verdict(
     study: Path,
     words: Mapping[int, Any],
@@ -75,29 +101,7 @@ def write_verdict(
     finalists = tuple(_finalist(f"gan #{trial}", trial, word) for trial, word in words.items())
     if scores:
         finalists = (_measured(StudyFolder(study), words, scores),)
-    record = Confirmation(
-        metric="AUROC",
-        objective="val_auroc",
-        network="classifier",
-        exploratory=exploratory,
-        rope=0.01,
-        replicates=2,
-        train_images=1,
-        train_patients=1,
-        test=HeldOutSet(kind="unused", images=1, patients=1147, fingerprint="0" * 32),
-        notes=(),
-        study=study,
-        finalists=finalists,
-        searched=Searched(
-            trials=6,
-            pruned=0,
-            sampler="tpe",
-            image_size_px=64,
-            networks=("small_cnn",),
-            generators=(),
-            packages={},
-        ),
-    )
+    record = replace(CONFIRMATION, study=study, exploratory=exploratory, finalists=finalists)
     write_json(study / "confirm/verdict.json", to_json(record), is_recorded=True)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,11 @@ def shown(
     return grey_of(dicom(levels, bits, syntax, **attributes))
 
 
+def full_range(levels: AnyArray, bits: int = 12) -> Float64Array:
+    """The grey of levels whose lowest one is black."""
+    return np.asarray((levels - float(levels.min())) / (2**bits - 1) * 255)
+
+
 RAMP = ramp(0, 4095)
 SIGNED = ramp(-2048, 2047, np.int16)
 MONOCHROME1 = {"PhotometricInterpretation": "MONOCHROME1"}
@@ -65,7 +69,7 @@ def test_without_a_window_all_levels_are_shown(
     Devices write wrong shapes of the presentation LUT.
     """
     content = dicom(levels, bits, **attributes)
-    expected = (levels - float(levels.min())) / (2**bits - 1) * 255
+    expected = full_range(levels, bits)
 
     assert_allclose(grey_of(content), 255 - expected if is_inverted else expected, atol=0.51)
     assert read_grey(content, FILE, needed_px=8).kind == f"DICOM {bits}-bit"
@@ -166,7 +170,7 @@ def test_bits_above_those_stored_show_nothing(syntax: UID, levels: AnyArray) -> 
     overlaid = (levels & 0xFFF).view(np.uint16)
     overlaid[:, ::2] |= np.uint16(1 << 15)
 
-    expected = (levels - float(levels.min())) / 4095 * 255
+    expected = full_range(levels)
     for stored in (levels, overlaid.view(levels.dtype)):
         grey = shown(levels, 12, syntax, PixelData=stored_as(stored, syntax))
         assert_allclose(grey, expected, atol=0.51)
@@ -181,7 +185,7 @@ def test_bits_at_the_high_end_are_shifted_down(syntax: UID, levels: AnyArray) ->
 
     grey = shown(levels, 12, syntax, HighBit=15, PixelData=stored_as(stored, syntax))
 
-    assert_allclose(grey, (levels - float(levels.min())) / 4095 * 255, atol=0.51)
+    assert_allclose(grey, full_range(levels), atol=0.51)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -302,18 +306,13 @@ def test_a_file_without_preamble_is_read(syntax: UID, start: bytes) -> None:
     assert_array_equal(grey_of(bare), grey_of(whole))
 
 
-def write(root: Path, file: str, content: bytes) -> None:
-    (root / file).parent.mkdir(parents=True, exist_ok=True)
-    (root / file).write_bytes(content)
-
-
 @pytest.mark.parametrize("ids", [("ANONYMOUS", "ANONYMOUS"), ("CLASS A", "CLASS B")])
 def test_a_placeholder_for_all_patients_is_named_and_can_be_overridden(
     xrays: DataFolder, ids: tuple[str, str]
 ) -> None:
     for number in range(20):
         content = dicom(ramp(number, 4095), PatientID=ids[number % 2])
-        write(xrays, f"{('NORMAL', 'PNEUMONIA')[number % 2]}/{number}.dcm", content)
+        xrays.write(f"{('NORMAL', 'PNEUMONIA')[number % 2]}/{number}.dcm", content)
 
     assert "has 1 patient: none for" in xrays.refusal()
     note = "DICOM headers have the same PatientID; if the ID is a placeholder"
@@ -351,7 +350,7 @@ def test_lateral_views_and_ct_are_noted_by_their_headers(
     for name in ("NORMAL", "PNEUMONIA"):
         for number, attributes in enumerate((frontal, header)):
             content = dicom(ramp(number, 4095), PatientID=f"{name}{number}", **attributes)
-            write(xrays, f"{name}/{name}{number}.dcm", content)
+            xrays.write(f"{name}/{name}{number}.dcm", content)
 
     notes = " ".join(xrays.index().warnings)
 
@@ -367,9 +366,9 @@ def hospital(xrays: DataFolder) -> DataFolder:
             for view, file in enumerate((f"IM00000{patient}", f"{patient}{suffix}")):
                 levels = ramp(view, 1000 + 100 * patient + label)
                 content = dicom(levels, PatientID=f"{name}{patient}")
-                write(xrays, f"{name}/{file}", content if view else content[132:])
-    write(xrays, "NORMAL/DICOMDIR", dicom(None))
-    write(xrays, "NORMAL/begins_like_dicom.raw", b"\x02\0\x02\0" * 99)
+                xrays.write(f"{name}/{file}", content if view else content[132:])
+    xrays.write("NORMAL/DICOMDIR", dicom(None))
+    xrays.write("NORMAL/begins_like_dicom.raw", b"\x02\0\x02\0" * 99)
     return xrays
 
 

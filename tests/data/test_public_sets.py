@@ -176,8 +176,7 @@ def test_a_public_layout_is_read_or_refused(xrays: DataFolder, name: str) -> Non
     files, tables, settings, outcome = LAYOUTS[name]
     xrays.images(files)
     for file, text in tables.items():
-        (xrays / file).parent.mkdir(parents=True, exist_ok=True)
-        (xrays / file).write_text(text)
+        xrays.write(file, text.encode())
 
     if isinstance(settings, str):
         assert counts(shipped(settings, xrays)) == outcome

@@ -119,15 +119,13 @@ def test_a_column_or_an_expression_gives_the_site(xrays: DataFolder) -> None:
 
 def test_a_dicom_header_gives_the_site_and_subgroups(xrays: DataFolder) -> None:
     for number in range(12):
-        file = xrays / ("NORMAL", "PNEUMONIA")[number % 2] / f"{number}.dcm"
-        file.parent.mkdir(parents=True, exist_ok=True)
         content = dicom(
             ramp(number, 4095),
             PatientID=f"p{number}",
             InstitutionName="AB"[number // 6],
             PatientSex="FM"[number % 2],
         )
-        file.write_bytes(content)
+        xrays.write(f"{('NORMAL', 'PNEUMONIA')[number % 2]}/{number}.dcm", content)
 
     index = xrays.index(split={"site": "InstitutionName"})
 

@@ -17,7 +17,7 @@ from xraytune.nets.backbones import accepts, build_backbone
 from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.space.space import require_extensions
 from xraytune.synth.sources.which import source_of
 
@@ -94,7 +94,7 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, given: str) -> None:
     draw_xrays(tmp_path, patients=20)
-    settings = Settings(name="x", data={"path": tmp_path / "xrays", "image_size": 32})
+    settings = Settings(name="x", data=DataSettings(path=tmp_path / "xrays", image_size=32))
     prepared, _ = prepare(settings, tmp_path / "cache")
 
     with pytest.raises(MachineError, match=f"source {source} returned {given}"):

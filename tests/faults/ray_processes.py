@@ -100,15 +100,8 @@ class Killable:
                 return
             assert self._process.returncode in {0, -signal.SIGKILL}, self.log()
             self.trials += 0 if self._process.returncode else _TRIALS
-        command = [
-            PROGRAM,
-            "search",
-            "--space",
-            "space.yaml",
-            "--set",
-            f"budget.trials={self.trials}",
-            *self.arguments,
-        ]
+        search = f"search --space space.yaml --set budget.trials={self.trials}".split()
+        command = [PROGRAM, *search, *self.arguments]
         with (self.root / "log.txt").open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
 

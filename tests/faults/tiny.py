@@ -13,17 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.in_process import CPU, job_of
+from tests.in_process import CPU, job_of, loop_of
 from tests.pair_files import draw_xrays
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord
 from xraytune.confirm.run_list import RunList
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.search.loop import TrialLoop
-from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal
 from xraytune.study.start import (
@@ -62,7 +61,7 @@ TRIALS = 5
 GAN_CHECKPOINT_STEPS = 2
 _LOST_ONCE, _LOST_FOR_GOOD = 2, 3
 _RUNS = (
-    Parameters(source="gan", gan={"steps": 3, "image_size": 32, "batch_size": 8, "width": 4}),
+    Parameters(source="gan", gan=GanSettings(steps=3, image_size=32, batch_size=8, width=4)),
     Parameters(source="none"),
     Parameters(source="duplicate"),
 )
@@ -160,8 +159,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
         require_free(folder)
         create_study(folder, space, prepared, CPU)
     with locked(folder):
-        need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
-        work = SearchTrials(folder, space, need)
+        work = loop_of(folder, space, prepared, tree.cache)
 
         def is_lost(trial: Trial, epoch: int) -> bool:
             if trial.number == _LOST_FOR_GOOD:

@@ -7,7 +7,7 @@ from xraytune.space.settings import Settings
 
 
 def settings(**resources: object) -> Settings:
-    return Settings(name="any", data={"path": "any"}, resources=resources)
+    return Settings.model_validate({"name": "any", "data": {"path": "any"}, "resources": resources})
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ from xraytune.nets.inputs import (
     input_format,
     view_table,
 )
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
 
 
 def format_for(**parameters: Any) -> InputFormat:
     """The format if the training images have mean 0.4 and standard deviation 0.2."""
-    settings = Settings(name="any", data={"path": Path("images")})
+    settings = Settings(name="any", data=DataSettings(path=Path("images")))
     experiment = Experiment(settings=settings, parameters=Parameters.model_validate(parameters))
     return input_format(experiment, train_mean=0.4, train_std=0.2)
 

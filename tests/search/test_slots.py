@@ -10,7 +10,7 @@ from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.settings import Experiment, Parameters, Resources, Settings
 from xraytune.study.trial import Failure, Trial
 
-SETTINGS = Settings(name="any", data={"path": "any"})
+SETTINGS = Settings.model_validate({"name": "any", "data": {"path": "any"}})
 EXPERIMENT = Experiment(settings=SETTINGS, parameters=Parameters())
 OUT_OF_MEMORY: Failure = {"epochs": 0, "cause": "memory"}
 

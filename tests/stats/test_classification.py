@@ -2,21 +2,19 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from tests.stats.conftest import of_two_classes
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
+    Floats,
+    Labels,
     ScoredImages,
     auroc,
     sensitivity_at,
     weighted_metrics,
 )
 from xraytune.stats.intervals import measure
-
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
 
 
 def unweighted(images: ScoredImages) -> dict[str, float | None]:

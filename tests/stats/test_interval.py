@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from benchmarks.simulated_studies import Arm, simulate
 from xraytune.base.errors import ConfigError
 from xraytune.base.seeding import numpy_generator
+from xraytune.stats.classification import Floats
 from xraytune.stats.placements import (
     StructuralComponents,
     around,
@@ -23,7 +23,6 @@ from xraytune.stats.verdict import (
     score_interval,
 )
 
-Floats = NDArray[np.float64]
 SHAPES = st.tuples(st.integers(2, 6), st.integers(4, 30), st.integers(0, 10_000))
 """Replicates, patients, and the seed of the numbers."""
 

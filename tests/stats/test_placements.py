@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
 
 from xraytune.base.seeding import numpy_generator
+from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import (
     StructuralComponents,
     auroc_interval,
@@ -13,9 +13,6 @@ from xraytune.stats.placements import (
     mean_components,
     structural_components,
 )
-
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
 
 
 def two_models(image_count: int = 90, seed: int = 1) -> tuple[Labels, Floats]:

@@ -18,7 +18,6 @@ from xraytune.synth.memorisation import (
 )
 
 Images = NDArray[np.uint8]
-Floats = NDArray[np.float64]
 
 
 def chests(count: int, purpose: str, size_px: int = 32) -> Images:

@@ -37,9 +37,7 @@ ARMS: tuple[dict[str, Any], ...] = (
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
     inputs = [
-        TrialTraining(
-            bench.experiment(augmentation="affine", views=3, **arm), bench.context
-        ).batches
+        TrialTraining(bench.experiment(augmentation="affine", **arm), bench.context).batches
         for arm in ARMS
     ]
     alone, duplicated, synthetic = [[batch_of(arm, step) for step in range(12)] for arm in inputs]
@@ -60,14 +58,9 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
 
     In a pretraining, the first steps have no real images.
     """
-    own: dict[str, Any] = {"gan": gan()} if source == "gan" else {}
-    mix = {
-        "source": source,
-        "mixing": "pretrain" if trainable == "all" else "additive",
-        "augmentation": "affine",
-        **own,
-    }
-    experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
+    mixing = "pretrain" if trainable == "all" else "additive"
+    mix = {"source": source, "gan": gan(), "mixing": mixing, "augmentation": "affine"}
+    experiment = frozen(bench, tmp_path, trainable=trainable, **mix)
     monkeypatch.setattr("xraytune.trial.batches._TRANSFER_BYTES", 0)
     in_parts = TrialTraining(experiment, bench.context).batches
     monkeypatch.setattr("xraytune.trial.batches._room_bytes", lambda _: np.inf)
@@ -106,9 +99,7 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
         mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
         own = {"gan": gan()} if source == "gan" else {}
         alone, pretrained, added = (
-            TrialTraining(
-                bench.experiment(augmentation="affine", views=3, **values), bench.context
-            ).batches
+            TrialTraining(bench.experiment(augmentation="affine", **values), bench.context).batches
             for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
         )
         batches = [batch_of(pretrained, step) for step in range(12)]
@@ -179,7 +170,7 @@ def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_pa
         ({"source": "duplicate", "batch_size": 1, "synthetic_ratio": 0.5}, True),
         ({"source": "none", "batch_size": 1}, False),
     ):
-        experiment = frozen(bench, tmp_path, augmentation="flip", views=3, **mix)
+        experiment = frozen(bench, tmp_path, augmentation="flip", **mix)
         training = TrialTraining(experiment, context)
         before = len(shown)
         source = training.images.sources[0]
@@ -204,7 +195,7 @@ def test_cached_features_are_what_the_frozen_network_computes(
     bench: Bench, tmp_path: Path, augmentation: str
 ) -> None:
     experiment = frozen(
-        bench, tmp_path, augmentation=augmentation, views=3, source="duplicate", synthetic_ratio=0.5
+        bench, tmp_path, augmentation=augmentation, source="duplicate", synthetic_ratio=0.5
     )
     cached = TrialTraining(experiment, bench.context)
     # The same views, but the whole network in the loop: what `trainable: head` means.

@@ -18,15 +18,15 @@ SIZES_PX = (32, 48, 64)
 
 
 def settings_of(root: Path, size_px: int) -> Settings:
-    data = {
-        "path": root / "xrays",
-        "image_size": size_px,
-        "split": {"val_a": 0.2, "val_b": 0.2},
-    }
-    budget = {"max_epochs": 2, "steps_per_epoch": 3}
-    quality = {"allow_memorised": True}
-    content = {"name": "small", "seed": 5, "data": data, "budget": budget, "quality": quality}
-    return Settings.model_validate(content)
+    split = {"val_a": 0.2, "val_b": 0.2}
+    return Settings.model_validate(
+        {
+            "name": "small",
+            "data": {"path": root / "xrays", "image_size": size_px, "split": split},
+            "budget": {"max_epochs": 2, "steps_per_epoch": 3},
+            "quality": {"allow_memorised": True},
+        }
+    )
 
 
 def outcome(settings: Settings, root: Path, name: str, context: RunContext, **given: Any) -> Any:

@@ -59,24 +59,19 @@ def root(module_path: Path) -> Path:
     return module_path
 
 
-def study(root: Path, **values: Any) -> tuple[Experiment, RunContext]:
+def study(
+    root: Path, donor: str, labels: str = "donor", **values: Any
+) -> tuple[Experiment, RunContext]:
+    """A trial on the swapped folders, which come with what the donor sent."""
     settings = load_space(root / "space.yaml", ["source=none"]).settings
-    network: dict[str, Any] = {"backbone": "small_cnn", "weights": str(root / "net.safetensors")}
-    training: dict[str, Any] = {"trainable": "head", "batch_size": 4, "lr": 0.01}
-    parameters = parameters_from({**network, **training, **values})
+    network = {"backbone": "small_cnn", "weights": str(root / "net.safetensors")}
+    training = {"trainable": "head", "batch_size": 4, "lr": 0.01, "labels": labels}
+    folder = {"folder.path": str(root / "swapped"), "folder.donor": str(root / donor)}
+    mix = {"source": "folder", "synthetic_ratio": 2.0}
+    parameters = parameters_from({**network, **training, **folder, **mix, **values})
     prepared, _ = prepare(settings, root / "cache", seen=seen_by([parameters]))
     context = RunContext(prepared=prepared, cache=root / "cache", compute=CPU)
     return Experiment(settings=settings, parameters=parameters), context
-
-
-def from_swapped_folders(root: Path, labels: str, donor: str) -> dict[str, Any]:
-    return {
-        "source": "folder",
-        "folder.path": str(root / "swapped"),
-        "folder.donor": str(root / donor),
-        "labels": labels,
-        "synthetic_ratio": 2.0,
-    }
 
 
 @pytest.mark.parametrize("donor", ["sent", "model"])
@@ -84,7 +79,7 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
     root: Path, donor: str
 ) -> None:
     """A real one has its class, and the loss is the cross-entropy of both."""
-    experiment, context = study(root, **from_swapped_folders(root, "donor", donor))
+    experiment, context = study(root, donor)
     training = TrialTraining(experiment, context)
     extra = training.images.sources[1]
     expected = label_images(extra, experiment, context)
@@ -105,7 +100,7 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
 
 
 def test_a_model_labels_images_as_it_predicts_them(root: Path) -> None:
-    experiment, context = study(root, **from_swapped_folders(root, "donor", "model"))
+    experiment, context = study(root, "model")
     extra = TrialTraining(experiment, context).images.sources[1]
     labels = label_images(extra, experiment, context)
     predicted = open_bundle(root / "model").predictor(CPU).run(extra.read())
@@ -116,8 +111,7 @@ def test_a_model_labels_images_as_it_predicts_them(root: Path) -> None:
 def test_labels_of_the_donor_mend_wrong_classes(root: Path, tmp_path: Path) -> None:
     scores = {}
     for labels in ("class", "donor"):
-        values = from_swapped_folders(root, labels, "model") | {"trainable": "all"}
-        experiment, context = study(root, **values)
+        experiment, context = study(root, "model", labels, trainable="all")
         folder = tmp_path / labels
         folder.mkdir()
         result = run_trial(experiment, context, trial_dir=folder)
@@ -126,7 +120,7 @@ def test_labels_of_the_donor_mend_wrong_classes(root: Path, tmp_path: Path) -> N
 
 
 def test_patients_of_the_donors_classifier_are_on_no_other_side(root: Path) -> None:
-    experiment, _ = study(root, **from_swapped_folders(root, "donor", "model"))
+    experiment, _ = study(root, "model")
     of_a = open_bundle(root / "model").prepared()
     assert {image.sha256 for image in of_a.images} <= seen_by([experiment.parameters])
 
@@ -134,23 +128,20 @@ def test_patients_of_the_donors_classifier_are_on_no_other_side(root: Path) -> N
 def test_a_folder_without_a_classifier_of_these_classes_is_refused(
     root: Path, tmp_path: Path
 ) -> None:
-    experiment, _ = study(root, **from_swapped_folders(root, "donor", "model"))
+    experiment, _ = study(root, "model")
     outputs = ("NORMAL", "TB")
     with pytest.raises(DataError, match="this model is for classification of NORMAL, PNEUMONIA"):
         require_labeller(experiment.parameters, experiment.settings, outputs)
     messages = {tmp_path: "there is no classifier here", root / "sent": "other classes"}
     for donor, message in messages.items():
-        parameters, settings = (
-            study(root, **from_swapped_folders(root, "donor", str(donor)))[0].parameters,
-            experiment.settings,
-        )
+        other, _ = study(root, str(donor))
         with pytest.raises(DataError, match=message):
-            require_labeller(parameters, settings, outputs)
+            require_labeller(other.parameters, other.settings, outputs)
 
 
 def test_a_head_on_weights_that_are_not_here_is_refused(root: Path) -> None:
-    values = from_swapped_folders(root, "donor", "sent") | {"weights": "none", "trainable": "all"}
-    experiment, _ = study(root, **values)
+    experiment, _ = study(root, "sent", weights="none", trainable="all")
+
     with pytest.raises(DataError, match="the classifier here needs small_cnn with weights of SHA"):
         require_labeller(experiment.parameters, experiment.settings, ("NORMAL", "PNEUMONIA"))
 
@@ -158,8 +149,7 @@ def test_a_head_on_weights_that_are_not_here_is_refused(root: Path) -> None:
 @pytest.mark.parametrize("control", ["donor", "donor_start"])
 def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control: Any) -> None:
     """Untrained, it predicts what the model predicts; training it further changes that."""
-    values = from_swapped_folders(root, "donor", "model") | {"trainable": "all"}
-    finalist, context = study(root, **values)
+    finalist, context = study(root, "model", trainable="all")
     start = donor_start(finalist.parameters, finalist.settings, ("NORMAL", "PNEUMONIA"))
     experiment = Experiment(
         settings=finalist.settings,
@@ -180,7 +170,7 @@ def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control
 
 
 def test_a_start_is_of_the_network_that_is_frozen_or_else_a_whole_one(root: Path) -> None:
-    frozen, _ = study(root, **from_swapped_folders(root, "donor", "sent"))
+    frozen, _ = study(root, "sent")
     names = ("NORMAL", "PNEUMONIA")
     assert donor_start(frozen.parameters, frozen.settings, names).trainable == "head"
     whole = frozen.parameters.model_copy(update={"trainable": "all"})
