@@ -78,7 +78,7 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
     assert sides.items() >= sides_of(searched).items(), "the search's sides stay as they were"
     everyone = Counter(patient for patients in sides.values() for patient in patients)
     assert max(everyone.values()) == 1
-    assert everyone.keys() == {image.patient for image in read_index(settings.data).images}
+    assert everyone.keys() == {*read_index(settings.data).images.patients}
     assert [len(sides[draw]) for draw in draws] == [TRAINED_ON] * replicates
     assert len(sides["test"]) >= FEWEST
     ill = {image.patient for image in choice.prepared.images if image.label == 1}

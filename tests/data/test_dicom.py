@@ -382,12 +382,12 @@ def test_headers_name_patients_an_expression_or_a_table_overrides_them(
     by_table = hospital.index()
 
     assert len(index.images) == 20
-    assert len({image.patient for image in index.images}) == 10
+    assert len({*index.images.patients}) == 10
     assert index.images[0].patient == f"dicom:{hashlib.sha256(b'NORMAL0').hexdigest()[:12]}"
     ignored = "files without an image suffix are ignored: 1 .raw, 1 no suffix"
     assert index.warnings == (f"{hospital}: {ignored}",)
-    assert {image.patient for image in by_expression.images} == {"NORMAL", "PNEUMONIA"}
-    assert [image.patient for image in by_table.images] == [f"p{n}" for n in range(len(files))]
+    assert {*by_expression.images.patients} == {"NORMAL", "PNEUMONIA"}
+    assert [*by_table.images.patients] == [f"p{n}" for n in range(len(files))]
 
 
 def test_missing_pydicom_is_named(hospital: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:

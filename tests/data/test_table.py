@@ -126,7 +126,7 @@ def test_cells_or_columns_give_the_classes(labelled: Labelled, name: str) -> Non
     index = labelled.index(label=None if columns else "finding", labels=labels)
 
     assert [classes_in(index).get(Path(file).stem, "-") for file in FILES] == expected.split()
-    assert {image.patient for image in index.images} <= {*FILES}
+    assert {*index.images.patients} <= {*FILES}
     assert all(warning in " ".join(index.warnings) for warning in warnings)
 
 
@@ -262,7 +262,7 @@ def test_table_without_labels_keeps_class_folders(tmp_path: Path) -> None:
     index = labelled.index(classes="binary", label=None)
 
     assert index.class_names == ("NORMAL", "PNEUMONIA")
-    assert [image.patient for image in index.images] == [f"p{i}" for i in range(8)]
+    assert [*index.images.patients] == [f"p{i}" for i in range(8)]
     assert index.warnings == (
         "labels.csv: leaves out images without a row: 1 (train/NORMAL/extra.png)",
     )
@@ -376,7 +376,7 @@ def test_tables_as_programs_write_them_are_read(
     index = labelled.index()
 
     assert classes_in(index) == {row[:2]: class_of(row) for row in ROWS}
-    assert {image.patient for image in index.images} == {f"p{row[:2]}" for row in ROWS}
+    assert {*index.images.patients} == {f"p{row[:2]}" for row in ROWS}
     unnamed = labelled.index(patient=None).images
     assert [image.patient for image in unnamed] == [image.file for image in unnamed]
 
@@ -432,5 +432,5 @@ def test_umlauts_of_one_or_two_code_points_are_the_same(xrays: DataFolder, form:
 
     index = xrays.index(classes="auto", positive=normalize(form, "Entzündung"))
 
-    assert {image.patient for image in index.images} == {f"p{i}" for i in range(6)}
+    assert {*index.images.patients} == {f"p{i}" for i in range(6)}
     assert index.class_names[index.positive] == "Entzündung"

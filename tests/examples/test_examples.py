@@ -82,9 +82,7 @@ def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_origina
     assert {image.sha256 for image in copied.images}.isdisjoint(
         image.sha256 for image in originals.images
     )
-    assert {image.patient for image in copied.images} == {
-        image.patient for image in originals.images
-    }
+    assert {*copied.images.patients} == {*originals.images.patients}
     assert "test__" not in (copies / "patients.csv").read_text("utf-8"), (
         "the test folder stays sealed"
     )

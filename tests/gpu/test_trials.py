@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from tests.in_process import CPU
 from tests.synth.conftest import train, trained_in
-from tests.trial.conftest import ARMS, Bench
+from tests.trial.conftest import ARMS, Bench, frozen
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.captured import Step, replayed
 from xraytune.nets.compute import pin
@@ -67,14 +66,9 @@ def weights_of(networks: Iterable[nn.Module]) -> list[torch.Tensor]:
 def test_every_arm_trains_the_same_steps(
     bench: Bench, tmp_path: Path, gpu: Compute, arm: str, trainable: str
 ) -> None:
-    random = build_classifier(bench.experiment().parameters, 2, weights=None, seed=9)
-    tensors = {name: tensor.contiguous() for name, tensor in random.backbone.state_dict().items()}
-    save_file(tensors, tmp_path / "backbone.safetensors")
-    weights = str(tmp_path / "backbone.safetensors")
+    experiment = frozen(bench, tmp_path, **ARMS[arm], trainable=trainable)
 
-    records = epochs(
-        bench, bench.experiment(**ARMS[arm], trainable=trainable, weights=weights), tmp_path, gpu
-    )
+    records = epochs(bench, experiment, tmp_path, gpu)
 
     assert [record.steps for record in records] == [4, 8, 12]
     assert np.isfinite(

@@ -64,11 +64,21 @@ def study(
 ) -> tuple[Experiment, RunContext]:
     """A trial on the swapped folders, which come with what the donor sent."""
     settings = load_space(root / "space.yaml", ["source=none"]).settings
-    network = {"backbone": "small_cnn", "weights": str(root / "net.safetensors")}
-    training = {"trainable": "head", "batch_size": 4, "lr": 0.01, "labels": labels}
-    folder = {"folder.path": str(root / "swapped"), "folder.donor": str(root / donor)}
-    mix = {"source": "folder", "synthetic_ratio": 2.0}
-    parameters = parameters_from({**network, **training, **folder, **mix, **values})
+    parameters = parameters_from(
+        {
+            "backbone": "small_cnn",
+            "weights": str(root / "net.safetensors"),
+            "trainable": "head",
+            "batch_size": 4,
+            "lr": 0.01,
+            "source": "folder",
+            "folder.path": str(root / "swapped"),
+            "folder.donor": str(root / donor),
+            "labels": labels,
+            "synthetic_ratio": 2.0,
+            **values,
+        }
+    )
     prepared, _ = prepare(settings, root / "cache", seen=seen_by([parameters]))
     context = RunContext(prepared=prepared, cache=root / "cache", compute=CPU)
     return Experiment(settings=settings, parameters=parameters), context
