@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from tests.docs.commands import python_of
+from tests.docs.commands import run_python_of
 from tests.in_process import confirm_in_process
 from tests.study.studies import new_study
 from xraytune import api
@@ -52,9 +52,8 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     """With its trials in this process instead of Ray's."""
     monkeypatch.chdir(tmp_path)
 
-    names: dict[str, Any] = {}
     with confirm_in_process():
-        exec(compile(python_of("docs/python.md"), "docs/python.md", "exec"), names)
+        names = run_python_of("docs/python.md")
 
     assert len(names["trials"]) == 6
     assert names["confirmation"].verdict in {"helps", "hurts", "no_better", "undecided"}

@@ -70,14 +70,7 @@ def test_killed_writer_preserves_existing_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
-WRITERS: dict[str, Callable[[Path], object]] = {
-    "write_json": lambda path: write_json(path, {}),
-    "append_jsonl": lambda path: append_jsonl(path, {}),
-    "new_folder": lambda path: _new_folder(path),
-}
-
-
-def _new_folder(path: Path) -> None:
+def make_folder(path: Path, _: object) -> None:
     with new_folder(path):
         pass
 
@@ -92,12 +85,12 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
     return flushed
 
 
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("write", [write_json, append_jsonl, make_folder])
 def test_new_file_and_parent_folders_are_flushed(
-    write: str, tmp_path: Path, flushed: set[Path]
+    write: Callable[..., object], tmp_path: Path, flushed: set[Path]
 ) -> None:
     """After a power loss a name is missing unless its folder was flushed."""
-    WRITERS[write](tmp_path / "trials/0007/checkpoint/what")
+    write(tmp_path / "trials/0007/checkpoint/what", {})
 
     assert {
         tmp_path,

@@ -13,7 +13,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from tests.confirm.labs import Lab, changed, show_confirmed
 from tests.confirm.verdicts import CONTROL, FINALIST
-from tests.in_process import CPU, InProcess, confirm_in_process
+from tests.in_process import CPU, confirm_in_process
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json
@@ -26,7 +26,6 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.export import export
 from xraytune.present.charts import plot_subgroups
-from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
@@ -247,16 +246,18 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
 
 
 def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_score(
-    ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: Lab, tmp_path: Path
 ) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
-    monkeypatch.setattr(search_run, "Runner", InProcess)
 
     def note(text: str) -> None:
         if text.startswith("`confirm` cannot score unused patients"):
             raise KeyboardInterrupt(text)
 
-    with pytest.raises(KeyboardInterrupt, match="3 draws of 32 patients, and 30 to test on"):
+    with (
+        confirm_in_process(),
+        pytest.raises(KeyboardInterrupt, match="3 draws of 32 patients, and 30 to test on"),
+    ):
         search(
             tmp_path / "space.yaml",
             data=ended.path / "xrays",

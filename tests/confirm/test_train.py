@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -163,15 +164,13 @@ def test_a_controls_arm_gets_as_many_trials_as_the_gan_even_after_a_kill(
         folder.mkdir()
     straight, broken = (open_study(folder, says=each(*values)) for folder in folders)
     reports = [(0, 1, 0.8, ""), (1, 1, 0.9, ""), (2, 1, 0.1, "")]
+    train_all = partial(train, stopped=STOPPED, reports=reports)
     with pytest.raises(KeyboardInterrupt):
-        train(open_study(folders[1], says=killed), REAL, GAN, stopped=STOPPED, reports=reports)
+        train_all(open_study(folders[1], says=killed), REAL, GAN)
 
-    plans = [train(one, REAL, GAN, stopped=STOPPED, reports=reports) for one in (straight, broken)]
+    plans = [train_all(one, REAL, GAN) for one in (straight, broken)]
 
     assert ends(broken) == ends(straight) == statuses
     assert plans[0] == plans[1]
     assert tuned(plans[0]) == ["top-up 2"]
-    assert (
-        train(open_study(folders[1], says=no_run), REAL, GAN, stopped=STOPPED, reports=reports)
-        == plans[0]
-    )
+    assert train_all(open_study(folders[1], says=no_run), REAL, GAN) == plans[0]

@@ -11,11 +11,10 @@ from PIL import Image
 
 from tests.data.image_files import dicom
 from tests.docs.commands import TINY, TINY_PAIRS
-from tests.in_process import InProcess, command, one_thread
+from tests.in_process import command, confirm_in_process
 from tests.pair_files import draw_xrays
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.search import run as search_run
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
 from xraytune.space.load import load_space
@@ -105,13 +104,12 @@ def test_the_space_of_each_kind_of_data_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search_run, "Runner", InProcess)
     data = draw(tmp_path / "xrays", kind)
     tiny = TINY_PAIRS if kind == "masks" else TINY
     more = ["data.split.val_a=0.35", "data.split.val_b=0.35"] if kind == "findings" else []
     own = [line for line in tiny if not line.startswith(("data.train_patients", "labels"))]
 
-    with one_thread():
+    with confirm_in_process():
         view = search(data=data, overrides=[*own, *more])
 
     assert view.counts == {"complete": 4}
@@ -134,16 +132,15 @@ def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "xrays", "classes")
-    monkeypatch.setattr(search_run, "Runner", InProcess)
     few = ["backbone=small_cnn", "weights=none", "trainable=all", "budget.trials=1"]
     few += ["budget.max_epochs=1", "scheduler={name: none}", "data.image_size=64"]
 
-    with one_thread():
+    with confirm_in_process():
         view = search(data=Path("xrays"), overrides=few)
     written = Path("xrays.yaml").read_text(encoding="utf-8")
     Path("xrays.yaml").write_text(written + "\n# mine\n", encoding="utf-8")
     notes: list[str] = []
-    with one_thread():
+    with confirm_in_process():
         again = search(
             data=Path("xrays"), overrides=few, callbacks=replace(NO_CALLBACKS, note=notes.append)
         )

@@ -44,10 +44,13 @@ TINY_PAIRS = (
 )
 
 
-def python_of(page: str, words: str = "") -> str:
-    """Return the Python code of a page, of all blocks with these words."""
+def run_python_of(page: str, words: str = "") -> dict[str, Any]:
+    """Run the Python code of a page, of all blocks with these words; return its variables."""
     of_page = [block for name, block in BLOCKS if name == page and block.language == "python"]
-    return "\n".join(block.text for block in of_page if words in block.text)
+    code = "\n".join(block.text for block in of_page if words in block.text)
+    names: dict[str, Any] = {}
+    exec(compile(code, page, "exec"), names)
+    return names
 
 
 def of_xraytune(words: list[str]) -> list[str] | None:

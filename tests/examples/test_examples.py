@@ -40,7 +40,7 @@ resources: {gpus_per_trial: 0, concurrent: 1}
 def lab(module_path: Path, examples_path: list[str]) -> Path:
     """Return a folder with `xrays`, a space of the examples, and a `model` trained on it."""
     draw_xrays(module_path, patients=40, seed=3, image_size_px=48)
-    (module_path / "own.yaml").write_text(SPACE, "utf-8")
+    (module_path / "own.yaml").write_text(SPACE)
     with on_path(*map(Path, examples_path[:2])):
         done = command(
             f"train --config {module_path}/own.yaml -o {module_path}/model",
@@ -83,6 +83,4 @@ def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_origina
         image.sha256 for image in originals.images
     )
     assert {*copied.images.patients} == {*originals.images.patients}
-    assert "test__" not in (copies / "patients.csv").read_text("utf-8"), (
-        "the test folder stays sealed"
-    )
+    assert "test__" not in (copies / "patients.csv").read_text(), "the test folder stays sealed"

@@ -32,7 +32,7 @@ def few(pixels, **_): return pixels[:1]
 @pytest.fixture
 def package(tmp_path: Path) -> Iterator[Path]:
     """Install a small package, and return its file."""
-    (tmp_path / "of_somebody.py").write_text(CODE, "utf-8")
+    (tmp_path / "of_somebody.py").write_text(CODE)
     points = {"whole": "of_somebody:Whole", "gone": "nowhere:Net", "resnet18": "of_somebody:Whole"}
     sources = {"floats": "of_somebody:floats", "few": "of_somebody:few", "lost": "of_somebody:lost"}
     groups = {"xraytune.backbones": points, "xraytune.sources": sources}
@@ -53,9 +53,7 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(
     tmp_path: Path,
 ) -> None:
     space = tmp_path / "space.yaml"
-    space.write_text(
-        "name: x\ndata: {path: xrays}\nparameters: {weights: {value: none}}\n", encoding="utf-8"
-    )
+    space.write_text("name: x\ndata: {path: xrays}\nparameters: {weights: {value: none}}\n")
 
     with pytest.raises(MachineError) as caught:
         require_extensions(load_space(space, ["source={values: [none, few, lost]}"]))

@@ -59,7 +59,7 @@ def pipeline(module_path: Path) -> Path:
 
 def test_a_pipeline_fills_a_folder_of_extra_images(pipeline: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen.txt"
-    seen.write_text("a1\nb2\n", "utf-8")
+    seen.write_text("a1\nb2\n")
 
     folder_from_pipeline(
         pipeline, tmp_path / "out", PROMPTS, count=2, seen=seen, image_size_px=32, steps=2

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.in_process import InProcess, command, one_thread, save_backbone, search_in_process
+from tests.in_process import command, confirm_in_process, save_backbone, search_in_process
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.model.train import train
-from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
@@ -36,13 +35,12 @@ scheduler: {name: none}
 
 
 @pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def space(tmp_path: Path) -> Iterator[Path]:
     """A space file next to its X-rays, whose trials run in this process."""
     draw_xrays(tmp_path, patients=24)
     path = tmp_path / "small.yaml"
     path.write_text(SPACE)
-    monkeypatch.setattr(search_run, "Runner", InProcess)
-    with one_thread():
+    with confirm_in_process():
         yield path
 
 

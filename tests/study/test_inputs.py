@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import InProcess, one_thread, save_backbone
+from tests.in_process import confirm_in_process, save_backbone
 from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
 from xraytune.base.errors import DataError, StudyError
@@ -16,7 +16,6 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import prepare
 from xraytune.model.train import train
-from xraytune.search import run as search_run
 from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
@@ -70,10 +69,9 @@ def drawn(module_path: Path) -> Path:
 
 
 @pytest.fixture
-def lab(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lab(drawn: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of it; trials run in this process."""
-    monkeypatch.setattr(search_run, "Runner", InProcess)
-    with one_thread():
+    with confirm_in_process():
         yield Path(shutil.copytree(drawn, tmp_path / "lab"))
 
 
@@ -164,9 +162,11 @@ def test_a_study_without_its_record_of_inputs_is_refused(lab: Path) -> None:
     study = search_lab(lab)
     (study.path / "inputs.json").unlink()
 
-    for again in (lambda: search_lab(lab, trials=2), lambda: confirm(study.path)):
-        with pytest.raises(StudyError, match=r"inputs\.json: a file of the study is missing"):
-            again()
+    refusal = r"inputs\.json: a file of the study is missing"
+    with pytest.raises(StudyError, match=refusal):
+        search_lab(lab, trials=2)
+    with pytest.raises(StudyError, match=refusal):
+        confirm(study.path)
 
 
 @pytest.mark.parametrize("changed", CHANGES)
