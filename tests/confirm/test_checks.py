@@ -12,8 +12,9 @@ from xraytune.base.errors import ConfigError
 from xraytune.confirm.checks import plan
 from xraytune.space.settings import PACKAGES
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_plan_checks_the_machine_and_the_weights_of_a_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +68,6 @@ parameters:
     assert weights["vgg16, none"].status == "ok"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch", "ray"])
 def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: str) -> None:
     why = "libc.so.6: version `GLIBC_2.99' not found"
@@ -88,7 +88,6 @@ def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: st
     assert checks.keys() >= {"torch", "ray", "Ray startup", "/dev/shm"}
 
 
-@pytest.mark.slow
 def test_without_a_space_plan_checks_the_machine_alone(tmp_path: Path) -> None:
     shown = command("plan", "--cache", tmp_path)
     refused = command("plan", "--data", tmp_path)

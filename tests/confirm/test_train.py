@@ -24,6 +24,8 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial, TrialMessage
 
+pytestmark = pytest.mark.slow
+
 REAL = TrialRow(number=0, status="complete", parameters=Parameters(lr=1e-3), val_b_score=0.8)
 GAN = TrialRow(
     number=1, status="complete", parameters=Parameters(source="gan", lr=1e-3), val_b_score=0.9
@@ -125,7 +127,6 @@ def no_run(folder: StudyFolder, number: int) -> list[TrialMessage]:
     pytest.fail(f"run {number} in {folder.path}")
 
 
-@pytest.mark.slow
 def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(
     tmp_path: Path,
 ) -> None:
@@ -142,7 +143,6 @@ def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(
     )
 
 
-@pytest.mark.slow
 def test_a_controls_arm_gets_as_many_trials_as_the_gan_even_after_a_kill(
     tmp_path: Path,
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.confirm.verdicts import write_verdict
 from tests.in_process import CPU
-from tests.model.conftest import FAILED, PRUNED, CopyLab, Lab
+from tests.model.conftest import FAILED, PRUNED, Lab
 from tests.study.studies import no_gan
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl
@@ -93,18 +93,18 @@ def test_a_confirmation_decides_against_val_b(
     assert chosen.synthetic.startswith("confirmed") == (word == "helps")
 
 
-def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_exported_file_contains_trial_and_origin(private: Lab, tmp_path: Path) -> None:
     """This study was moved, with its images."""
-    lab, out = copy_lab(), tmp_path / "elsewhere/trial.yaml"
+    out = tmp_path / "elsewhere/trial.yaml"
 
-    export(lab.study, out=out, trial=0)
+    export(private.study, out=out, trial=0)
 
     experiment = load_space(out).experiment()
-    assert experiment.parameters == StudyFolder(lab.study).experiment(0).parameters
-    assert experiment.settings.data.path == lab.xrays
-    train = StudyFolder(lab.study).prepared().side("train")
+    assert experiment.parameters == StudyFolder(private.study).experiment(0).parameters
+    assert experiment.settings.data.path == private.xrays
+    train = StudyFolder(private.study).prepared().side("train")
     assert experiment.settings.exported_from == ExportedFrom(
-        study=lab.study, trial=0, images=len(train)
+        study=private.study, trial=0, images=len(train)
     )
     assert str(tmp_path) not in out.read_text()
 

@@ -1,7 +1,6 @@
 """A small study on phantom X-rays, searched and confirmed in this process, without Ray."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,6 @@ points_to_evaluate:
   - {source: duplicate, synthetic_ratio: 1.0, lr: 1e-2}
   - {source: none, lr: 1e-3}
 """
-CopyStudy = Callable[[], Path]
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +51,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy_study(confirmed: Path, tmp_path: Path) -> CopyStudy:
-    """`copy_study()` returns a private copy of the study, with its cache."""
-
-    def copy() -> Path:
-        shutil.copytree(confirmed.parent.parent, tmp_path / "copy")
-        return tmp_path / "copy/studies" / confirmed.name
-
-    return copy
+def private(confirmed: Path, tmp_path: Path) -> Path:
+    """A private copy of the study, with its cache."""
+    shutil.copytree(confirmed.parent.parent, tmp_path / "copy")
+    return tmp_path / "copy/studies" / confirmed.name

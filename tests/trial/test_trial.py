@@ -28,6 +28,8 @@ from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.run import run_trial, trial_epochs
 from xraytune.trial.training import TrialTraining
 
+pytestmark = pytest.mark.slow
+
 
 def run(
     bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int | None = None
@@ -49,7 +51,6 @@ def untimed(records: list[EpochRecord]) -> list[EpochRecord]:
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.slow
 def test_every_arm_trains_the_same_steps_and_resumes_identically(
     bench: Bench, tmp_path: Path, arm: str
 ) -> None:
@@ -67,7 +68,6 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(
         assert_logged(tmp_path / "resumed", records)
 
 
-@pytest.mark.slow
 def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
     settings = gan(seed=11)
     assert generator_need(settings, None, 32, bench.prepared, CPU, bench.cache) is not None
@@ -87,7 +87,6 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
     assert generator_need(settings, None, 32, bench.prepared, CPU, bench.cache) is None
 
 
-@pytest.mark.slow
 def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path: Path) -> None:
     done: list[int] = []
 
@@ -120,7 +119,6 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-@pytest.mark.slow
 def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_same_results(
     bench: Bench, tmp_path: Path
 ) -> None:
@@ -145,7 +143,6 @@ def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_sam
         run(bench, experiment, tmp_path)
 
 
-@pytest.mark.slow
 def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path) -> None:
     """Another GPU rounds differently: log, best epoch and result are of the last training."""
     experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"

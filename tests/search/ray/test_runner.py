@@ -20,6 +20,8 @@ from xraytune.base.records import Compute
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
 
+pytestmark = pytest.mark.slow
+
 STARTS = """
 import sys, time
 from importlib.metadata import version
@@ -88,7 +90,6 @@ def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return instead
 
 
-@pytest.mark.slow
 def test_ray_log_is_where_the_error_points(
     study: StudyFolder, runs_instead: Callable[[str], None]
 ) -> None:
@@ -106,7 +107,6 @@ def test_ray_log_is_where_the_error_points(
 
 
 @pytest.mark.nightly
-@pytest.mark.slow
 def test_unreachable_cluster_is_reported_and_leaves_no_log(study: StudyFolder) -> None:
     with pytest.raises(MachineError, match="cannot connect to the Ray cluster"):
         run(study, address="127.0.0.1:9")
@@ -116,7 +116,6 @@ def test_unreachable_cluster_is_reported_and_leaves_no_log(study: StudyFolder) -
 
 @pytest.mark.nightly
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_trial_that_ray_kills_for_want_of_memory_fails_for_that_reason(
     space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +128,6 @@ def test_a_trial_that_ray_kills_for_want_of_memory_fails_for_that_reason(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_cluster_token_is_sent_and_a_missing_one_is_reported(
     study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +152,6 @@ def test_cluster_token_is_sent_and_a_missing_one_is_reported(
     assert connected
 
 
-@pytest.mark.slow
 def test_a_ray_that_dies_is_started_again(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -171,7 +168,6 @@ def test_a_ray_that_dies_is_started_again(
     assert study.log_path.read_text() == "why\n"
 
 
-@pytest.mark.slow
 def test_why_the_process_of_a_cluster_died_is_reported(
     space: Path, tmp_path: Path, runs_instead: Callable[[str], None]
 ) -> None:
@@ -181,7 +177,6 @@ def test_why_the_process_of_a_cluster_died_is_reported(
         search(space, overrides=SMALL, studies=tmp_path / "studies", address="head:6379")
 
 
-@pytest.mark.slow
 def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
     space: Path,
     tmp_path: Path,
@@ -203,7 +198,6 @@ def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
         os.kill(int((tmp_path / "started").read_text()), 0)
 
 
-@pytest.mark.slow
 def test_search_from_cpu_machine_uses_cluster_gpus(
     space: Path,
     runs_instead: Callable[[str], None],
