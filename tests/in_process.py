@@ -90,7 +90,8 @@ class InProcess:
         self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any
     ) -> None:
         self.study = folder
-        self._cache, self.callbacks = cache, callbacks
+        self._cache = cache
+        self.callbacks = callbacks
 
     def launch(self) -> None: ...
 
@@ -126,7 +127,8 @@ def confirm_in_process() -> Iterator[None]:
 
 def search_in_process(space: Space, root: Path) -> StudyFolder:
     """A whole search below `root/studies`, with `root/cache`; gives the study, which has ended."""
-    folder, cache = StudyFolder(root / "studies" / space.settings.name), root / "cache"
+    folder = StudyFolder(root / "studies" / space.settings.name)
+    cache = root / "cache"
     prepared, _ = prepare(space.settings, cache, sizes_px=space.sizes_px())
     inputs = read_inputs(inputs_of_space(space), space.settings, prepared, cache)
     create_study(folder, space, prepared, CPU, inputs)

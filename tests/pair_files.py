@@ -11,13 +11,15 @@ from PIL import Image
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.phantom import draw_phantoms
 
-HEIGHT_PX, WIDTH_PX = 32, 48
+HEIGHT_PX = 32
+WIDTH_PX = 48
 
 
 def block(number: int) -> NDArray[np.bool_]:
     """Return a mask, [32, 48], of a block whose place and size depend on a number."""
     mask = np.zeros((HEIGHT_PX, WIDTH_PX), dtype=np.bool_)
-    top, left = 4 * (number % 4), 4 * (number % 5)
+    top = 4 * (number % 4)
+    left = 4 * (number % 5)
     mask[top : top + 16, left : left + 16 + number % 8] = True
     return mask
 

@@ -85,7 +85,8 @@ build_once(cache, "pixels-1", {"seed": 7}, build)
 def test_one_process_rebuilds_a_damaged_artifact_and_the_next_takes_over_when_it_dies(
     tmp_path: Path, is_killed: bool
 ) -> None:
-    cache, counted = tmp_path / "cache", tmp_path / "builds"
+    cache = tmp_path / "cache"
+    counted = tmp_path / "builds"
     path = build_once(
         cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch()
     )

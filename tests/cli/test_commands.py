@@ -84,7 +84,8 @@ def test_help_is_wrapped_once() -> None:
     assert all(len(line.strip()) > 60 for line in paragraph.splitlines()[:-1])
 
 
-PROBLEM, KINDS = Problem("wrong", "here", "fix it"), {ConfigError: 2, DataError: 3, StudyError: 5}
+PROBLEM = Problem("wrong", "here", "fix it")
+KINDS = {ConfigError: 2, DataError: 3, StudyError: 5}
 
 
 NO_MEMORY = (

@@ -114,7 +114,7 @@ def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_pat
     prepared, _ = prepare(space.settings, phantoms / "cache")
 
     for number, experiment in enumerate(first_trials(space)):
-        epochs: list[EpochRecord] = []
+        epochs = list[EpochRecord]()
         with one_thread():
             result = run_trial(
                 experiment,

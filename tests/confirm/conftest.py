@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from examples.transform_folder import transform_folder
-from tests.confirm.labs import Lab
+from tests.confirm.labs import Lab, search_space
 from tests.in_process import confirm_in_process
 from tests.pair_files import draw_xrays
 from tests.study.conftest import study
@@ -41,8 +41,7 @@ def ended(module_path: Path) -> Lab:
     draw_xrays(lab.path, patients=60, seed=4)
     shutil.move(lab.path / "xrays/test", lab.test)
     transform_folder(lab.path / "xrays", lab.path / "copies", copies=2)
-    (lab.path / "space.yaml").write_text(SPACE)
-    lab.search()
+    search_space(module_path, SPACE)
     return lab
 
 

@@ -54,7 +54,7 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
 def test_a_study_without_a_finalist_is_refused_before_ray_starts(lab: Lab) -> None:
     chosen = ("name=plain", "budget.trials=1", "points_to_evaluate=[{source: none}]")
     study = lab.search(*chosen)
-    notes: list[str] = []
+    notes = list[str]()
 
     with pytest.raises(StudyError, match="there is no finalist to confirm"):
         confirm(study, test=lab.test, callbacks=Callbacks(note=notes.append))
@@ -111,7 +111,8 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
     trained = times_of(done.folder, "best.safetensors")
     assert len(trained) * 4 == len(networks) * 5
     assert trained.items() >= networks.items()
-    (arm,), (before,) = found.finalists, first.finalists
+    (arm,) = found.finalists
+    (before,) = first.finalists
     assert arm.replicate_scores[:4] == before.replicate_scores
     assert len({*arm.replicate_scores}) == 5
     assert found.exploratory == (
@@ -280,7 +281,8 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
 
 def test_moved_images_are_decoded_again_and_runs_use_the_given_locations(lab: Lab) -> None:
     shutil.rmtree(lab.path / "cache")
-    moved, weights_dir = lab.path / "elsewhere", lab.path / "weights"
+    moved = lab.path / "elsewhere"
+    weights_dir = lab.path / "weights"
     (lab.path / "xrays").rename(moved)
 
     assert lab.confirm(data=moved, weights_dir=weights_dir).finalists
@@ -306,7 +308,7 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
         return access(path, mode) and not is_refused
 
     monkeypatch.setattr("os.access", refuse)
-    notes: list[str] = []
+    notes = list[str]()
 
     shown = done.confirm(callbacks=Callbacks(note=notes.append))
 
@@ -317,7 +319,7 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
 
 def test_a_search_with_another_torch_is_noted(done: Lab, first: Confirmation) -> None:
     edit(done.study / "environment.json", "packages", torch="2.0.1")
-    notes: list[str] = []
+    notes = list[str]()
 
     assert done.confirm(callbacks=Callbacks(note=notes.append)).verdict == first.verdict
 

@@ -53,8 +53,10 @@ def lab(module_path: Path) -> Path:
 
 
 def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab: Path) -> None:
-    folder, shown = lab / "studies/small/confirm", (lab / "shown.txt").read_text()
-    record, results = read_json(folder / "verdict.json"), np.load(folder / "test.npy")[0]
+    folder = lab / "studies/small/confirm"
+    shown = (lab / "shown.txt").read_text()
+    record = read_json(folder / "verdict.json")
+    results = np.load(folder / "test.npy")[0]
     (finalist,) = record["finalists"]
 
     labels = numbers_of(

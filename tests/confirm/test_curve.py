@@ -231,7 +231,7 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
         sent = generator_train(
             root / "donor.yaml", out=tmp_path / "sent", cache=root / "cache"
         ).path
-        notes: list[str] = []
+        notes = list[str]()
         found = curve_in(
             root,
             overrides=frozen(root),

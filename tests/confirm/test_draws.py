@@ -30,7 +30,9 @@ from xraytune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.slow
 
-REPLICATES, TRAINED_ON, FEWEST = 4, 16, 30
+REPLICATES = 4
+TRAINED_ON = 16
+FEWEST = 30
 SPACE = f"""\
 name: small
 data: {{path: xrays, image_size: 32, train_patients: {TRAINED_ON},
@@ -150,8 +152,10 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
     with pytest.raises(StudyError, match="2 further draws of 16 patients would need 32 more pati"):
         confirm(done.study, replicates=REPLICATES + 2)
 
-    sides, earlier = sides_of(folder.prepared()), sides_of(before)
-    others, drawn = earlier.pop("others"), sides.pop("draw_2")
+    sides = sides_of(folder.prepared())
+    earlier = sides_of(before)
+    others = earlier.pop("others")
+    drawn = sides.pop("draw_2")
     assert sides.pop("others") == others - drawn
     assert sides == earlier
     assert len(drawn) == TRAINED_ON
@@ -226,7 +230,8 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
         "name=other", "data.split.seed=1", "synthetic_ratio=8.0", "confirm.replicates=2"
     )
 
-    second, first = confirm(other), confirm(done.study)
+    second = confirm(other)
+    first = confirm(done.study)
 
     (own,), (others,) = (read_jsonl(study / TEST_ACCESS_FILE) for study in (done.study, other))
     scored = [{*row["contents"]} for row in (own, others)]

@@ -109,7 +109,7 @@ def test_one_command_confirms_and_scores_all_hospitals_as_several_do(
     lab: Lab, hospitals: Path, confirmed: tuple[Lab, Confirmation]
 ) -> None:
     """The first folder is the verdict's own, and is asked for once."""
-    asked: list[str] = []
+    asked = list[str]()
     other, first = confirmed
 
     found = confirm(
@@ -138,7 +138,7 @@ def test_an_interrupted_opening_goes_on_and_is_one_access(
             callbacks=Callbacks(on_progress=stop_while_scoring),
         )
     assert len(done.log) == 2, "before the first score"
-    notes: list[str] = []
+    notes = list[str]()
     assert done.confirm(callbacks=Callbacks(note=notes.append)) == first
     assert any("hospital_b was opened, and its verdict is not recorded" in note for note in notes)
 

@@ -207,7 +207,8 @@ def test_replicate_has_new_seeds_and_all_steps_and_the_real_images_of_other_arms
 
 
 def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
+    here = tmp_path / "here"
+    there = tmp_path / "there"
     (here / "confirm").mkdir(parents=True)
     chosen = parameters("folder", folder={"path": here / "copies"}, weights=str(here / "net.pth"))
     arm = Arm(name="folder #1", role="finalist", trial="#1", parameters=chosen)

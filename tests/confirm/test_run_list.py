@@ -117,7 +117,7 @@ def test_top_ups_are_compared_with_those_of_their_mixing(folder: StudyFolder) ->
 
 def test_what_a_generator_took_is_not_expected_of_runs_without_one(folder: StudyFolder) -> None:
     """The first run of a confirmation trains a generator; its network takes less than a second."""
-    seen: list[RunsView] = []
+    seen = list[RunsView]()
     runs = runs_of([Parameters(source="gan"), Parameters(), Parameters()])
     first = RunList(folder, runs, what="runs", generator_need=no_gan)
     started(first)
@@ -133,7 +133,7 @@ def test_what_a_generator_took_is_not_expected_of_runs_without_one(folder: Study
 
 
 def test_a_retried_run_is_announced(folder: StudyFolder) -> None:
-    notes: list[str] = []
+    notes = list[str]()
     runs = work(folder, 1, callbacks=Callbacks(note=notes.append))
     started(runs)
 
@@ -147,7 +147,7 @@ def test_the_runs_and_their_generators_and_the_time_left_are_reported(
 ) -> None:
     """Hours may pass before the first run ends. A run takes as long as the others of its arm."""
     said: list[tuple[str, int, int]] = []
-    seen: list[RunsView] = []
+    seen = list[RunsView]()
     follow = Callbacks(on_progress=lambda *progress: said.append(progress), on_runs=seen.append)
     runs = work(folder, 4, source="gan", callbacks=follow, generator_need=lambda *_: "a lineage")
     started(runs)

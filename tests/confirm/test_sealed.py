@@ -32,7 +32,8 @@ class Lab:
     """Phantoms with a test folder, prepared as a search does."""
 
     def __init__(self, folder: Path, phantoms: Path) -> None:
-        self.xrays, self.cache = shutil.copytree(phantoms, folder / "xrays"), folder / "cache"
+        self.xrays = shutil.copytree(phantoms, folder / "xrays")
+        self.cache = folder / "cache"
         data = DataSettings(
             path=self.xrays, image_size=32, split=SplitSettings(val_a=0.2, val_b=0.2)
         )
@@ -108,10 +109,12 @@ def test_patients_of_a_folder_of_extra_images_are_named(
     lab: Lab, tmp_path: Path, by: str, is_own: bool
 ) -> None:
     """For the study's own test folder and another, by the patient's name and by content."""
-    test, given = lab.xrays / "test", None
+    test = lab.xrays / "test"
+    given = None
     if not is_own:
         test = given = Path(shutil.move(test, tmp_path / "other"))
-    prepared, known = lab.prepared(), pneumonia(test)[0]
+    prepared = lab.prepared()
+    known = pneumonia(test)[0]
     stranger = next(path for path in pneumonia(lab.xrays / "train"))
     extra = tmp_path / "extra"
     (extra / "PNEUMONIA").mkdir(parents=True)

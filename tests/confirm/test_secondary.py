@@ -233,7 +233,8 @@ def test_images_of_one_patient_are_no_independent_evidence() -> None:
         patients=test.patients * 4,
     )
 
-    once, four = outcomes_of(test), outcomes_of(repeated)
+    once = outcomes_of(test)
+    four = outcomes_of(repeated)
 
     for name, outcome in once.items():
         width = outcome.high - outcome.low

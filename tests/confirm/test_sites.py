@@ -11,7 +11,7 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from tests.confirm.labs import Lab, changed, show_confirmed
+from tests.confirm.labs import Lab, changed, search_space, show_confirmed
 from tests.confirm.verdicts import CONTROL, FINALIST
 from tests.in_process import CPU, confirm_in_process
 from tests.pair_files import draw_xrays
@@ -62,11 +62,9 @@ points_to_evaluate: [{{source: gan}}, {{source: none}}]
 @pytest.fixture(scope="module")
 def ended(module_path: Path) -> Lab:
     """A study of three hospitals that has ended."""
-    lab = Lab(module_path)
-    draw_xrays(lab.path, patients=240, seed=5, sites=3)
-    (lab.path / "space.yaml").write_text(SPACE)
-    lab.search()
-    return lab
+    draw_xrays(module_path, patients=240, seed=5, sites=3)
+    search_space(module_path, SPACE)
+    return Lab(module_path)
 
 
 def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) -> None:

@@ -80,7 +80,8 @@ def test_other_patients_and_labels_are_refused_with_their_number(
     recorded: SplitData, root: HalfUsed, change: str, is_used: bool, is_complete: bool
 ) -> None:
     """Also those of a patient that the study does not use."""
-    changed, other = recorded.images[0], recorded.unused[0]
+    changed = recorded.images[0]
+    other = recorded.unused[0]
     if not is_used:
         changed, other = other, changed
     name = changed.patient

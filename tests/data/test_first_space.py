@@ -139,7 +139,7 @@ def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(
         view = search(data=Path("xrays"), overrides=few)
     written = Path("xrays.yaml").read_text(encoding="utf-8")
     Path("xrays.yaml").write_text(written + "\n# mine\n", encoding="utf-8")
-    notes: list[str] = []
+    notes = list[str]()
     with confirm_in_process():
         again = search(
             data=Path("xrays"), overrides=few, callbacks=replace(NO_CALLBACKS, note=notes.append)

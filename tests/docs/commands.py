@@ -65,7 +65,9 @@ def of_xraytune(words: list[str]) -> list[str] | None:
 
 def parse(words: Sequence[str]) -> Any:
     """Parse a command of xraytune and return its context; `params` has its options' values."""
-    current, name, rest = get_command(build_app()), "xraytune", list(words)
+    current = get_command(build_app())
+    name = "xraytune"
+    rest = list(words)
     while hasattr(current, "commands"):
         assert rest, f"{name}: a command is missing"
         name = rest.pop(0)

@@ -72,7 +72,8 @@ def test_an_unknown_name_suggests_an_installed_extension() -> None:
 def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_originals(
     tmp_path: Path,
 ) -> None:
-    xrays, copies = tmp_path / "xrays", tmp_path / "copies"
+    xrays = tmp_path / "xrays"
+    copies = tmp_path / "copies"
     draw_phantoms(xrays, patients=12, seed=1, image_size_px=32)
 
     transform_folder(xrays, copies, copies=2)

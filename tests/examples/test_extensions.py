@@ -60,7 +60,8 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(
     with pytest.raises(MachineError) as of_backbone:
         require_extensions(load_space(space, ["backbone=gone"]))
 
-    (lost,), (gone,) = caught.value.problems, of_backbone.value.problems
+    (lost,) = caught.value.problems
+    (gone,) = of_backbone.value.problems
     assert "source lost cannot be loaded: module 'of_somebody' has no attribute 'lost'" in lost.what
     assert lost.where == "of_somebody:lost"
     assert lost.fix.endswith("installed are few, floats, lost")

@@ -36,7 +36,9 @@ class Lab:
     """
 
     def __init__(self, base: Path, name: str, command: Command) -> None:
-        self.base, self.name, self.command = base, name, command
+        self.base = base
+        self.name = name
+        self.command = command
         self.unbroken: dict[str, Any] = {}
         self.trained: Counter[tuple[Any, ...]] = Counter()
 
@@ -51,7 +53,8 @@ class Lab:
                 stream.write("\n")
 
         self.attempt(tree, marks, note)
-        self.unbroken, self.trained = picture(tree), read_marks(marks)
+        self.unbroken = picture(tree)
+        self.trained = read_marks(marks)
         lines = map(json.loads, log.read_text().splitlines())
         return [Operation(kind=kind, path=path, added_from=start) for kind, path, start in lines]
 
@@ -90,7 +93,8 @@ class Lab:
     def resume(self, tree: Tree, marks: Path, *, losses: int) -> Iterator[str]:
         """Restart a search that was killed, and again after its end; yield what is wrong."""
         self.attempt(tree, marks)
-        found, trained = picture(tree), read_marks(marks)
+        found = picture(tree)
+        trained = read_marks(marks)
         for name in sorted(self.unbroken.keys() | found.keys()):
             expected = self.unbroken.get(name)
             if expected != found.get(name):

@@ -74,7 +74,8 @@ def require_private(search: Killable, temporary: Path) -> None:
     token = search.root / "home/.ray/auth_token"
     assert [*folder.glob("ray/session_*")]
     assert (folder.stat().st_mode & 0o077, token.parent.stat().st_mode & 0o077) == (0, 0)
-    port, text = search.dashboard_port(), token.read_text()
+    port = search.dashboard_port()
+    text = token.read_text()
     assert [
         asked(port, *request)[0] for request in (("/",), ("/api/jobs/",), ("/api/jobs/", text))
     ] == [200, 401, 200]

@@ -59,7 +59,8 @@ points_to_evaluate:
 """
 TRIALS = 5
 GAN_CHECKPOINT_STEPS = 2
-_LOST_ONCE, _LOST_FOR_GOOD = 2, 3
+_LOST_ONCE = 2
+_LOST_FOR_GOOD = 3
 _RUNS = (
     Parameters(source="gan", gan=GanSettings(steps=3, image_size=32, batch_size=8, width=4)),
     Parameters(source="none"),
@@ -123,7 +124,8 @@ class Marks:
 
     def count_training(self) -> None:
         """From now on, note when each epoch and GAN step begins; write checkpoints often."""
-        epoch, step = training.TrialTraining._train_epoch, gan.GanTraining.update
+        epoch = training.TrialTraining._train_epoch
+        step = gan.GanTraining.update
 
         def marked_epoch(*arguments: Any) -> tuple[float, float]:
             self.add("epoch", self.current, len(arguments[3]) + 1)
@@ -199,7 +201,8 @@ def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[Trial, i
     while isinstance(trial := work.next_trial(), Trial):
         marks.current = number = trial.number
         worker = TrialWorker(job_of(trial, work.folder, cache))
-        continues, epoch = True, 0
+        continues = True
+        epoch = 0
         while continues and not is_lost(trial, epoch):
             message = worker.step()
             continues = work.on_result(number, message)

@@ -104,7 +104,8 @@ def test_an_interrupted_gan_resumes(tmp_path: Path, gpu: Compute) -> None:
 def test_cuda_graph_equals_the_plain_step(gpu: Compute) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (40, 1, 32, 32), dtype=np.uint8)
-    one_by_one, recorded = GanTraining(GAN, 2, gpu), GanTraining(GAN, 2, gpu)
+    one_by_one = GanTraining(GAN, 2, gpu)
+    recorded = GanTraining(GAN, 2, gpu)
     for training in (one_by_one, recorded):
         training.fit(images, np.arange(40) % 2)
     replay = replayed(recorded.update, gpu)
@@ -137,7 +138,8 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
         source="none", augmentation="affine", trainable="all", dropout=0.3
     )
     context = replace(bench.context, compute=gpu)
-    losses, networks = [], []
+    losses = []
+    networks = []
     for how in ("called", "replayed"):
         torch.manual_seed(1)
         training = TrialTraining(experiment, context)

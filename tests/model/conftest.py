@@ -40,7 +40,8 @@ points_to_evaluate:
   - {source: none, lr: 1e-9}
   - {source: none, lr: 1e+30}
 """
-PRUNED, FAILED = 2, 3
+PRUNED = 2
+FAILED = 3
 """Numbers of trials.
 
 Trial 0 completes, because it is the first at every rung, and trial 1, because it learns faster.

@@ -87,7 +87,8 @@ def no_training(what: str, done: int, total: int) -> None:
 
 
 def test_images_of_a_trials_gan_are_those_that_it_trained_on(private: Lab) -> None:
-    study, cache = StudyFolder(private.study), private.path / "cache"
+    study = StudyFolder(private.study)
+    cache = private.path / "cache"
     compute = choose_compute(gpus=0, threads=1)  # as `generator train` computes on this machine
     context = RunContext(prepared=study.prepared(), cache=cache, compute=compute)
     with one_thread():

@@ -45,7 +45,7 @@ def write_space(folder: Path, model: Path) -> Path:
 
 
 def prepared_of(space: Space, cache: Path) -> tuple[SplitData, list[str]]:
-    notes: list[str] = []
+    notes = list[str]()
     prepared, _ = prepare_space(space, cache, note=notes.append)
     return prepared, notes
 

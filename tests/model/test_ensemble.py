@@ -64,7 +64,7 @@ def test_members_are_trained_one_after_the_other_and_predict_their_mean(
     """The training is killed in the second; each is the network that its seed alone gives."""
     monkeypatch.setattr("xraytune.trial.training._CHECKPOINT_SECONDS", -1.0)
     out = private.path / "both"
-    notes: list[str] = []
+    notes = list[str]()
 
     def interrupt(_: EpochRecord) -> None:
         if "network 2 of 2 (seed 1)" in notes:

@@ -74,7 +74,8 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(
 
 
 def test_images_of_the_models_folder_of_extra_images_are_known(private: Lab) -> None:
-    copies, data = private.path / "copies", private.xrays / "test"
+    copies = private.path / "copies"
+    data = private.xrays / "test"
     shutil.copytree(private.xrays / "train", copies)
     leaked = sorted((data / "NORMAL").iterdir())[:3]
     for number, file in enumerate(leaked):
@@ -176,7 +177,8 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
 
 def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_path: Path) -> None:
     """The command is run as a user calls it, and every file that it writes is read."""
-    data, out = shutil.copytree(lab.xrays / "train", tmp_path / "images"), tmp_path / "results"
+    data = shutil.copytree(lab.xrays / "train", tmp_path / "images")
+    out = tmp_path / "results"
     lines = [
         f"{file.name},{file.stem.rpartition('_')[0] or file.stem[:7]},{len(file.stem) % 2}\n"
         for file in data.rglob("*.jpeg")
@@ -188,7 +190,8 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
     assert done.exit_code == 0, done.stderr
     files = ["evaluation.png", "evaluation.svg", "metrics.json", "predictions.csv"]
     assert sorted(file.name for file in out.iterdir()) == files
-    metrics, predictions = read_json(out / "metrics.json"), read_rows(out / "predictions.csv")
+    metrics = read_json(out / "metrics.json")
+    predictions = read_rows(out / "predictions.csv")
     assert [*predictions[0]] == [
         *("file", "patient", "label", "probability_NORMAL", "probability_PNEUMONIA"),
         *("threshold", "predicted"),
@@ -283,7 +286,8 @@ def test_a_calibration_on_known_patients_or_wrong_labels_is_refused(
 def test_three_classes_are_called_by_probability(private: Lab, tmp_path: Path) -> None:
     # The study has two classes.
     other = "exported_from=null data.classes=three budget.max_epochs=1".split()
-    model, images = private.path / "three", private.xrays / "train"
+    model = private.path / "three"
+    images = private.xrays / "train"
     train(private.best, out=model, overrides=other, cache=private.path / "cache")
 
     evaluation = evaluated(model, images, out=tmp_path / "results")

@@ -124,7 +124,8 @@ def test_exported_file_contains_trial_and_origin(private: Lab, tmp_path: Path) -
 def test_unconfirmed_images_are_reported(
     made: Made, tmp_path: Path, word: str | None, exploratory: tuple[str, ...], said: str
 ) -> None:
-    study, out = made([(0.9, 0.9), (0.8, 0.7)]).path, tmp_path / "best.yaml"
+    study = made([(0.9, 0.9), (0.8, 0.7)]).path
+    out = tmp_path / "best.yaml"
     if word:
         write_verdict(study, {0: word}, exploratory=exploratory)
 

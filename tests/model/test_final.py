@@ -88,7 +88,8 @@ def test_the_final_model_trains_on_all_others_with_the_same_ratio_and_passes(
 ) -> None:
     """Its card says so, too."""
     used = final.record.trained_on
-    before, now = len(study.prepared().side("train")), len(everything.side("train"))
+    before = len(study.prepared().side("train"))
+    now = len(everything.side("train"))
     assert sides(final.prepared()) == sides(everything)
     searched = sides(study.prepared())
     assert all(searched[key] == side for key, side in sides(everything).items() if side != "train")
@@ -116,7 +117,8 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     changed = SPACE.replace("name: subset", "name: finished").replace(
         "parameters:", f"{final}\nparameters:", 1
     )
-    study, model = search_space(root, changed), tmp_path / "model"
+    study = search_space(root, changed)
+    model = tmp_path / "model"
 
     command(f"train {study} -o {model}")
     best = export(study, out=tmp_path / "best.yaml").path.read_text()
@@ -125,7 +127,8 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     settings = "image_size: 64, max_epochs: 2, lr: 0.003, optimizer: sgd"
     assert f"The scores are those of the trial; from `final` are {settings}." in best
     assert f"The final model has those of <code>final</code>: {settings}." in page
-    experiment, trial = open_bundle(model).experiment(), StudyFolder(study).experiment(0)
+    experiment = open_bundle(model).experiment()
+    trial = StudyFolder(study).experiment(0)
     assert experiment.settings.data.image_size == 64
     assert experiment.settings.budget.max_epochs == len(read_jsonl(model / "epochs.jsonl")) == 2
     assert (experiment.parameters.lr, experiment.parameters.optimizer) == (0.003, "sgd")

@@ -109,7 +109,8 @@ def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> Non
     assert rows["ward/p24.jpeg"]["mask"] == "masks/ward/p24.jpeg.png", "p24.png is there, too"
     assert rows["ward/p25.png"]["mask"] == "masks/ward/p25.png"
     for file, row in rows.items():
-        mask, image = read_mask(tmp_path / "out" / row["mask"]), opened(tmp_path / "images" / file)
+        mask = read_mask(tmp_path / "out" / row["mask"])
+        image = opened(tmp_path / "images" / file)
         assert mask.shape == (image.height, image.width)
         assert float(row["area"]) == pytest.approx(mask.mean())
         overlay = opened(tmp_path / "out" / row["mask"].replace("masks/", "overlays/", 1))
@@ -157,7 +158,8 @@ def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: 
 
 
 def test_data_of_the_other_task_are_refused(discs: Path, lab: Lab, tmp_path: Path) -> None:
-    segmenter, pairs = discs / "model", discs / "pairs/test"
+    segmenter = discs / "model"
+    pairs = discs / "pairs/test"
 
     with pytest.raises(DataError, match="segmentation needs images"):
         evaluate(segmenter, data=lab.xrays / "train")

@@ -25,7 +25,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("trial", [0, 1])
 def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, trial: int) -> None:
     """Trial 0 trained a GAN, whose images the model shows. The study may be searched meanwhile."""
-    study, model, notes = StudyFolder(lab.study), tmp_path / "model", list[str]()
+    study = StudyFolder(lab.study)
+    model = tmp_path / "model"
+    notes = list[str]()
     export(lab.study, out=tmp_path / "trial.yaml", trial=trial, exact=True)
 
     with locked(study):
@@ -70,7 +72,8 @@ def test_an_interrupted_training_resumes_to_the_same_files(
     monkeypatch.setattr(
         "xraytune.trial.training._CHECKPOINT_SECONDS", -1.0
     )  # as if each epoch took longer
-    first, second = list[EpochRecord](), list[EpochRecord]()
+    first = list[EpochRecord]()
+    second = list[EpochRecord]()
 
     def interrupt(record: EpochRecord) -> None:
         first.append(record)

@@ -28,7 +28,7 @@ def features_of(images: Sequence[int] | Int64Array) -> Float32Array:
 
 def find(cache: Path, images: Sequence[int]) -> list[int]:
     """Look up images, check that their features are right, and return those that were computed."""
-    computed: list[int] = []
+    computed = list[int]()
 
     def compute(places: Int64Array) -> Iterator[Float32Array]:
         for part in np.array_split(places, 2):

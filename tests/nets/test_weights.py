@@ -88,7 +88,8 @@ def test_missing_weights_without_network_name_every_file_that_would_do(offline: 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
     """Unless it has more blocks than the network, as of a deeper one of the same family."""
-    parameters, path = Parameters(backbone="small_cnn", weights="none"), tmp_path / f"mine{suffix}"
+    parameters = Parameters(backbone="small_cnn", weights="none")
+    path = tmp_path / f"mine{suffix}"
     trained = build_classifier(parameters, 2, weights=None, seed=1).backbone
     tensors = {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}
     save = save_file if suffix == ".safetensors" else torch.save

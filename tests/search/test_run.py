@@ -119,7 +119,7 @@ def test_a_resumed_search_holds_the_lock_of_its_study_while_it_reads_the_images(
     space: Path,
 ) -> None:
     study = StudyFolder(space.parent / "studies/small")
-    works: list[str] = []
+    works = list[str]()
     run(space)
 
     run(space, note=lambda text: works.append(work_on(study) if "train: " in text else ""))
@@ -148,7 +148,8 @@ def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Pa
 
 def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space: Path) -> None:
     """Also what a data file said about them; the space is compared with the study, as ever."""
-    root, studies = space.parent, space.parent / "studies"
+    root = space.parent
+    studies = space.parent / "studies"
     (root / "data.yaml").write_text("data: {path: xrays, classes: auto, positive: NORMAL}\n")
     space.write_text(SPACE.replace("path: xrays, ", "path: elsewhere, "))
     search(space, data=root / "data.yaml", studies=studies)
@@ -197,7 +198,7 @@ def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
     file = space.parent / "nih.safetensors"
     save_backbone(file, "xrv_densenet121_nih")
     encoder = ("backbone=xrv_densenet121_nih", f"weights={file}", "trainable=head", "input_size=32")
-    notes: list[str] = []
+    notes = list[str]()
 
     run(space, *encoder, "data.set=nih", note=notes.append)
 
@@ -206,7 +207,7 @@ def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
 
 
 def test_a_lost_record_of_the_time_used_is_noted(space: Path) -> None:
-    notes: list[str] = []
+    notes = list[str]()
     run(space)
     (space.parent / "studies/small/wall.json").write_text('{"seconds')
 

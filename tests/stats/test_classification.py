@@ -48,7 +48,9 @@ def test_figures_equal_scikit_learn(class_count: int, positive: int, threshold: 
         "balanced_accuracy": [reference.balanced_accuracy_score(labels, called)],
     }
     for number in scored:
-        truth, score, is_called = labels == number, probabilities[:, number], called == number
+        truth = labels == number
+        score = probabilities[:, number]
+        is_called = called == number
         for name, value in {
             "auroc": reference.roc_auc_score(truth, score),
             "auprc": reference.average_precision_score(truth, score),

@@ -30,7 +30,8 @@ SHAPES = st.tuples(st.integers(2, 6), st.integers(4, 30), st.integers(0, 10_000)
 @st.composite
 def evidence(draw: st.DrawFn) -> Evidence:
     """Any evidence, with a patient variance of 0 to 3 times that of the binormal model."""
-    mean, patients = draw(st.floats(0.55, 1)), draw(st.floats(8, 2000))
+    mean = draw(st.floats(0.55, 1))
+    patients = draw(st.floats(8, 2000))
     difference = draw(st.floats(-1, 1)) * 2 * min(1 - mean, 0.1)
     usual = 4 / patients * float(placement_variance(*around(mean, difference)))
     return Evidence(

@@ -65,9 +65,11 @@ def space_of_weights(root: Path) -> Space:
 
 
 def test_moved_study_resumes(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
+    here = tmp_path / "here"
+    there = tmp_path / "there"
     here.mkdir()
-    space, study = space_of_weights(here), StudyFolder(here / "studies/moved")
+    space = space_of_weights(here)
+    study = StudyFolder(here / "studies/moved")
     create_study(study, space, two_images(), CPU)
     journal = journal_of(study, space)
     for _ in range(2):

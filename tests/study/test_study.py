@@ -22,10 +22,8 @@ pytestmark = pytest.mark.slow
 def test_images_that_changed_are_refused(study: StudyFolder) -> None:
     prepared = study.prepared()
     first, second, *others = prepared.images
-    changed, new = (
-        replace(first, sha256="0" * 64),
-        replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64),
-    )
+    changed = replace(first, sha256="0" * 64)
+    new = replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64)
 
     require_same_images(study, two_images())
     with pytest.raises(StudyError, match="the images changed") as refusal:

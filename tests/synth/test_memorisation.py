@@ -41,7 +41,9 @@ def patients(count: int) -> list[str]:
 
 
 CHESTS = chests(530, "chests")
-TRAINING, UNSEEN, NEW = CHESTS[:80], CHESTS[80:330], CHESTS[330:]
+TRAINING = CHESTS[:80]
+UNSEEN = CHESTS[80:330]
+NEW = CHESTS[330:]
 
 
 @cache

@@ -87,7 +87,8 @@ def test_extra_images_have_their_weight_in_the_loss(task: TaskName) -> None:
     for weight, share in ((0.25, 0.2), (1.0, 0.5)):
         mix = Parameters(source="duplicate", batch_size=4, synthetic_weight=weight)
         weighed = TASKS[task].loss_of(mix, np.zeros(0, dtype=np.int64), "cpu")(outputs, targets)
-        of_real, of_extra = loss(outputs[:4], targets[:4]), loss(outputs[4:], targets[4:])
+        of_real = loss(outputs[:4], targets[:4])
+        of_extra = loss(outputs[4:], targets[4:])
         torch.testing.assert_close(weighed, (1 - share) * of_real + share * of_extra)
 
 

@@ -126,7 +126,8 @@ def test_statistics_are_a_source_of_features(
 
 def test_what_was_sent_for_another_network_is_refused(hospital: Path, tmp_path: Path) -> None:
     experiment, _ = trained_on(hospital)
-    parameters, settings = experiment.parameters, experiment.settings
+    parameters = experiment.parameters
+    settings = experiment.settings
     data = settings.data.model_copy(update={"image_size": 64})
     names = ("NORMAL", "PNEUMONIA")
 

@@ -40,7 +40,8 @@ def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
         trainable=trainable, weights=weights, imbalance="weighted", source="duplicate"
     )
     result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path)
-    results, side = np.load(tmp_path / "val_b.npy"), findings_bench.prepared.side("val_b")
+    results = np.load(tmp_path / "val_b.npy")
+    side = findings_bench.prepared.side("val_b")
     assert results.shape == (len(side.labels), 3)
     assert not np.allclose(results.sum(axis=1), 1), "each finding has its own probability"
     assert result.val_b_score == auroc(side.targets, results, positive=0)

@@ -125,7 +125,8 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(
     findings_bench: Bench, tmp_path: Path
 ) -> None:
     """As a start for other findings, it is refused."""
-    xrays, out = findings_bench.settings.data.path, tmp_path / "gan"
+    xrays = findings_bench.settings.data.path
+    out = tmp_path / "gan"
     table = (
         (xrays / "data.yaml")
         .read_text()
@@ -174,7 +175,8 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(
     findings_bench: Bench, tmp_path: Path
 ) -> None:
     """The findings are those of training images, unknown ones too; the folder is a source."""
-    xrays, train = findings_bench.settings.data.path, findings_bench.prepared.side("train").targets
+    xrays = findings_bench.settings.data.path
+    train = findings_bench.prepared.side("train").targets
     cache = tmp_path / "cache"
     generator_train(
         xrays.parent / "space.yaml",
@@ -225,7 +227,8 @@ def test_patients_that_a_saved_generator_has_seen_are_not_validated_on(kept: Kep
         f"generator.path={kept.gan}",
         "points_to_evaluate=[]",
     ]
-    space, notes = load_space(kept.space, at), list[str]()
+    space = load_space(kept.space, at)
+    notes = list[str]()
     learnt = {*read_json(kept.gan / "generator.json")["train_images"]}
 
     prepared, _ = prepare_space(space, kept.cache, note=notes.append)

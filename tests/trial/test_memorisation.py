@@ -52,7 +52,8 @@ def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(
     bench: Bench, copies: dict[str, Any]
 ) -> None:
     """The comparison depends on the patient and the side of each image."""
-    prepared, experiment = bench.prepared, bench.experiment(**copies)
+    prepared = bench.prepared
+    experiment = bench.experiment(**copies)
     renamed = [replace(image, patient=f"{image.side} {image.patient}") for image in prepared.images]
     other = replace(bench.context, prepared=replace(prepared, images=tuple(renamed)))
 
@@ -64,5 +65,6 @@ def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(
     assert near == dict(zip(prepared.class_names, prepared.train_counts, strict=True))
     assert all(f"{count} of {count} images of {name}" in described for name, count in near.items())
     sheet = np.asarray(Image.open(Path(folder) / "nearest_NORMAL.png"))
-    drawn, nearest = sheet[2:34, 2:34], sheet[2:34, 36:68]
+    drawn = sheet[2:34, 2:34]
+    nearest = sheet[2:34, 36:68]
     assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"

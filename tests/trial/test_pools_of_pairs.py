@@ -36,7 +36,8 @@ def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs
     experiment = with_gan(pairs)
 
     pool = block_of(experiment, pairs.context)
-    pixels, masks = pool.read(), pool.read_masks()
+    pixels = pool.read()
+    masks = pool.read_masks()
     training_set = build_training_set(experiment, pairs.context)
 
     typical = typical_masks(Gan(experiment.parameters).settings, pairs.prepared, pairs.cache)

@@ -62,7 +62,8 @@ def test_oversampling_shows_real_images_of_each_class_equally_often(bench: Bench
         real = np.concatenate([labels[numbers[:8]] for numbers in steps])
         shown[imbalance] = (real.mean(), np.concatenate([numbers[8:] for numbers in steps]))
 
-    natural, levelled = shown["none"], shown["oversample"]
+    natural = shown["none"]
+    levelled = shown["oversample"]
     assert abs(natural[0] - 0.5) > 0.1
     assert abs(levelled[0] - 0.5) < 0.03
     assert (natural[1] == levelled[1]).all()

@@ -88,7 +88,7 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
 
 
 def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path: Path) -> None:
-    done: list[int] = []
+    done = list[int]()
 
     def train(cache: Path, steps: int) -> dict[str, Tensor]:
         prepared, _ = prepare(bench.settings, cache)
@@ -122,7 +122,8 @@ def empty(file: Path) -> None:
 def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_same_results(
     bench: Bench, tmp_path: Path
 ) -> None:
-    experiment, files = bench.experiment(source="none"), tmp_path / "checkpoint"
+    experiment = bench.experiment(source="none")
+    files = tmp_path / "checkpoint"
     first = run(bench, experiment, tmp_path)
     for damage in (flip_a_bit, cut, empty):
         damage(files / "checkpoint.pt")
@@ -145,7 +146,8 @@ def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_sam
 
 def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path) -> None:
     """Another GPU rounds differently: log, best epoch and result are of the last training."""
-    experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
+    experiment = bench.experiment(source="none")
+    log = tmp_path / "epochs.jsonl"
     run(bench, experiment, tmp_path, stop_after=2)
     elsewhere = [row | {"val_score": 0.123, "best_val_score": 0.123} for row in read_jsonl(log)]
     write_text(log, "".join(f"{json.dumps(row)}\n" for row in elsewhere))
@@ -153,7 +155,7 @@ def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path)
         tmp_path / "checkpoint", ignore_errors=True
     )  # there is none if the epochs took less than five seconds
 
-    seen: list[EpochRecord] = []
+    seen = list[EpochRecord]()
     result = run_trial(experiment, bench.context, trial_dir=tmp_path, on_epoch=seen.append)
 
     assert_logged(tmp_path, seen)

@@ -135,7 +135,7 @@ def test_cluster_token_is_sent_and_a_missing_one_is_reported(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    connected: list[str] = []
+    connected = list[str]()
 
     def end(_: Path, dashboard: str) -> None:
         connected.append(dashboard)
@@ -160,7 +160,7 @@ def test_a_ray_that_dies_is_started_again(
     runs_instead(
         f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$3"; touch once; echo why'
     )
-    notes: list[str] = []
+    notes = list[str]()
 
     run(study, note=notes.append)
 

@@ -144,7 +144,7 @@ def test_a_search_is_refused_before_anything_is_started(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/proc/nohome")
-    notes: list[str] = []
+    notes = list[str]()
 
     with pytest.raises(MachineError, match="Ray cannot write its token") as refusal:
         run(study, note=notes.append)
