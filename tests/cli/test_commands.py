@@ -136,10 +136,10 @@ def test_a_bug_keeps_its_traceback() -> None:
 @pytest.mark.slow
 def test_python_m_xraytune_is_the_command_with_its_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise ImportError")  # not imported
-    version, unknown = (
-        other_process(f"{sys.executable} -m xraytune {words}", cwd=tmp_path)
-        for words in ("--version", "status nowhere")
-    )
+    program = f"{sys.executable} -m xraytune"
+
+    version = other_process(f"{program} --version", cwd=tmp_path)
+    unknown = other_process(f"{program} status nowhere", cwd=tmp_path)
 
     assert version.returncode == 0
     assert re.fullmatch(

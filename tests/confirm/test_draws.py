@@ -59,11 +59,9 @@ points_to_evaluate: [{{source: gan}}, {{source: none}}]
 
 @pytest.fixture(scope="module")
 def ended(module_path: Path) -> Lab:
-    lab = Lab(module_path)
-    draw_xrays(lab.path, patients=220, seed=4)
-    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    lab.search()
-    return lab
+    draw_xrays(module_path, patients=220, seed=4)
+    search_space(module_path, SPACE)
+    return Lab(module_path)
 
 
 @pytest.mark.parametrize(("replicates", "seed"), [(REPLICATES, 0), (2, 1)])

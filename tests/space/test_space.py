@@ -178,9 +178,9 @@ def test_a_space_and_an_experiment_survive_their_files(
     experiment = Experiment(settings=space.settings, parameters=parameters)
     elsewhere = tmp_path / "study"
     elsewhere.mkdir(exist_ok=True)
-    resolved, best, config = (
-        elsewhere / name for name in ("study.yaml", "best.yaml", "config.json")
-    )
+    resolved = elsewhere / "study.yaml"
+    best = elsewhere / "best.yaml"
+    config = elsewhere / "config.json"
 
     resolved.write_text(space.to_yaml(elsewhere))
     best.write_text(experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"))

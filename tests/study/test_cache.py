@@ -40,9 +40,9 @@ def size(path: Path) -> int:
 def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_enough(
     tmp_path: Path,
 ) -> None:
-    first, second, third = (
-        artifact(tmp_path, seed, hours_old=hours) for seed, hours in ((1, 30), (2, 20), (3, 10))
-    )
+    first = artifact(tmp_path, 1, hours_old=30)
+    second = artifact(tmp_path, 2, hours_old=20)
+    third = artifact(tmp_path, 3, hours_old=10)
     limit = f"{size(second) + size(third)}B"
     assert is_intact(first), "counts as a use, so the second is now the oldest"
 

@@ -20,6 +20,7 @@ from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.nets.inputs import view_table
 from xraytune.space.settings import Experiment, Parameters, TaskName
 from xraytune.tasks import TASKS
+from xraytune.trial.batches import Batches
 from xraytune.trial.network import Network
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet, build_training_set
@@ -34,13 +35,15 @@ ARMS: tuple[dict[str, Any], ...] = (
 )
 
 
+def batches_of(bench: Bench, **parameters: Any) -> Batches:
+    experiment = bench.experiment(augmentation="affine", **parameters)
+    return TrialTraining(experiment, bench.context).batches
+
+
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
-    inputs = [
-        TrialTraining(bench.experiment(augmentation="affine", **arm), bench.context).batches
-        for arm in ARMS
-    ]
-    alone, duplicated, synthetic = [[batch_of(arm, step) for step in range(12)] for arm in inputs]
+    arms = [batches_of(bench, **arm) for arm in ARMS]
+    alone, duplicated, synthetic = [[batch_of(arm, step) for step in range(12)] for arm in arms]
     for step in range(12):
         real, labels = alone[step]
         for other in (duplicated, synthetic):
@@ -97,12 +100,10 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
 ) -> None:
     """Steps with real images show the first ones of an arm without extra images, no others."""
     for source in ("gan", "duplicate"):
-        mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
-        own = {"gan": gan()} if source == "gan" else {}
-        alone, pretrained, added = (
-            TrialTraining(bench.experiment(augmentation="affine", **values), bench.context).batches
-            for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
-        )
+        mix = {"source": source, "gan": gan(), "synthetic_ratio": 0.5}
+        alone = batches_of(bench)
+        pretrained = batches_of(bench, mixing="pretrain", **mix)
+        added = batches_of(bench, **mix)
         batches = [batch_of(pretrained, step) for step in range(12)]
 
         for step, (images, labels) in enumerate(batches[4:]):

@@ -58,9 +58,8 @@ def test_a_head_and_the_statistics_of_its_features_are_sent(hospital: Path) -> N
     )
 
     network = Network(experiment, context)
-    train, val_a = (
-        side_images(name, context.prepared, context.cache) for name in ("train", "val_a")
-    )
+    train = side_images("train", context.prepared, context.cache)
+    val_a = side_images("val_a", context.prepared, context.cache)
     scores = network.plain_features(val_a) @ tensors["weight"].numpy().T + tensors["bias"].numpy()
     probabilities = torch.from_numpy(scores[:, ::-1].copy()).softmax(dim=1).numpy()
     assert auroc(val_a.labels, probabilities, positive=1) == pytest.approx(sent.val_auroc, abs=1e-3)

@@ -194,10 +194,10 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(
     chosen = build_training_set(experiment, findings_bench.context)
     drawn = chosen.targets[chosen.extra]
     assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, train.tolist()))
-    few, many = (
-        (tmp_path / f"{count}/labels.csv").read_text().splitlines() for count in (4, len(train))
-    )
-    assert few == many[:5]
+    few = (tmp_path / "4/labels.csv").read_text()
+    many = (tmp_path / f"{len(train)}/labels.csv").read_text()
+    assert many.startswith(few)
+    assert len(few.splitlines()) == 5
 
 
 def test_what_a_saved_generator_lacks_is_said_before_a_search(
@@ -245,9 +245,8 @@ def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> 
         gan = {"image_size": 32, "width": 4, "batch_size": 4, "start_from": kept.gan}
         settings = GanSettings.model_validate({**gan, "steps": steps})
         trained = trained_generator(settings, clinic_b.context)
-        saved, started = (
-            load_file(folder / "generator.safetensors") for folder in (kept.gan, trained)
-        )
+        saved = load_file(kept.gan / "generator.safetensors")
+        started = load_file(trained / "generator.safetensors")
         network = [name for name in saved if not name.startswith("prior.")]
         assert all(torch.equal(saved[name], started[name]) for name in network) == (steps == 0)
         assert torch.equal(saved["prior.axes"], started["prior.axes"])
