@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.confirm.labs import Lab, changed, sides_of
+from tests.confirm.labs import Lab, changed, search_space, sides_of
 from tests.in_process import command
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
