@@ -194,7 +194,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
         if image.patient not in {image.patient for image in searched.images}
     ]
     seen = [*unused[::9], *index.test[:2]]
-    (tmp_path / "seen.txt").write_text("\n".join(image.sha256 for image in seen), encoding="utf-8")
+    (tmp_path / "seen.txt").write_text("\n".join(image.sha256 for image in seen))
     folder = FolderSettings(path=tmp_path, seen=tmp_path / "seen.txt")
     compared = [Parameters(source="folder", folder=folder)]
     (tmp_path / "NORMAL").mkdir()
@@ -212,7 +212,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     assert patients.isdisjoint(choice.images.patients)
 
     everyone = [image.sha256 for image in index.test]
-    (tmp_path / "seen.txt").write_text("\n".join(everyone), encoding="utf-8")
+    (tmp_path / "seen.txt").write_text("\n".join(everyone))
     on_folder = changed(ended.settings, confirm={"test": "folder"})
     with pytest.raises(
         DataError, match=r"no patient to test on .* a generator or an encoder has seen"

@@ -26,7 +26,7 @@ def copies(bench: Bench, module_path: Path) -> dict[str, Any]:
         file = module_path / bench.prepared.class_names[label] / f"new{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(file)
-    return {"source": "module_path", "module_path": {"path": module_path}, "synthetic_ratio": 0.5}
+    return {"source": "folder", "folder": {"path": module_path}, "synthetic_ratio": 0.5}
 
 
 def test_copies_fail_a_trial_with_a_fix_unless_they_are_allowed(
