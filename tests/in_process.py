@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from xraytune.base.records import Compute
+from xraytune.base.tensors import save_state
 from xraytune.cli.main import build_app
 from xraytune.confirm import run as confirm_run
 from xraytune.data.prepare import SplitData, prepare
@@ -54,7 +54,7 @@ def save_backbone(file: Path, name: str = "small_cnn", seed: int = 0) -> None:
     """Write random weights of a backbone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        save_file(build_backbone(name)[0].state_dict(), file)
+        save_state(build_backbone(name)[0].state_dict(), file)
 
 
 @contextmanager
