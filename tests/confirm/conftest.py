@@ -37,11 +37,11 @@ points_to_evaluate: [{source: folder}, {source: none}]
 @pytest.fixture(scope="module")
 def ended(module_path: Path) -> Lab:
     """X-rays without `test/`, copies to train on, an ended study, and test images elsewhere."""
-    lab = Lab(module_path)
+    lab = Lab(module_path / "ended")
     draw_xrays(lab.path, patients=60, seed=4)
     shutil.move(lab.path / "xrays/test", lab.test)
     transform_folder(lab.path / "xrays", lab.path / "copies", copies=2)
-    search_space(module_path, SPACE)
+    search_space(lab.path, SPACE)
     return lab
 
 

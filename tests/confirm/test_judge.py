@@ -177,9 +177,8 @@ def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> N
 
 @pytest.mark.slow
 def test_the_methods_name_what_was_searched_and_pruned() -> None:
-    pruned = replace(helped(), searched=replace(CONFIRMATION.searched, pruned=20)).to_json()[
-        "methods"
-    ]
+    searched = replace(CONFIRMATION.searched, pruned=20)
+    pruned = replace(helped(), searched=searched).to_json()["methods"]
     methods = helped().to_json()["methods"]
 
     for words in (
