@@ -63,6 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in _RAY_FILES)
 
 
+@pytest.fixture(scope="module")
+def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder for what the tests of a module share."""
+    return tmp_path_factory.mktemp("module")
+
+
 @pytest.fixture
 def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip torchvision's initialisation of weights, which takes seconds."""

@@ -1,7 +1,5 @@
 """Trials, searches and commands in this process, pinned like a trial's own, without Ray."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -15,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from xraytune.base.records import Compute
+from xraytune.base.tensors import save_state
 from xraytune.cli.main import build_app
 from xraytune.confirm import run as confirm_run
 from xraytune.data.prepare import SplitData, prepare
@@ -51,11 +49,11 @@ def one_thread() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before[1])
 
 
-def save_backbone(file: Path) -> None:
-    """Write weights of a small backbone, the same each time."""
+def save_backbone(file: Path, name: str = "small_cnn", seed: int = 0) -> None:
+    """Write random weights of a backbone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(build_backbone("small_cnn")[0].state_dict(), file)
+        torch.manual_seed(seed)
+        save_state(build_backbone(name)[0].state_dict(), file)
 
 
 @contextmanager
@@ -91,7 +89,8 @@ class InProcess:
         self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any
     ) -> None:
         self.study = folder
-        self.cache, self.callbacks = cache, callbacks
+        self.cache = cache
+        self.callbacks = callbacks
 
     def launch(self) -> None: ...
 
@@ -127,7 +126,8 @@ def confirm_in_process() -> Iterator[None]:
 
 def search_in_process(space: Space, root: Path) -> StudyFolder:
     """A whole search below `root/studies`, with `root/cache`; gives the study, which has ended."""
-    folder, cache = StudyFolder(root / "studies" / space.settings.name), root / "cache"
+    folder = StudyFolder(root / "studies" / space.settings.name)
+    cache = root / "cache"
     prepared, _ = prepare(space.settings, cache, sizes_px=space.sizes_px())
     inputs = read_inputs(inputs_of_space(space), space.settings, prepared, cache)
     create_study(folder, space, prepared, CPU, inputs)

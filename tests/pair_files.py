@@ -1,25 +1,32 @@
-"""Small folders of pairs: images with a bright block in the place of their mask."""
-
-from __future__ import annotations
+"""Small folders of images: phantoms, and pairs with a bright block in the place of their mask."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.seeding import numpy_generator
+from xraytune.data.phantom import draw_phantoms
 
-HEIGHT_PX, WIDTH_PX = 32, 48
+HEIGHT_PX = 32
+WIDTH_PX = 48
 
 
 def block(number: int) -> NDArray[np.bool_]:
     """Return a mask, [32, 48], of a block whose place and size depend on a number."""
     mask = np.zeros((HEIGHT_PX, WIDTH_PX), dtype=np.bool_)
-    top, left = 4 * (number % 4), 4 * (number % 5)
+    top = 4 * (number % 4)
+    left = 4 * (number % 5)
     mask[top : top + 16, left : left + 16 + number % 8] = True
     return mask
+
+
+def draw_xrays(root: Path, patients: int, **options: Any) -> None:
+    """Draw phantoms in `root / "xrays"`, by default of 32 px and with seed 1."""
+    draw_phantoms(root / "xrays", patients=patients, **{"seed": 1, "image_size_px": 32, **options})
 
 
 def save(path: Path, pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> None:

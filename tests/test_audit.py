@@ -1,7 +1,5 @@
 """`xraytune audit`: each fault has its line, bad input one message, and a page shows it all."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.in_process import command, confirm_in_process, said, save_backbone
-from tests.pair_files import save
+from tests.pair_files import draw_xrays, save
 from xraytune.audit import audit
 from xraytune.base.files import read_json
 from xraytune.data.phantom import draw_phantoms
@@ -33,24 +31,23 @@ def images_of(root: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clinic(module_path: Path) -> Path:
     """Real phantoms in `xrays`, a folder of each kind of synthetic images, and weights."""
-    root = tmp_path_factory.mktemp("audit")
-    draw_phantoms(root / "xrays", patients=240, seed=3, image_size_px=32)
-    draw_phantoms(root / "others", patients=200, seed=4, image_size_px=32)
-    for file in images_of(root):  # an opacity that even random features tell
+    draw_xrays(module_path, patients=240, seed=3)
+    draw_phantoms(module_path / "others", patients=200, seed=4, image_size_px=32)
+    for file in images_of(module_path):  # an opacity that even random features tell
         if file.parent.name == "PNEUMONIA":
             pixels = np.asarray(Image.open(file).convert("L")).copy()
             pixels[16:] //= 2
             save(file, pixels)
     for kind, source in (("new", "others"), ("copies", "xrays")):
-        for number, file in enumerate(images_of(root / source / "train")):
+        for number, file in enumerate(images_of(module_path / source / "train")):
             pixels = np.asarray(Image.open(file).convert("L"))
-            save(root / kind / file.parent.name / f"image_{number}.png", pixels)
+            save(module_path / kind / file.parent.name / f"image_{number}.png", pixels)
     for name, other in (("NORMAL", "PNEUMONIA"), ("PNEUMONIA", "NORMAL")):
-        shutil.copytree(root / "new" / name, root / "swapped" / other)
-    save_backbone(root / "net.safetensors")
-    return root
+        shutil.copytree(module_path / "new" / name, module_path / "swapped" / other)
+    save_backbone(module_path / "net.safetensors")
+    return module_path
 
 
 @pytest.fixture
@@ -112,8 +109,8 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert {"none", "duplicate", "synthetic_only"} == {
         control["kind"] for control in verdict["finalists"][0]["comparisons"]
     }
-    assert 'id="verdict"' in (study / "report.html").read_text("utf-8")
-    assert len((here / "studies/test_access.jsonl").read_text("utf-8").splitlines()) == 1
+    assert 'id="verdict"' in (study / "report.html").read_text()
+    assert len((here / "studies/test_access.jsonl").read_text().splitlines()) == 1
 
 
 def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
@@ -122,7 +119,7 @@ def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
     shutil.copytree(clinic / "new/NORMAL", here / "given/healthy")
     note = here / "studies/audit-copies/notes.txt"
     note.parent.mkdir(parents=True)
-    note.write_text("mine", "utf-8")
+    note.write_text("mine")
     refused = [
         (here / "given", 3, ("healthy", "NORMAL, PNEUMONIA", "fix: rename")),
         (clinic / "copies", 5, ("audit-copies",)),

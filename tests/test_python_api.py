@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import typer
 
-from tests.docs.commands import python_of
+from tests.docs.commands import run_python_of
 from tests.in_process import confirm_in_process
-from tests.study.studies import CPU, two_images, write_space
+from tests.study.studies import new_study
 from xraytune import api
 from xraytune.cli.command import run
 from xraytune.cli.main import build_app
-from xraytune.study.folder import StudyFolder
-from xraytune.study.start import create_study
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +44,9 @@ def test_every_command_is_a_function_of_its_name_that_takes_all_of_its_options()
 
 
 def test_a_path_may_be_text(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "studies/small")
-    create_study(folder, write_space(tmp_path), two_images(), CPU)
+    study = new_study(tmp_path).path
 
-    assert api.status(str(folder.path)) == api.status(study=folder.path)
+    assert api.status(str(study)) == api.status(study=study)
     space = api.space_check(str(tmp_path / "small.yaml"), data="elsewhere")
     assert space.settings.data.path.name == "elsewhere"
 
@@ -59,9 +56,8 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     """With its trials in this process instead of Ray's."""
     monkeypatch.chdir(tmp_path)
 
-    names: dict[str, Any] = {}
     with confirm_in_process():
-        exec(compile(python_of("docs/python.md"), "docs/python.md", "exec"), names)
+        names = run_python_of("docs/python.md")
 
     assert len(names["trials"]) == 6
     assert names["confirmation"].verdict in {"helps", "hurts", "no_better", "undecided"}

@@ -27,7 +27,7 @@ class Builder:
         self.builds += 1
         (folder / "pixels.bin").write_bytes(b"x" * 1000)
         (folder / "grids").mkdir()
-        (folder / "grids" / "one.txt").write_text("1", encoding="utf-8")
+        (folder / "grids/one.txt").write_text("1")
 
 
 def put_another_manifest(path: Path, **changes: object) -> None:
@@ -39,7 +39,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "flipped": lambda path: (path / "pixels.bin").write_bytes(b"y" + b"x" * 999),
     "truncated": lambda path: (path / "pixels.bin").write_bytes(b"x" * 999),
     "deleted": lambda path: (path / "pixels.bin").unlink(),
-    "manifest torn": lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
+    "manifest torn": lambda path: (path / "manifest.json").write_text("{"),
     "manifest deleted": lambda path: (path / "manifest.json").unlink(),
     "of another version": lambda path: put_another_manifest(path, stage="pixels-0"),
 }
@@ -85,7 +85,8 @@ build_once(cache, "pixels-1", {"seed": 7}, build)
 def test_one_process_rebuilds_a_damaged_artifact_and_the_next_takes_over_when_it_dies(
     tmp_path: Path, is_killed: bool
 ) -> None:
-    cache, counted = tmp_path / "cache", tmp_path / "builds"
+    cache = tmp_path / "cache"
+    counted = tmp_path / "builds"
     path = build_once(
         cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch()
     )
@@ -105,6 +106,6 @@ def test_one_process_rebuilds_a_damaged_artifact_and_the_next_takes_over_when_it
     second.communicate("\n")
 
     assert second.returncode == 0
-    assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
+    assert counted.read_text() == ("xx" if is_killed else "x")
     assert is_intact(path)
     assert (path / "pixels.bin").read_bytes() == b"1"

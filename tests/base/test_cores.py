@@ -35,7 +35,7 @@ def test_quotas_of_a_process_and_of_the_groups_above_it_count(
     files |= {f"sys/fs/cgroup/{name}": quota for name, quota in quotas.items()}
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{content}\n", encoding="utf-8")
+        (tmp_path / name).write_text(f"{content}\n")
 
     assert quota_cores(tmp_path) == cores
 

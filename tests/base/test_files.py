@@ -42,7 +42,7 @@ def test_nan_is_not_written_and_no_temporary_file_stays(tmp_path: Path) -> None:
 
     assert os.listdir(tmp_path) == ["result.json"]  # noqa: PTH208
     assert read_json(tmp_path / "result.json") == {"auroc": 0.6}
-    (tmp_path / "result.json").write_text('{"auroc": NaN}', "utf-8")
+    (tmp_path / "result.json").write_text('{"auroc": NaN}')
     with pytest.raises(ValueError, match="NaN is not JSON"):
         read_json(tmp_path / "result.json")
 
@@ -67,17 +67,10 @@ def test_killed_writer_preserves_existing_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)], check=False)
 
     assert done.returncode == -9
-    assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text() == "old"
 
 
-WRITERS: dict[str, Callable[[Path], object]] = {
-    "write_json": lambda path: write_json(path, {}),
-    "append_jsonl": lambda path: append_jsonl(path, {}),
-    "new_folder": lambda path: _new_folder(path),
-}
-
-
-def _new_folder(path: Path) -> None:
+def make_folder(path: Path, _: object) -> None:
     with new_folder(path):
         pass
 
@@ -92,12 +85,12 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
     return flushed
 
 
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("write", [write_json, append_jsonl, make_folder])
 def test_new_file_and_parent_folders_are_flushed(
-    write: str, tmp_path: Path, flushed: set[Path]
+    write: Callable[..., object], tmp_path: Path, flushed: set[Path]
 ) -> None:
     """After a power loss a name is missing unless its folder was flushed."""
-    WRITERS[write](tmp_path / "trials" / "0007" / "checkpoint" / "what")
+    write(tmp_path / "trials/0007/checkpoint/what", {})
 
     assert {
         tmp_path,
@@ -109,7 +102,7 @@ def test_new_file_and_parent_folders_are_flushed(
 def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path, fails: bool) -> None:
     def create() -> None:
         with new_folder(tmp_path / "model") as folder:
-            (folder / "a.txt").write_text("1", encoding="utf-8")
+            (folder / "a.txt").write_text("1")
             assert not (tmp_path / "model").exists()
             if fails:
                 raise RuntimeError("lost")
@@ -139,7 +132,7 @@ def test_a_torn_line_of_any_length_is_cut_off(tmp_path: Path, row_bytes: int) ->
 
 def bytes_read() -> int:
     """How much this process has read from files."""
-    counts = Path("/proc/self/io").read_text(encoding="utf-8").split()
+    counts = Path("/proc/self/io").read_text().split()
     return int(counts[counts.index("rchar:") + 1])
 
 

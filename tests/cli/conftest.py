@@ -11,5 +11,5 @@ from tests.cli.spaces import SPACE
 def space(tmp_path: Path) -> Path:
     """Return a small space file."""
     file = tmp_path / "space.yaml"
-    file.write_text(SPACE, "utf-8")
+    file.write_text(SPACE)
     return file

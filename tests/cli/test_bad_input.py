@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import Result
 
 from tests.in_process import command as run
-from xraytune.data.phantom import draw_phantoms
+from tests.pair_files import draw_xrays
 from xraytune.data.prepare import prepare
 from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
@@ -25,11 +25,10 @@ OF_FOLDER = f"{SEARCH} --set source=folder --set folder.path="
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(module_path: Path) -> Path:
     """Return a folder with phantom X-rays of 30 patients."""
-    folder = tmp_path_factory.mktemp("bad_input")
-    draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
-    return folder
+    draw_xrays(module_path, patients=30, seed=3, image_size_px=48)
+    return module_path
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def here(drawn: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to a folder with `space.yaml`, `xrays` and a file, `notes.txt`."""
     here = space.parent
     shutil.copytree(drawn / "xrays", here / "xrays", ignore=shutil.ignore_patterns("masks"))
-    (here / "notes.txt").write_text("a file\n", "utf-8")
+    (here / "notes.txt").write_text("a file\n")
     monkeypatch.chdir(here)
     return here
 
@@ -65,7 +64,7 @@ def nothing(here: Path) -> None: ...
 
 def put_a_thesis(here: Path) -> None:
     (here / "studies/small").mkdir(parents=True)
-    (here / "studies/small/thesis.txt").write_text("precious", "utf-8")
+    (here / "studies/small/thesis.txt").write_text("precious")
 
 
 def remove_a_class(here: Path) -> None:
@@ -81,7 +80,7 @@ def spoil_images(here: Path) -> None:
     truncated, empty, text, wide, *_ = images_of(here)
     truncated.write_bytes(truncated.read_bytes()[:500])
     empty.write_bytes(b"")
-    text.write_text("text\n", "utf-8")
+    text.write_text("text\n")
     Image.new("1", (20_000, 9_000)).save(wide, "PNG")
 
 

@@ -16,15 +16,13 @@ from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
 from xraytune.cli.command import Command
 from xraytune.space.load import load_space
 
-UNIFORM = "lr={min: 1e-5, max: 1e-1}"
-
 
 @pytest.mark.slow
 def test_space_check_prints_the_file_with_every_default(space: Path) -> None:
     result = run(f"space check {space}")
 
     head, _, resolved = result.stdout.partition("\n\n")
-    (space.parent / "resolved.yaml").write_text(resolved, "utf-8")
+    (space.parent / "resolved.yaml").write_text(resolved)
     assert result.exit_code == 0
     assert "valid. 3 parameters are searched" in " ".join(head.split())
     assert "batch_size" in resolved
@@ -86,7 +84,8 @@ def test_help_is_wrapped_once() -> None:
     assert all(len(line.strip()) > 60 for line in paragraph.splitlines()[:-1])
 
 
-PROBLEM, KINDS = Problem("wrong", "here", "fix it"), {ConfigError: 2, DataError: 3, StudyError: 5}
+PROBLEM = Problem("wrong", "here", "fix it")
+KINDS = {ConfigError: 2, DataError: 3, StudyError: 5}
 
 
 NO_MEMORY = (
@@ -136,11 +135,11 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 @pytest.mark.slow
 def test_python_m_xraytune_is_the_command_with_its_exit_codes(tmp_path: Path) -> None:
-    (tmp_path / "json.py").write_text("raise ImportError", "utf-8")  # not imported
-    version, unknown = (
-        other_process(f"{sys.executable} -m xraytune {words}", cwd=tmp_path)
-        for words in ("--version", "status nowhere")
-    )
+    (tmp_path / "json.py").write_text("raise ImportError")  # not imported
+    program = f"{sys.executable} -m xraytune"
+
+    version = other_process(f"{program} --version", cwd=tmp_path)
+    unknown = other_process(f"{program} status nowhere", cwd=tmp_path)
 
     assert version.returncode == 0
     assert re.fullmatch(

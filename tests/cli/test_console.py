@@ -1,7 +1,5 @@
 """Progress in a log, and control characters."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

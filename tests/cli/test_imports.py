@@ -29,7 +29,6 @@ def test_quick_commands_load_nothing_heavy(tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(
         "name: small\ndata: {path: x}\nparameters:\n  lr: {min: 1e-5, max: 1e-3}\n",
-        encoding="utf-8",
     )
 
     assert loaded_by(COMMANDS, "--help", "train --help", "--version", f"space check {space}") == []

@@ -7,6 +7,7 @@ import pytest
 
 from tests.docs.commands import TINY, TINY_PAIRS, used_by
 from tests.in_process import CPU, command, one_thread, said
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import draw_phantoms
@@ -24,12 +25,11 @@ FILES = sorted(
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("spaces")
-    draw_phantoms(folder / "xrays", patients=40, seed=3, image_size_px=48)
-    draw_phantoms(folder / "pairs", patients=40, seed=3, image_size_px=48, pairs=True)
-    draw_phantoms(folder / "findings", patients=120, seed=3, image_size_px=48, findings=True)
-    return folder
+def phantoms(module_path: Path) -> Path:
+    draw_xrays(module_path, patients=40, seed=3, image_size_px=48)
+    draw_phantoms(module_path / "pairs", patients=40, seed=3, image_size_px=48, pairs=True)
+    draw_phantoms(module_path / "findings", patients=120, seed=3, image_size_px=48, findings=True)
+    return module_path
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -53,7 +53,7 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
         )
     (tmp_path / "gan_ratio").rmdir()
     (tmp_path / "gan_ratio").write_text(
-        (SPACES / "gan_ratio.yaml").read_text("utf-8").replace("name: gan-ratio", "name: mine")
+        (SPACES / "gan_ratio.yaml").read_text().replace("name: gan-ratio", "name: mine")
     )
 
     assert load_space(Path("gan_ratio")).settings.name == "mine"
@@ -114,7 +114,7 @@ def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_pat
     prepared, _ = prepare(space.settings, phantoms / "cache")
 
     for number, experiment in enumerate(first_trials(space)):
-        epochs: list[EpochRecord] = []
+        epochs = list[EpochRecord]()
         with one_thread():
             result = run_trial(
                 experiment,

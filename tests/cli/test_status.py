@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import other_process
-from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.study.folder import StudyFolder
-from xraytune.study.start import create_study
+from tests.study.studies import direct, new_study, run_trial
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_narrow_screen_shows_the_learning_rate(tmp_path: Path) -> None:
-    study = StudyFolder(tmp_path / "studies/small")
     point = "{source: gan, augmentation: flip, lr: 1e-3}"
     points = f"points_to_evaluate=[{{source: none, augmentation: none, lr: 3e-3}}, {point}]"
     overrides = (
@@ -24,12 +21,10 @@ def test_a_narrow_screen_shows_the_learning_rate(tmp_path: Path) -> None:
         points,
         "scheduler={name: none}",
     )
-    create_study(study, write_space(tmp_path, *overrides), two_images(), CPU)
+    study = new_study(tmp_path, *overrides)
     loop = direct(study, *overrides)
     for number, value in enumerate((0.8, 0.95)):
-        loop.next_trial()
-        loop.on_result(number, epoch(1, value))
-        loop.on_result(number, ended(value, epochs=1))
+        run_trial(loop, number, value)
     # In a process of its own: the width of the terminal is read once.
     env = {**os.environ, "COLUMNS": "80"}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from examples.transform_folder import transform_folder
-from tests.confirm.labs import Lab
+from tests.confirm.labs import Lab, search_space
 from tests.in_process import confirm_in_process
+from tests.pair_files import draw_xrays
 from tests.study.conftest import study
 from xraytune.confirm.record import Confirmation
-from xraytune.data.phantom import draw_phantoms
 
 __all__ = ["study"]
 
@@ -35,14 +35,13 @@ points_to_evaluate: [{source: folder}, {source: none}]
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def ended(module_path: Path) -> Lab:
     """X-rays without `test/`, copies to train on, an ended study, and test images elsewhere."""
-    lab = Lab(tmp_path_factory.mktemp("confirm"))
-    draw_phantoms(lab.path / "xrays", patients=60, seed=4, image_size_px=32)
-    shutil.move(lab.path / "xrays" / "test", lab.test)
+    lab = Lab(module_path / "ended")
+    draw_xrays(lab.path, patients=60, seed=4)
+    shutil.move(lab.path / "xrays/test", lab.test)
     transform_folder(lab.path / "xrays", lab.path / "copies", copies=2)
-    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    lab.search()
+    search_space(lab.path, SPACE)
     return lab
 
 
@@ -71,4 +70,4 @@ def done(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Iterator[Lab]:
 @pytest.fixture
 def first(confirmed: tuple[Lab, Confirmation], tmp_path: Path) -> Confirmation:
     """The result of that confirmation, of the study in the private copy."""
-    return replace(confirmed[1], study=tmp_path / "lab" / "studies" / "small")
+    return replace(confirmed[1], study=tmp_path / "lab/studies/small")

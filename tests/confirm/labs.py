@@ -46,7 +46,7 @@ class Lab:
 
     @property
     def study(self) -> Path:
-        return self.path / "studies" / "small"
+        return self.path / "studies/small"
 
     @property
     def folder(self) -> Path:
@@ -113,15 +113,21 @@ def times_of(root: Path, pattern: str) -> dict[Path, int]:
 def search_space(root: Path, space: str, **where: Any) -> Path:
     """Search a space with these images, and return the study."""
     file = root / "space.yaml"
-    file.write_text(space, encoding="utf-8")
+    file.write_text(space)
     return search_in_process(load_space(file, **where), root).path
 
 
 def show_confirmed(study: Path, **options: Any) -> str:
     """Confirm a study, and return what the command prints."""
+    with confirm_in_process():
+        return shown_of(confirm(study, **options))
+
+
+def shown_of(confirmation: Confirmation) -> str:
+    """What the command prints of a confirmation."""
     shown = io.StringIO()
-    with confirm_in_process(), redirect_stdout(shown):
-        print_confirm(confirm(study, **options), {})
+    with redirect_stdout(shown):
+        print_confirm(confirmation, {})
     return shown.getvalue()
 
 
@@ -137,5 +143,5 @@ def draw_hospital(folder: Path, seed: int, **options: Any) -> Path:
         named = Path(image.file).with_name(f"{folder.name}-{Path(image.file).name}")
         (folder / image.file).rename(folder / named)
         rows.append(f"{named.as_posix()},{folder.name} {image.patient}")
-    (folder / "patients.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "patients.csv").write_text("\n".join(rows) + "\n")
     return folder

@@ -1,7 +1,5 @@
 """A whole confirm, in this process and without Ray: inputs, refusals and resuming."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -56,7 +54,7 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
 def test_a_study_without_a_finalist_is_refused_before_ray_starts(lab: Lab) -> None:
     chosen = ("name=plain", "budget.trials=1", "points_to_evaluate=[{source: none}]")
     study = lab.search(*chosen)
-    notes: list[str] = []
+    notes = list[str]()
 
     with pytest.raises(StudyError, match="there is no finalist to confirm"):
         confirm(study, test=lab.test, callbacks=Callbacks(note=notes.append))
@@ -113,7 +111,8 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
     trained = times_of(done.folder, "best.safetensors")
     assert len(trained) * 4 == len(networks) * 5
     assert trained.items() >= networks.items()
-    (arm,), (before,) = found.finalists, first.finalists
+    (arm,) = found.finalists
+    (before,) = first.finalists
     assert arm.replicate_scores[:4] == before.replicate_scores
     assert len({*arm.replicate_scores}) == 5
     assert found.exploratory == (
@@ -170,14 +169,14 @@ def test_a_changed_digit_of_what_a_verdict_rests_on_is_an_error(
     done: Lab, first: Confirmation, name: str
 ) -> None:
     file = done.folder / name
-    text = file.read_text("utf-8")
+    text = file.read_text()
     changed = re.sub(r"(?<=\d)\d", lambda digit: f"{9 - int(digit[0])}", text, count=1)
-    file.write_text(changed, encoding="utf-8")
+    file.write_text(changed)
     (done.folder / "test.npy").unlink()
 
     with pytest.raises(XraytuneError, match=rf"{name}(: .*its content|:1: this line) was changed"):
         done.confirm()
-    file.write_text(text, encoding="utf-8")
+    file.write_text(text)
     assert done.confirm().to_json() == first.to_json()
 
 
@@ -221,7 +220,7 @@ def test_predictions_are_written_and_secondary_outcomes_have_the_thresholds_of_e
     assert [arm.name for arm in plan.arms[:2]] == [finalist["arm"], comparison["control"]]
     assert [outcome["score"], outcome["control_score"]] == pytest.approx(scores, abs=1e-12)
     assert "verdict" not in outcome
-    rows = (done.folder / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    rows = (done.folder / "predictions.csv").read_text().splitlines()
     assert len(rows) == 1 + first.test.images
 
 
@@ -252,7 +251,7 @@ def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdi
     assert sum(group.images for group in asked.subgroups) == len(files)
     assert later == asked
     assert trained == times_of(done.study, "*.safetensors")
-    report = (done.study / "report.html").read_text(encoding="utf-8")
+    report = (done.study / "report.html").read_text()
     assert "too few patients of a class" in report
 
 
@@ -265,9 +264,9 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     second = shutil.copytree(done.study, done.study.with_name("second"), ignore=ignored)
     third = shutil.copytree(second, done.study.with_name("third"))
     shutil.rmtree(third / "confirm")
-    plan = read_json(second / "confirm" / "plan.json")
+    plan = read_json(second / "confirm/plan.json")
     unopened = with_checksum(without_checksum(plan) | {"order": ""})
-    write_json(second / "confirm" / "plan.json", unopened)
+    write_json(second / "confirm/plan.json", unopened)
 
     found = [confirm(study, test=copy) for study in (second, second)]
     after = confirm(third, test=copy)
@@ -282,7 +281,8 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
 
 def test_moved_images_are_decoded_again_and_runs_use_the_given_locations(lab: Lab) -> None:
     shutil.rmtree(lab.path / "cache")
-    moved, weights_dir = lab.path / "elsewhere", lab.path / "weights"
+    moved = lab.path / "elsewhere"
+    weights_dir = lab.path / "weights"
     (lab.path / "xrays").rename(moved)
 
     assert lab.confirm(data=moved, weights_dir=weights_dir).finalists
@@ -308,7 +308,7 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
         return access(path, mode) and not is_refused
 
     monkeypatch.setattr("os.access", refuse)
-    notes: list[str] = []
+    notes = list[str]()
 
     shown = done.confirm(callbacks=Callbacks(note=notes.append))
 
@@ -319,7 +319,7 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
 
 def test_a_search_with_another_torch_is_noted(done: Lab, first: Confirmation) -> None:
     edit(done.study / "environment.json", "packages", torch="2.0.1")
-    notes: list[str] = []
+    notes = list[str]()
 
     assert done.confirm(callbacks=Callbacks(note=notes.append)).verdict == first.verdict
 
@@ -332,9 +332,7 @@ def test_replicates_of_two_versions_of_torch_are_never_compared(
     edit(done.folder / "environment.json", "packages", torch="2.0.1")
     assert done.confirm().verdict == first.verdict, "nothing is left to train"
     runs = done.folder / "runs.jsonl"
-    runs.write_text(
-        "".join(runs.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8"
-    )
+    runs.write_text("".join(runs.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(
         StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"
     ):

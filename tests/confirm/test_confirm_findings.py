@@ -1,8 +1,5 @@
 """A whole study of findings in this process: search, confirm, report, model, predictions."""
 
-from __future__ import annotations
-
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from tests.confirm.labs import search_space, show_confirmed
 from tests.in_process import one_core
+from tests.model.conftest import read_rows
+from tests.pair_files import draw_xrays
 from xraytune.base.files import read_json
 from xraytune.data.findings import numbers_of
 from xraytune.data.index import read_index
@@ -41,22 +40,23 @@ points_to_evaluate: [{source: folder}, {source: none}]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    lab = tmp_path_factory.mktemp("findings")
-    draw_phantoms(lab / "xrays", patients=140, seed=4, image_size_px=32, findings=True)
-    draw_phantoms(lab / "more", patients=40, seed=5, image_size_px=32, findings=True)
-    study = search_space(lab, SPACE, data=lab / "xrays/data.yaml")
-    draw_phantoms(lab / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True)
-    shown = show_confirmed(study, test=lab / "hospital_b" / "data.yaml")
-    (lab / "shown.txt").write_text(shown, encoding="utf-8")
+def lab(module_path: Path) -> Path:
+    draw_xrays(module_path, patients=140, seed=4, findings=True)
+    draw_phantoms(module_path / "more", patients=40, seed=5, image_size_px=32, findings=True)
+    study = search_space(module_path, SPACE, data=module_path / "xrays/data.yaml")
+    draw_phantoms(module_path / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True)
+    shown = show_confirmed(study, test=module_path / "hospital_b/data.yaml")
+    (module_path / "shown.txt").write_text(shown)
     with one_core():
-        train(study, out=lab / "model")
-    return lab
+        train(study, out=module_path / "model")
+    return module_path
 
 
 def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab: Path) -> None:
-    folder, shown = lab / "studies/small/confirm", (lab / "shown.txt").read_text(encoding="utf-8")
-    record, results = read_json(folder / "verdict.json"), np.load(folder / "test.npy")[0]
+    folder = lab / "studies/small/confirm"
+    shown = (lab / "shown.txt").read_text()
+    record = read_json(folder / "verdict.json")
+    results = np.load(folder / "test.npy")[0]
     (finalist,) = record["finalists"]
 
     labels = numbers_of(
@@ -89,7 +89,7 @@ def test_the_final_model_is_evaluated_and_predicts_by_finding(lab: Path) -> None
     evaluation = evaluate(
         lab / "model", data=lab / "xrays/data.yaml", out=lab / "ev", replicates=50
     )
-    table = [*csv.DictReader((lab / "ev/predictions.csv").read_text(encoding="utf-8").splitlines())]
+    table = read_rows(lab / "ev/predictions.csv")
     for name, measured in evaluation.groups["findings"].items():
         known = [row for row in table if row[f"label_{name}"] != "?"]
         true, scores = (
@@ -101,5 +101,5 @@ def test_the_final_model_is_evaluated_and_predicts_by_finding(lab: Path) -> None
     each = [measured.metrics["auroc"] for measured in evaluation.groups["findings"].values()]
     assert evaluation.metrics["auroc"] == pytest.approx(np.mean(np.array(each, dtype=float)))
     predicted = predict(lab / "model", lab / "xrays/test", out=lab / "predictions.csv")
-    rows = [*csv.DictReader((lab / "predictions.csv").read_text(encoding="utf-8").splitlines())]
+    rows = read_rows(lab / "predictions.csv")
     assert [row["predicted_lobar"] for row in rows].count("1") == predicted.counts["lobar"]

@@ -1,7 +1,5 @@
 """A whole confirm of a segmentation study, in this process and without Ray."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path
@@ -37,23 +35,23 @@ def test_a_segmentation_study_is_confirmed_in_dice(tmp_path: Path) -> None:
     """Of pairs without `test/`, with others to train on."""
     lab = tmp_path
     draw_phantoms(lab / "pairs", patients=40, seed=4, image_size_px=32, pairs=True)
-    shutil.move(lab / "pairs" / "test", lab / "test")
+    shutil.move(lab / "pairs/test", lab / "test")
     draw_phantoms(lab / "others", patients=40, seed=5, image_size_px=32, pairs=True)
     for inner in ("images", "masks"):
         (lab / "more" / inner).mkdir(parents=True)
-        for file in (lab / "others" / "train" / inner).iterdir():
+        for file in (lab / "others/train" / inner).iterdir():
             shutil.copy(file, lab / "more" / inner / f"other{file.name}")
     study = search_space(lab, SPACE)
 
     draw_phantoms(lab / "hospital_b", patients=40, seed=6, image_size_px=32, pairs=True)
     for inner in ("images", "masks"):
-        for file in (lab / "hospital_b" / "test" / inner).iterdir():
+        for file in (lab / "hospital_b/test" / inner).iterdir():
             file.rename(file.with_name(f"b{file.name}"))
 
-    shown = show_confirmed(study, test=[lab / "test", lab / "hospital_b" / "test"])
+    shown = show_confirmed(study, test=[lab / "test", lab / "hospital_b/test"])
 
-    record = read_json(study / "confirm" / "verdict.json")
-    dices = np.load(study / "confirm" / "test.npy")[0]
+    record = read_json(study / "confirm/verdict.json")
+    dices = np.load(study / "confirm/test.npy")[0]
     about = (record["metric"], record["network"], record["test"]["positive"])
     assert about == ("Dice", "segmenter", "")
     assert dices.shape == (record["test"]["images"], 1)

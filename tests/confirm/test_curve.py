@@ -1,16 +1,16 @@
 """What patients, real images of others and gifts are worth, on nested draws of patients."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.in_process import command, one_core, save_backbone
+from tests.pair_files import draw_xrays
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.confirm.curve import Curve, Point, curve
@@ -54,16 +54,20 @@ NUMBERS = [8, 16]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("room")
-    draw_phantoms(root / "xrays", patients=300, seed=4, image_size_px=32, difficulty=0.2)
-    save_backbone(root / "net.safetensors")
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
-    return root
+def root(module_path: Path) -> Path:
+    draw_xrays(module_path, patients=300, seed=4, difficulty=0.2)
+    save_backbone(module_path / "net.safetensors")
+    (module_path / "space.yaml").write_text(SPACE)
+    return module_path
 
 
 def frozen(root: Path) -> list[str]:
     return [f"weights={root / 'net.safetensors'}", "trainable=head"]
+
+
+def curve_in(root: Path, **options: Any) -> Curve:
+    """The curve of the room's space, by default with its cache."""
+    return curve(root / "space.yaml", **{"cache": root / "cache", **options})
 
 
 def point(
@@ -153,17 +157,10 @@ def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
 ) -> None:
     """The command prints the answer first, and writes the same figures with a picture."""
     with one_core():
-        found = curve(root / "space.yaml", cache=root / "cache", patients=NUMBERS)
+        found = curve_in(root, patients=NUMBERS)
         trained = trainings(root / "cache")
-        arguments = [
-            "--space",
-            root / "space.yaml",
-            "--cache",
-            root / "cache",
-            "--patients",
-            "16,8",
-        ]
-        shown = command("curve", *arguments, "--out", tmp_path / "out").stdout
+        where = f"--space {root}/space.yaml --cache {root}/cache"
+        shown = command(f"curve {where} --patients 16,8 --out {tmp_path}/out").stdout
 
     assert " ".join(shown.split()).startswith(found.sentence)
     assert trainings(root / "cache") == trained
@@ -177,7 +174,7 @@ def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
         if point not in alone:
             assert point.gain.low < point.gain.difference < point.gain.high
             assert 8 <= point.patients + point.worth.low <= point.patients + point.worth.high <= 16
-    written = json.loads((tmp_path / "out/curve.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "out/curve.json").read_text())
     assert written["points"][0]["scores"] == [*alone[0].scores]
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "curve.json",
@@ -207,8 +204,7 @@ def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
 
     with one_core():
         first, again = (
-            curve(root / "space.yaml", overrides=frozen(root), cache=cache, patients=[2, 4])
-            for _ in range(2)
+            curve_in(root, overrides=frozen(root), cache=cache, patients=[2, 4]) for _ in range(2)
         )
 
     draws = choose_draws(names, [2, 4], 1.0)
@@ -224,17 +220,16 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
     root: Path, tmp_path: Path
 ) -> None:
     """Its patients are among the study's, and neither drawn nor scored."""
-    (root / "donor.yaml").write_text(DONOR, encoding="utf-8")
+    (root / "donor.yaml").write_text(DONOR)
     settings = load_space(root / "space.yaml").settings
     with one_core():
         sent = generator_train(
             root / "donor.yaml", out=tmp_path / "sent", cache=root / "cache"
         ).path
-        notes: list[str] = []
-        found = curve(
-            root / "space.yaml",
+        notes = list[str]()
+        found = curve_in(
+            root,
             overrides=frozen(root),
-            cache=root / "cache",
             patients=NUMBERS,
             donor=sent,
             folder=draw_extra(tmp_path / "images"),
@@ -265,9 +260,9 @@ def draw_extra(folder: Path) -> Path:
 @pytest.mark.slow
 def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a classifier nor statistics"):
-        curve(root / "space.yaml", cache=root / "cache", donor=tmp_path)
+        curve_in(root, donor=tmp_path)
     with pytest.raises(ConfigError, match="mistaken for an X-ray"):
-        curve(root / "space.yaml", cache=root / "cache", out=root / "xrays" / "curve")
+        curve_in(root, out=root / "xrays/curve")
 
 
 def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
@@ -318,15 +313,11 @@ def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does(
 def test_a_space_without_a_baseline_or_with_a_draw_without_a_class_is_refused_before_the_training(
     root: Path, tmp_path: Path
 ) -> None:
-    xrays = shutil.copytree(root / "xrays" / "train", tmp_path / "xrays")
+    xrays = shutil.copytree(root / "xrays/train", tmp_path / "xrays")
     for file in sorted((xrays / "NORMAL").iterdir())[12:]:
         file.unlink()
 
     with pytest.raises(ConfigError, match="no arm without extra images"):
-        curve(
-            root / "space.yaml",
-            overrides=["source=duplicate", "points_to_evaluate=[]"],
-            cache=root / "cache",
-        )
+        curve_in(root, overrides=["source=duplicate", "points_to_evaluate=[]"])
     with pytest.raises(DataError, match="no image of NORMAL"):
-        curve(root / "space.yaml", patients=[4, 8], data=xrays, cache=tmp_path / "cache")
+        curve_in(root, patients=[4, 8], data=xrays, cache=tmp_path / "cache")

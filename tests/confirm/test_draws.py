@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.confirm.labs import Lab, changed, sides_of
+from tests.confirm.labs import Lab, changed, search_space, sides_of
 from tests.in_process import command
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.confirm.arms import read_plan
@@ -23,13 +24,15 @@ from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
-from xraytune.space.settings import Parameters
+from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 
-REPLICATES, TRAINED_ON, FEWEST = 4, 16, 30
+REPLICATES = 4
+TRAINED_ON = 16
+FEWEST = 30
 SPACE = f"""\
 name: small
 data: {{path: xrays, image_size: 32, train_patients: {TRAINED_ON},
@@ -55,12 +58,10 @@ points_to_evaluate: [{{source: gan}}, {{source: none}}]
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    lab = Lab(tmp_path_factory.mktemp("draws"))
-    draw_phantoms(lab.path / "xrays", patients=220, seed=4, image_size_px=32)
-    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    lab.search()
-    return lab
+def ended(module_path: Path) -> Lab:
+    draw_xrays(module_path, patients=220, seed=4)
+    search_space(module_path, SPACE)
+    return Lab(module_path)
 
 
 @pytest.mark.parametrize(("replicates", "seed"), [(REPLICATES, 0), (2, 1)])
@@ -77,7 +78,7 @@ def test_no_patient_is_on_two_sides(ended: Lab, tmp_path: Path, replicates: int,
     assert sides.items() >= sides_of(searched).items(), "the search's sides stay as they were"
     everyone = Counter(patient for patients in sides.values() for patient in patients)
     assert max(everyone.values()) == 1
-    assert everyone.keys() == {image.patient for image in read_index(settings.data).images}
+    assert everyone.keys() == {*read_index(settings.data).images.patients}
     assert [len(sides[draw]) for draw in draws] == [TRAINED_ON] * replicates
     assert len(sides["test"]) >= FEWEST
     ill = {image.patient for image in choice.prepared.images if image.label == 1}
@@ -129,7 +130,7 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     assert few.kind == "folder"
     assert few.notes[0].startswith("all replicates train on the same patients: ")
 
-    untested = changed(ended.settings, path=ended.path / "xrays" / "train")
+    untested = changed(ended.settings, path=ended.path / "xrays/train")
     alone, _ = prepare(untested, ended.cache)
     with pytest.raises(DataError, match=r"or give images of other patients: .* --test DIR"):
         ended.choose(untested, alone, replicates=50)
@@ -149,8 +150,10 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
     with pytest.raises(StudyError, match="2 further draws of 16 patients would need 32 more pati"):
         confirm(done.study, replicates=REPLICATES + 2)
 
-    sides, earlier = sides_of(folder.prepared()), sides_of(before)
-    others, drawn = earlier.pop("others"), sides.pop("draw_2")
+    sides = sides_of(folder.prepared())
+    earlier = sides_of(before)
+    others = earlier.pop("others")
+    drawn = sides.pop("draw_2")
     assert sides.pop("others") == others - drawn
     assert sides == earlier
     assert len(drawn) == TRAINED_ON
@@ -165,11 +168,9 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     """Their generator may have seen all training images, and so unused patients."""
     searched = StudyFolder(ended.study).prepared()
     known = next(image.file for image in searched.images if image.side == "train")
-    (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
-    shutil.copy(ended.path / "xrays" / known, tmp_path / "extra" / "NORMAL" / "another.jpeg")
-    compared = [
-        Parameters.model_validate({"source": "folder", "folder": {"path": tmp_path / "extra"}})
-    ]
+    (tmp_path / "extra/NORMAL").mkdir(parents=True)
+    shutil.copy(ended.path / "xrays" / known, tmp_path / "extra/NORMAL/another.jpeg")
+    compared = [Parameters(source="folder", folder=FolderSettings(path=tmp_path / "extra"))]
 
     auto = changed(ended.settings, confirm={"test": "auto"})
     choice = ended.choose(auto, compared=compared)
@@ -193,13 +194,11 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
         if image.patient not in {image.patient for image in searched.images}
     ]
     seen = [*unused[::9], *index.test[:2]]
-    (tmp_path / "seen.txt").write_text("\n".join(image.sha256 for image in seen), encoding="utf-8")
-    folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
-    compared = [Parameters.model_validate({"source": "folder", "folder": folder})]
+    (tmp_path / "seen.txt").write_text("\n".join(image.sha256 for image in seen))
+    folder = FolderSettings(path=tmp_path, seen=tmp_path / "seen.txt")
+    compared = [Parameters(source="folder", folder=folder)]
     (tmp_path / "NORMAL").mkdir()
-    shutil.copy(
-        ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL" / "another.jpeg"
-    )
+    shutil.copy(ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL/another.jpeg")
 
     choice = ended.choose(compared=compared)
 
@@ -213,7 +212,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     assert patients.isdisjoint(choice.images.patients)
 
     everyone = [image.sha256 for image in index.test]
-    (tmp_path / "seen.txt").write_text("\n".join(everyone), encoding="utf-8")
+    (tmp_path / "seen.txt").write_text("\n".join(everyone))
     on_folder = changed(ended.settings, confirm={"test": "folder"})
     with pytest.raises(
         DataError, match=r"no patient to test on .* a generator or an encoder has seen"
@@ -229,7 +228,8 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
         "name=other", "data.split.seed=1", "synthetic_ratio=8.0", "confirm.replicates=2"
     )
 
-    second, first = confirm(other), confirm(done.study)
+    second = confirm(other)
+    first = confirm(done.study)
 
     (own,), (others,) = (read_jsonl(study / TEST_ACCESS_FILE) for study in (done.study, other))
     scored = [{*row["contents"]} for row in (own, others)]
@@ -263,8 +263,8 @@ def test_real_images_take_the_place_of_a_pool_that_is_larger_than_they_are(done:
 
 def test_further_unused_images_than_at_the_search_are_refused(lab: Lab) -> None:
     draw_phantoms(lab.path / "more", patients=10, seed=9, image_size_px=32)
-    new = next((lab.path / "more" / "train" / "NORMAL").iterdir())
-    shutil.copy(new, lab.path / "xrays" / "train" / "NORMAL" / "IM-9999-0001.jpeg")
+    new = next((lab.path / "more/train/NORMAL").iterdir())
+    shutil.copy(new, lab.path / "xrays/train/NORMAL/IM-9999-0001.jpeg")
 
     with pytest.raises(StudyError, match="unused images were added"):
         lab.confirm()

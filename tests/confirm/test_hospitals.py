@@ -1,10 +1,6 @@
 """Further hospitals: the kept networks of a confirmation, scored on other test images as well."""
 
-from __future__ import annotations
-
-import io
 import shutil
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +13,12 @@ from tests.confirm.labs import (
     Stopped,
     draw_hospital,
     leave_sealed,
+    shown_of,
     stop_while_scoring,
     times_of,
 )
 from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.base.files import read_json
-from xraytune.cli.results import print_confirm
 from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -37,12 +33,11 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 
 
 @pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hospitals(module_path: Path) -> Path:
     """Folders of two further hospitals."""
-    root = tmp_path_factory.mktemp("hospitals")
-    draw_hospital(root / "hospital_b", seed=11)
-    draw_hospital(root / "hospital_c", seed=12)
-    return root
+    draw_hospital(module_path / "hospital_b", seed=11)
+    draw_hospital(module_path / "hospital_c", seed=12)
+    return module_path
 
 
 @pytest.fixture
@@ -101,12 +96,10 @@ def test_a_hospital_is_opened_once_and_stays_in_the_verdict_report_and_on_the_sc
     assert last.to_json() == both.to_json()
     assert [row["reason"] for row in done.log] == [*[row["reason"] for row in logged], ""]
     assert logged[-1]["reason"] == "second site"
-    shown = io.StringIO()
-    with redirect_stdout(shown):
-        print_confirm(last, {})
-    assert "At hospital_c: " in shown.getvalue()
-    assert f"at hospital_b: {last.finalists[0].arm}" in shown.getvalue()
-    report = write_report(done.study).read_text(encoding="utf-8")
+    shown = shown_of(last)
+    assert "At hospital_c: " in shown
+    assert f"at hospital_b: {last.finalists[0].arm}" in shown
+    report = write_report(done.study).read_text()
     patients = last.hospitals[0].test.patients
     assert f"at hospital_b ({patients})" in report, "a row of the chart"
     assert "At hospital_c: " in report
@@ -116,7 +109,7 @@ def test_one_command_confirms_and_scores_all_hospitals_as_several_do(
     lab: Lab, hospitals: Path, confirmed: tuple[Lab, Confirmation]
 ) -> None:
     """The first folder is the verdict's own, and is asked for once."""
-    asked: list[str] = []
+    asked = list[str]()
     other, first = confirmed
 
     found = confirm(
@@ -145,7 +138,7 @@ def test_an_interrupted_opening_goes_on_and_is_one_access(
             callbacks=Callbacks(on_progress=stop_while_scoring),
         )
     assert len(done.log) == 2, "before the first score"
-    notes: list[str] = []
+    notes = list[str]()
     assert done.confirm(callbacks=Callbacks(note=notes.append)) == first
     assert any("hospital_b was opened, and its verdict is not recorded" in note for note in notes)
 
@@ -159,7 +152,7 @@ def test_a_hospital_that_changed_is_refused_until_it_is_restored(done: Lab, fold
     """And another one in a folder of the same name is another hospital."""
     folder = folders / "hospital_b"
     found = confirm(done.study, test=folder)
-    same_name = shutil.copytree(folders / "hospital_c", folders / "elsewhere" / "hospital_b")
+    same_name = shutil.copytree(folders / "hospital_c", folders / "elsewhere/hospital_b")
     removed = next((folder / "NORMAL").iterdir())
     removed.rename(folders / removed.name)
 
@@ -214,7 +207,7 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
     lab: Lab, hospitals: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(hospitals / "hospital_b", tmp_path / "hospital_b")
-    rows = (folder / "patients.csv").read_text(encoding="utf-8")
+    rows = (folder / "patients.csv").read_text()
     ours = StudyFolder(lab.study).prepared().side("val_b")[0]
 
     def refused(error: type[XraytuneError], message: str) -> None:
@@ -227,7 +220,7 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
     copy = folder / CLASSES[ours.label] / "copy.jpeg"
     shutil.copy(lab.path / "xrays" / ours.file, copy)
     table = folder / "patients.csv"
-    table.write_text(f"{rows}{copy.relative_to(folder)},somebody\n", encoding="utf-8")
+    table.write_text(f"{rows}{copy.relative_to(folder)},somebody\n")
     refused(DataError, r"(?s)patients used for training or validation: .*copy.jpeg.*remove them")
     copy.write_bytes(copy.read_bytes()[:300])
     refused(DataError, r"(?s)copy.jpeg.*repair them")
@@ -235,9 +228,9 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
     header, first, *others = rows.splitlines()
     file = first.partition(",")[0]
     same_id = f"{file},{ours.patient}"
-    table.write_text("\n".join([header, same_id, *others]), encoding="utf-8")
+    table.write_text("\n".join([header, same_id, *others]))
     refused(DataError, f"patients used for training or validation: .*{Path(file).name}")
-    table.write_text(rows, encoding="utf-8")
+    table.write_text(rows)
     kept = sorted((folder / "PNEUMONIA").iterdir())[0]
     for image in (folder / "PNEUMONIA").iterdir():
         if image != kept:
@@ -247,9 +240,9 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
 
 def test_patients_of_a_folder_of_extra_images_are_refused(lab: Lab, hospitals: Path) -> None:
     """The folder has copies of images of the training patients, and one of the hospital's."""
-    ours = next((hospitals / "hospital_b" / "NORMAL").iterdir())
-    shutil.copy(ours, lab.path / "copies" / "NORMAL" / "synthetic.jpeg")
-    with (lab.path / "copies" / "patients.csv").open("a", encoding="utf-8") as table:
+    ours = next((hospitals / "hospital_b/NORMAL").iterdir())
+    shutil.copy(ours, lab.path / "copies/NORMAL/synthetic.jpeg")
+    with (lab.path / "copies/patients.csv").open("a", encoding="utf-8") as table:
         table.write("NORMAL/synthetic.jpeg,somebody\n")
 
     with pytest.raises(DataError, match=f"used for training or validation: .*{ours.name}"):

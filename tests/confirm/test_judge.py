@@ -1,7 +1,5 @@
 """The analysis of scores: verdicts, and the paragraphs for a paper."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,23 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.confirm.verdicts import CONFIRMATION, REPLICATES
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.judge import ArmScores, headroom_reached, judge_finalists, quality_caveat
-from xraytune.confirm.record import (
-    Confirmation,
-    HeldOutSet,
-    Searched,
-    read_verdict,
-    write_verdict,
-)
+from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.present.verdict import verdict_frame, verdict_sentence
 from xraytune.space.settings import Parameters
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import ClassQuality, PoolReport, Quality
 
-REPLICATES, IMAGES = 5, 300
+IMAGES = 300
 LABELS = np.arange(IMAGES) % 2
 SEALED: dict[str, Any] = {
     "labels": LABELS,
@@ -44,15 +37,6 @@ ARMS = (
     arm("none, matched to #1", "matched", source="none"),
     arm("duplicate, matched to #1", "matched", source="duplicate"),
     arm("tuned augmented #9", "tuned", augmentation="affine"),
-)
-SEARCHED = Searched(
-    trials=60,
-    pruned=0,
-    sampler="tpe",
-    image_size_px=128,
-    networks=("mobilenet_v2 (imagenet weights, trainable: head)",),
-    generators=("pca GAN of 64 px, trained for 4,000 steps",),
-    packages={"xraytune": "0.1.0", "torch": "2.15.0"},
 )
 KINDS = {
     "none, matched to #1": "none",
@@ -95,20 +79,11 @@ def arm_scores(
 
 def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Confirmation:
     decided = plan(*exploratory, arms=arms)
-    return Confirmation(
-        study=Path("studies") / "small",
-        metric="AUROC",
-        objective="AUROC",
-        network="classifier",
+    return replace(
+        CONFIRMATION,
         finalists=tuple(judge_finalists(arm_scores(scores_of, arms=arms), rope=0.01)),
         exploratory=decided.exploratory,
         notes=decided.notes,
-        replicates=REPLICATES,
-        train_patients=30,
-        test=HeldOutSet(kind="folder", images=IMAGES, patients=IMAGES, fingerprint="f"),
-        train_images=40,
-        rope=0.01,
-        searched=SEARCHED,
     )
 
 
@@ -202,7 +177,8 @@ def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> N
 
 @pytest.mark.slow
 def test_the_methods_name_what_was_searched_and_pruned() -> None:
-    pruned = replace(helped(), searched=replace(SEARCHED, pruned=20)).to_json()["methods"]
+    searched = replace(CONFIRMATION.searched, pruned=20)
+    pruned = replace(helped(), searched=searched).to_json()["methods"]
     methods = helped().to_json()["methods"]
 
     for words in (

@@ -1,7 +1,5 @@
 """Whole confirmations of every kind of test, with arms of every role."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +9,7 @@ import pytest
 
 from tests.confirm.labs import draw_hospital, search_space, sides_of
 from tests.in_process import CPU, confirm_in_process, save_backbone
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import DataError, StudyError
 from xraytune.confirm.arms import TestKind, read_plan
 from xraytune.confirm.record import paragraph
@@ -54,23 +53,22 @@ points_to_evaluate:
 
 
 @pytest.fixture(scope="module")
-def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clinic(module_path: Path) -> Path:
     """X-rays, those of another hospital as a generator, and images of that."""
-    root = tmp_path_factory.mktemp("clinic")
-    draw_phantoms(root / "xrays", patients=220, seed=4, image_size_px=32)
-    draw_phantoms(root / "others", patients=150, seed=5, image_size_px=32)
-    save_backbone(root / "net.safetensors")
-    (root / "donor.yaml").write_text(SPACE, encoding="utf-8")
+    draw_xrays(module_path, patients=220, seed=4)
+    draw_phantoms(module_path / "others", patients=150, seed=5, image_size_px=32)
+    save_backbone(module_path / "net.safetensors")
+    (module_path / "donor.yaml").write_text(SPACE)
     tiny = ("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
     generator_train(
-        root / "donor.yaml",
-        out=root / "hospital",
-        data=root / "others",
+        module_path / "donor.yaml",
+        out=module_path / "hospital",
+        data=module_path / "others",
         overrides=("source=gan", *tiny),
-        cache=root / "cache",
+        cache=module_path / "cache",
     )
-    generator_sample(root / "hospital", out=root / "sampled", count=200)
-    return root
+    generator_sample(module_path / "hospital", out=module_path / "sampled", count=200)
+    return module_path
 
 
 @pytest.mark.parametrize(
@@ -95,7 +93,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
         there = confirm(study, test=hospital)
         with pytest.raises(DataError, match="patients used for training or validation"):
             confirm(study, test=known)
-        own_test = root / "xrays" / "test"
+        own_test = root / "xrays/test"
         if kind == "unused":  # its test folder was not scored
             assert len(confirm(study, test=own_test).hospitals) == 2
         else:

@@ -2,19 +2,19 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.in_process import command
+from tests.in_process import command, other_process
 from xraytune.base.errors import ConfigError
 from xraytune.confirm.outlook import study_outlook
 from xraytune.space.settings import PACKAGES
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_plan_checks_the_machine_and_the_weights_of_a_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,12 +32,11 @@ parameters:
   backbone: {values: [resnet18, resnet34, vgg16]}
   weights: {values: [IMAGENET1K_FEATURES, none], when: {backbone: vgg16}}
 """,
-        encoding="utf-8",
     )
     (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "resnet18-f37072fd.pth").write_bytes(b"weights")
+    (tmp_path / "files/resnet18-f37072fd.pth").write_bytes(b"weights")
 
-    outlook = study_outlook(space=space, cache=tmp_path / "not" / "yet")
+    outlook = study_outlook(space=space, cache=tmp_path / "not/yet")
     checks = {check.name: check for check in outlook.checks}
 
     assert checks["torch"].status == checks["ray"].status == "ok"
@@ -69,22 +68,16 @@ parameters:
     assert weights["vgg16, none"].status == "ok"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch", "ray"])
 def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: str) -> None:
     why = "libc.so.6: version `GLIBC_2.99' not found"
     (tmp_path / package).mkdir()
     broken = tmp_path / package / "__init__.py"
-    broken.write_text(f'raise ImportError("{why}")', encoding="utf-8")
+    broken.write_text(f'raise ImportError("{why}")')
     path = os.pathsep.join([str(tmp_path), *sys.path])
 
-    done = subprocess.run(
-        [sys.executable, "-m", "xraytune", "plan", "--json"],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = f"{sys.executable} -m xraytune plan --json"
+    done = other_process(command, env={**os.environ, "PYTHONPATH": path})
 
     assert done.returncode == 4, done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
@@ -95,7 +88,6 @@ def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: st
     assert checks.keys() >= {"torch", "ray", "Ray startup", "/dev/shm"}
 
 
-@pytest.mark.slow
 def test_without_a_space_plan_checks_the_machine_alone(tmp_path: Path) -> None:
     shown = command("plan", "--cache", tmp_path)
     refused = command("plan", "--data", tmp_path)

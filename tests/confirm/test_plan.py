@@ -1,7 +1,5 @@
 """The choice of finalists, controls and runs; a plan survives its file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +71,7 @@ def gan_arm(**changes: Any) -> Arm:
 @pytest.fixture
 def space(tmp_path: Path) -> Space:
     path = tmp_path / "small.yaml"
-    path.write_text(SPACE, encoding="utf-8")
+    path.write_text(SPACE)
     return load_space(path)
 
 
@@ -137,7 +135,7 @@ def test_tuned_controls_may_have_any_backbone_of_the_space(tmp_path: Path) -> No
     path = tmp_path / "small.yaml"
     backbones = "{values: [mobilenet_v2, resnet18, xrv_densenet121_all]}"
     with_file = "{value: x.pth, when: {backbone: xrv_densenet121_all}}"
-    path.write_text(f"{SPACE}  backbone: {backbones}\n  weights: {with_file}\n", encoding="utf-8")
+    path.write_text(f"{SPACE}  backbone: {backbones}\n  weights: {with_file}\n")
 
     drawn = draw_control(load_space(path), "real_only", 20, ())
 
@@ -209,7 +207,8 @@ def test_replicate_has_new_seeds_and_all_steps_and_the_real_images_of_other_arms
 
 
 def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
+    here = tmp_path / "here"
+    there = tmp_path / "there"
     (here / "confirm").mkdir(parents=True)
     chosen = parameters("folder", folder={"path": here / "copies"}, weights=str(here / "net.pth"))
     arm = Arm(name="folder #1", role="finalist", trial="#1", parameters=chosen)

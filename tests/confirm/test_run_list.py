@@ -1,14 +1,11 @@
 """A fixed list of runs: each ends once, and a restart repeats what was decided."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.confirm.test_plan import SETTINGS
 from tests.study.studies import ended, epoch, no_gan
 from xraytune.base.errors import StudyError
 from xraytune.base.files import append_jsonl
@@ -17,16 +14,32 @@ from xraytune.present.trials import runs_line
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import Callbacks, RunsView
 from xraytune.search.loop import TrialLoop
-from xraytune.space.settings import Experiment, Parameters, SchedulerSettings
+from xraytune.space.settings import (
+    DataSettings,
+    Experiment,
+    Parameters,
+    SchedulerSettings,
+    Settings,
+)
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial import LOST, ProgressFile, Trial
 from xraytune.synth.generator_inputs import GAN_PROGRESS
 
+SETTINGS = Settings(name="small", data=DataSettings(path=Path("xrays")))
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "confirm")
+
+
+def runs_of(each: list[Parameters]) -> list[Trial]:
+    experiments = [Experiment(settings=SETTINGS, parameters=parameters) for parameters in each]
+    return [
+        Trial(number=number, label=f"run {number}", experiment=experiment)
+        for number, experiment in enumerate(experiments)
+    ]
 
 
 def work(
@@ -37,14 +50,8 @@ def work(
     mixing: Any = "additive",
     **options: Any,
 ) -> TrialLoop:
-    parameters = Parameters(lr=lr, source=source, mixing=mixing)
-    experiment = Experiment(settings=SETTINGS, parameters=parameters)
-    runs = [
-        Trial(number=number, label=f"run {number}", experiment=experiment)
-        for number in range(count)
-    ]
-    options = {"generator_need": no_gan, **options}
-    return RunList(folder, runs, what="runs", **options)
+    runs = runs_of([Parameters(lr=lr, source=source, mixing=mixing)] * count)
+    return RunList(folder, runs, what="runs", **{"generator_need": no_gan, **options})
 
 
 def started(work: TrialLoop) -> int:
@@ -109,16 +116,8 @@ def test_top_ups_are_compared_with_those_of_their_mixing(folder: StudyFolder) ->
 
 def test_what_a_generator_took_is_not_expected_of_runs_without_one(folder: StudyFolder) -> None:
     """The first run of a confirmation trains a generator; its network takes less than a second."""
-    seen: list[RunsView] = []
-    settings = [Parameters(source="gan"), Parameters(), Parameters()]
-    runs = [
-        Trial(
-            number=number,
-            label=f"run {number}",
-            experiment=Experiment(settings=SETTINGS, parameters=parameters),
-        )
-        for number, parameters in enumerate(settings)
-    ]
+    seen = list[RunsView]()
+    runs = runs_of([Parameters(source="gan"), Parameters(), Parameters()])
     first = RunList(folder, runs, what="runs", generator_need=no_gan)
     started(first)
     row = asdict(epoch(1, 0.5)) | {"seconds": 0.5}
@@ -133,7 +132,7 @@ def test_what_a_generator_took_is_not_expected_of_runs_without_one(folder: Study
 
 
 def test_a_retried_run_is_announced(folder: StudyFolder) -> None:
-    notes: list[str] = []
+    notes = list[str]()
     runs = work(folder, 1, callbacks=Callbacks(note=notes.append))
     started(runs)
 
@@ -147,7 +146,7 @@ def test_the_runs_and_their_generators_and_the_time_left_are_reported(
 ) -> None:
     """Hours may pass before the first run ends. A run takes as long as the others of its arm."""
     said: list[tuple[str, int, int]] = []
-    seen: list[RunsView] = []
+    seen = list[RunsView]()
     follow = Callbacks(on_progress=lambda *progress: said.append(progress), on_runs=seen.append)
     runs = work(folder, 4, source="gan", callbacks=follow, generator_need=lambda *_: "a lineage")
     started(runs)

@@ -1,7 +1,5 @@
 """Checks of the test folder: patients by name, table and content."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -12,14 +10,20 @@ from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import SplitData, prepare
-from xraytune.space.settings import DataSettings, Parameters, Settings, SplitSettings
+from xraytune.space.settings import (
+    DataSettings,
+    FolderSettings,
+    Parameters,
+    Settings,
+    SplitSettings,
+)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantoms") / "xrays"
+def phantoms(module_path: Path) -> Path:
+    folder = module_path / "xrays"
     draw_phantoms(folder, patients=60, seed=4, image_size_px=32)
     return folder
 
@@ -28,7 +32,8 @@ class Lab:
     """Phantoms with a test folder, prepared as a search does."""
 
     def __init__(self, folder: Path, phantoms: Path) -> None:
-        self.xrays, self.cache = shutil.copytree(phantoms, folder / "xrays"), folder / "cache"
+        self.xrays = shutil.copytree(phantoms, folder / "xrays")
+        self.cache = folder / "cache"
         data = DataSettings(
             path=self.xrays, image_size=32, split=SplitSettings(val_a=0.2, val_b=0.2)
         )
@@ -47,9 +52,7 @@ class Lab:
         """The images that a confirmation of a finalist with these extra images scores."""
         prepared, compared = prepared or self.prepared(), list[Parameters]()
         if extra:
-            compared.append(
-                Parameters.model_validate({"source": "folder", "folder": {"path": extra}})
-            )
+            compared.append(Parameters(source="folder", folder=FolderSettings(path=extra)))
         given = read_labelled(test, prepared.class_names) if test else None
         return choose_test(
             self.settings, prepared, self.cache, replicates=2, compared=compared, test=given
@@ -64,7 +67,7 @@ def lab(tmp_path: Path, phantoms: Path) -> Lab:
 def test_images_that_changed_are_refused(lab: Lab) -> None:
     prepared = lab.prepared()
 
-    next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
+    next((lab.xrays / "test/NORMAL").iterdir()).unlink()
     with pytest.raises(StudyError, match="the test folder changed since the search"):
         lab.sealed(prepared=prepared)
     shutil.copy(lab.xrays / prepared.images[-1].file, lab.xrays / prepared.images[0].file)
@@ -98,7 +101,7 @@ def write_table(root: Path, **patients: str) -> None:
         f"{file.relative_to(root).as_posix()},{patients.get(file.stem, file.stem)}\n"
         for file in files
     ]
-    (root / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+    (root / "patients.csv").write_text("file,patient\n" + "".join(lines))
 
 
 @pytest.mark.parametrize(("by", "is_own"), [("patient", True), ("file", False)])
@@ -106,10 +109,12 @@ def test_patients_of_a_folder_of_extra_images_are_named(
     lab: Lab, tmp_path: Path, by: str, is_own: bool
 ) -> None:
     """For the study's own test folder and another, by the patient's name and by content."""
-    test, given = lab.xrays / "test", None
+    test = lab.xrays / "test"
+    given = None
     if not is_own:
         test = given = Path(shutil.move(test, tmp_path / "other"))
-    prepared, known = lab.prepared(), pneumonia(test)[0]
+    prepared = lab.prepared()
+    known = pneumonia(test)[0]
     stranger = next(path for path in pneumonia(lab.xrays / "train"))
     extra = tmp_path / "extra"
     (extra / "PNEUMONIA").mkdir(parents=True)
@@ -131,9 +136,9 @@ def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_
     lab: Lab, tmp_path: Path
 ) -> None:
     other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
-    ours = pneumonia(lab.xrays / "train")[0].rename(lab.xrays / "train" / "PNEUMONIA" / "img1.jpeg")
+    ours = pneumonia(lab.xrays / "train")[0].rename(lab.xrays / "train/PNEUMONIA/img1.jpeg")
     write_table(lab.xrays)
-    (other / "PNEUMONIA" / "img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
+    (other / "PNEUMONIA/img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
 
     with pytest.raises(
         DataError,

@@ -1,6 +1,5 @@
 """Secondary outcomes follow from the predictions that are kept, and have intervals."""
 
-import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from tests.confirm.test_subgroups import CONTROL, FINALIST, REPLICATES, study
+from tests.confirm.verdicts import CONTROL, FINALIST, REPLICATES, study
+from tests.model.conftest import read_rows
 from xraytune.confirm.judge import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import PREDICTIONS_FILE, add_secondary, write_predictions
 from xraytune.confirm.record import SecondaryOutcome
@@ -189,8 +189,7 @@ def test_the_predictions_of_all_runs_are_written_with_their_labels(
 
     write_predictions(tmp_path, test, images, outputs, names)
 
-    text = (tmp_path / PREDICTIONS_FILE).read_text(encoding="utf-8")
-    rows = [*csv.DictReader(text.splitlines())]
+    rows = read_rows(tmp_path / PREDICTIONS_FILE)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     assert columns["file"] == [image.file for image in images]
     assert columns["patient"] == [*test.patients]
@@ -234,7 +233,8 @@ def test_images_of_one_patient_are_no_independent_evidence() -> None:
         patients=test.patients * 4,
     )
 
-    once, four = outcomes_of(test), outcomes_of(repeated)
+    once = outcomes_of(test)
+    four = outcomes_of(repeated)
 
     for name, outcome in once.items():
         width = outcome.high - outcome.low

@@ -11,9 +11,10 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from tests.confirm.labs import Lab, changed, show_confirmed
-from tests.confirm.test_subgroups import CONTROL, FINALIST
-from tests.in_process import CPU, InProcess, confirm_in_process
+from tests.confirm.labs import Lab, changed, search_space, show_confirmed
+from tests.confirm.verdicts import CONTROL, FINALIST
+from tests.in_process import CPU, confirm_in_process
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json
 from xraytune.confirm.arms import Arm, Plan, read_plan
@@ -25,11 +26,10 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.export import export
 from xraytune.present.charts import plot_subgroups
-from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment, FolderSettings, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training import TrialTraining
@@ -60,13 +60,11 @@ points_to_evaluate: [{{source: gan}}, {{source: none}}]
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def ended(module_path: Path) -> Lab:
     """A study of three hospitals that has ended."""
-    lab = Lab(tmp_path_factory.mktemp("sites"))
-    draw_phantoms(lab.path / "xrays", patients=240, seed=5, image_size_px=32, sites=3)
-    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    lab.search()
-    return lab
+    draw_xrays(module_path, patients=240, seed=5, sites=3)
+    search_space(module_path, SPACE)
+    return Lab(module_path)
 
 
 def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) -> None:
@@ -78,13 +76,8 @@ def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) 
     trained_on = []
     for draw, site in enumerate(SITES):
         prepared = divided.drawn(draw)
-        parameters = Parameters.model_validate(
-            {
-                "source": "duplicate",
-                "synthetic_ratio": 0.5,
-                "backbone": "small_cnn",
-                "weights": "none",
-            }
+        parameters = Parameters(
+            source="duplicate", synthetic_ratio=0.5, backbone="small_cnn", weights="none"
         )
         experiment = Experiment(
             settings=settings, parameters=parameters, draw=draw, has_real_extra=True
@@ -171,9 +164,9 @@ def test_a_further_hospital_is_scored_by_all_replicates(ended: Lab, tmp_path: Pa
         image.rename(image.with_name(f"d-{image.name}"))  # phantoms count patients from 1, too
 
     with confirm_in_process():
-        confirmed = confirm(ended.study, test=tmp_path / "elsewhere" / "train")
+        confirmed = confirm(ended.study, test=tmp_path / "elsewhere/train")
 
-    images_there = len([*(tmp_path / "elsewhere" / "train").rglob("*.jpeg")])
+    images_there = len([*(tmp_path / "elsewhere/train").rglob("*.jpeg")])
     (hospital,) = confirmed.hospitals
     assert confirmed.sites == SITES
     assert hospital.test.images == images_there
@@ -200,14 +193,14 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     few = {image.patient for image in images if image.site == "hospital_b" and image.label}
     few = {*sorted(few)[3:]} - {image.patient for image in prepared.images}
     seen = [image.sha256 for image in images if image.patient in few]
-    (tmp_path / "seen.txt").write_text("\n".join(seen), "utf-8")
-    (tmp_path / "extra" / "NORMAL").mkdir(parents=True)
+    (tmp_path / "seen.txt").write_text("\n".join(seen))
+    (tmp_path / "extra/NORMAL").mkdir(parents=True)
     source = ended.path / "xrays" / prepared.side("train")[0].file
-    shutil.copy(source, tmp_path / "extra" / "NORMAL" / "another.jpeg")
-    folder = {"path": tmp_path / "extra", "seen": tmp_path / "seen.txt"}
-    known = [Parameters.model_validate({"source": "folder", "folder": folder})]
-    folder.pop("seen")
-    unknown = [Parameters.model_validate({"source": "folder", "folder": folder})]
+    shutil.copy(source, tmp_path / "extra/NORMAL/another.jpeg")
+    folder = FolderSettings(path=tmp_path / "extra", seen=tmp_path / "seen.txt")
+    known = [Parameters(source="folder", folder=folder)]
+    undeclared = FolderSettings(path=tmp_path / "extra")
+    unknown = [Parameters(source="folder", folder=undeclared)]
 
     with pytest.raises(DataError, match=r"site hospital_.: too few test patients: PNEUMONIA"):
         ended.choose(compared=known, replicates=3)
@@ -240,7 +233,7 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
     elif change == "two sites":
         shutil.rmtree(xrays / "hospital_c")
     else:
-        shutil.rmtree(xrays / "hospital_b" / "NORMAL")
+        shutil.rmtree(xrays / "hospital_b/NORMAL")
     (tmp_path / "space.yaml").write_text(SPACE.replace("split: {", "split: {site: folder, ", 1))
     if change == "no sites":
         (tmp_path / "space.yaml").write_text(SPACE)
@@ -251,16 +244,18 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
 
 
 def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_score(
-    ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: Lab, tmp_path: Path
 ) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
-    monkeypatch.setattr(search_run, "Runner", InProcess)
 
     def note(text: str) -> None:
         if text.startswith("`confirm` cannot score unused patients"):
             raise KeyboardInterrupt(text)
 
-    with pytest.raises(KeyboardInterrupt, match="3 draws of 32 patients, and 30 to test on"):
+    with (
+        confirm_in_process(),
+        pytest.raises(KeyboardInterrupt, match="3 draws of 32 patients, and 30 to test on"),
+    ):
         search(
             tmp_path / "space.yaml",
             data=ended.path / "xrays",

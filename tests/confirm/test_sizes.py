@@ -1,16 +1,14 @@
 """A space with images of two sizes, from the search to the verdict and the report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
 from tests.confirm.labs import search_space
 from tests.in_process import confirm_in_process
+from tests.pair_files import draw_xrays
 from xraytune.confirm.record import FinalistVerdict
 from xraytune.confirm.run import confirm
-from xraytune.data.phantom import draw_phantoms
 from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.present.page import write_report
@@ -41,7 +39,7 @@ confirm: {finalists: 2, replicates: 2, controls: {matched: [none, duplicate], tu
 @pytest.mark.parametrize(("patients", "test"), [("null", "folder"), ("12", "unused")])
 def test_each_arm_is_scored_on_images_of_its_size(tmp_path: Path, patients: str, test: str) -> None:
     """As in a study of its size alone, whose finalist has the same scores to the bit."""
-    draw_phantoms(tmp_path / "xrays", patients=120, seed=4, image_size_px=80)
+    draw_xrays(tmp_path, patients=120, seed=4, image_size_px=80)
     chosen = [f"data.train_patients={patients}", f"confirm.test={test}"]
     scores = {}
     for name, sizes in (("both", "[32, 48]"), ("small", "[32]"), ("large", "[48]")):
@@ -59,7 +57,7 @@ def test_each_arm_is_scored_on_images_of_its_size(tmp_path: Path, patients: str,
         }
 
     assert scores["both"] == {**scores["small"], **scores["large"]}
-    both = tmp_path / "studies" / "both"
+    both = tmp_path / "studies/both"
     write_report(both)
     if test == "unused":  # a final training on all patients leaves none
         return

@@ -1,56 +1,17 @@
 """Does a verdict hold in each group? Compared in the results that are kept."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
-from xraytune.confirm.arms import Arm, Plan
-from xraytune.confirm.judge import ArmScores, judge_finalists
+from tests.confirm.verdicts import CONTROL, FINALIST, SEXES, study
+from xraytune.confirm.judge import judge_finalists
 from xraytune.confirm.outcomes import FEWEST_PATIENTS, compare_in_groups
 from xraytune.confirm.record import Subgroup
-from xraytune.space.settings import Parameters
 
 pytestmark = pytest.mark.slow
-
-REPLICATES = 5
-SEXES = {"female": 1.0, "male": 0.0}
-"""By how much the finalist's images move the scores of positive patients of a sex."""
-
-
-def arm(name: str, role: Any, source: str) -> Arm:
-    folder = {"path": Path("images")} if source == "folder" else None
-    parameters = Parameters.model_validate({"source": source, "folder": folder})
-    return Arm(name=name, role=role, trial="#1", parameters=parameters)
-
-
-FINALIST, CONTROL = (
-    arm("folder #1", "finalist", "folder"),
-    arm("none, matched to #1", "matched", "none"),
-)
-
-
-def study(seed: int, patients: int = 240) -> tuple[ArmScores, dict[str, str], list[str]]:
-    """A study whose extra images help women only, with the sex of each image and its file."""
-    generator = np.random.default_rng(seed)
-    labels = np.arange(patients) % 2
-    sexes = [[*SEXES][number // 2 % 2] for number in range(patients)]
-    logits = labels + generator.normal(size=patients)
-    gains = np.array([SEXES[sex] for sex in sexes]) * labels
-    results = []
-    for _ in range(REPLICATES):
-        for gain in (gains, 0 * gains):
-            noisy = logits + gain + 0.3 * generator.normal(size=patients)
-            chance = 1 / (1 + np.exp(-noisy))
-            results.append(np.stack([1 - chance, chance], axis=1))
-    plan = Plan(test="unused", replicates=REPLICATES, arms=(FINALIST, CONTROL))
-    files = [f"{number}.png" for number in range(patients)]
-    test = ArmScores(
-        plan=plan, results=np.stack(results), labels=labels, patients=tuple(files), positive=1
-    )
-    return test, dict(zip(files, sexes, strict=True)), files
 
 
 def compared(seed: int, **options: Any) -> dict[str, Subgroup]:

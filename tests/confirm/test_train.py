@@ -1,15 +1,13 @@
 """What a confirmation trains, and in which order. The results of runs are scripted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from tests.confirm.test_plan import parameters
 from tests.study.studies import CPU, ended, epoch, two_images, write_space
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.arms import Plan
@@ -21,20 +19,22 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.ray.runner import Runner
-from xraytune.space.settings import DataSettings
+from xraytune.space.settings import DataSettings, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import Trial, TrialMessage
 
-REAL = TrialRow(
-    number=0, status="complete", parameters=parameters("none", lr=1e-3), val_b_score=0.8
+pytestmark = pytest.mark.slow
+
+REAL = TrialRow(number=0, status="complete", parameters=Parameters(lr=1e-3), val_b_score=0.8)
+GAN = TrialRow(
+    number=1, status="complete", parameters=Parameters(source="gan", lr=1e-3), val_b_score=0.9
 )
-GAN = TrialRow(number=1, status="complete", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)
 STOPPED = tuple(
     TrialRow(
         number=number,
         status="pruned",
-        parameters=parameters("gan", lr=lr),
+        parameters=Parameters(source="gan", lr=lr),
         epochs=9 - number,
         value=0.9,
     )
@@ -88,7 +88,7 @@ def each(*values: float) -> Says:
 def open_study(root: Path, says: Says = well) -> OpenStudy:
     space = write_space(root, SMALL)
     return OpenStudy(
-        folder=StudyFolder(root / "studies" / "small"),
+        folder=StudyFolder(root / "studies/small"),
         space=space,
         prepared=two_images(),
         compute=CPU,
@@ -119,7 +119,7 @@ def tuned(plan: Plan) -> list[str]:
 
 
 def ends(study: OpenStudy) -> list[tuple[int, str, str]]:
-    rows = read_jsonl(study.runs_folder.path / "top_up" / "runs.jsonl")
+    rows = read_jsonl(study.runs_folder.path / "top_up/runs.jsonl")
     return [(row["number"], row["label"], row["status"]) for row in rows]
 
 
@@ -127,7 +127,6 @@ def no_run(folder: StudyFolder, number: int) -> list[TrialMessage]:
     pytest.fail(f"run {number} in {folder.path}")
 
 
-@pytest.mark.slow
 def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(
     tmp_path: Path,
 ) -> None:
@@ -144,7 +143,6 @@ def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(
     )
 
 
-@pytest.mark.slow
 def test_a_controls_arm_gets_as_many_trials_as_the_gan_even_after_a_kill(
     tmp_path: Path,
 ) -> None:
@@ -166,15 +164,13 @@ def test_a_controls_arm_gets_as_many_trials_as_the_gan_even_after_a_kill(
         folder.mkdir()
     straight, broken = (open_study(folder, says=each(*values)) for folder in folders)
     reports = [(0, 1, 0.8, ""), (1, 1, 0.9, ""), (2, 1, 0.1, "")]
+    train_all = partial(train, stopped=STOPPED, reports=reports)
     with pytest.raises(KeyboardInterrupt):
-        train(open_study(folders[1], says=killed), REAL, GAN, stopped=STOPPED, reports=reports)
+        train_all(open_study(folders[1], says=killed), REAL, GAN)
 
-    plans = [train(one, REAL, GAN, stopped=STOPPED, reports=reports) for one in (straight, broken)]
+    plans = [train_all(one, REAL, GAN) for one in (straight, broken)]
 
     assert ends(broken) == ends(straight) == statuses
     assert plans[0] == plans[1]
     assert tuned(plans[0]) == ["top-up 2"]
-    assert (
-        train(open_study(folders[1], says=no_run), REAL, GAN, stopped=STOPPED, reports=reports)
-        == plans[0]
-    )
+    assert train_all(open_study(folders[1], says=no_run), REAL, GAN) == plans[0]

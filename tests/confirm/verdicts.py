@@ -1,12 +1,16 @@
-"""The `plan.json` and `verdict.json` of a confirmation that did not take place."""
+"""The files and the scores of confirmations that did not take place."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xraytune.base.files import write_json
 from xraytune.base.records import to_json
-from xraytune.confirm.arms import Plan, compared_arms, write_plan
+from xraytune.confirm.arms import Arm, Plan, compared_arms, write_plan
+from xraytune.confirm.judge import ArmScores
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,
@@ -14,9 +18,72 @@ from xraytune.confirm.record import (
     HeldOutSet,
     Searched,
 )
+from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
+
+REPLICATES = 5
+SEXES = {"female": 1.0, "male": 0.0}
+"""By how much the finalist's images move the scores of positive patients of a sex."""
+
+
+def arm(name: str, role: Any, source: str) -> Arm:
+    folder = FolderSettings(path=Path("images")) if source == "folder" else None
+    parameters = Parameters(source=source, folder=folder)
+    return Arm(name=name, role=role, trial="#1", parameters=parameters)
+
+
+FINALIST, CONTROL = (
+    arm("folder #1", "finalist", "folder"),
+    arm("none, matched to #1", "matched", "none"),
+)
+
+
+def study(seed: int, patients: int = 240) -> tuple[ArmScores, dict[str, str], list[str]]:
+    """A study whose extra images help women only, with the sex of each image and its file."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(patients) % 2
+    sexes = [[*SEXES][number // 2 % 2] for number in range(patients)]
+    logits = labels + generator.normal(size=patients)
+    gains = np.array([SEXES[sex] for sex in sexes]) * labels
+    results = []
+    for _ in range(REPLICATES):
+        for gain in (gains, 0 * gains):
+            noisy = logits + gain + 0.3 * generator.normal(size=patients)
+            chance = 1 / (1 + np.exp(-noisy))
+            results.append(np.stack([1 - chance, chance], axis=1))
+    plan = Plan(test="unused", replicates=REPLICATES, arms=(FINALIST, CONTROL))
+    files = [f"{number}.png" for number in range(patients)]
+    test = ArmScores(
+        plan=plan, results=np.stack(results), labels=labels, patients=tuple(files), positive=1
+    )
+    return test, dict(zip(files, sexes, strict=True)), files
+
+
+CONFIRMATION = Confirmation(
+    study=Path("studies/small"),
+    metric="AUROC",
+    objective="AUROC",
+    network="classifier",
+    exploratory=(),
+    rope=0.01,
+    replicates=REPLICATES,
+    train_images=40,
+    train_patients=30,
+    test=HeldOutSet(kind="folder", images=300, patients=300, fingerprint="f"),
+    notes=(),
+    finalists=(),
+    searched=Searched(
+        trials=60,
+        pruned=0,
+        sampler="tpe",
+        image_size_px=128,
+        networks=("mobilenet_v2 (imagenet weights, trainable: head)",),
+        generators=("pca GAN of 64 px, trained for 4,000 steps",),
+        packages={"xraytune": "0.1.0", "torch": "2.15.0"},
+    ),
+)
 
 
 def write_verdict(
@@ -34,30 +101,8 @@ def write_verdict(
     finalists = tuple(_finalist(f"gan #{trial}", trial, word) for trial, word in words.items())
     if scores:
         finalists = (_measured(StudyFolder(study), words, scores),)
-    record = Confirmation(
-        metric="AUROC",
-        objective="val_auroc",
-        network="classifier",
-        exploratory=exploratory,
-        rope=0.01,
-        replicates=2,
-        train_images=1,
-        train_patients=1,
-        test=HeldOutSet(kind="unused", images=1, patients=1147, fingerprint="0" * 32),
-        notes=(),
-        study=study,
-        finalists=finalists,
-        searched=Searched(
-            trials=6,
-            pruned=0,
-            sampler="tpe",
-            image_size_px=64,
-            networks=("small_cnn",),
-            generators=(),
-            packages={},
-        ),
-    )
-    write_json(study / "confirm" / "verdict.json", to_json(record), is_recorded=True)
+    record = replace(CONFIRMATION, study=study, exploratory=exploratory, finalists=finalists)
+    write_json(study / "confirm/verdict.json", to_json(record), is_recorded=True)
 
 
 def _measured(

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.pair_files import save
 from xraytune.base.errors import DataError, XraytuneError
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.images import ImageIndex
@@ -27,11 +27,13 @@ class DataFolder(PosixPath):
     def images(self, files: str | Iterable[str]) -> None:
         """Write a small image of its own, drawn from the file's name, for each path below it."""
         for file in paths(files) if isinstance(files, str) else files:
-            path = self / file
-            path.parent.mkdir(parents=True, exist_ok=True)
             seed = int(hashlib.sha256(file.encode()).hexdigest()[:8], 16)
-            pixels = numpy_generator(seed, "image").integers(0, 256, (12, 16), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
+            save(self / file, numpy_generator(seed, "image").integers(0, 256, (12, 16), np.uint8))
+
+    def write(self, file: str, content: bytes) -> None:
+        """Write a file, and the folders above it."""
+        (self / file).parent.mkdir(parents=True, exist_ok=True)
+        (self / file).write_bytes(content)
 
     def table(self, *lines: str, name: str = "patients.csv") -> None:
         """Write a table, or another text."""

@@ -36,7 +36,7 @@ class HalfUsed(DataFolder):
         classes = "binary" if "findings" in data else "auto"
         return super().settings(table=table, classes=classes, **used, **data)
 
-    def write(self, text: str) -> None:
+    def write_table(self, text: str) -> None:
         self.table(text, name="labels.csv")
 
 
@@ -44,7 +44,7 @@ class HalfUsed(DataFolder):
 def root(xrays: DataFolder) -> HalfUsed:
     half_used = HalfUsed(xrays)
     half_used.images(row.partition(",")[0] for row in ROWS)
-    half_used.write(TABLE)
+    half_used.write_table(TABLE)
     return half_used
 
 
@@ -67,7 +67,7 @@ def test_the_same_data_elsewhere_and_with_new_images_are_the_same(
 ) -> None:
     copy = HalfUsed(shutil.copytree(root, root.parent / "copy"))
     copy.images("new.png")
-    copy.write(TABLE + "new.png,Px,ill,1,0")
+    copy.write_table(TABLE + "new.png,Px,ill,1,0")
 
     check(root, recorded, is_complete=is_complete)
     check(copy, recorded, is_complete=is_complete)
@@ -80,7 +80,8 @@ def test_other_patients_and_labels_are_refused_with_their_number(
     recorded: SplitData, root: HalfUsed, change: str, is_used: bool, is_complete: bool
 ) -> None:
     """Also those of a patient that the study does not use."""
-    changed, other = recorded.images[0], recorded.unused[0]
+    changed = recorded.images[0]
+    other = recorded.unused[0]
     if not is_used:
         changed, other = other, changed
     name = changed.patient
@@ -90,7 +91,7 @@ def test_other_patients_and_labels_are_refused_with_their_number(
         "joined with one of another side": f",{other.patient},{label},",
         "another label": f",{name},{another},",
     }
-    root.write(TABLE.replace(f",{name},{label},", changes[change]))
+    root.write_table(TABLE.replace(f",{name},{label},", changes[change]))
 
     kind = "label" if change == "another label" else "patient"
     with pytest.raises(StudyError, match=rf"2 with another {kind}: {changed.file} \(") as refused:
@@ -111,7 +112,7 @@ def test_patients_called_like_their_first_image_are_compared_by_their_images(
     root: HalfUsed, before: dict[str, str], now: dict[str, str], is_complete: bool
 ) -> None:
     """Their names do not differ from those of images without a patient."""
-    root.write(re.sub(r",P(\d+),", r",p\1_0.png,", TABLE))
+    root.write_table(re.sub(r",P(\d+),", r",p\1_0.png,", TABLE))
     recorded, _ = root.prepared(table=before)
     check(root, recorded, is_complete=is_complete, table=before)
 
@@ -125,7 +126,7 @@ def test_another_finding_is_another_label(root: HalfUsed) -> None:
     recorded, _ = root.prepared(**OF_FINDINGS)
     check(root, recorded, **OF_FINDINGS)
 
-    root.write(TABLE.replace("p5_1.png,P5,ill,1,1", "p5_1.png,P5,ill,1,"))
+    root.write_table(TABLE.replace("p5_1.png,P5,ill,1,1", "p5_1.png,P5,ill,1,"))
 
     label = r"p5_1\.png \(Edema 1, Effusion 1, now Edema 1, Effusion \?\)"
     with pytest.raises(StudyError, match=label):

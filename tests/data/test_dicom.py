@@ -3,19 +3,17 @@
 import hashlib
 import io
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
-    DigitalXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -26,7 +24,7 @@ from pydicom.uid import (
 )
 
 from tests.data.conftest import DataFolder
-from tests.data.test_formats import FILE, encoded, grey_of, reason_of
+from tests.data.image_files import FILE, dicom, encoded, grey_of, ramp, reason_of
 from xraytune.base.arrays import AnyArray, Float64Array, Int64Array
 from xraytune.base.errors import MachineError
 from xraytune.data.decoding import read_grey, read_header
@@ -34,56 +32,16 @@ from xraytune.data.split import split_by_patient
 from xraytune.space.settings import SplitSettings
 
 
-def ramp(lowest: int, highest: int, kind: type[np.generic] = np.uint16) -> AnyArray:
-    """Levels [24, 32] that rise evenly from the top left."""
-    return np.linspace(lowest, highest, 24 * 32).round().reshape(24, 32).astype(kind)
-
-
-def dicom(
-    pixels: AnyArray | None,
-    bits: int = 12,
-    syntax: UID = ExplicitVRLittleEndian,
-    **attributes: Any,
-) -> bytes:
-    """A DICOM file of these stored values.
-
-    `attributes` add to its header, or replace what is there.
-    """
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-    dataset.SOPInstanceUID = UID("1.2.3.4")
-    if pixels is not None:
-        is_grey = pixels.ndim == 2
-        stored = {
-            "Rows": pixels.shape[0],
-            "Columns": pixels.shape[1],
-            "SamplesPerPixel": 1 if is_grey else 3,
-            "PhotometricInterpretation": "MONOCHROME2" if is_grey else "RGB",
-            "BitsAllocated": pixels.dtype.itemsize * 8,
-            "BitsStored": bits,
-            "HighBit": bits - 1,
-            "PixelRepresentation": int(pixels.dtype.kind == "i"),
-            "PixelData": pixels.tobytes(),
-        }
-        if not is_grey:
-            stored["PlanarConfiguration"] = 0
-        attributes = stored | attributes
-    for name, value in attributes.items():
-        setattr(dataset, name, value)
-    if syntax.is_encapsulated:
-        dataset["PixelData"].is_undefined_length = True
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
 def shown(
     levels: AnyArray, bits: int = 12, syntax: UID = ExplicitVRLittleEndian, **attributes: Any
 ) -> Int64Array:
     """The grey levels of a DICOM file."""
     return grey_of(dicom(levels, bits, syntax, **attributes))
+
+
+def full_range(levels: AnyArray, bits: int = 12) -> Float64Array:
+    """The grey of levels whose lowest one is black."""
+    return np.asarray((levels - float(levels.min())) / (2**bits - 1) * 255)
 
 
 RAMP = ramp(0, 4095)
@@ -111,7 +69,7 @@ def test_without_a_window_all_levels_are_shown(
     Devices write wrong shapes of the presentation LUT.
     """
     content = dicom(levels, bits, **attributes)
-    expected = (levels - float(levels.min())) / (2**bits - 1) * 255
+    expected = full_range(levels, bits)
 
     assert_allclose(grey_of(content), 255 - expected if is_inverted else expected, atol=0.51)
     assert read_grey(content, FILE, needed_px=8).kind == f"DICOM {bits}-bit"
@@ -212,7 +170,7 @@ def test_bits_above_those_stored_show_nothing(syntax: UID, levels: AnyArray) -> 
     overlaid = (levels & 0xFFF).view(np.uint16)
     overlaid[:, ::2] |= np.uint16(1 << 15)
 
-    expected = (levels - float(levels.min())) / 4095 * 255
+    expected = full_range(levels)
     for stored in (levels, overlaid.view(levels.dtype)):
         grey = shown(levels, 12, syntax, PixelData=stored_as(stored, syntax))
         assert_allclose(grey, expected, atol=0.51)
@@ -227,7 +185,7 @@ def test_bits_at_the_high_end_are_shifted_down(syntax: UID, levels: AnyArray) ->
 
     grey = shown(levels, 12, syntax, HighBit=15, PixelData=stored_as(stored, syntax))
 
-    assert_allclose(grey, (levels - float(levels.min())) / 4095 * 255, atol=0.51)
+    assert_allclose(grey, full_range(levels), atol=0.51)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -348,18 +306,13 @@ def test_a_file_without_preamble_is_read(syntax: UID, start: bytes) -> None:
     assert_array_equal(grey_of(bare), grey_of(whole))
 
 
-def write(root: Path, file: str, content: bytes) -> None:
-    (root / file).parent.mkdir(parents=True, exist_ok=True)
-    (root / file).write_bytes(content)
-
-
 @pytest.mark.parametrize("ids", [("ANONYMOUS", "ANONYMOUS"), ("CLASS A", "CLASS B")])
 def test_a_placeholder_for_all_patients_is_named_and_can_be_overridden(
     xrays: DataFolder, ids: tuple[str, str]
 ) -> None:
     for number in range(20):
         content = dicom(ramp(number, 4095), PatientID=ids[number % 2])
-        write(xrays, f"{('NORMAL', 'PNEUMONIA')[number % 2]}/{number}.dcm", content)
+        xrays.write(f"{('NORMAL', 'PNEUMONIA')[number % 2]}/{number}.dcm", content)
 
     assert "has 1 patient: none for" in xrays.refusal()
     note = "DICOM headers have the same PatientID; if the ID is a placeholder"
@@ -397,7 +350,7 @@ def test_lateral_views_and_ct_are_noted_by_their_headers(
     for name in ("NORMAL", "PNEUMONIA"):
         for number, attributes in enumerate((frontal, header)):
             content = dicom(ramp(number, 4095), PatientID=f"{name}{number}", **attributes)
-            write(xrays, f"{name}/{name}{number}.dcm", content)
+            xrays.write(f"{name}/{name}{number}.dcm", content)
 
     notes = " ".join(xrays.index().warnings)
 
@@ -413,9 +366,9 @@ def hospital(xrays: DataFolder) -> DataFolder:
             for view, file in enumerate((f"IM00000{patient}", f"{patient}{suffix}")):
                 levels = ramp(view, 1000 + 100 * patient + label)
                 content = dicom(levels, PatientID=f"{name}{patient}")
-                write(xrays, f"{name}/{file}", content if view else content[132:])
-    write(xrays, "NORMAL/DICOMDIR", dicom(None))
-    write(xrays, "NORMAL/begins_like_dicom.raw", b"\x02\0\x02\0" * 99)
+                xrays.write(f"{name}/{file}", content if view else content[132:])
+    xrays.write("NORMAL/DICOMDIR", dicom(None))
+    xrays.write("NORMAL/begins_like_dicom.raw", b"\x02\0\x02\0" * 99)
     return xrays
 
 
@@ -429,12 +382,12 @@ def test_headers_name_patients_an_expression_or_a_table_overrides_them(
     by_table = hospital.index()
 
     assert len(index.images) == 20
-    assert len({image.patient for image in index.images}) == 10
+    assert len({*index.images.patients}) == 10
     assert index.images[0].patient == f"dicom:{hashlib.sha256(b'NORMAL0').hexdigest()[:12]}"
     ignored = "files without an image suffix are ignored: 1 .raw, 1 no suffix"
     assert index.warnings == (f"{hospital}: {ignored}",)
-    assert {image.patient for image in by_expression.images} == {"NORMAL", "PNEUMONIA"}
-    assert [image.patient for image in by_table.images] == [f"p{n}" for n in range(len(files))]
+    assert {*by_expression.images.patients} == {"NORMAL", "PNEUMONIA"}
+    assert [*by_table.images.patients] == [f"p{n}" for n in range(len(files))]
 
 
 def test_missing_pydicom_is_named(hospital: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:

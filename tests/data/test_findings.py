@@ -226,7 +226,8 @@ def test_the_findings_of_a_generator_that_a_study_has_not_are_absent() -> None:
 def test_patients_are_split_evenly_by_finding() -> None:
     """Fourteen findings that occur together: each side has its share of the positives of each."""
     rng = numpy_generator(0, "findings")
-    severity, noise = rng.normal(size=(2000, 1)), rng.normal(size=(2000, 14))
+    severity = rng.normal(size=(2000, 1))
+    noise = rng.normal(size=(2000, 14))
     depths = severity + noise
     has = depths > np.quantile(depths, 1 - np.linspace(0.02, 0.4, 14), axis=0).diagonal()
     images = Images(

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.test_dicom import dicom
+from tests.data.image_files import dicom
 from tests.docs.commands import TINY, TINY_PAIRS
-from tests.in_process import InProcess, command, one_thread
+from tests.in_process import command, confirm_in_process
+from tests.pair_files import draw_xrays
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.search import run as search_run
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
 from xraytune.space.load import load_space
@@ -43,7 +43,7 @@ def draw(folder: Path, kind: str) -> Path:
         sites=2 if kind == "sites" else 0,
     )
     if kind == "rare":
-        ill = sorted((folder / "train" / "PNEUMONIA").iterdir())
+        ill = sorted((folder / "train/PNEUMONIA").iterdir())
         for image in {*ill} - {*ill[::20]}:
             image.unlink()
     for part in ("train", "test"):
@@ -104,13 +104,12 @@ def test_the_space_of_each_kind_of_data_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search_run, "Runner", InProcess)
     data = draw(tmp_path / "xrays", kind)
     tiny = TINY_PAIRS if kind == "masks" else TINY
     more = ["data.split.val_a=0.35", "data.split.val_b=0.35"] if kind == "findings" else []
     own = [line for line in tiny if not line.startswith(("data.train_patients", "labels"))]
 
-    with one_thread():
+    with confirm_in_process():
         view = search(data=data, overrides=[*own, *more])
 
     assert view.counts == {"complete": 4}
@@ -118,7 +117,7 @@ def test_the_space_of_each_kind_of_data_is_searched(
 
 
 def test_with_enough_patients_replicates_train_on_others(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=1300, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=1300)
     out = tmp_path / "xrays.yaml"
 
     write_first_space(tmp_path / "xrays", out, has_gpu=False)
@@ -133,16 +132,15 @@ def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "xrays", "classes")
-    monkeypatch.setattr(search_run, "Runner", InProcess)
     few = ["backbone=small_cnn", "weights=none", "trainable=all", "budget.trials=1"]
     few += ["budget.max_epochs=1", "scheduler={name: none}", "data.image_size=64"]
 
-    with one_thread():
+    with confirm_in_process():
         view = search(data=Path("xrays"), overrides=few)
     written = Path("xrays.yaml").read_text(encoding="utf-8")
     Path("xrays.yaml").write_text(written + "\n# mine\n", encoding="utf-8")
-    notes: list[str] = []
-    with one_thread():
+    notes = list[str]()
+    with confirm_in_process():
         again = search(
             data=Path("xrays"), overrides=few, callbacks=replace(NO_CALLBACKS, note=notes.append)
         )
@@ -196,8 +194,8 @@ def test_a_folder_may_have_any_name(
 
 
 def test_the_space_keeps_the_patients_and_sites_of_a_data_file(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=60, seed=1, image_size_px=64, sites=2)
-    (tmp_path / "xrays" / "patients.csv").unlink()
+    draw_xrays(tmp_path, patients=60, image_size_px=64, sites=2)
+    (tmp_path / "xrays/patients.csv").unlink()
     data = tmp_path / "labels.yaml"
     split = {"group_regex": "(.+/.+)[.]", "site": "(hospital_.)", "val_a": 0.3}
     data.write_text(json.dumps({"data": {"path": "xrays", "split": split}}), encoding="utf-8")

@@ -1,36 +1,16 @@
 """Every format becomes the same upright grey, or is refused for a clear reason."""
 
-import io
 import struct
-import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from xraytune.base.arrays import AnyArray, Int64Array, UInt8Array
-from xraytune.base.errors import DataError
+from tests.data.image_files import FILE, encoded, gradient, grey_of, reason_of
+from xraytune.base.arrays import AnyArray
 from xraytune.data.decoding import read_grey
-
-FILE = Path("a.jpeg")
-"""The name says JPEG, whatever the content."""
-
-
-def gradient(height: int = 32, width: int = 32) -> UInt8Array:
-    """Dark at the top left, bright at the bottom right; JPEG and resizing change it little."""
-    ramp = np.linspace(0, 120, height)[:, None] + np.linspace(0, 120, width)[None, :]
-    return ramp.astype(np.uint8)
-
-
-def encoded(image: Image.Image | AnyArray, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def png(width: int, height: int, bits: int, colour_type: int, rows: bytes) -> bytes:
@@ -64,21 +44,6 @@ def tiff(levels: AnyArray, *, photometric: int = 1, sample_format: int = 1) -> b
     for tag, kind, value in tags:
         directory += struct.pack("<HHII", tag, kind, 1, value)
     return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + bytes(4)
-
-
-def grey_of(content: bytes) -> Int64Array:
-    with warnings.catch_warnings():  # Pillow warns about odd metadata
-        warnings.simplefilter("ignore")
-        return np.asarray(read_grey(content, FILE, needed_px=32).image).astype(np.int64)
-
-
-def reason_of(content: bytes) -> str:
-    with pytest.raises(DataError) as refusal:
-        grey_of(content)
-    (problem,) = refusal.value.problems
-    assert problem.where == FILE
-    assert problem.fix
-    return problem.what
 
 
 MODES = {

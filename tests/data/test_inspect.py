@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 
 from tests.data.conftest import DataFolder
+from tests.pair_files import draw_xrays
 from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.inspect import close_pairs, inspect_folder
-from xraytune.data.phantom import draw_phantoms
 
 
 @pytest.mark.slow
 def test_an_inspection_counts_images_patients_duplicates_and_broken_files(
     official: DataFolder,
 ) -> None:
-    normal = official / "train" / "NORMAL"
+    normal = official / "train/NORMAL"
     shutil.copy(normal / "IM-0001-0001.jpeg", normal / "IM-0001-0001-0002.jpeg")
     (normal / "IM-0002-0001.jpeg").write_bytes(b"")
 
@@ -46,7 +46,7 @@ def test_an_inspection_counts_images_patients_duplicates_and_broken_files(
 def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
     tmp_path: Path,
 ) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=128)
+    draw_xrays(tmp_path, patients=20, image_size_px=128)
     train = tmp_path / "xrays/train"
     half, saved_again, brighter, *_ = sorted((train / "NORMAL").iterdir())
     with Image.open(half) as image:

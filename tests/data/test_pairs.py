@@ -105,7 +105,7 @@ def test_patients_csv_names_the_patients_of_images_by_their_bare_name(parts: Dat
     index = parts.index(pairs=True)
     labelled = read_labelled(parts / "test", CLASSES, "segmentation")
 
-    assert [image.patient for image in index.images] == ["P1p", "P2p", "P3p", "P4p"]
+    assert [*index.images.patients] == ["P1p", "P2p", "P3p", "P4p"]
     assert labelled.images == index.test
     assert labelled.data.path == parts
 

@@ -27,9 +27,9 @@ _SIDE = 64
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
+def phantoms(module_path: Path) -> PhantomSet:
     """Twenty-five patients: each diagnosis is on both sides of the split."""
-    out = tmp_path_factory.mktemp("phantoms") / "set"
+    out = module_path / "set"
     return draw_phantoms(out, patients=25, seed=7, image_size_px=_SIDE)
 
 
@@ -91,7 +91,8 @@ def test_pairs_are_the_same_images_with_masks_of_the_lungs_which_are_darker_than
 
     assert pairs.image_count == phantoms.image_count
     for file in _images(phantoms.path):
-        part, pixels = pairs.path / file.parts[-3], _pixels(file)
+        part = pairs.path / file.parts[-3]
+        pixels = _pixels(file)
         lungs = np.asarray(Image.open(part / "masks" / f"{file.stem}.png"))
         spine = pixels[_SIDE // 3 :, _SIDE * 7 // 16 : _SIDE * 9 // 16]
         assert (part / "images" / file.name).read_bytes() == file.read_bytes()

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from tests.data.conftest import DataFolder
-from tests.data.test_formats import gradient
+from tests.data.image_files import gradient
 from xraytune.base.arrays import UInt8Array
 from xraytune.base.errors import DataError
 from xraytune.base.seeding import numpy_generator

@@ -176,8 +176,7 @@ def test_a_public_layout_is_read_or_refused(xrays: DataFolder, name: str) -> Non
     files, tables, settings, outcome = LAYOUTS[name]
     xrays.images(files)
     for file, text in tables.items():
-        (xrays / file).parent.mkdir(parents=True, exist_ok=True)
-        (xrays / file).write_text(text, "utf-8")
+        xrays.write(file, text.encode())
 
     if isinstance(settings, str):
         assert counts(shipped(settings, xrays)) == outcome
@@ -212,7 +211,7 @@ def test_what_the_example_joins_and_converts_is_read(
     )
     for folder in ("bimcv/derivatives/labels", "mnist", "chest", "jsrt/All247images"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "bimcv/derivatives/labels/labels_covid19_posi.tsv").write_text(studies, "utf-8")
+    (tmp_path / "bimcv/derivatives/labels/labels_covid19_posi.tsv").write_text(studies)
     pixels = numpy_generator(0, "mnist").integers(0, 256, (24, 28, 28), dtype=np.uint8)
     arrays: dict[str, Any] = {
         f"{part}_images": pixels[8 * n : 8 * n + 8] for n, part in enumerate(PARTS)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.data.conftest import DataFolder, labels_of, paths
-from tests.data.test_dicom import dicom, ramp
+from tests.data.image_files import dicom, ramp
 from tests.in_process import said
 from xraytune.base.errors import ConfigError
 from xraytune.data.images import ImageIndex
@@ -119,15 +119,13 @@ def test_a_column_or_an_expression_gives_the_site(xrays: DataFolder) -> None:
 
 def test_a_dicom_header_gives_the_site_and_subgroups(xrays: DataFolder) -> None:
     for number in range(12):
-        file = xrays / ("NORMAL", "PNEUMONIA")[number % 2] / f"{number}.dcm"
-        file.parent.mkdir(parents=True, exist_ok=True)
         content = dicom(
             ramp(number, 4095),
             PatientID=f"p{number}",
             InstitutionName="AB"[number // 6],
             PatientSex="FM"[number % 2],
         )
-        file.write_bytes(content)
+        xrays.write(f"{('NORMAL', 'PNEUMONIA')[number % 2]}/{number}.dcm", content)
 
     index = xrays.index(split={"site": "InstitutionName"})
 
@@ -148,4 +146,4 @@ def test_a_patient_of_two_sites_is_refused_where_sites_are_asked_for(xrays: Data
     assert sites_of(xrays.index(split=split)) == {"a": 8, "b": 8}
     refusal = xrays.refusal(split=split | same)
     assert "8 patients have images of several sites: NORMAL/p1 (a" in refusal
-    assert len({image.patient for image in xrays.index(split=same).images}) == 8
+    assert len({*xrays.index(split=same).images.patients}) == 8

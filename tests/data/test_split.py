@@ -1,7 +1,5 @@
 """No patient ever stands on two sides."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Sequence

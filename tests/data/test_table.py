@@ -23,6 +23,11 @@ class Labelled(DataFolder):
     def rows(self, rows: Iterable[Iterable[str]], header: str = "image,patient,finding") -> None:
         self.table(header, *map(",".join, rows), name="labels.csv")
 
+    def column(self, name: str, cells: Iterable[str]) -> None:
+        """Write the table again, with a further column."""
+        rows = zip(FILES, FILES, map(class_of, FILES), cells, strict=True)
+        self.rows(rows, f"image,patient,finding,{name}")
+
     @property
     def csv(self) -> str:
         return (self / "labels.csv").read_text("utf-8")
@@ -73,6 +78,7 @@ def test_row_names_image_by_path_end_of_path_or_name(start: str, suffix: str) ->
 
 
 ILL_WELL = {"Ill": "ill", "Well": "well"}
+SAME = {"ill": "ill", "well": "well"}
 CELLS: dict[str, tuple[Any, ...]] = {
     "cells": (
         "ill; ill; ill; ill; well; well; well; well",
@@ -99,7 +105,7 @@ CELLS: dict[str, tuple[Any, ...]] = {
     ),
     "commas between labels": (
         "ill, sick; sick; Ill; ill; well; nan; unknown; well",
-        {"ill": "ill", "well": "well"},
+        SAME,
         "ill - ill ill well - - well",
         "labels.csv: reads ',' between labels (data.table.separator)",
     ),
@@ -126,7 +132,7 @@ def test_cells_or_columns_give_the_classes(labelled: Labelled, name: str) -> Non
     index = labelled.index(label=None if columns else "finding", labels=labels)
 
     assert [classes_in(index).get(Path(file).stem, "-") for file in FILES] == expected.split()
-    assert {image.patient for image in index.images} <= {*FILES}
+    assert {*index.images.patients} <= {*FILES}
     assert all(warning in " ".join(index.warnings) for warning in warnings)
 
 
@@ -199,8 +205,7 @@ def test_disagreeing_cells_are_refused(labelled: Labelled) -> None:
     ],
 )
 def test_lateral_views_are_noted(labelled: Labelled, column: str, cells: str, count: int) -> None:
-    rows = zip(FILES, FILES, map(class_of, FILES), cells.split("; ") * 2, strict=True)
-    labelled.rows(rows, f"image,patient,finding,{column}")
+    labelled.column(column, cells.split("; ") * 2)
 
     notes = " ".join(labelled.index().warnings)
 
@@ -209,15 +214,13 @@ def test_lateral_views_are_noted(labelled: Labelled, column: str, cells: str, co
 
 
 def test_a_side_column_has_synonyms_and_agrees_for_an_image(labelled: Labelled) -> None:
-    words = ["train", "Training", "valid", "test"] * 2
-    rows = [*zip(FILES, FILES, map(class_of, FILES), words, strict=True)]
-    labelled.rows(rows, "image,patient,finding,fold")
+    labelled.column("fold", ["train", "Training", "valid", "test"] * 2)
 
     index = labelled.index(side="fold")
 
     parts = [image.part for image in index.all_images]
     assert parts == ["train", "train", "val", "test"] * 2
-    labelled.rows([*rows, (FILES[0], FILES[0], "ill", "test")], "image,patient,finding,fold")
+    labelled.csv += f"{FILES[0]},{FILES[0]},ill,test\n"
     assert f"the side of {FILES[0]} is 'test'" in labelled.refusal(side="fold")
 
 
@@ -262,7 +265,7 @@ def test_table_without_labels_keeps_class_folders(tmp_path: Path) -> None:
     index = labelled.index(classes="binary", label=None)
 
     assert index.class_names == ("NORMAL", "PNEUMONIA")
-    assert [image.patient for image in index.images] == [f"p{i}" for i in range(8)]
+    assert [*index.images.patients] == [f"p{i}" for i in range(8)]
     assert index.warnings == (
         "labels.csv: leaves out images without a row: 1 (train/NORMAL/extra.png)",
     )
@@ -294,7 +297,7 @@ def test_wrong_settings_are_explained(
     labelled: Labelled, table: dict[str, Any], message: str
 ) -> None:
     if "rows" in table:
-        table["labels"] = {"ill": "ill", "well": "well"}
+        table["labels"] = SAME
     labelled.table('[{"image": "a0.png", "finding": "ill"}]', name="labels.json")
 
     assert message in labelled.refusal(**table)
@@ -376,7 +379,7 @@ def test_tables_as_programs_write_them_are_read(
     index = labelled.index()
 
     assert classes_in(index) == {row[:2]: class_of(row) for row in ROWS}
-    assert {image.patient for image in index.images} == {f"p{row[:2]}" for row in ROWS}
+    assert {*index.images.patients} == {f"p{row[:2]}" for row in ROWS}
     unnamed = labelled.index(patient=None).images
     assert [image.patient for image in unnamed] == [image.file for image in unnamed]
 
@@ -385,7 +388,7 @@ def test_rows_without_image_are_counted_also_where_they_leave_a_class_empty(
     labelled: Labelled,
 ) -> None:
     """And a patients.csv beside a table would be ignored."""
-    labels = {"ill": "ill", "well": "well"}
+    labels = SAME
     (labelled / "images/a0.png").unlink()
     note = "labels.csv: leaves out rows without an image: 1 of 8"
     assert labelled.index(labels=labels).warnings == (note,)
@@ -432,5 +435,5 @@ def test_umlauts_of_one_or_two_code_points_are_the_same(xrays: DataFolder, form:
 
     index = xrays.index(classes="auto", positive=normalize(form, "Entzündung"))
 
-    assert {image.patient for image in index.images} == {f"p{i}" for i in range(6)}
+    assert {*index.images.patients} == {f"p{i}" for i in range(6)}
     assert index.class_names[index.positive] == "Entzündung"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import yaml
 
-from tests.docs.test_blocks import parse
+from tests.docs.commands import ROOT, parse
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker/compose.yaml").read_text("utf-8")
 RAYJOB = yaml.safe_load((ROOT / "deploy/rayjob.yaml").read_text("utf-8"))
 LOCK = (ROOT / "requirements.lock").read_text("utf-8")

@@ -22,8 +22,8 @@ import pytest
 
 from tests.faults.ray_processes import SPACE
 from tests.in_process import other_process
+from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
-from xraytune.data.phantom import draw_phantoms
 from xraytune.study.folder import StudyFolder
 
 SBATCH = Path(__file__).parents[2] / "deploy/search.sbatch"
@@ -58,7 +58,7 @@ def running(
 
     def wait_for(event: Callable[[], object]) -> None:
         while not event():
-            assert process.poll() is None, log.read_text("utf-8")
+            assert process.poll() is None, log.read_text()
             time.sleep(0.1)
 
     try:
@@ -74,14 +74,14 @@ def running(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=20)
     space = tmp_path / "space.yaml"
-    space.write_text(SPACE.replace("budget: {trials: 1,", "budget: {trials: 2,"), "utf-8")
+    space.write_text(SPACE.replace("budget: {trials: 1,", "budget: {trials: 2,"))
     study = StudyFolder(tmp_path / "studies/killed")
     of_search = f"--space={space} --studies={study.path.parent} --set=source=none".split()
     options = [*of_search, "--set=scheduler={name: none}"]
     for name, script in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (tmp_path / name).write_text(script, "utf-8")
+        (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     path = os.pathsep.join((str(tmp_path), str(PROGRAMS), os.environ["PATH"]))
 
@@ -95,8 +95,8 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
     with running([str(SBATCH), *options], env, tmp_path / "slurm.log") as wait_for:
         wait_for(lambda: [*study.path.glob("trials/*/epochs.jsonl")])
 
-    log = (tmp_path / "slurm.log").read_text("utf-8")
-    lines = (tmp_path / "steps").read_text("utf-8").splitlines()
+    log = (tmp_path / "slurm.log").read_text()
+    lines = (tmp_path / "steps").read_text().splitlines()
     steps = [" ".join(line.split()[:3]) for line in lines]
     address = f"--address=127.0.0.1:{20_000 + job}"
     assert log.endswith("exit code 130\n"), log
@@ -125,7 +125,7 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
         start = f"ray start --head --block {where} {ports} --dashboard-agent-listen-port=0"
         log_file = tmp_path / "head.log"
         with running(f"{PROGRAMS}/{start}".split(), env, log_file) as wait_for:
-            wait_for(lambda: "Ray runtime started." in log_file.read_text("utf-8"))
+            wait_for(lambda: "Ray runtime started." in log_file.read_text())
             submit = f"{PROGRAMS}/ray job submit --address={dashboard} --"
             search = f"{submit} {PROGRAMS}/xraytune search --address=auto"
             done = other_process(search, *options, env=env)
@@ -135,4 +135,4 @@ def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_p
         ("complete", 12)
     ] * 2
     for epochs in study.path.glob("trials/*/epochs.jsonl"):
-        assert len(epochs.read_text("utf-8").splitlines()) == 12, "no epoch was trained twice"
+        assert len(epochs.read_text().splitlines()) == 12, "no epoch was trained twice"

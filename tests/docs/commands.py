@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
 
 from docs.hooks import blocks
+from xraytune.cli.main import build_app
 from xraytune.space.load import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,10 +44,13 @@ TINY_PAIRS = (
 )
 
 
-def python_of(page: str, words: str = "") -> str:
-    """Return the Python code of a page, of all blocks with these words."""
+def run_python_of(page: str, words: str = "") -> dict[str, Any]:
+    """Run the Python code of a page, of all blocks with these words; return its variables."""
     of_page = [block for name, block in BLOCKS if name == page and block.language == "python"]
-    return "\n".join(block.text for block in of_page if words in block.text)
+    code = "\n".join(block.text for block in of_page if words in block.text)
+    names: dict[str, Any] = {}
+    exec(compile(code, page, "exec"), names)
+    return names
 
 
 def of_xraytune(words: list[str]) -> list[str] | None:
@@ -54,6 +61,19 @@ def of_xraytune(words: list[str]) -> list[str] | None:
     if is_other or "xraytune" not in words:
         return None
     return words[words.index("xraytune") + 1 :]
+
+
+def parse(words: Sequence[str]) -> Any:
+    """Parse a command of xraytune and return its context; `params` has its options' values."""
+    current = get_command(build_app())
+    name = "xraytune"
+    rest = list(words)
+    while hasattr(current, "commands"):
+        assert rest, f"{name}: a command is missing"
+        name = rest.pop(0)
+        assert name in current.commands, f"no such command: {name}"
+        current = current.commands[name]
+    return current.make_context(name, rest)
 
 
 def used_by(file: str | Path, overrides: Iterable[str]) -> list[str]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from typer.main import get_command
 
 from docs.hooks import PROGRAMS, Block, shell_commands
-from tests.docs.commands import BLOCKS, ROOT, of_xraytune
-from xraytune.cli.main import build_app
+from tests.docs.commands import BLOCKS, ROOT, of_xraytune, parse
 from xraytune.space.load import load_space
 from xraytune.space.settings import Settings
 
@@ -30,17 +27,6 @@ def all_of(language: str) -> list[Any]:
         for page, block in BLOCKS
         if block.language == language
     ]
-
-
-def parse(words: Sequence[str]) -> Any:
-    """Parse a command of xraytune and return its context; `params` has its options' values."""
-    current, name, rest = get_command(build_app()), "xraytune", list(words)
-    while hasattr(current, "commands"):
-        assert rest, f"{name}: a command is missing"
-        name = rest.pop(0)
-        assert name in current.commands, f"no such command: {name}"
-        current = current.commands[name]
-    return current.make_context(name, rest)
 
 
 @pytest.mark.slow

@@ -13,51 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.confirm.labs import search_space
+from tests.end_to_end.conftest import SPACE, search_until_a_trial_ends
 from tests.faults.ray_processes import PROGRAM
 from tests.in_process import other_process, said
 from tests.model.conftest import read_rows
+from tests.pair_files import draw_xrays
 from xraytune.base.files import read_jsonl
 from xraytune.confirm.arms import read_plan
-from xraytune.data.phantom import draw_phantoms
-
-SPACE = """\
-name: small
-data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
-parameters:
-  source: {values: [none, duplicate, gan]}
-  synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
-  gan:
-    when: {source: gan}
-    parameters: {image_size: {value: 32}, width: {value: 4}, z_dim: {value: 8},
-                 batch_size: {value: 8}, steps: {values: [20, 40]}}
-  augmentation: {values: [none, flip]}
-  views: {min: 1, max: 2}
-  backbone: {value: small_cnn}
-  weights: {value: none}
-  batch_size: {value: 16}
-  lr: {min: 2e-3, max: 1e-2, distribution: log_uniform_values}
-budget: {trials: 3, max_epochs: 4, steps_per_epoch: 8}
-scheduler: {name: asha, grace: 1, reduction: 2, within: all}
-sampler: {startup_trials: 3, seed: 1}
-points_to_evaluate:
-  - {source: gan, synthetic_ratio: 0.5, gan.steps: 20, augmentation: flip, lr: 3e-3}
-  - {source: gan, synthetic_ratio: 1.0, gan.steps: 40, augmentation: none, lr: 3e-3}
-"""
-
-
-def search_until_a_trial_ends(folder: Path, line: str, then: signal.Signals) -> int:
-    """Start a search, send it a signal after its first trial, and return its exit code."""
-    command = [PROGRAM, *line.split()]
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    for printed in process.stdout:
-        if "#0 complete" in printed or "#0 pruned" in printed:
-            process.send_signal(then)
-            break
-    process.communicate()
-    return process.returncode
 
 
 @pytest.mark.ray
@@ -66,8 +28,8 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A search is interrupted and resumed, and its model is trained, evaluated and used."""
     monkeypatch.chdir(tmp_path)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
-        (tmp_path / name).write_text("raise ImportError", "utf-8")
-    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
+        (tmp_path / name).write_text("raise ImportError")
+    (tmp_path / "small.yaml").write_text(SPACE)
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     said("data phantom others --patients 20 --seed 2 --size 64")
     search = "search --space small.yaml"
@@ -131,7 +93,7 @@ def interrupt_after_a_run(folder: Path, study: Path) -> int:
 def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_once(
     tmp_path: Path,
 ) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
+    draw_xrays(tmp_path, patients=60, seed=0)
     study = search_space(tmp_path, SPACE + CONFIRM, overrides=QUICK)
 
     assert interrupt_after_a_run(tmp_path, study) == 130
@@ -150,7 +112,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert [arm.role for arm in plan.arms] == ["finalist", "matched", "matched", "tuned"]
     (access,) = read_jsonl(study / "test_access.jsonl")
     assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
-    assert found == json.loads((study / "confirm/verdict.json").read_text("utf-8"))
+    assert found == json.loads((study / "confirm/verdict.json").read_text())
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == [
         "it has only 2 replicates, and the 95 % intervals need at least 4"
@@ -167,7 +129,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
 def test_a_search_by_uv_run_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's workers start in this environment, not by `uv run` in a copy of the project."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
+    (tmp_path / "small.yaml").write_text(SPACE)
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     search = f"{PROGRAM} search --space small.yaml --set budget.trials=1"
 

@@ -19,19 +19,19 @@ def write_metadata(folder: Path, project: Mapping[str, Any]) -> None:
     info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir(parents=True)
     head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    (info / "METADATA").write_text(head, "utf-8")
+    (info / "METADATA").write_text(head)
     groups = (
         "\n".join([f"[{group}]", *(f"{name} = {value}" for name, value in points.items())])
         for group, points in project["entry-points"].items()
     )
-    (info / "entry_points.txt").write_text("\n".join(groups), "utf-8")
+    (info / "entry_points.txt").write_text("\n".join(groups))
 
 
 @pytest.fixture(scope="session")
 def examples_path(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the folders that make the examples installed."""
     site = tmp_path_factory.mktemp("site")
-    project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text("utf-8"))["project"]
+    project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]
     write_metadata(site, project)
     return [str(site), str(EXAMPLES), str(ROOT)]
 

@@ -9,6 +9,7 @@ import pytest
 from examples.transform_folder import transform_folder
 from tests.examples.conftest import on_path
 from tests.in_process import command
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
 from xraytune.data.index import read_index
@@ -36,15 +37,17 @@ resources: {gpus_per_trial: 0, concurrent: 1}
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, examples_path: list[str]) -> Path:
+def lab(module_path: Path, examples_path: list[str]) -> Path:
     """Return a folder with `xrays`, a space of the examples, and a `model` trained on it."""
-    lab = tmp_path_factory.mktemp("lab")
-    draw_phantoms(lab / "xrays", patients=40, seed=3, image_size_px=48)
-    (lab / "own.yaml").write_text(SPACE, "utf-8")
+    draw_xrays(module_path, patients=40, seed=3, image_size_px=48)
+    (module_path / "own.yaml").write_text(SPACE)
     with on_path(*map(Path, examples_path[:2])):
-        done = command(f"train --config {lab}/own.yaml -o {lab}/model --cache {lab}/cache")
+        done = command(
+            f"train --config {module_path}/own.yaml -o {module_path}/model",
+            f"--cache={module_path}/cache",
+        )
     assert done.exit_code == 0, done.stderr
-    return lab
+    return module_path
 
 
 def test_model_records_the_versions_of_its_extensions_and_is_refused_without_them(
@@ -69,7 +72,8 @@ def test_an_unknown_name_suggests_an_installed_extension() -> None:
 def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_originals(
     tmp_path: Path,
 ) -> None:
-    xrays, copies = tmp_path / "xrays", tmp_path / "copies"
+    xrays = tmp_path / "xrays"
+    copies = tmp_path / "copies"
     draw_phantoms(xrays, patients=12, seed=1, image_size_px=32)
 
     transform_folder(xrays, copies, copies=2)
@@ -79,9 +83,5 @@ def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_origina
     assert {image.sha256 for image in copied.images}.isdisjoint(
         image.sha256 for image in originals.images
     )
-    assert {image.patient for image in copied.images} == {
-        image.patient for image in originals.images
-    }
-    assert "test__" not in (copies / "patients.csv").read_text("utf-8"), (
-        "the test folder stays sealed"
-    )
+    assert {*copied.images.patients} == {*originals.images.patients}
+    assert "test__" not in (copies / "patients.csv").read_text(), "the test folder stays sealed"

@@ -10,14 +10,14 @@ import torch
 
 from tests.examples.conftest import on_path, write_metadata
 from tests.in_process import CPU
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import MachineError
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import accepts, build_backbone
 from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.space.space import require_extensions
 from xraytune.synth.sources.which import source_of
 
@@ -32,7 +32,7 @@ def few(pixels, **_): return pixels[:1]
 @pytest.fixture
 def package(tmp_path: Path) -> Iterator[Path]:
     """Install a small package, and return its file."""
-    (tmp_path / "of_somebody.py").write_text(CODE, "utf-8")
+    (tmp_path / "of_somebody.py").write_text(CODE)
     points = {"whole": "of_somebody:Whole", "gone": "nowhere:Net", "resnet18": "of_somebody:Whole"}
     sources = {"floats": "of_somebody:floats", "few": "of_somebody:few", "lost": "of_somebody:lost"}
     groups = {"xraytune.backbones": points, "xraytune.sources": sources}
@@ -53,16 +53,15 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(
     tmp_path: Path,
 ) -> None:
     space = tmp_path / "space.yaml"
-    space.write_text(
-        "name: x\ndata: {path: xrays}\nparameters: {weights: {value: none}}\n", encoding="utf-8"
-    )
+    space.write_text("name: x\ndata: {path: xrays}\nparameters: {weights: {value: none}}\n")
 
     with pytest.raises(MachineError) as caught:
         require_extensions(load_space(space, ["source={values: [none, few, lost]}"]))
     with pytest.raises(MachineError) as of_backbone:
         require_extensions(load_space(space, ["backbone=gone"]))
 
-    (lost,), (gone,) = caught.value.problems, of_backbone.value.problems
+    (lost,) = caught.value.problems
+    (gone,) = of_backbone.value.problems
     assert "source lost cannot be loaded: module 'of_somebody' has no attribute 'lost'" in lost.what
     assert lost.where == "of_somebody:lost"
     assert lost.fix.endswith("installed are few, floats, lost")
@@ -93,10 +92,8 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
 )
 @pytest.mark.slow
 def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, given: str) -> None:
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
-    settings = Settings.model_validate(
-        {"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}}
-    )
+    draw_xrays(tmp_path, patients=20)
+    settings = Settings(name="x", data=DataSettings(path=tmp_path / "xrays", image_size=32))
     prepared, _ = prepare(settings, tmp_path / "cache")
 
     with pytest.raises(MachineError, match=f"source {source} returned {given}"):

@@ -39,8 +39,7 @@ PROMPTS = {"NORMAL": "chest", "PNEUMONIA": "lobar"}
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipeline")
+def pipeline(module_path: Path) -> Path:
     torch.manual_seed(0)
     vocabulary = {word: number for number, word in enumerate(WORDS)}
     diffusers.StableDiffusionPipeline(
@@ -54,13 +53,13 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
-    return folder
+    ).save_pretrained(module_path)
+    return module_path
 
 
 def test_a_pipeline_fills_a_folder_of_extra_images(pipeline: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen.txt"
-    seen.write_text("a1\nb2\n", "utf-8")
+    seen.write_text("a1\nb2\n")
 
     folder_from_pipeline(
         pipeline, tmp_path / "out", PROMPTS, count=2, seen=seen, image_size_px=32, steps=2

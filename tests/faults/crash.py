@@ -59,9 +59,12 @@ class Operations:
     """
 
     def __init__(self, root: Path, before: Callable[[int, Operation], None]) -> None:
-        self._root, self._before = str(root), before
+        self._root = str(root)
+        self._before = before
         self._sizes: dict[str, int] = {}
-        self._count, self._lock, self._is_busy = 0, threading.RLock(), False
+        self._count = 0
+        self._lock = threading.RLock()
+        self._is_busy = False
         os.fsync = self._flush  # type: ignore[assignment]
         sys.addaudithook(self._audit)
 

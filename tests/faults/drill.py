@@ -29,7 +29,7 @@ _LANES = len(os.sched_getaffinity(0))
 
 def points_of(operations: Sequence[Operation]) -> list[Point]:
     """Before each operation, with half or nothing of each unflushed write; and after the last."""
-    points: list[Point] = []
+    points = list[Point]()
     for number, operation in enumerate(operations):
         cuts = CUTS if operation.is_flush_of_file else CUTS[:1]
         points += [(number, cut) for cut in cuts]
@@ -66,7 +66,8 @@ def show(name: str, points: int, faults: list[str]) -> None:
 
 def main() -> None:
     """Run the drills of the command line."""
-    folder, is_all = Path(sys.argv[1]).resolve(), "--all" in sys.argv
+    folder = Path(sys.argv[1]).resolve()
+    is_all = "--all" in sys.argv
     gc.disable()  # a collection would touch, and so copy, all that the forks share
     pin(CPU)  # also brings in what torch imports then, before the forks
     process = _FORKS.Process(target=make_start, args=(folder,))  # its threads end with it

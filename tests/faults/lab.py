@@ -23,7 +23,7 @@ Point: TypeAlias = tuple[int, Cut]
 
 def read_marks(path: Path) -> Counter[tuple[Any, ...]]:
     """How often each thing happened."""
-    return Counter(tuple(json.loads(line)) for line in path.read_text("utf-8").splitlines())
+    return Counter(tuple(json.loads(line)) for line in path.read_text().splitlines())
 
 
 class Lab:
@@ -36,7 +36,9 @@ class Lab:
     """
 
     def __init__(self, base: Path, name: str, command: Command) -> None:
-        self.base, self.name, self.command = base, name, command
+        self.base = base
+        self.name = name
+        self.command = command
         self.unbroken: dict[str, Any] = {}
         self.trained: Counter[tuple[Any, ...]] = Counter()
 
@@ -51,8 +53,9 @@ class Lab:
                 stream.write("\n")
 
         self.attempt(tree, marks, note)
-        self.unbroken, self.trained = picture(tree), read_marks(marks)
-        lines = map(json.loads, log.read_text("utf-8").splitlines())
+        self.unbroken = picture(tree)
+        self.trained = read_marks(marks)
+        lines = map(json.loads, log.read_text().splitlines())
         return [Operation(kind=kind, path=path, added_from=start) for kind, path, start in lines]
 
     def copy(self, name: str) -> tuple[Tree, Path]:
@@ -71,7 +74,7 @@ class Lab:
             _attempt(self.command, tree, marks, before)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if code not in (0, -9):
-            raise RuntimeError(marks.with_name("error.txt").read_text(encoding="utf-8"))
+            raise RuntimeError(marks.with_name("error.txt").read_text())
 
     def check(self, point: Point) -> list[str]:
         """Kill a search at a point, and see whether it resumes; return what is wrong."""
@@ -90,7 +93,8 @@ class Lab:
     def resume(self, tree: Tree, marks: Path, *, losses: int) -> Iterator[str]:
         """Restart a search that was killed, and again after its end; yield what is wrong."""
         self.attempt(tree, marks)
-        found, trained = picture(tree), read_marks(marks)
+        found = picture(tree)
+        trained = read_marks(marks)
         for name in sorted(self.unbroken.keys() | found.keys()):
             expected = self.unbroken.get(name)
             if expected != found.get(name):
@@ -115,7 +119,7 @@ def _attempt(command: Command, tree: Tree, marks: Path, before: Before | None) -
             Operations(tree.path, before)
         command(tree, notes)
     except BaseException:  # noqa: BLE001  told to who forked
-        marks.with_name("error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        marks.with_name("error.txt").write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)
 

@@ -17,8 +17,8 @@ import psutil  # type: ignore[import-untyped]
 import requests
 import torch
 
+from tests.pair_files import draw_xrays
 from xraytune.base.files import read_jsonl
-from xraytune.data.phantom import draw_phantoms
 from xraytune.nets.backbones import build_backbone
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
@@ -85,7 +85,7 @@ class Killable:
 
     @property
     def study(self) -> Path:
-        return self.root / "studies" / "killed"
+        return self.root / "studies/killed"
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -100,20 +100,13 @@ class Killable:
                 return
             assert self._process.returncode in {0, -signal.SIGKILL}, self.log()
             self.trials += 0 if self._process.returncode else _TRIALS
-        command = [
-            PROGRAM,
-            "search",
-            "--space",
-            "space.yaml",
-            "--set",
-            f"budget.trials={self.trials}",
-            *self.arguments,
-        ]
+        search = f"search --space space.yaml --set budget.trials={self.trials}".split()
+        command = [PROGRAM, *search, *self.arguments]
         with (self.root / "log.txt").open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
 
     def log(self) -> str:
-        return (self.root / "log.txt").read_text(encoding="utf-8")
+        return (self.root / "log.txt").read_text()
 
     def dashboard_port(self) -> int:
         """The port of Ray's dashboard, at the last start."""
@@ -163,8 +156,8 @@ class Killable:
 
 def killable(root: Path, *arguments: str, space: str = SPACE) -> Killable:
     """A small data folder, a space, and weights for it."""
-    draw_phantoms(root / "xrays", patients=30, seed=1, image_size_px=32)
-    (root / "space.yaml").write_text(space, encoding="utf-8")
+    draw_xrays(root, patients=30)
+    (root / "space.yaml").write_text(space)
     torch.save(build_backbone("small_cnn")[0].state_dict(), root / "small_cnn.pth")
     return Killable(root, arguments)
 

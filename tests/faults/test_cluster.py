@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.faults.ray_processes import IS_LONG, SPACE, TRIAL, descendants, killable
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import MachineError
-from xraytune.data.phantom import draw_phantoms
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
 from xraytune.study.status import status
@@ -111,10 +111,10 @@ def send(pids: list[int], number: signal.Signals) -> None:
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
     """A space of one short trial, `gpus_per_trial: auto`."""
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=20)
     file = tmp_path / "space.yaml"
     short = SPACE.replace("max_epochs: 12, steps_per_epoch: 40", "max_epochs: 1")
-    file.write_text(short, encoding="utf-8")
+    file.write_text(short)
     return file
 
 

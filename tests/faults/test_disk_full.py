@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.small_disk import SmallDisk, small_disk
-from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from tests.study.studies import direct, ended, epoch, new_study, write_space
 from xraytune.base.errors import MachineError
 from xraytune.base.files import read_jsonl
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
-from xraytune.study.start import create_study
 from xraytune.study.status import status
 from xraytune.study.trial import Trial
 
@@ -38,9 +37,7 @@ def told_full(where: Path) -> Iterator[None]:
 
 @pytest.fixture
 def study(disk: SmallDisk) -> StudyFolder:
-    folder = StudyFolder(disk.path / "studies" / "small")
-    create_study(folder, write_space(disk.path), two_images(), CPU)
-    return folder
+    return new_study(disk.path)
 
 
 def test_search_on_full_disk_stays_readable_and_resumes(

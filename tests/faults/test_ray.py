@@ -71,10 +71,11 @@ def require_private(search: Killable, temporary: Path) -> None:
     ):
         assert any(re.search(name, line) for _, line in found.values()), f"{name} was not looked at"
     (folder,) = temporary.glob("xray-*")
-    token = search.root / "home" / ".ray" / "auth_token"
+    token = search.root / "home/.ray/auth_token"
     assert [*folder.glob("ray/session_*")]
     assert (folder.stat().st_mode & 0o077, token.parent.stat().st_mode & 0o077) == (0, 0)
-    port, text = search.dashboard_port(), token.read_text(encoding="utf-8")
+    port = search.dashboard_port()
+    text = token.read_text()
     assert [
         asked(port, *request)[0] for request in (("/",), ("/api/jobs/",), ("/api/jobs/", text))
     ] == [200, 401, 200]

@@ -13,17 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.in_process import CPU, job_of
+from tests.in_process import CPU, job_of, loop_of
+from tests.pair_files import draw_xrays
 from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord
 from xraytune.confirm.run_list import RunList
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.search.loop import TrialLoop
-from xraytune.search.trials import SearchTrials
 from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
 from xraytune.study.folder import StudyFolder, environment, locked
 from xraytune.study.journal import Journal
 from xraytune.study.start import (
@@ -59,11 +58,10 @@ points_to_evaluate:
 """
 TRIALS = 5
 GAN_CHECKPOINT_STEPS = 2
-_LOST_ONCE, _LOST_FOR_GOOD = 2, 3
+_LOST_ONCE = 2
+_LOST_FOR_GOOD = 3
 _RUNS = (
-    Parameters.model_validate(
-        {"source": "gan", "gan": {"steps": 3, "image_size": 32, "batch_size": 8, "width": 4}}
-    ),
+    Parameters(source="gan", gan=GanSettings(steps=3, image_size=32, batch_size=8, width=4)),
     Parameters(source="none"),
     Parameters(source="duplicate"),
 )
@@ -79,7 +77,7 @@ class Tree:
     @property
     def study(self) -> StudyFolder:
         """The study."""
-        return StudyFolder(self.path / "studies" / "tiny")
+        return StudyFolder(self.path / "studies/tiny")
 
     @property
     def runs(self) -> StudyFolder:
@@ -100,9 +98,9 @@ class Tree:
 def make_start(base: Path) -> Tree:
     """Draw X-rays and decode them, once: `start/` is what each search of a drill begins with."""
     tree = Tree(base / "start")
-    draw_phantoms(base / "xrays", patients=24, seed=3, image_size_px=48)
+    draw_xrays(base, patients=24, seed=3, image_size_px=48)
     tree.path.mkdir()
-    tree.space.write_text(SPACE, encoding="utf-8")
+    tree.space.write_text(SPACE)
     prepared, _ = prepare(load_space(tree.space).settings, tree.cache)
     write_prepared(prepared, tree.path / "split.json")
     return tree
@@ -125,7 +123,8 @@ class Marks:
 
     def count_training(self) -> None:
         """From now on, note when each epoch and GAN step begins; write checkpoints often."""
-        epoch, step = training.TrialTraining._train_epoch, gan.GanTraining.update
+        epoch = training.TrialTraining._train_epoch
+        step = gan.GanTraining.update
 
         def marked_epoch(*arguments: Any) -> tuple[float, float]:
             self.add("epoch", self.current, len(arguments[3]) + 1)
@@ -161,8 +160,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
         require_free(folder)
         create_study(folder, space, prepared, CPU)
     with locked(folder):
-        need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
-        work = SearchTrials(folder, space, need)
+        work = loop_of(folder, space, prepared, tree.cache)
 
         def is_lost(trial: Trial, epoch: int) -> bool:
             if trial.number == _LOST_FOR_GOOD:
@@ -202,7 +200,8 @@ def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[Trial, i
     while isinstance(trial := work.next_trial(), Trial):
         marks.current = number = trial.number
         worker = TrialWorker(job_of(trial, work.folder, cache))
-        continues, epoch = True, 0
+        continues = True
+        epoch = 0
         while continues and not is_lost(trial, epoch):
             message = worker.step()
             continues = work.on_result(number, message)

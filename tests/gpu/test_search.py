@@ -1,7 +1,5 @@
 """Several trials on one GPU: a killed search resumes, and its model also runs on a CPU."""
 
-from __future__ import annotations
-
 import json
 import signal
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.test_main_job import SPACE, search_until_a_trial_ends
+from tests.end_to_end.conftest import SPACE, search_until_a_trial_ends
 from tests.faults.ray_processes import PROGRAM
 from tests.in_process import other_process
 from xraytune.base.files import read_jsonl
@@ -26,7 +24,7 @@ def said(folder: Path, line: str) -> dict[str, Any]:
 
 
 def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "small.yaml").write_text(SPACE, "utf-8")
+    (tmp_path / "small.yaml").write_text(SPACE)
     said(tmp_path, "data phantom xrays --patients 40 --seed 1 --size 64")
     said(tmp_path, "data phantom others --patients 20 --seed 2 --size 64")
     settings = "--set resources.gpus_per_trial=0.25 --set budget.trials=8"

@@ -1,7 +1,5 @@
 """Trials on a GPU: every arm trains, resumes, and matches the CPU's results up to rounding."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -12,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from tests.in_process import CPU
 from tests.synth.conftest import train, trained_in
-from tests.trial.conftest import Bench
-from tests.trial.test_trial import ARMS
+from tests.trial.conftest import ARMS, Bench, frozen
 from xraytune.base.records import Compute, EpochRecord
 from xraytune.nets.captured import Step, replayed
 from xraytune.nets.compute import pin
@@ -34,9 +30,7 @@ from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.gpu
 
-GAN = GanSettings.model_validate(
-    {"image_size": 32, "width": 8, "batch_size": 16, "z_dim": 16, "steps": 40}
-)
+GAN = GanSettings(image_size=32, width=8, batch_size=16, z_dim=16, steps=40)
 
 
 def epochs(
@@ -72,14 +66,9 @@ def weights_of(networks: Iterable[nn.Module]) -> list[torch.Tensor]:
 def test_every_arm_trains_the_same_steps(
     bench: Bench, tmp_path: Path, gpu: Compute, arm: str, trainable: str
 ) -> None:
-    random = build_classifier(bench.experiment().parameters, 2, weights=None, seed=9)
-    tensors = {name: tensor.contiguous() for name, tensor in random.backbone.state_dict().items()}
-    save_file(tensors, tmp_path / "backbone.safetensors")
-    weights = str(tmp_path / "backbone.safetensors")
+    experiment = frozen(bench, tmp_path, **ARMS[arm], trainable=trainable)
 
-    records = epochs(
-        bench, bench.experiment(**ARMS[arm], trainable=trainable, weights=weights), tmp_path, gpu
-    )
+    records = epochs(bench, experiment, tmp_path, gpu)
 
     assert [record.steps for record in records] == [4, 8, 12]
     assert np.isfinite(
@@ -115,7 +104,8 @@ def test_an_interrupted_gan_resumes(tmp_path: Path, gpu: Compute) -> None:
 def test_cuda_graph_equals_the_plain_step(gpu: Compute) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (40, 1, 32, 32), dtype=np.uint8)
-    one_by_one, recorded = GanTraining(GAN, 2, gpu), GanTraining(GAN, 2, gpu)
+    one_by_one = GanTraining(GAN, 2, gpu)
+    recorded = GanTraining(GAN, 2, gpu)
     for training in (one_by_one, recorded):
         training.fit(images, np.arange(40) % 2)
     replay = replayed(recorded.update, gpu)
@@ -148,7 +138,8 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
         source="none", augmentation="affine", trainable="all", dropout=0.3
     )
     context = replace(bench.context, compute=gpu)
-    losses, networks = [], []
+    losses = []
+    networks = []
     for how in ("called", "replayed"):
         torch.manual_seed(1)
         training = TrialTraining(experiment, context)
@@ -175,7 +166,7 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
     "backbone", ["small_cnn", "resnet18", "mobilenet_v2", "densenet121", "vgg16"]
 )
 def test_a_network_gives_the_same_on_gpu_and_cpu(gpu: Compute, backbone: str) -> None:
-    parameters = Parameters.model_validate({"backbone": backbone, "weights": "none"})
+    parameters = Parameters(backbone=backbone, weights="none")
     network = build_classifier(parameters, 2, weights=None, seed=1)
     images = torch.rand(4, 3, 96, 96)
     exact = Compute(device="cuda", threads=2, precision="float32")

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +40,8 @@ points_to_evaluate:
   - {source: none, lr: 1e-9}
   - {source: none, lr: 1e+30}
 """
-PRUNED, FAILED = 2, 3
+PRUNED = 2
+FAILED = 3
 """Numbers of trials.
 
 Trial 0 completes, because it is the first at every rung, and trial 1, because it learns faster.
@@ -91,9 +91,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-CopyLab = Callable[[], Lab]
-
-
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Return a lab that all tests share and none may change."""
@@ -106,12 +103,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 @pytest.fixture
-def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
-    """`copy_lab()` returns a private copy of the lab."""
-
-    def copy() -> Lab:
-        ignored = shutil.ignore_patterns(TEST_ACCESS_FILE)  # of the accesses of other tests
-        shutil.copytree(lab.path, tmp_path / "copy", ignore=ignored)
-        return Lab(tmp_path / "copy")
-
-    return copy
+def private(lab: Lab, tmp_path: Path) -> Lab:
+    """A private copy of the lab."""
+    ignored = shutil.ignore_patterns(TEST_ACCESS_FILE)  # of the accesses of other tests
+    return Lab(shutil.copytree(lab.path, tmp_path / "copy", ignore=ignored))

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.in_process import CPU, one_thread
-from tests.model.conftest import CopyLab, Lab
+from tests.model.conftest import Lab
 from xraytune.base.errors import ArtifactError, MachineError
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.phantom import draw_phantoms
@@ -22,6 +22,8 @@ from xraytune.study.start import inputs_of_space, read_inputs
 from xraytune.trial.network import Network
 from xraytune.trial.prepare import prepare_space, require_inputs
 from xraytune.trial.saved_model import open_bundle
+
+pytestmark = pytest.mark.slow
 
 SPACE = """\
 name: other
@@ -38,12 +40,12 @@ SIDES = {"train", "val_a", "val_b"}
 
 def write_space(folder: Path, model: Path) -> Path:
     file = folder / "space.yaml"
-    file.write_text(SPACE.replace("value: model", f"value: {model}"), "utf-8")
+    file.write_text(SPACE.replace("value: model", f"value: {model}"))
     return file
 
 
 def prepared_of(space: Space, cache: Path) -> tuple[SplitData, list[str]]:
-    notes: list[str] = []
+    notes = list[str]()
     prepared, _ = prepare_space(space, cache, note=notes.append)
     return prepared, notes
 
@@ -60,7 +62,6 @@ def both(lab: Lab, tmp_path: Path) -> Path:
     return write_space(tmp_path, lab.model)
 
 
-@pytest.mark.slow
 def test_its_layers_size_and_pixel_constants_are_used(lab: Lab, both: Path, tmp_path: Path) -> None:
     space = load_space(both)
     prepared, _ = prepared_of(space, tmp_path / "cache")
@@ -81,7 +82,6 @@ def test_its_layers_size_and_pixel_constants_are_used(lab: Lab, both: Path, tmp_
             torch.testing.assert_close(tensor, tensors[f"backbone.{name}"])
 
 
-@pytest.mark.slow
 def test_its_patients_are_on_no_side_that_is_scored(both: Path, tmp_path: Path) -> None:
     prepared, notes = prepared_of(load_space(both), tmp_path / "cache")
 
@@ -97,7 +97,6 @@ def test_its_patients_are_on_no_side_that_is_scored(both: Path, tmp_path: Path) 
     )
 
 
-@pytest.mark.slow
 def test_its_patients_are_neither_drawn_nor_tested_by_a_confirmation(
     both: Path, tmp_path: Path
 ) -> None:
@@ -119,11 +118,10 @@ def test_its_patients_are_neither_drawn_nor_tested_by_a_confirmation(
     assert lab_images(space.networks()) == set()
 
 
-@pytest.mark.slow
 def test_a_damaged_or_unsuitable_model_is_refused_before_any_training(
-    copy_lab: CopyLab, both: Path, tmp_path: Path
+    private: Lab, both: Path, tmp_path: Path
 ) -> None:
-    model = copy_lab().model
+    model = private.model
     space = load_space(write_space(tmp_path, model))
     other = load_space(both, ["backbone=mobilenet_v2"])
     require_inputs(space.settings, space.networks())
@@ -137,7 +135,7 @@ def test_a_damaged_or_unsuitable_model_is_refused_before_any_training(
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match=r"(?s)model\.safetensors.*missing, or damaged"):
         require_inputs(space.settings, space.networks())
-    (model / "manifest.json").write_text("{}", "utf-8")
+    (model / "manifest.json").write_text("{}")
     after = read_inputs(inputs, space.settings, prepared, tmp_path / "cache")
 
     assert before.keys() == after.keys() == {model}

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from tests.model.conftest import CopyLab, read_rows
+from tests.model.conftest import Lab, read_rows
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.model.predict import predict
@@ -59,28 +59,27 @@ def probabilities(model: Path, images: Path) -> dict[str, float]:
 
 
 def test_members_are_trained_one_after_the_other_and_predict_their_mean(
-    copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
+    private: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training is killed in the second; each is the network that its seed alone gives."""
-    lab = copy_lab()
     monkeypatch.setattr("xraytune.trial.training._CHECKPOINT_SECONDS", -1.0)
-    out = lab.path / "both"
-    notes: list[str] = []
+    out = private.path / "both"
+    notes = list[str]()
 
     def interrupt(_: EpochRecord) -> None:
         if "network 2 of 2 (seed 1)" in notes:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(lab.best, out=out, members=2, on_epoch=interrupt, note=notes.append)
-    record = train(lab.best, out=out, members=2).record
-    train(lab.best, out=lab.path / "second", overrides=["seed=1"])
+        train(private.best, out=out, members=2, on_epoch=interrupt, note=notes.append)
+    record = train(private.best, out=out, members=2).record
+    train(private.best, out=private.path / "second", overrides=["seed=1"])
 
-    alone = {"model.safetensors": lab.model, "model_2.safetensors": lab.path / "second"}
+    alone = {"model.safetensors": private.model, "model_2.safetensors": private.path / "second"}
     for name, model in alone.items():
         assert (out / name).read_bytes() == (model / "model.safetensors").read_bytes()
     first, second, both = (
-        probabilities(model, lab.xrays / "train") for model in (*alone.values(), out)
+        probabilities(model, private.xrays / "train") for model in (*alone.values(), out)
     )
     mean = {file: (first[file] + second[file]) / 2 for file in first}
     assert both == pytest.approx(mean, rel=1e-5)
@@ -88,5 +87,5 @@ def test_members_are_trained_one_after_the_other_and_predict_their_mean(
     means = [mean[image.file.removeprefix("train/")] for image in val_b]
     assert record.val_b_score == pytest.approx(roc_auc_score([i.label for i in val_b], means))
     assert record.members == 2
-    assert "| networks | 2, " in (out / "README.md").read_text("utf-8")
+    assert "| networks | 2, " in (out / "README.md").read_text()
     assert [row["network"] for row in read_jsonl(out / "epochs.jsonl")] == [1, 1, 1, 2, 2, 2]

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 
 from tests.confirm.labs import draw_hospital
 from tests.in_process import command
-from tests.model.conftest import CopyLab, Lab, change_record, read_rows
+from tests.model.conftest import Lab, change_record, read_rows
 from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.model.evaluate import evaluate
@@ -55,95 +55,91 @@ def evaluated(model: Path, data: Path, **more: Any) -> Evaluation:
 
 
 def test_patients_of_the_model_are_found_on_images_with_other_bytes(
-    copy_lab: CopyLab, tmp_path: Path
+    private: Lab, tmp_path: Path
 ) -> None:
-    lab = copy_lab()
-    folder = shutil.copytree(lab.xrays / "test", tmp_path / "images")
-    trained = of_side(lab, "train")[0]
+    folder = shutil.copytree(private.xrays / "test", tmp_path / "images")
+    trained = of_side(private, "train")[0]
     with Image.open(trained) as opened:
         opened.save(folder / trained.parent.name / f"{trained.stem}.png")
-    shutil.rmtree(lab.xrays)  # the bundle alone knows them
+    shutil.rmtree(private.xrays)  # the bundle alone knows them
 
-    found = evaluated(lab.model, folder)
+    found = evaluated(private.model, folder)
 
     assert (found.known_images, found.known_patients, found.images_of_known_patients) == (0, 1, 1)
-    output = " ".join(command(f"evaluate {lab.model} --data {folder}").stdout.split())
+    output = " ".join(command(f"evaluate {private.model} --data {folder}").stdout.split())
     assert (
         "1 of these images have the ID, name or content of 1 patient in the model's own training"
         in output
     )
 
 
-def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    copies, data = lab.path / "copies", lab.xrays / "test"
-    shutil.copytree(lab.xrays / "train", copies)
+def test_images_of_the_models_folder_of_extra_images_are_known(private: Lab) -> None:
+    copies = private.path / "copies"
+    data = private.xrays / "test"
+    shutil.copytree(private.xrays / "train", copies)
     leaked = sorted((data / "NORMAL").iterdir())[:3]
     for number, file in enumerate(leaked):
         shutil.copy(file, copies / "NORMAL" / f"synthetic{number}.jpeg")
     mix = f"source=folder folder.path={copies} synthetic_ratio=0.5 budget.max_epochs=1"
     overrides = [*mix.split(), "quality.allow_memorised=true"]
-    train(lab.best, out=lab.path / "mixed", overrides=overrides)
+    train(private.best, out=private.path / "mixed", overrides=overrides)
 
-    found = evaluated(lab.path / "mixed", data)
+    found = evaluated(private.path / "mixed", data)
 
     assert found.known_images == len(leaked)
     assert 1 <= found.known_patients <= len(leaked) <= found.images_of_known_patients
 
 
 def test_test_set_access_is_logged_also_for_some_of_the_images_but_not_for_others(
-    copy_lab: CopyLab, tmp_path: Path
+    private: Lab, tmp_path: Path
 ) -> None:
     """Names do not matter, and neither does it if only `predict` gets the folder."""
-    lab = copy_lab()
-    renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")
+    renamed = shutil.copytree(private.xrays / "test", tmp_path / "harmless")
     next((renamed / "NORMAL").iterdir()).unlink()
-    other = evaluated(lab.model, copied(of_side(lab, "val_b"), tmp_path / "b"))
+    other = evaluated(private.model, copied(of_side(private, "val_b"), tmp_path / "b"))
     assert other.test_access == 0
-    assert not (lab.model / "test_access.jsonl").exists()
+    assert not (private.model / "test_access.jsonl").exists()
 
-    first = evaluated(lab.model, lab.xrays / "test", reason="final figures")
-    second = evaluated(lab.model, renamed)
+    first = evaluated(private.model, private.xrays / "test", reason="final figures")
+    second = evaluated(private.model, renamed)
 
     assert (first.test_access, first.known_images, second.test_access) == (1, 0, 2)
-    for folder in (lab.model, lab.study, lab.study.parent):
+    for folder in (private.model, private.study, private.study.parent):
         rows = read_jsonl(folder / "test_access.jsonl")
         assert [row["reason"] for row in rows] == ["final figures", ""]
         assert rows[0]["images"] == first.images
-    predict(lab.model, next((renamed / "NORMAL").iterdir()), out=tmp_path / "one.csv")
-    rows = read_jsonl(lab.study.parent / "test_access.jsonl", is_chained=True)
+    predict(private.model, next((renamed / "NORMAL").iterdir()), out=tmp_path / "one.csv")
+    rows = read_jsonl(private.study.parent / "test_access.jsonl", is_chained=True)
     logged = [(row["command"], row["images"]) for row in rows[1:]]
     assert logged == [("evaluate", first.images - 1), ("predict", 1)]
-    prepared = StudyFolder(lab.study).prepared()
-    assert len(accesses(lab.study, prepared.test_contents)) == 3
-    lab.study.rename(lab.path / "away")
-    assert evaluated(lab.model, lab.xrays / "test").test_access == 4
+    prepared = StudyFolder(private.study).prepared()
+    assert len(accesses(private.study, prepared.test_contents)) == 3
+    private.study.rename(private.path / "away")
+    assert evaluated(private.model, private.xrays / "test").test_access == 4
 
 
 def test_images_that_confirm_may_score_as_a_further_hospital_are_logged(
-    copy_lab: CopyLab, tmp_path: Path
+    private: Lab, tmp_path: Path
 ) -> None:
     """They are logged although the study has a test folder without any of them."""
-    lab = copy_lab()
     draw_hospital(tmp_path / "hospital_b", seed=11)
 
-    found = evaluated(lab.model, tmp_path / "hospital_b")
-    predict(lab.model, tmp_path / "hospital_b/NORMAL", out=tmp_path / "table.csv")
+    found = evaluated(private.model, tmp_path / "hospital_b")
+    predict(private.model, tmp_path / "hospital_b/NORMAL", out=tmp_path / "table.csv")
 
     assert found.test_access == 1
-    rows = read_jsonl(lab.study / "test_access.jsonl", is_chained=True)
+    rows = read_jsonl(private.study / "test_access.jsonl", is_chained=True)
     assert [row["command"] for row in rows] == ["evaluate", "predict"]
     assert rows[0]["images"] == found.images
 
 
 def test_a_log_that_cannot_be_written_is_an_error_before_any_prediction(
-    copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
+    private: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = copy_lab()
     access = os.access
 
     def refuse(path: Path, mode: int) -> bool:
-        return access(path, mode) and not (mode & os.W_OK and path == lab.study.parent)
+        return access(path, mode) and not (mode & os.W_OK and path == private.study.parent)
 
     monkeypatch.setattr("os.access", refuse)
 
@@ -151,17 +147,16 @@ def test_a_log_that_cannot_be_written_is_an_error_before_any_prediction(
         assert not what.startswith("classifying")
 
     with pytest.raises(MachineError, match="studies: cannot write to this folder"):
-        evaluate(lab.model, data=lab.xrays / "test", on_progress=predict_nothing)
+        evaluate(private.model, data=private.xrays / "test", on_progress=predict_nothing)
 
 
-def test_patients_of_the_test_folder_are_those_of_the_data_folder(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    data = lab.xrays / "test"
-    files = sorted(path.relative_to(lab.xrays).as_posix() for path in data.rglob("*.jpeg"))
+def test_patients_of_the_test_folder_are_those_of_the_data_folder(private: Lab) -> None:
+    data = private.xrays / "test"
+    files = sorted(path.relative_to(private.xrays).as_posix() for path in data.rglob("*.jpeg"))
     rows = "".join(f"{file},patient {number // 4}\n" for number, file in enumerate(files))
-    (lab.xrays / "patients.csv").write_text(f"file,patient\n{rows}", "utf-8")
+    (private.xrays / "patients.csv").write_text(f"file,patient\n{rows}")
 
-    assert evaluated(lab.model, data).patients == -(-len(files) // 4)
+    assert evaluated(private.model, data).patients == -(-len(files) // 4)
 
 
 def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_path: Path) -> None:
@@ -182,19 +177,21 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
 
 def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_path: Path) -> None:
     """The command is run as a user calls it, and every file that it writes is read."""
-    data, out = shutil.copytree(lab.xrays / "train", tmp_path / "images"), tmp_path / "results"
+    data = shutil.copytree(lab.xrays / "train", tmp_path / "images")
+    out = tmp_path / "results"
     lines = [
         f"{file.name},{file.stem.rpartition('_')[0] or file.stem[:7]},{len(file.stem) % 2}\n"
         for file in data.rglob("*.jpeg")
     ]
-    (data / "patients.csv").write_text("file,patient,odd\n" + "".join(lines), "utf-8")
+    (data / "patients.csv").write_text("file,patient,odd\n" + "".join(lines))
 
     done = command(f"evaluate {lab.model} --data {data} -o {out} --by odd")
 
     assert done.exit_code == 0, done.stderr
     files = ["evaluation.png", "evaluation.svg", "metrics.json", "predictions.csv"]
     assert sorted(file.name for file in out.iterdir()) == files
-    metrics, predictions = read_json(out / "metrics.json"), read_rows(out / "predictions.csv")
+    metrics = read_json(out / "metrics.json")
+    predictions = read_rows(out / "predictions.csv")
     assert [*predictions[0]] == [
         *("file", "patient", "label", "probability_NORMAL", "probability_PNEUMONIA"),
         *("threshold", "predicted"),
@@ -231,12 +228,11 @@ def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path) -> None:
         evaluate(lab.model, data=one_class, out=one_class / "results")
 
 
-def test_a_metric_that_is_lower_than_in_validation_is_named(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    before = evaluate(lab.model, data=lab.xrays / "train").notes
-    change_record(lab.model, threshold=1e-9)  # all are called ill
+def test_a_metric_that_is_lower_than_in_validation_is_named(private: Lab) -> None:
+    before = evaluate(private.model, data=private.xrays / "train").notes
+    change_record(private.model, threshold=1e-9)  # all are called ill
 
-    after = evaluate(lab.model, data=lab.xrays / "train").notes
+    after = evaluate(private.model, data=private.xrays / "train").notes
 
     assert not [note for note in before if "in validation" in note]
     (note,) = (note for note in after if "in validation" in note)
@@ -287,18 +283,18 @@ def test_a_calibration_on_known_patients_or_wrong_labels_is_refused(
         evaluate(lab.model, data=strangers, calibrate_on=few)
 
 
-def test_three_classes_are_called_by_probability(copy_lab: CopyLab, tmp_path: Path) -> None:
-    lab = copy_lab()
+def test_three_classes_are_called_by_probability(private: Lab, tmp_path: Path) -> None:
     # The study has two classes.
     other = "exported_from=null data.classes=three budget.max_epochs=1".split()
-    model, images = lab.path / "three", lab.xrays / "train"
-    train(lab.best, out=model, overrides=other, cache=lab.path / "cache")
+    model = private.path / "three"
+    images = private.xrays / "train"
+    train(private.best, out=model, overrides=other, cache=private.path / "cache")
 
     evaluation = evaluated(model, images, out=tmp_path / "results")
     predict(model, images, out=tmp_path / "table.csv")
 
     with pytest.raises(ConfigError, match="only a classifier of two classes can be calibrated"):
-        evaluate(model, data=images, calibrate_on=lab.xrays / "test")
+        evaluate(model, data=images, calibrate_on=private.xrays / "test")
     names = ["normal", "bacterial", "viral"]
     assert [*evaluation.facts["class_counts"]] == names
     assert not {"sensitivity", "ppv", "at_half"} & evaluation.to_json().keys()

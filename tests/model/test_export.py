@@ -7,7 +7,7 @@ import pytest
 
 from tests.confirm.verdicts import write_verdict
 from tests.in_process import CPU
-from tests.model.conftest import FAILED, PRUNED, CopyLab, Lab
+from tests.model.conftest import FAILED, PRUNED, Lab
 from tests.study.studies import no_gan
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl
@@ -69,7 +69,7 @@ def test_without_a_confirmation_val_b_decides(
 
     assert (chosen.trial, chosen.val_b_score) == (exported, scores[exported][1])
     assert trial_to_export(StudyFolder(study)) == (exported, chosen.reason)
-    assert chosen.sentence in (tmp_path / "best.yaml").read_text("utf-8")
+    assert chosen.sentence in (tmp_path / "best.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -93,20 +93,20 @@ def test_a_confirmation_decides_against_val_b(
     assert chosen.synthetic.startswith("confirmed") == (word == "helps")
 
 
-def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_exported_file_contains_trial_and_origin(private: Lab, tmp_path: Path) -> None:
     """This study was moved, with its images."""
-    lab, out = copy_lab(), tmp_path / "elsewhere/trial.yaml"
+    out = tmp_path / "elsewhere/trial.yaml"
 
-    export(lab.study, out=out, trial=0)
+    export(private.study, out=out, trial=0)
 
     experiment = load_space(out).experiment()
-    assert experiment.parameters == StudyFolder(lab.study).experiment(0).parameters
-    assert experiment.settings.data.path == lab.xrays
-    train = StudyFolder(lab.study).prepared().side("train")
+    assert experiment.parameters == StudyFolder(private.study).experiment(0).parameters
+    assert experiment.settings.data.path == private.xrays
+    train = StudyFolder(private.study).prepared().side("train")
     assert experiment.settings.exported_from == ExportedFrom(
-        study=lab.study, trial=0, images=len(train)
+        study=private.study, trial=0, images=len(train)
     )
-    assert str(tmp_path) not in out.read_text("utf-8")
+    assert str(tmp_path) not in out.read_text()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,8 @@ def test_exported_file_contains_trial_and_origin(copy_lab: CopyLab, tmp_path: Pa
 def test_unconfirmed_images_are_reported(
     made: Made, tmp_path: Path, word: str | None, exploratory: tuple[str, ...], said: str
 ) -> None:
-    study, out = made([(0.9, 0.9), (0.8, 0.7)]).path, tmp_path / "best.yaml"
+    study = made([(0.9, 0.9), (0.8, 0.7)]).path
+    out = tmp_path / "best.yaml"
     if word:
         write_verdict(study, {0: word}, exploratory=exploratory)
 

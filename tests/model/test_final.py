@@ -7,8 +7,8 @@ import pytest
 
 from tests.confirm.labs import search_space
 from tests.in_process import command, one_core
+from tests.pair_files import draw_xrays
 from xraytune.base.files import read_jsonl
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.model.export import export
 from xraytune.present.page import write_report
@@ -40,12 +40,11 @@ scheduler: {name: none}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(module_path: Path) -> Path:
     """Return a folder with X-rays, a study of one trial on eight patients, and its cache."""
-    root = tmp_path_factory.mktemp("final")
-    draw_phantoms(root / "xrays", patients=40, seed=6, image_size_px=48, difficulty=0.0)
-    search_space(root, SPACE)
-    return root
+    draw_xrays(module_path, patients=40, seed=6, image_size_px=48, difficulty=0.0)
+    search_space(module_path, SPACE)
+    return module_path
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +53,12 @@ def study(root: Path) -> StudyFolder:
 
 
 @pytest.fixture(scope="module")
-def final(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("model")
+def final(root: Path, study: StudyFolder) -> Bundle:
     with one_core():
-        exported = command(f"export {study.path} -o {folder}/best.yaml")
-        trained = command(f"train --config {folder}/best.yaml -o {folder}/model")
+        exported = command(f"export {study.path} -o {root}/best.yaml")
+        trained = command(f"train --config {root}/best.yaml -o {root}/model")
     assert (exported.exit_code, trained.exit_code) == (0, 0), trained.stderr
-    return open_bundle(folder / "model")
+    return open_bundle(root / "model")
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +88,8 @@ def test_the_final_model_trains_on_all_others_with_the_same_ratio_and_passes(
 ) -> None:
     """Its card says so, too."""
     used = final.record.trained_on
-    before, now = len(study.prepared().side("train")), len(everything.side("train"))
+    before = len(study.prepared().side("train"))
+    now = len(everything.side("train"))
     assert sides(final.prepared()) == sides(everything)
     searched = sides(study.prepared())
     assert all(searched[key] == side for key, side in sides(everything).items() if side != "train")
@@ -99,7 +98,7 @@ def test_the_final_model_trains_on_all_others_with_the_same_ratio_and_passes(
     assert steps[0] == -(-2 * now // before)
     changes = "\n".join(used.changes)
     assert f"extra images: {int(now / 2 + 0.5)} (trial: {int(before / 2 + 0.5)})" in changes
-    card = (final.path / "README.md").read_text("utf-8")
+    card = (final.path / "README.md").read_text()
     assert changes in "\n".join(card.split("\n- "))
     for text in (
         f"| trained on | {now} images of {used.patients} patients |",
@@ -118,16 +117,18 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     changed = SPACE.replace("name: subset", "name: finished").replace(
         "parameters:", f"{final}\nparameters:", 1
     )
-    study, model = search_space(root, changed), tmp_path / "model"
+    study = search_space(root, changed)
+    model = tmp_path / "model"
 
     command(f"train {study} -o {model}")
-    best = export(study, out=tmp_path / "best.yaml").path.read_text("utf-8")
-    page = write_report(study, cache=root / "cache").read_text("utf-8")
+    best = export(study, out=tmp_path / "best.yaml").path.read_text()
+    page = write_report(study, cache=root / "cache").read_text()
 
     settings = "image_size: 64, max_epochs: 2, lr: 0.003, optimizer: sgd"
     assert f"The scores are those of the trial; from `final` are {settings}." in best
     assert f"The final model has those of <code>final</code>: {settings}." in page
-    experiment, trial = open_bundle(model).experiment(), StudyFolder(study).experiment(0)
+    experiment = open_bundle(model).experiment()
+    trial = StudyFolder(study).experiment(0)
     assert experiment.settings.data.image_size == 64
     assert experiment.settings.budget.max_epochs == len(read_jsonl(model / "epochs.jsonl")) == 2
     assert (experiment.parameters.lr, experiment.parameters.optimizer) == (0.003, "sgd")

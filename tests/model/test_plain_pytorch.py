@@ -1,19 +1,16 @@
 """The code of docs/final-model.md loads a final model without xraytune."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.docs.commands import python_of
+from tests.docs.commands import run_python_of
 from xraytune.base.tensors import save_state
 from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Parameters
 
 pytestmark = pytest.mark.slow
-
-PAGE = "docs/final-model.md"
 
 
 def test_the_page_loads_the_network_in_plain_pytorch(
@@ -22,11 +19,10 @@ def test_the_page_loads_the_network_in_plain_pytorch(
     parameters = Parameters(backbone="mobilenet_v2", weights="none", trainable="all")
     trained = build_classifier(parameters, 2, weights=None, seed=1).eval()
     (tmp_path / "model").mkdir()
-    save_state(trained.state_dict(), tmp_path / "model" / "model.safetensors")
+    save_state(trained.state_dict(), tmp_path / "model/model.safetensors")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
 
-    exec(compile(python_of(PAGE, "load_state_dict"), PAGE, "exec"), names)
+    names = run_python_of("docs/final-model.md", "load_state_dict")
 
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.data.test_dicom import dicom
+from tests.data.image_files import dicom
 from tests.docs.commands import ROOT
 from tests.in_process import command, other_process
 from tests.model.conftest import Lab, read_rows
@@ -26,7 +26,7 @@ def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: 
     """A score at the threshold is positive."""
     images = shutil.copytree(lab.xrays / "train", tmp_path / "images/ward")
     loose = next(iter(images.glob("NORMAL/*")))
-    shutil.copy(loose, tmp_path / "images" / "a, b.jpeg")
+    shutil.copy(loose, tmp_path / "images/a, b.jpeg")
     threshold = open_bundle(lab.model).record.threshold
 
     predicted = predict(lab.model, tmp_path / "images", out=tmp_path / "table.csv")
@@ -51,7 +51,8 @@ def test_a_dicom_file_is_predicted_as_the_image_in_it(lab: Lab, tmp_path: Path) 
 
     result = command(f"predict {lab.model} {images} -o {tmp_path}/t.csv --json")
 
-    content, rows = json.loads(result.stdout), read_rows(tmp_path / "t.csv")
+    content = json.loads(result.stdout)
+    rows = read_rows(tmp_path / "t.csv")
     assert [row["file"] for row in rows] == ["a.dcm", "b.jpeg"]
     assert rows[0]["probability_PNEUMONIA"] == rows[1]["probability_PNEUMONIA"]
     assert content["counts"][rows[0]["predicted"]] == 2
@@ -60,7 +61,8 @@ def test_a_dicom_file_is_predicted_as_the_image_in_it(lab: Lab, tmp_path: Path) 
 
 
 def test_nothing_is_written_when_an_image_is_broken(lab: Lab, tmp_path: Path) -> None:
-    images, out = tmp_path / "images", tmp_path / "table.csv"
+    images = tmp_path / "images"
+    out = tmp_path / "table.csv"
     images.mkdir()
     (images / "empty.png").touch()
 

@@ -45,7 +45,7 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("discs")
     draw_pairs(folder / "pairs/train", range(24))
     draw_pairs(folder / "pairs/test", range(24, 30))
-    (folder / "space.yaml").write_text(SPACE, "utf-8")
+    (folder / "space.yaml").write_text(SPACE)
     train_in(folder, "model")
     return folder
 
@@ -109,7 +109,8 @@ def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> Non
     assert rows["ward/p24.jpeg"]["mask"] == "masks/ward/p24.jpeg.png", "p24.png is there, too"
     assert rows["ward/p25.png"]["mask"] == "masks/ward/p25.png"
     for file, row in rows.items():
-        mask, image = read_mask(tmp_path / "out" / row["mask"]), opened(tmp_path / "images" / file)
+        mask = read_mask(tmp_path / "out" / row["mask"])
+        image = opened(tmp_path / "images" / file)
         assert mask.shape == (image.height, image.width)
         assert float(row["area"]) == pytest.approx(mask.mean())
         overlay = opened(tmp_path / "out" / row["mask"].replace("masks/", "overlays/", 1))
@@ -130,7 +131,7 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
     }
     assert found.metrics["dice"] == pytest.approx(np.mean([*dices.values()]))
     assert found.images == found.patients == 7
-    card = (discs / "model/README.md").read_text("utf-8")
+    card = (discs / "model/README.md").read_text()
     assert "| mean Dice at 32 x 32 px | 0." in card
     low, high = found.intervals["dice"]
     assert low < np.mean([*dices.values()]) < high
@@ -157,7 +158,8 @@ def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: 
 
 
 def test_data_of_the_other_task_are_refused(discs: Path, lab: Lab, tmp_path: Path) -> None:
-    segmenter, pairs = discs / "model", discs / "pairs/test"
+    segmenter = discs / "model"
+    pairs = discs / "pairs/test"
 
     with pytest.raises(DataError, match="segmentation needs images"):
         evaluate(segmenter, data=lab.xrays / "train")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.model.conftest import CopyLab, Lab
+from tests.model.conftest import Lab
 from tests.search.wandb.offline_runs import read_run, run_files
 from tests.study.studies import ended_trials
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError
@@ -25,7 +25,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("trial", [0, 1])
 def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, trial: int) -> None:
     """Trial 0 trained a GAN, whose images the model shows. The study may be searched meanwhile."""
-    study, model, notes = StudyFolder(lab.study), tmp_path / "model", list[str]()
+    study = StudyFolder(lab.study)
+    model = tmp_path / "model"
+    notes = list[str]()
     export(lab.study, out=tmp_path / "trial.yaml", trial=trial, exact=True)
 
     with locked(study):
@@ -49,56 +51,56 @@ def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, 
 
 @pytest.mark.filterwarnings("default")  # wandb's own
 def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
-    copy_lab: CopyLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    private: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    lab = copy_lab()
 
-    trained = train(lab.best, out=lab.path / "again", overrides=["tracking.wandb={}"])
+    trained = train(private.best, out=private.path / "again", overrides=["tracking.wandb={}"])
 
-    (file,) = run_files(lab.path)
+    (file,) = run_files(private.path)
     run = read_run(file)
     assert (run.kind, run.exit_code, run.epochs) == ("train", 0, [1, 2, 3])
     assert run.summary["value"] == trained.record.val_score
     files = {entry.path for entry in run.artifacts["model"].manifest.contents}
-    assert files == {*files_of(lab.path / "again")}
+    assert files == {*files_of(private.path / "again")}
 
 
 def test_an_interrupted_training_resumes_to_the_same_files(
-    copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
+    private: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = copy_lab()
     monkeypatch.setattr(
         "xraytune.trial.training._CHECKPOINT_SECONDS", -1.0
     )  # as if each epoch took longer
-    first, second = list[EpochRecord](), list[EpochRecord]()
+    first = list[EpochRecord]()
+    second = list[EpochRecord]()
 
     def interrupt(record: EpochRecord) -> None:
         first.append(record)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(lab.best, out=lab.path / "again", on_epoch=interrupt)
-    assert not (lab.path / "again").exists()
-    assert len(list(lab.path.glob("cache/train-1.work/*/network_1/checkpoint/checkpoint.pt"))) == 1
-    train(lab.best, out=lab.path / "again", on_epoch=second.append)
+        train(private.best, out=private.path / "again", on_epoch=interrupt)
+    assert not (private.path / "again").exists()
+    assert (
+        len(list(private.path.glob("cache/train-1.work/*/network_1/checkpoint/checkpoint.pt"))) == 1
+    )
+    train(private.best, out=private.path / "again", on_epoch=second.append)
 
     assert [record.epoch for record in second] == [1, 2, 3]
     assert second[:1] == first, "with the same seconds: it was not trained again"
-    before = files_of(lab.model)
+    before = files_of(private.model)
     trained = {name: before[name] for name in before if "test_access" not in name}
-    assert files_of(lab.path / "again") == trained, "without the log of evaluations"
-    assert not list(lab.path.glob("cache/train-1.work/*"))
+    assert files_of(private.path / "again") == trained, "without the log of evaluations"
+    assert not list(private.path.glob("cache/train-1.work/*"))
 
 
-def test_another_label_than_in_the_study_is_refused(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    first = min(lab.xrays.glob("train/NORMAL/*"))
-    first.rename(lab.xrays / "train/PNEUMONIA" / first.name)
+def test_another_label_than_in_the_study_is_refused(private: Lab) -> None:
+    first = min(private.xrays.glob("train/NORMAL/*"))
+    first.rename(private.xrays / "train/PNEUMONIA" / first.name)
 
     with pytest.raises(StudyError, match="since the study began: 1 with another label"):
-        train(lab.study, out=lab.path / "again")
+        train(private.study, out=private.path / "again")
 
 
 @pytest.mark.parametrize(
@@ -122,15 +124,15 @@ def test_an_override_without_effect_is_refused_before_the_images_are_read(
 
 
 def test_a_training_that_runs_already_is_not_started_again_and_overrides_are_kept(
-    copy_lab: CopyLab,
+    private: Lab,
 ) -> None:
-    lab, short = copy_lab(), ["budget.max_epochs=1"]
+    short = ["budget.max_epochs=1"]
 
     def train_too(_: EpochRecord) -> None:
         with pytest.raises(ArtifactError, match="already running"):
-            train(lab.best, out=lab.path / "other", overrides=short)
+            train(private.best, out=private.path / "other", overrides=short)
 
-    trained = train(lab.best, out=lab.path / "again", overrides=short, on_epoch=train_too)
+    trained = train(private.best, out=private.path / "again", overrides=short, on_epoch=train_too)
 
     assert trained.epochs == 1
-    assert '"budget.max_epochs=1"' in (lab.path / "again/bundle.json").read_text(encoding="utf-8")
+    assert '"budget.max_epochs=1"' in (private.path / "again/bundle.json").read_text()

@@ -12,6 +12,8 @@ from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES, ENCODERS
 from xraytune.space.encoders import XRAY_ENCODERS
 
+pytestmark = pytest.mark.slow
+
 HEAVY = (
     "alexnet convnext_tiny efficientnet_b0 efficientnet_v2_s googlenet maxvit_t mnasnet0_5 "
     "mobilenet_v2 regnet_x_400mf regnet_y_400mf resnet50 resnext50_32x4d shufflenet_v2_x0_5 "
@@ -42,7 +44,6 @@ def side(backbone: str) -> int:
     return next(side for side in (64, 96, 224) if accepts(backbone, side))
 
 
-@pytest.mark.slow
 def test_the_names_are_those_of_torchvision_and_of_encoders_of_x_rays() -> None:
     from torchvision import models  # seconds, which only this test should pay
 
@@ -53,7 +54,6 @@ def test_the_names_are_those_of_torchvision_and_of_encoders_of_x_rays() -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("unset_weights")
 @pytest.mark.parametrize("backbone", ["small_cnn", *LIGHT, *nightly(*HEAVY)])
 def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> None:
@@ -72,7 +72,6 @@ def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> Non
     torch.testing.assert_close(given / scale, expected / scale, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("unset_weights")
 @pytest.mark.parametrize("backbone", [*LIGHT, *nightly("alexnet", "convnext_tiny", "swin_t")])
 def test_torchvisions_weights_give_the_features_that_its_own_head_receives(
@@ -104,7 +103,6 @@ def test_torchvisions_weights_give_the_features_that_its_own_head_receives(
     torch.testing.assert_close(features / scale, expected / scale, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("unset_weights")
 @pytest.mark.parametrize(
     ("backbone", "stage"),
@@ -130,7 +128,6 @@ def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(
     assert trained == set(names[first:])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "accepted"),
     [
@@ -144,7 +141,6 @@ def test_sizes_are_refused_that_do_not_work_in_the_network(backbone: str, accept
     assert not accepts(backbone, accepted - 1)
 
 
-@pytest.mark.slow
 def test_a_batch_norm_cannot_be_trained_on_a_single_value() -> None:
     """At 32 px, the last feature maps of a ResNet have one pixel."""
     assert accepts("resnet18", 32)
@@ -152,7 +148,6 @@ def test_a_batch_norm_cannot_be_trained_on_a_single_value() -> None:
     assert accepts("resnet18", 64, trains_on_one=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "densenet121"])
 def test_folded_batch_norms_give_the_same_features(backbone: str) -> None:
     """Of a DenseNet, about half of them follow no convolution."""

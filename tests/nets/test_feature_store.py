@@ -28,7 +28,7 @@ def features_of(images: Sequence[int] | Int64Array) -> Float32Array:
 
 def find(cache: Path, images: Sequence[int]) -> list[int]:
     """Look up images, check that their features are right, and return those that were computed."""
-    computed: list[int] = []
+    computed = list[int]()
 
     def compute(places: Int64Array) -> Iterator[Float32Array]:
         for part in np.array_split(places, 2):
@@ -55,25 +55,6 @@ def flip(file: Path, position: int) -> None:
     file.write_bytes(content)
 
 
-ROW = 24 + 4 * WIDTH
-DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
-    "a torn row": (lambda file: cut(file, 1), 1),
-    "rows that were not written": (lambda file: cut(file, 4 * ROW + 5), 5),
-    "half of the first row": (lambda file: cut(file, 10 * ROW - 20), 10),
-    "an empty file": (lambda file: cut(file, 10 * ROW), 10),
-    "no file": (lambda file: file.unlink(), 10),
-    "no folder": (lambda file: shutil.rmtree(file.parent), 10),
-    "rows of zeros, after a power loss": (lambda file: zero(file, 2 * ROW), 2),
-    "a flipped bit of a feature": (lambda file: flip(file, 4 * ROW - 1), 1),
-    "a flipped bit of a key": (lambda file: flip(file, 3 * ROW + 10), 1),
-    "a flipped bit of a later width": (lambda file: flip(file, 3 * ROW), 1),
-    "a flipped bit of a checksum": (lambda file: flip(file, 3 * ROW + 5), 1),
-    "a flipped bit of the first width": (lambda file: flip(file, 0), 10),
-    "a row of another version": (lambda file: flip(file, 2), 10),
-}
-"""What is done to a store of ten images, and how many are computed again."""
-
-
 def cut(file: Path, count: int) -> None:
     file.write_bytes(file.read_bytes()[:-count])
 
@@ -83,13 +64,39 @@ def zero(file: Path, count: int) -> None:
     file.write_bytes(file.read_bytes() + bytes(count))
 
 
+def remove(file: Path, is_with_folder: int) -> None:
+    if is_with_folder:
+        shutil.rmtree(file.parent)
+    else:
+        file.unlink()
+
+
+ROW = 24 + 4 * WIDTH
+DAMAGES: dict[str, tuple[Callable[[Path, int], object], int, int]] = {
+    "a torn row": (cut, 1, 1),
+    "rows that were not written": (cut, 4 * ROW + 5, 5),
+    "half of the first row": (cut, 10 * ROW - 20, 10),
+    "an empty file": (cut, 10 * ROW, 10),
+    "no file": (remove, 0, 10),
+    "no folder": (remove, 1, 10),
+    "rows of zeros, after a power loss": (zero, 2 * ROW, 2),
+    "a flipped bit of a feature": (flip, 4 * ROW - 1, 1),
+    "a flipped bit of a key": (flip, 3 * ROW + 10, 1),
+    "a flipped bit of a later width": (flip, 3 * ROW, 1),
+    "a flipped bit of a checksum": (flip, 3 * ROW + 5, 1),
+    "a flipped bit of the first width": (flip, 0, 10),
+    "a row of another version": (flip, 2, 10),
+}
+"""What is done to a store of ten images, and how many are computed again."""
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_a_kill_or_a_disk_has_damaged_is_computed_again(tmp_path: Path, damage: str) -> None:
     """Nothing else is; further images can be added afterwards."""
     find(tmp_path, range(10))
     file = artifact_path(tmp_path, FEATURES_STAGE, INPUTS) / FEATURES_FILE
-    act, count = DAMAGES[damage]
-    act(file)
+    act, amount, count = DAMAGES[damage]
+    act(file, amount)
 
     again = find(tmp_path, [*range(10), 50])
 

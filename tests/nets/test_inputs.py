@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
 
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.inputs import (
@@ -18,12 +19,12 @@ from xraytune.nets.inputs import (
     input_format,
     view_table,
 )
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
 
 
 def format_for(**parameters: Any) -> InputFormat:
     """The format if the training images have mean 0.4 and standard deviation 0.2."""
-    settings = Settings.model_validate({"name": "any", "data": {"path": Path("images")}})
+    settings = Settings(name="any", data=DataSettings(path=Path("images")))
     experiment = Experiment(settings=settings, parameters=Parameters.model_validate(parameters))
     return input_format(experiment, train_mean=0.4, train_std=0.2)
 
@@ -102,3 +103,51 @@ def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorte
     assert not np.array_equal(table(7, "real"), table(8, "real"))
     assert not np.array_equal(table(7, "real"), table(7, "extra"))
     assert len(np.unique(table(7, "real").reshape(12, -1), axis=0)) == 12
+
+
+@pytest.mark.slow
+def test_a_trivial_view_has_at_most_one_change_of_a_random_amount() -> None:
+    table = view_table(
+        0, image_count=2000, parameters=Parameters(augmentation="trivial", views=2)
+    ).reshape(-1, len(VIEW_COLUMNS))
+    changes = table - np.array(IDENTITY_VIEW, dtype=np.float32)
+    is_changed = np.abs(changes) > 1e-6
+
+    assert (is_changed.sum(axis=1) <= 1).all()
+    by_name = dict(zip(VIEW_COLUMNS, is_changed.mean(axis=0), strict=True))
+    operations = {"angle_radians", "shift_x", "shift_y", "shear_x", "shear_y"}
+    operations |= {"contrast", "exposure", "sharpness"}
+    assert {name for name, share in by_name.items() if share > 0} == operations
+    assert all(abs(by_name[name] - 30 / 31 / 9) < 0.02 for name in operations)
+    angles = np.degrees(changes[:, VIEW_COLUMNS.index("angle_radians")])
+    assert angles.max() == pytest.approx(30, abs=1e-3)
+    assert angles.min() == pytest.approx(-30, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.1, 0.6, 1.4, 1.9])
+def test_grey_values_change_as_in_torchvision(factor: float) -> None:
+    images = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for name, function in (
+        ("exposure", transforms.adjust_brightness),
+        ("contrast", transforms.adjust_contrast),
+        ("sharpness", transforms.adjust_sharpness),
+    ):
+        changed = augment(images, view(**{name: factor}).expand(3, -1))
+        torch.testing.assert_close(changed, function(images, factor), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shear_x", "shear_y"])
+def test_a_shear_moves_rows_or_columns_in_proportion_to_their_distance_from_the_centre(
+    name: str,
+) -> None:
+    images = torch.zeros(1, 1, 65, 65)
+    images[..., 10, 32] = 1  # 22 pixels above the centre
+    images[..., 32, 54] = 1  # 22 to the right of it
+
+    moved = augment(images, view(**{name: 0.5}))[0, 0]
+
+    found = [tuple(place) for place in torch.nonzero(moved > 0.4).tolist()]
+    expected = {"shear_x": [(10, 21), (32, 54)], "shear_y": [(10, 32), (43, 54)]}
+    assert found == expected[name]

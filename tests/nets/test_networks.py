@@ -153,7 +153,8 @@ def test_dice_and_loss_of_each_image_across_batches() -> None:
     batches = torch.split(torch.from_numpy(logits), 2)
     loss, results, losses = TASK.predict(network, batches, images, CPU)
 
-    predicted, truth = logits[:, 0] >= 0, masks > 0
+    predicted = logits[:, 0] >= 0
+    truth = masks > 0
     expected = 2 * (predicted & truth).sum((1, 2)) / (predicted.sum((1, 2)) + truth.sum((1, 2)))
     np.testing.assert_allclose(results[:, 0], expected, atol=1e-12)
     assert results[:2, 0].tolist() == [1, 0]

@@ -69,7 +69,7 @@ def test_sizes_and_constants_come_from_timm(tmp_path: Path) -> None:
     assert accepts("timm/test_resnet", 96)
     file = tmp_path / "space.yaml"
     parameters = "{backbone: {value: timm/vit_tiny_patch16_224}, weights: {value: none}}"
-    file.write_text(f"name: x\ndata: {{path: xrays}}\nparameters: {parameters}\n", encoding="utf-8")
+    file.write_text(f"name: x\ndata: {{path: xrays}}\nparameters: {parameters}\n")
 
     space = load_space(file)
 

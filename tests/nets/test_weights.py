@@ -15,7 +15,7 @@ from xraytune.synth.generator_inputs import with_features
 
 pytestmark = pytest.mark.slow
 
-OFFICIAL_FILES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "weights"
+OFFICIAL_FILES = Path(__file__).resolve().parents[2] / "../shared/data/weights"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of torch; a proxy refuses every connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    return tmp_path / "hub" / "checkpoints"
+    return tmp_path / "hub/checkpoints"
 
 
 @pytest.mark.parametrize("is_in_cache", [True, False])
@@ -88,7 +88,8 @@ def test_missing_weights_without_network_name_every_file_that_would_do(offline: 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
     """Unless it has more blocks than the network, as of a deeper one of the same family."""
-    parameters, path = Parameters(backbone="small_cnn", weights="none"), tmp_path / f"mine{suffix}"
+    parameters = Parameters(backbone="small_cnn", weights="none")
+    path = tmp_path / f"mine{suffix}"
     trained = build_classifier(parameters, 2, weights=None, seed=1).backbone
     tensors = {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}
     save = save_file if suffix == ".safetensors" else torch.save

@@ -1,15 +1,14 @@
 """A small study on phantom X-rays, searched and confirmed in this process, without Ray."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.confirm.labs import search_space
 from tests.in_process import confirm_in_process
+from tests.pair_files import draw_xrays
 from xraytune.confirm.run import confirm
-from xraytune.data.phantom import draw_phantoms
 
 SPACE = """\
 name: small
@@ -38,14 +37,13 @@ points_to_evaluate:
   - {source: duplicate, synthetic_ratio: 1.0, lr: 1e-2}
   - {source: none, lr: 1e-3}
 """
-CopyStudy = Callable[[], Path]
 
 
 @pytest.fixture(scope="session")
 def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a study that all tests share and none may change."""
     root = tmp_path_factory.mktemp("report")
-    draw_phantoms(root / "xrays", patients=60, seed=4, image_size_px=32)
+    draw_xrays(root, patients=60, seed=4)
     study = search_space(root, SPACE)
     with confirm_in_process():
         confirm(study)
@@ -53,11 +51,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy_study(confirmed: Path, tmp_path: Path) -> CopyStudy:
-    """`copy_study()` returns a private copy of the study, with its cache."""
-
-    def copy() -> Path:
-        shutil.copytree(confirmed.parent.parent, tmp_path / "copy")
-        return tmp_path / "copy/studies" / confirmed.name
-
-    return copy
+def private(confirmed: Path, tmp_path: Path) -> Path:
+    """A private copy of the study, with its cache."""
+    shutil.copytree(confirmed.parent.parent, tmp_path / "copy")
+    return tmp_path / "copy/studies" / confirmed.name

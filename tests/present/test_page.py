@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.confirm.labs import search_space
-from tests.present.conftest import SPACE, CopyStudy
+from tests.pair_files import draw_xrays
+from tests.present.conftest import SPACE
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
 from xraytune.confirm.record import read_verdict
@@ -109,9 +110,9 @@ def test_a_legend_explains_the_results_of_a_forest_plot_once() -> None:
 
 
 def test_without_a_verdict_or_images_the_page_shows_what_is_known(
-    copy_study: CopyStudy, tmp_path: Path
+    private: Path, tmp_path: Path
 ) -> None:
-    study = copy_study().rename(tmp_path / "alone")
+    study = private.rename(tmp_path / "alone")
     (study / "confirm/verdict.json").unlink()
 
     page = write_report(study).read_text("utf-8")
@@ -121,7 +122,7 @@ def test_without_a_verdict_or_images_the_page_shows_what_is_known(
 
 
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "xrays", image_size_px=32, patients=24, seed=4, pairs=True)
+    draw_xrays(tmp_path, patients=24, seed=4, pairs=True)
 
     page = write_report(search_space(tmp_path, SEGMENTATION)).read_text("utf-8")
 
@@ -153,40 +154,35 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     assert "<script>alert" not in page
 
 
-def test_a_study_without_a_trial_has_a_page(copy_study: CopyStudy) -> None:
-    study = copy_study()
-    (study / "confirm/verdict.json").unlink()
-    journal = study / "optuna.journal"
+def test_a_study_without_a_trial_has_a_page(private: Path) -> None:
+    (private / "confirm/verdict.json").unlink()
+    journal = private / "optuna.journal"
     lines = journal.read_text("utf-8").splitlines(keepends=True)
     first = next(place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
     journal.write_text("".join(lines[:first]), "utf-8")  # before the first CREATE_TRIAL
-    (study / "trials.jsonl").unlink()
+    (private / "trials.jsonl").unlink()
 
-    page = write_report(study).read_text("utf-8")
+    page = write_report(private).read_text("utf-8")
 
     assert re.search(r"0 of \d+ trials ended", page)
     assert "xraytune confirm" not in page
 
 
-def test_those_who_cannot_read_a_study_cannot_read_its_page(
-    copy_study: CopyStudy, tmp_path: Path
-) -> None:
-    study = copy_study()
+def test_those_who_cannot_read_a_study_cannot_read_its_page(private: Path, tmp_path: Path) -> None:
     for of_folder, of_page in ((0o700, 0o600), (0o755, 0o644)):
-        study.chmod(of_folder)
+        private.chmod(of_folder)
 
-        written = write_report(study, out=tmp_path / "page.html")
+        written = write_report(private, out=tmp_path / "page.html")
 
         assert written.stat().st_mode & 0o777 == of_page
 
 
-def test_bad_input(copy_study: CopyStudy, tmp_path: Path) -> None:
-    study = copy_study()
+def test_bad_input(private: Path, tmp_path: Path) -> None:
 
     with pytest.raises(StudyError, match="no study here"):
         write_report(tmp_path)
     with pytest.raises(ConfigError, match="this is a folder"):
-        write_report(study, out=tmp_path)
-    (study / "confirm/verdict.json").write_text("{", "utf-8")
+        write_report(private, out=tmp_path)
+    (private / "confirm/verdict.json").write_text("{", "utf-8")
     with pytest.raises(StudyError, match=r"verdict\.json"):
-        write_report(study)
+        write_report(private)

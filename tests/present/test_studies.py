@@ -6,7 +6,7 @@ import pytest
 
 from tests.confirm.verdicts import write_verdict
 from tests.in_process import command, said
-from tests.study.studies import CPU, direct, ended, epoch, two_images, write_space
+from tests.study.studies import CPU, direct, run_trial, two_images, write_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 
@@ -25,9 +25,7 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(
         create_study(folder, space, two_images(), CPU)
     for name, value in (("confirmed", 0.75), ("garbled", 0.75), ("searched", 0.5)):
         loop = direct(folders[name], *overrides)
-        loop.next_trial()
-        loop.on_result(0, epoch(1, value))
-        loop.on_result(0, ended(value, epochs=1))
+        run_trial(loop, 0, value)
     write_verdict(folders["confirmed"].path, {0: "no_better"})
     folders["damaged"].journal_path.write_bytes(b"no journal")
     write_verdict(folders["garbled"].path, {0: "no_better"})

@@ -1,16 +1,14 @@
 """The live view of a search, and that of `status`."""
 
 from dataclasses import replace
-from pathlib import Path
 
-from tests.study.studies import two_images
+from tests.study.studies import two_images, view_of
 from xraytune.base.tables import Frame, Table, text_of
 from xraytune.data.sides import side_sizes
 from xraytune.present.charts import plot_parameter
 from xraytune.present.trials import live_frame, sides_frame, status_frame
 from xraytune.space.settings import GanSettings, Parameters
 from xraytune.study.row import TrialRow
-from xraytune.study.status import StudyView
 
 
 def trial(number: int, status: str, *values: float, **more: object) -> TrialRow:
@@ -27,20 +25,6 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialRow:
     return TrialRow(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def study(*trials: TrialRow, **more: object) -> StudyView:
-    fields = {
-        "path": Path("small"),
-        "metric": "AUROC",
-        "trials": trials,
-        "trial_budget": 7,
-        "max_epochs": 4,
-        "seconds": 31.0,
-        "is_running": True,
-        "searched": ("lr",),
-    }
-    return StudyView(**{**fields, **more})  # type: ignore[arg-type]
-
-
 def lines_of(frame: Frame) -> list[str]:
     return [text_of(part) for part in frame if not isinstance(part, Table)]
 
@@ -52,7 +36,7 @@ def rows_of(frame: Frame, table: int = -1) -> list[list[str]]:
 
 
 def test_frame_orders_running_best_and_ended_trials() -> None:
-    view = study(
+    view = view_of(
         trial(0, "complete", 0.7, 0.8, val_b_score=0.75),
         trial(1, "complete", 0.7, 0.9, val_b_score=0.85),
         trial(2, "pruned", 0.5),
@@ -78,16 +62,18 @@ def test_the_sides_of_a_segmentation_study_have_no_classes_and_no_auroc() -> Non
 
 
 def test_a_failed_trial_is_shown_with_its_reason_and_without_trials_there_is_no_table() -> None:
-    lines = lines_of(status_frame(study(trial(4, "failed", reason="the loss is not finite\nmore"))))
+    lines = lines_of(
+        status_frame(view_of(trial(4, "failed", reason="the loss is not finite\nmore")))
+    )
 
     assert "#4 failed: the loss is not finite" in lines
-    assert not any(isinstance(part, Table) for part in status_frame(study()))
+    assert not any(isinstance(part, Table) for part in status_frame(view_of()))
 
 
 def test_the_arms_are_compared_by_their_complete_trials() -> None:
     """A trial of an arm that was pruned has a score, but after fewer epochs."""
     gan = Parameters(source="gan", gan=GanSettings())
-    view = study(
+    view = view_of(
         trial(0, "complete", 0.7, 0.8, val_b_score=0.75),
         trial(1, "complete", 0.7, 0.9, val_b_score=0.70),
         trial(2, "pruned", 0.95, parameters=gan),
@@ -102,7 +88,9 @@ def test_the_arms_are_compared_by_their_complete_trials() -> None:
 
 def test_a_chart_of_a_parameter_shows_complete_trials_alone() -> None:
     """The others have trained for fewer epochs."""
-    view = study(trial(0, "complete", 0.7, 0.8), trial(1, "pruned", 0.95), trial(2, "running", 0.6))
+    view = view_of(
+        trial(0, "complete", 0.7, 0.8), trial(1, "pruned", 0.95), trial(2, "running", 0.6)
+    )
 
     (trace,) = plot_parameter("lr", view).data
 

@@ -83,7 +83,8 @@ def curve(start: float, end: float) -> list[float]:
 
 def epochs_run(trials: list[tuple[str, list[float]]], scheduler: SchedulerSettings) -> list[int]:
     """Run trials, given by arm and values, one after the other; return the epochs of each."""
-    rungs, epochs = Rungs(scheduler, max_epochs=9), []
+    rungs = Rungs(scheduler, max_epochs=9)
+    epochs = []
     for number, (arm, values) in enumerate(trials):
         reached = (
             epoch

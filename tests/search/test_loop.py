@@ -86,9 +86,10 @@ def test_time_and_gpus_count_also_if_the_search_was_killed(
 
 
 def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
-    rows: list[TrialRow] = []
+    rows = list[TrialRow]()
     loop = direct(study, callbacks=Callbacks(on_trial_end=rows.append))
-    strong, weak = start(loop), start(loop)
+    strong = start(loop)
+    weak = start(loop)
 
     assert loop.on_result(strong.number, epoch(1, 0.9))
     assert not loop.on_result(weak.number, epoch(1, 0.6))
@@ -212,12 +213,15 @@ def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Pa
 @pytest.mark.parametrize("within", ["all", "arm"])
 def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: str) -> None:
     """Timing and kills may change the order of trials, but no decision that follows from it."""
-    draw, overrides = random.Random(7), (f"scheduler.within={within}", "budget.trials=8")
+    draw = random.Random(7)
+    overrides = (f"scheduler.within={within}", "budget.trials=8")
     values = [draw.random() for _ in range(8)]
-    loop, running = direct(study, *overrides), dict[int, int]()
+    loop = direct(study, *overrides)
+    running = dict[int, int]()
     while not loop.is_done:
         if draw.random() < 0.3:  # killed
-            loop, running = direct(study, *overrides), {}
+            loop = direct(study, *overrides)
+            running = {}
         elif len(running) < 3 and isinstance(trial := loop.next_trial(), Trial):
             running[trial.number] = max(0, trial.epochs - 1)  # reported again
         elif running:
@@ -245,7 +249,7 @@ def test_trials_jsonl_is_written_again_from_the_journal(study: StudyFolder) -> N
         start(loop)
         complete(loop, number)
     rows = read_jsonl(study.rows_path)
-    study.rows_path.write_text("torn", encoding="utf-8")
+    study.rows_path.write_text("torn")
 
     direct(study)
 

@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from tests.in_process import InProcess, command, one_thread, search_in_process
+from tests.in_process import command, confirm_in_process, save_backbone, search_in_process
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
-from xraytune.base.tensors import save_state
-from xraytune.data.phantom import draw_phantoms
 from xraytune.model.train import train
-from xraytune.nets.backbones import build_backbone
-from xraytune.search import run as search_run
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
@@ -39,13 +35,12 @@ scheduler: {name: none}
 
 
 @pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def space(tmp_path: Path) -> Iterator[Path]:
     """A space file next to its X-rays, whose trials run in this process."""
-    draw_phantoms(tmp_path / "xrays", patients=24, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=24)
     path = tmp_path / "small.yaml"
-    path.write_text(SPACE, encoding="utf-8")
-    monkeypatch.setattr(search_run, "Runner", InProcess)
-    with one_thread():
+    path.write_text(SPACE)
+    with confirm_in_process():
         yield path
 
 
@@ -68,7 +63,7 @@ def test_concurrently_created_study_is_not_continued(space: Path) -> None:
     with pytest.raises(StudyError, match="another space"):
         run(space, "budget.trials=2", on_progress=search_another)
 
-    (row,) = read_jsonl(root / "studies" / "small" / "trials.jsonl")
+    (row,) = read_jsonl(root / "studies/small/trials.jsonl")
     assert row["parameters"]["batch_size"] == 4
 
 
@@ -87,7 +82,7 @@ def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_l
         assert notes[-1] == expected
     run(space, "budget.trials=2", "budget.hours=0.5")
 
-    view = status(space.parent / "studies" / "small")
+    view = status(space.parent / "studies/small")
     assert (view.trial_budget, view.seconds_budget) == (2, 1800.0)
 
 
@@ -106,7 +101,7 @@ def test_a_new_search_says_first_what_its_verdict_could_tell_and_how_long_it_tak
 
 def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) -> None:
     """Also if the budget is used up. Other commands read them from the study."""
-    study = StudyFolder(space.parent / "studies" / "small")
+    study = StudyFolder(space.parent / "studies/small")
     run(space)
 
     run(space, "final.max_epochs=3", "resources.concurrent=7")
@@ -123,8 +118,8 @@ def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) 
 def test_a_resumed_search_holds_the_lock_of_its_study_while_it_reads_the_images(
     space: Path,
 ) -> None:
-    study = StudyFolder(space.parent / "studies" / "small")
-    works: list[str] = []
+    study = StudyFolder(space.parent / "studies/small")
+    works = list[str]()
     run(space)
 
     run(space, note=lambda text: works.append(work_on(study) if "train: " in text else ""))
@@ -135,7 +130,7 @@ def test_a_resumed_search_holds_the_lock_of_its_study_while_it_reads_the_images(
 def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Path) -> None:
     """Small learning rates that are hardly ever drawn, and a test folder that is too small."""
     notes = list[str]()
-    for file in sorted((space.parent / "xrays" / "test" / "NORMAL").iterdir())[1:]:
+    for file in sorted((space.parent / "xrays/test/NORMAL").iterdir())[1:]:
         file.unlink()
 
     def note(text: str) -> None:
@@ -153,11 +148,10 @@ def test_what_will_be_wrong_later_is_noted_before_the_study_is_created(space: Pa
 
 def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space: Path) -> None:
     """Also what a data file said about them; the space is compared with the study, as ever."""
-    root, studies = space.parent, space.parent / "studies"
-    (root / "data.yaml").write_text(
-        "data: {path: xrays, classes: auto, positive: NORMAL}\n", encoding="utf-8"
-    )
-    space.write_text(SPACE.replace("path: xrays, ", "path: elsewhere, "), encoding="utf-8")
+    root = space.parent
+    studies = space.parent / "studies"
+    (root / "data.yaml").write_text("data: {path: xrays, classes: auto, positive: NORMAL}\n")
+    space.write_text(SPACE.replace("path: xrays, ", "path: elsewhere, "))
     search(space, data=root / "data.yaml", studies=studies)
 
     view = search(space, studies=studies, overrides=["budget.trials=2"])
@@ -186,8 +180,8 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
     with pytest.raises(ConfigError, match=refused):
         train(space, out=root / "model", overrides=fixed, cache=root / "cache")
 
-    (root / "extra" / "NORMAL").mkdir(parents=True)
-    Image.new("L", (32, 32), 7).save(root / "extra" / "NORMAL" / "one.png")
+    (root / "extra/NORMAL").mkdir(parents=True)
+    Image.new("L", (32, 32), 7).save(root / "extra/NORMAL/one.png")
     with pytest.raises(DataError, match="1 images of NORMAL, but the mix needs"):
         run(
             space,
@@ -202,10 +196,9 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
 
 def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
     file = space.parent / "nih.safetensors"
-    torch.manual_seed(0)
-    save_state(build_backbone("xrv_densenet121_nih")[0].state_dict(), file)
+    save_backbone(file, "xrv_densenet121_nih")
     encoder = ("backbone=xrv_densenet121_nih", f"weights={file}", "trainable=head", "input_size=32")
-    notes: list[str] = []
+    notes = list[str]()
 
     run(space, *encoder, "data.set=nih", note=notes.append)
 
@@ -214,9 +207,9 @@ def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
 
 
 def test_a_lost_record_of_the_time_used_is_noted(space: Path) -> None:
-    notes: list[str] = []
+    notes = list[str]()
     run(space)
-    (space.parent / "studies" / "small" / "wall.json").write_text('{"seconds', encoding="utf-8")
+    (space.parent / "studies/small/wall.json").write_text('{"seconds')
 
     run(space, "budget.trials=2", "budget.hours=1", note=notes.append)
 

@@ -68,11 +68,13 @@ def test_as_many_trials_are_counted_as_ray_places(
 def test_what_a_trial_holds_is_on_one_machine() -> None:
     """Not the cores of two, or the GPU of one and the cores of another."""
     on_cpu = Allocation(trial=Share(cpus=2, gpus=0.0))
-    small, large = Node(cpus=1, gpus=0), Node(cpus=5, gpus=0)
+    small = Node(cpus=1, gpus=0)
+    large = Node(cpus=5, gpus=0)
 
     assert count_slots(on_cpu, [small, large, Node(cpus=3, gpus=0)]) == 3
     assert count_slots(on_cpu, [small, small]) == 0
-    gpu, cores = Node(cpus=3, gpus=1), Node(cpus=8, gpus=0)
+    gpu = Node(cpus=3, gpus=1)
+    cores = Node(cpus=8, gpus=0)
     assert count_slots(allocation(1, cpus=2), [gpu, cores]) == 1
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.in_process import CPU
+from tests.pair_files import draw_xrays
 from tests.search.wandb.offline_runs import read_run, run_files
 from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.base.records import EpochRecord, TrialResult
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.search.worker import TrialWorker, next_message
 from xraytune.space.load import load_space
@@ -44,13 +44,12 @@ OLD = {"torch": "2.0.1+cu117", "torchvision": "0.15"}
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
-    root = tmp_path_factory.mktemp("worker")
-    draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
-    (root / "one.yaml").write_text(SPACE, encoding="utf-8")
-    space = load_space(root / "one.yaml")
-    prepared, _ = prepare(space.settings, root / "cache")
-    folder = StudyFolder(root / "studies" / "one")
+def study(module_path: Path) -> StudyFolder:
+    draw_xrays(module_path, patients=20)
+    (module_path / "one.yaml").write_text(SPACE)
+    space = load_space(module_path / "one.yaml")
+    prepared, _ = prepare(space.settings, module_path / "cache")
+    folder = StudyFolder(module_path / "studies/one")
     create_study(folder, space, prepared, CPU)
     return folder
 
@@ -141,7 +140,7 @@ def test_an_error_is_reported_with_its_cause_and_that_of_a_trial_with_its_traceb
     assert message.cause == cause
     assert str(error).rpartition("] ")[2] in message.reason
     if cause != "machine":
-        assert type(error).__name__ in (tmp_path / "error.txt").read_text(encoding="utf-8")
+        assert type(error).__name__ in (tmp_path / "error.txt").read_text()
 
 
 def test_an_error_on_a_machine_that_does_not_see_the_study_is_not_the_trials(
@@ -175,7 +174,7 @@ def test_machine_that_cannot_run_the_study_stops_the_search_without_failing_tria
 ) -> None:
     """As a node of a cluster that was not upgraded."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    copy = StudyFolder(Path(shutil.copytree(study.path, tmp_path / "studies" / "one")))
+    copy = StudyFolder(Path(shutil.copytree(study.path, tmp_path / "studies/one")))
     environment = copy.path / "environment.json"
     write_json(environment, read_json(environment) | change)
 
@@ -197,4 +196,4 @@ def test_an_earlier_attempt_writes_nothing_more(study: StudyFolder) -> None:
             worker.step()
 
     assert epochs(study, 6) == [1]
-    assert not (study.trial_path(6) / "checkpoint" / "checkpoint.pt").exists()
+    assert not (study.trial_path(6) / "checkpoint/checkpoint.pt").exists()

@@ -25,9 +25,9 @@ data:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "set" / "data.yaml"
+    path = tmp_path / "set/data.yaml"
     path.parent.mkdir()
-    path.write_text(TABLE, encoding="utf-8")
+    path.write_text(TABLE)
     return path
 
 
@@ -40,9 +40,7 @@ def test_folder_replaces_only_the_path(tmp_path: Path) -> None:
 def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
     """Its path is its folder by default; a column of patients replaces the expression."""
     space = tmp_path / "fixed.yaml"
-    space.write_text(
-        EXPERIMENT.replace("val_a: 0.2", "val_a: 0.2, group_regex: (p)"), encoding="utf-8"
-    )
+    space.write_text(EXPERIMENT.replace("val_a: 0.2", "val_a: 0.2, group_regex: (p)"))
 
     data = load_space(space, data=file).settings.data
 
@@ -81,7 +79,7 @@ def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
 )
 def test_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "data.yaml"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(text)
 
     with pytest.raises(ConfigError) as refused:
         data_settings(file, DataSettings(path=file))

@@ -161,7 +161,7 @@ def test_missing_settings_are_named_with_what_to_write(
     tmp_path: Path, complaints: Complaints
 ) -> None:
     path = tmp_path / "space.yaml"
-    path.write_text("seed: 3\n", encoding="utf-8")
+    path.write_text("seed: 3\n")
 
     message = complaints(path)
 
@@ -316,11 +316,11 @@ def test_what_an_option_has_made_useless_is_dropped(
     space = load_space(path, options)
 
     (tmp_path / "study").mkdir()
-    recorded = tmp_path / "study" / "study.yaml"
-    recorded.write_text(space.to_yaml(recorded.parent), encoding="utf-8")
+    recorded = tmp_path / "study/study.yaml"
+    recorded.write_text(space.to_yaml(recorded.parent))
     assert load_space(recorded).identity() == space.identity()
     assert (space.settings.scheduler.grace, space.settings.sampler.startup_trials) == (1, 10)
-    assert "early_stop_epochs: {values: [3, null]}" in recorded.read_text(encoding="utf-8")
+    assert "early_stop_epochs: {values: [3, null]}" in recorded.read_text()
 
 
 def test_conditions_in_a_circle_are_refused(
@@ -360,7 +360,7 @@ def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
         assert experiment.settings.weights_dir == weights_dir
         assert experiment.parameters.folder is not None
         assert experiment.parameters.folder.path == extra
-        assert experiment.parameters.weights == str(tmp_path / "own" / "net.pth")
+        assert experiment.parameters.weights == str(tmp_path / "own/net.pth")
 
 
 def test_a_trial_keeps_the_block_of_its_own_source_alone() -> None:

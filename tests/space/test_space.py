@@ -96,7 +96,7 @@ def space_contents(draw: st.DrawFn) -> dict[str, Any]:
 
 def load(folder: Path, content: Mapping[str, Any]) -> Space:
     path = folder / "space.yaml"
-    path.write_text(write_yaml(dict(content)), encoding="utf-8")
+    path.write_text(write_yaml(dict(content)))
     return load_space(path)
 
 
@@ -179,14 +179,12 @@ def test_a_space_and_an_experiment_survive_their_files(
     experiment = Experiment(settings=space.settings, parameters=parameters)
     elsewhere = tmp_path / "study"
     elsewhere.mkdir(exist_ok=True)
-    resolved, best, config = (
-        elsewhere / name for name in ("study.yaml", "best.yaml", "config.json")
-    )
+    resolved = elsewhere / "study.yaml"
+    best = elsewhere / "best.yaml"
+    config = elsewhere / "config.json"
 
-    resolved.write_text(space.to_yaml(elsewhere), encoding="utf-8")
-    best.write_text(
-        experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"), encoding="utf-8"
-    )
+    resolved.write_text(space.to_yaml(elsewhere))
+    best.write_text(experiment_to_yaml(experiment, elsewhere, "trial 7\nof a study"))
     write_json(config, experiment.model_dump(mode="json", context=elsewhere))
     shuffled = {key: content[key] for key in data.draw(st.permutations(list(content)))}
     specs = content["parameters"]
@@ -195,7 +193,7 @@ def test_a_space_and_an_experiment_survive_their_files(
     assert load_space(resolved) == space
     assert load_space(best).experiment() == experiment
     assert Experiment.model_validate(read_json(config), context=elsewhere) == experiment
-    assert not any(str(tmp_path) in file.read_text(encoding="utf-8") for file in (resolved, config))
+    assert not any(str(tmp_path) in file.read_text() for file in (resolved, config))
     assert load(tmp_path, shuffled).identity() == space.identity()
     assert json.dumps(space.identity(), allow_nan=False)
 

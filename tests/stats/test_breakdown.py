@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
+from tests.stats.conftest import of_two_classes
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import ScoredImages
 from xraytune.stats.intervals import measure, patient_means, subgroup_metrics
@@ -30,9 +31,7 @@ def test_patients_are_scored_by_the_mean_of_their_images() -> None:
     scores = np.array([0.1, 0.8, 0.4, 0.3, 0.9])
     patients = ["a", "b", "b", "both", "both"]
 
-    means, names, left_out = patient_means(
-        ScoredImages(labels, np.stack([1 - scores, scores], axis=1), positive=1), patients
-    )
+    means, names, left_out = patient_means(of_two_classes(labels, scores), patients)
 
     assert (names, left_out) == (("a", "b"), ("both",))
     assert means.labels.tolist() == [0, 1]

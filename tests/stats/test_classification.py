@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn import metrics as reference
 
+from tests.stats.conftest import of_two_classes
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
+    Floats,
+    Labels,
     ScoredImages,
     auroc,
     sensitivity_at,
@@ -14,18 +16,9 @@ from xraytune.stats.classification import (
 )
 from xraytune.stats.intervals import measure
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
-
 
 def unweighted(images: ScoredImages) -> dict[str, float | None]:
     return measure(images, [""] * len(images.labels), replicates=0, seed=0).metrics
-
-
-def of_two_classes(labels: Labels, scores: Floats, threshold: float = 0.5) -> ScoredImages:
-    return ScoredImages(
-        labels, np.stack([1 - scores, scores], axis=1), positive=1, threshold=threshold
-    )
 
 
 def images_with_ties(
@@ -55,7 +48,9 @@ def test_figures_equal_scikit_learn(class_count: int, positive: int, threshold: 
         "balanced_accuracy": [reference.balanced_accuracy_score(labels, called)],
     }
     for number in scored:
-        truth, score, is_called = labels == number, probabilities[:, number], called == number
+        truth = labels == number
+        score = probabilities[:, number]
+        is_called = called == number
         for name, value in {
             "auroc": reference.roc_auc_score(truth, score),
             "auprc": reference.average_precision_score(truth, score),

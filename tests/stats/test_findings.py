@@ -50,7 +50,8 @@ def test_components_of_a_mean_are_the_means_of_components() -> None:
     """
     labels, scores, patients = images()
     whole = structural_components(labels, scores, patients, 0)
-    expected, names = np.zeros_like(whole.components), np.unique(patients)
+    expected = np.zeros_like(whole.components)
+    names = np.unique(patients)
     for c in range(4):
         known = labels[:, c] >= 0
         two = np.stack([1 - scores[:, known, c], scores[:, known, c]], axis=2)
@@ -63,7 +64,8 @@ def test_components_of_a_mean_are_the_means_of_components() -> None:
 
 def test_the_loss_is_the_mean_over_known_labels() -> None:
     labels, (scores, *_), _ = images()
-    logits, targets = torch.from_numpy(scores), torch.from_numpy(labels)
+    logits = torch.from_numpy(scores)
+    targets = torch.from_numpy(labels)
     known = targets >= 0
     expected = F.binary_cross_entropy_with_logits(logits[known], targets[known].double())
     assert float(TASK.loss(logits, targets)) == pytest.approx(float(expected), abs=1e-6)

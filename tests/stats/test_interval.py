@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from benchmarks.simulated_studies import Arm, simulate
 from xraytune.base.errors import ConfigError
 from xraytune.base.seeding import numpy_generator
+from xraytune.stats.classification import Floats
 from xraytune.stats.placements import (
     StructuralComponents,
     around,
@@ -23,7 +23,6 @@ from xraytune.stats.verdict import (
     score_interval,
 )
 
-Floats = NDArray[np.float64]
 SHAPES = st.tuples(st.integers(2, 6), st.integers(4, 30), st.integers(0, 10_000))
 """Replicates, patients, and the seed of the numbers."""
 
@@ -31,7 +30,8 @@ SHAPES = st.tuples(st.integers(2, 6), st.integers(4, 30), st.integers(0, 10_000)
 @st.composite
 def evidence(draw: st.DrawFn) -> Evidence:
     """Any evidence, with a patient variance of 0 to 3 times that of the binormal model."""
-    mean, patients = draw(st.floats(0.55, 1)), draw(st.floats(8, 2000))
+    mean = draw(st.floats(0.55, 1))
+    patients = draw(st.floats(8, 2000))
     difference = draw(st.floats(-1, 1)) * 2 * min(1 - mean, 0.1)
     usual = 4 / patients * float(placement_variance(*around(mean, difference)))
     return Evidence(

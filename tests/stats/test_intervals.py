@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.stats.test_classification import of_two_classes
+from tests.stats.conftest import of_two_classes
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import ScoredImages
 from xraytune.stats.intervals import Bounds, class_breakdown, measure

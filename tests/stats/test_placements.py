@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
 
 from xraytune.base.seeding import numpy_generator
+from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import (
     StructuralComponents,
     auroc_interval,
@@ -13,9 +13,6 @@ from xraytune.stats.placements import (
     mean_components,
     structural_components,
 )
-
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
 
 
 def two_models(image_count: int = 90, seed: int = 1) -> tuple[Labels, Floats]:
@@ -29,7 +26,8 @@ def two_models(image_count: int = 90, seed: int = 1) -> tuple[Labels, Floats]:
 
 def placements(labels: Labels, scores: Floats) -> tuple[Floats, Floats]:
     """Of positive and of other images, by comparing all pairs."""
-    positive, other = scores[labels == 1], scores[labels == 0]
+    positive = scores[labels == 1]
+    other = scores[labels == 0]
     wins = (positive[:, None] > other[None]) + 0.5 * (positive[:, None] == other[None])
     return wins.mean(axis=1), wins.mean(axis=0)
 
@@ -43,7 +41,8 @@ def test_standard_error_of_the_published_rating_example() -> None:
 
     Stata's roctab prints .8932 and, by DeLong, .0307.
     """
-    normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
+    normal = [33, 6, 6, 11, 2]
+    abnormal = [3, 2, 2, 11, 33]
     ratings = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0] * 2, normal + abnormal)
     labels = np.repeat([0, 1], [sum(normal), sum(abnormal)])
 

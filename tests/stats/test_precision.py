@@ -1,7 +1,5 @@
 """The expected precision of a verdict is that of simulated verdicts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.stats.conftest import of_two_classes
 from xraytune.stats.classification import ScoredImages, sensitivity_at
 from xraytune.stats.secondary import SPECIFICITY, weighted_outcomes
 
@@ -12,7 +13,7 @@ def test_an_image_that_is_drawn_twice_counts_like_two_images() -> None:
     for count in (20, 90):
         labels = np.arange(count) % 2
         chance = np.round((labels + random.uniform(size=count)) / 2, 1)  # with ties
-        images = ScoredImages(labels, np.stack([1 - chance, chance], axis=1), positive=1)
+        images = of_two_classes(labels, chance)
         weights = random.integers(0, 3, size=(5, count)).astype(float)
 
         found = weighted_outcomes(images, weights)["sensitivity_at_90"]

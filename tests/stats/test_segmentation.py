@@ -33,7 +33,8 @@ def hd95_by_definition(first: Masks, second: Masks) -> float:
     """The larger 95 % quantile of the distances between the edges: over all pairs of pixels."""
 
     def quantile(of: Masks, to: Masks) -> float:
-        a, b = np.argwhere(edge(of)), np.argwhere(edge(to))
+        a = np.argwhere(edge(of))
+        b = np.argwhere(edge(to))
         nearest = np.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=2)).min(axis=1)
         return float(np.quantile(nearest, 0.95))
 
@@ -55,7 +56,8 @@ def test_the_metrics_are_their_definitions_on_random_shapes() -> None:
 
 
 def test_empty_masks_have_no_distance() -> None:
-    empty, full = np.zeros((1, 8, 8), dtype=np.bool_), np.ones((1, 8, 8), dtype=np.bool_)
+    empty = np.zeros((1, 8, 8), dtype=np.bool_)
+    full = np.ones((1, 8, 8), dtype=np.bool_)
 
     for predicted, true, overlap in ((empty, empty, 1), (empty, full, 0), (full, empty, 0)):
         found = scored_mask(predicted[0], true[0], file="a.png", patient="a")

@@ -36,7 +36,8 @@ def test_threshold_of_many_images_matches_logistic_regression() -> None:
     ("low", "high"), [(0.5 - 5e-10, 0.5 + 5e-10), (0.45, 0.55), (0.05, 0.95), (0.0, 1.0)]
 )
 def test_separated_classes_are_separated(low: float, high: float) -> None:
-    is_positive, scores = np.array([False] * 3 + [True] * 9), np.array([low] * 3 + [high] * 9)
+    is_positive = np.array([False] * 3 + [True] * 9)
+    scores = np.array([low] * 3 + [high] * 9)
 
     assert low < balanced_threshold(is_positive, scores) <= high
 

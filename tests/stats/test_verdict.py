@@ -1,7 +1,5 @@
 """The rules for a pair of arms, a finalist, and a sequence of finalists."""
 
-from __future__ import annotations
-
 import pytest
 
 from xraytune.stats.placements import placement_variance

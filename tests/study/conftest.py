@@ -4,14 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.studies import CPU, two_images, write_space
+from tests.study.studies import new_study
 from xraytune.study.folder import StudyFolder
-from xraytune.study.start import create_study
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> StudyFolder:
     """A new study of `SPACE`."""
-    folder = StudyFolder(tmp_path / "studies" / "small")
-    create_study(folder, write_space(tmp_path), two_images(), CPU)
-    return folder
+    return new_study(tmp_path)

@@ -14,7 +14,9 @@ from xraytune.space.settings import GanSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import create_journal
-from xraytune.study.row import RunRow
+from xraytune.study.row import RunRow, TrialRow
+from xraytune.study.start import create_study
+from xraytune.study.status import StudyView
 
 SPACE = """\
 name: small
@@ -30,10 +32,20 @@ sampler: {startup_trials: 2, seed: 3}
 """
 
 
+CPU = Compute(device="cpu", threads=1, precision="float32")
+
+
 def write_space(folder: Path, *overrides: str) -> Space:
     file = folder / "small.yaml"
-    file.write_text(SPACE, encoding="utf-8")
+    file.write_text(SPACE)
     return load_space(file, overrides)
+
+
+def new_study(root: Path, *overrides: str, compute: Compute = CPU) -> StudyFolder:
+    """A study of `SPACE` with two images, and without trials."""
+    study = StudyFolder(root / "studies/small")
+    create_study(study, write_space(root, *overrides), two_images(), compute)
+    return study
 
 
 def space_of(study: StudyFolder, *overrides: str) -> Space:
@@ -42,7 +54,7 @@ def space_of(study: StudyFolder, *overrides: str) -> Space:
     if overrides and b'"op_code": 4' not in study.journal_path.read_bytes():
         study.journal_path.unlink()
         create_journal(study.journal_path, space, study.path)
-        study.space_path.write_text(space.to_yaml(study.path), encoding="utf-8")
+        study.space_path.write_text(space.to_yaml(study.path))
     return space
 
 
@@ -63,9 +75,6 @@ def two_images() -> SplitData:
         test_contents=(),
         images=images,
     )
-
-
-CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
 def no_gan(generator: GanSettings | None, draw: int | None, size_px: int) -> str | None:
@@ -99,6 +108,28 @@ def ended(value: float, epochs: int = 9) -> TrialResult:
     )
 
 
+def run_trial(loop: SearchTrials, number: int, value: float) -> None:
+    """Let the next trial, of this number, end after an epoch."""
+    loop.next_trial()
+    loop.on_result(number, epoch(1, value))
+    loop.on_result(number, ended(value, epochs=1))
+
+
 def ended_trials(study: StudyFolder) -> dict[int, RunRow]:
     """The rows of `trials.jsonl` by number."""
     return {row["number"]: RunRow.model_validate(row) for row in read_jsonl(study.rows_path)}
+
+
+def view_of(*trials: TrialRow, **more: object) -> StudyView:
+    """What is shown of a study with these trials."""
+    fields = {
+        "path": Path("small"),
+        "metric": "AUROC",
+        "trials": trials,
+        "trial_budget": 7,
+        "max_epochs": 4,
+        "seconds": 31.0,
+        "is_running": True,
+        "searched": ("lr",),
+    }
+    return StudyView(**{**fields, **more})  # type: ignore[arg-type]

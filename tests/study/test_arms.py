@@ -30,7 +30,7 @@ _POINTS = "points_to_evaluate=[{}]".format(
 @pytest.fixture
 def searched(tmp_path: Path) -> StudyFolder:
     """80 patients on val-B, three trials each of `real_only` and `gan`, the last one pruned."""
-    folder = StudyFolder(tmp_path / "studies" / "small")
+    folder = StudyFolder(tmp_path / "studies/small")
     val_b = [
         ImageFile(
             file=f"{n}.png",
@@ -79,7 +79,8 @@ def test_the_standard_error_is_that_of_a_bootstrap_over_patients(searched: Study
     assert gan.val_b
     assert real_only.val_b
     first, second = (probabilities(best[0])[:, 1] for best in (gan.val_b, real_only.val_b))
-    draw, differences = np.random.default_rng(7), []
+    draw = np.random.default_rng(7)
+    differences = []
     for _ in range(1000):
         rows = draw.integers(0, _PATIENTS, _PATIENTS)
         labels = _LABELS[rows]

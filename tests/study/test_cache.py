@@ -40,9 +40,9 @@ def size(path: Path) -> int:
 def test_the_least_recently_used_artifacts_are_removed_until_the_cache_is_small_enough(
     tmp_path: Path,
 ) -> None:
-    first, second, third = (
-        artifact(tmp_path, seed, hours_old=hours) for seed, hours in ((1, 30), (2, 20), (3, 10))
-    )
+    first = artifact(tmp_path, 1, hours_old=30)
+    second = artifact(tmp_path, 2, hours_old=20)
+    third = artifact(tmp_path, 3, hours_old=10)
     limit = f"{size(second) + size(third)}B"
     assert is_intact(first), "counts as a use, so the second is now the oldest"
 
@@ -127,7 +127,7 @@ def test_a_folder_that_xraytune_did_not_mark_is_refused_and_the_fix_marks_it(
     cache = tmp_path / "my cache"
     (cache / "images-2024").mkdir(parents=True)
     if content:
-        (cache / "CACHEDIR.TAG").write_text(content, encoding="utf-8")
+        (cache / "CACHEDIR.TAG").write_text(content)
     path = artifact(cache, 1)
 
     with pytest.raises(ConfigError, match="not a cache of xraytune") as refused:
@@ -149,10 +149,10 @@ def test_links_and_files_of_others_in_a_cache_are_named_and_stay(
     other = tmp_path / "cache" / place
     other.parent.mkdir(parents=True)
     if other.suffix:
-        other.write_text("mine", encoding="utf-8")
+        other.write_text("mine")
     else:
         other.symlink_to(elsewhere.parent)
-    (tmp_path / "cache" / CACHE_TAG).write_text(f"{TAG_LINE} xraytune", encoding="utf-8")
+    (tmp_path / "cache" / CACHE_TAG).write_text(f"{TAG_LINE} xraytune")
 
     cleaned = clean_cache(tmp_path / "cache", max_size="0", clock=in_an_hour)
 

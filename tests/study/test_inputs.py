@@ -6,21 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import InProcess, one_thread
+from tests.in_process import confirm_in_process, save_backbone
+from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
 from xraytune.base.errors import DataError, StudyError
 from xraytune.base.files import sha256_of, write_json, write_text
-from xraytune.base.tensors import save_state
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import prepare
 from xraytune.model.train import train
-from xraytune.nets.networks import build_classifier
-from xraytune.search import run as search_run
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import OFFICIAL, inputs_of_space, require_same_inputs, write_inputs
 
@@ -41,18 +38,14 @@ scheduler: {name: none}
 
 
 def write_weights(root: Path, seed: int) -> None:
-    parameters = Parameters(backbone="small_cnn", weights="none")
-    save_state(
-        build_classifier(parameters, 2, weights=None, seed=seed).backbone.state_dict(),
-        root / "own.safetensors",
-    )
+    save_backbone(root / "own.safetensors", seed=seed)
 
 
 def draw_extra(root: Path, seed: int) -> None:
     """Images of other patients."""
     shutil.rmtree(root / "extra", ignore_errors=True)
     draw_phantoms(root / "drawn", patients=12, seed=seed, image_size_px=32)
-    for number, image in enumerate(sorted((root / "drawn" / "train").rglob("*.jpeg"))):
+    for number, image in enumerate(sorted((root / "drawn/train").rglob("*.jpeg"))):
         out = root / "extra" / image.parent.name / f"other{number}.jpeg"
         out.parent.mkdir(parents=True, exist_ok=True)
         image.rename(out)
@@ -66,28 +59,26 @@ CHANGES: dict[str, Callable[[Path, int], None]] = {
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(module_path: Path) -> Path:
     """A folder with X-rays, weights, a space file and decoded pixels."""
-    root = tmp_path_factory.mktemp("inputs")
-    draw_phantoms(root / "xrays", patients=60, seed=1, image_size_px=32)
-    write_weights(root, 1)
-    (root / "small.yaml").write_text(SPACE, encoding="utf-8")
-    prepare(load_space(root / "small.yaml").settings, root / "cache")
-    return root
+    draw_xrays(module_path, patients=60)
+    write_weights(module_path, 1)
+    (module_path / "small.yaml").write_text(SPACE)
+    prepare(load_space(module_path / "small.yaml").settings, module_path / "cache")
+    return module_path
 
 
 @pytest.fixture
-def lab(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lab(drawn: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of it; trials run in this process."""
-    monkeypatch.setattr(search_run, "Runner", InProcess)
-    with one_thread():
+    with confirm_in_process():
         yield Path(shutil.copytree(drawn, tmp_path / "lab"))
 
 
 def search_lab(lab: Path, *overrides: str, trials: int = 1) -> StudyFolder:
     changes = [f"budget.trials={trials}", *overrides]
     search(lab / "small.yaml", studies=lab / "studies", overrides=changes)
-    return StudyFolder(lab / "studies" / "small")
+    return StudyFolder(lab / "studies/small")
 
 
 def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> None:
@@ -97,7 +88,7 @@ def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> No
     ):
         search_lab(lab, f"folder.path={lab}/xrays/test")
 
-    assert not (lab / "studies" / "small").exists()
+    assert not (lab / "studies/small").exists()
     assert len(list((lab / "cache" / PIXELS_STAGE).glob("[!.]*"))) == 1, (
         "the training images, and no others"
     )
@@ -106,7 +97,7 @@ def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> No
 def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
     """They would count as real; only folders that are called like generated ones are left out."""
     draw_extra(lab, 2)
-    (lab / "extra").rename(lab / "xrays" / "train" / "more")
+    (lab / "extra").rename(lab / "xrays/train/more")
 
     with pytest.raises(
         DataError, match=r"of these extra images are among the images of .*xrays: NORMAL/other0"
@@ -118,9 +109,9 @@ def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
 def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused(
     lab: Path, by: str
 ) -> None:
-    shutil.copytree(lab / "xrays" / "train", lab / "extra")
-    known = next((lab / "xrays" / "test" / "PNEUMONIA").iterdir())
-    stranger = next((lab / "extra" / "PNEUMONIA").iterdir())
+    shutil.copytree(lab / "xrays/train", lab / "extra")
+    known = next((lab / "xrays/test/PNEUMONIA").iterdir())
+    stranger = next((lab / "extra/PNEUMONIA").iterdir())
     if by == "patient":
         stranger.rename(stranger.with_name(known.name))
     else:
@@ -139,8 +130,8 @@ def test_what_a_generator_has_seen_must_not_change_between_search_and_confirm(
 ) -> None:
     """More patients could be kept from the test side, or fewer."""
     draw_extra(lab, 2)
-    images = sorted((lab / "xrays" / "train").rglob("*.jpeg"))
-    record = lab / "extra" / "provenance.json"
+    images = sorted((lab / "xrays/train").rglob("*.jpeg"))
+    record = lab / "extra/provenance.json"
     overrides = []
     if changed != "provenance":
         record = lab / "seen"
@@ -171,9 +162,11 @@ def test_a_study_without_its_record_of_inputs_is_refused(lab: Path) -> None:
     study = search_lab(lab)
     (study.path / "inputs.json").unlink()
 
-    for again in (lambda: search_lab(lab, trials=2), lambda: confirm(study.path)):
-        with pytest.raises(StudyError, match=r"inputs\.json: a file of the study is missing"):
-            again()
+    refusal = r"inputs\.json: a file of the study is missing"
+    with pytest.raises(StudyError, match=refusal):
+        search_lab(lab, trials=2)
+    with pytest.raises(StudyError, match=refusal):
+        confirm(study.path)
 
 
 @pytest.mark.parametrize("changed", CHANGES)

@@ -22,8 +22,12 @@ from xraytune.study.status import status
 _POINT = "points_to_evaluate=[{source: none, lr: 1e-3}]"
 
 
+def journal_of(study: StudyFolder, space: Space) -> Journal:
+    return Journal(study.journal_path, space, writable=True)
+
+
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:
-    return Journal(study.journal_path, space_of(study, *overrides), writable=True)
+    return journal_of(study, space_of(study, *overrides))
 
 
 @pytest.mark.slow
@@ -61,23 +65,23 @@ def space_of_weights(root: Path) -> Space:
 
 
 def test_moved_study_resumes(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
+    here = tmp_path / "here"
+    there = tmp_path / "there"
     here.mkdir()
-    space, study = space_of_weights(here), StudyFolder(here / "studies" / "moved")
+    space = space_of_weights(here)
+    study = StudyFolder(here / "studies/moved")
     create_study(study, space, two_images(), CPU)
-    journal = Journal(study.journal_path, space, writable=True)
+    journal = journal_of(study, space)
     for _ in range(2):
         journal.ask()
     journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
     write_trials(study, journal.rows())
-    assert str(tmp_path) not in study.journal_path.read_text("utf-8") + study.rows_path.read_text(
-        "utf-8"
-    )
+    assert str(tmp_path) not in study.journal_path.read_text() + study.rows_path.read_text()
 
     here.rename(there)
 
-    moved = StudyFolder(there / "studies" / "moved")
-    journal = Journal(moved.journal_path, space_of_weights(there), writable=True)
+    moved = StudyFolder(there / "studies/moved")
+    journal = journal_of(moved, space_of_weights(there))
     (resumed,) = journal.resume()
     suggestion = [journal.parameters(0), resumed.parameters]
     assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
@@ -85,7 +89,7 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
         "none",
         *(str(there / f"w{which}.safetensors") for which in (1, 2)),
     }
-    assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text("utf-8").replace(" ", "")
+    assert '"weights":"../../w2.safetensors"' in moved.rows_path.read_text().replace(" ", "")
     view = status(moved.path)
     assert view.trials[0].parameters.weights == str(there / "w2.safetensors")
     assert view.to_json()["trials"][0]["parameters"]["weights"] == "../../w2.safetensors"
@@ -96,9 +100,9 @@ def test_a_space_that_was_edited_since_the_search_began_is_refused_with_its_line
     study: StudyFolder, read: Callable[[Path], object]
 ) -> None:
     """With another margin, `confirm` would reach another verdict."""
-    text = study.space_path.read_text("utf-8")
+    text = study.space_path.read_text()
     assert "rope: 0.01" in text
-    study.space_path.write_text(text.replace("rope: 0.01", "rope: 0.41"), "utf-8")
+    study.space_path.write_text(text.replace("rope: 0.01", "rope: 0.41"))
     lines = r"- confirm\.rope: 0\.01\n    \+ confirm\.rope: 0\.41\n  fix: restore these lines"
 
     with pytest.raises(StudyError, match=rf"another space (.*)\n    {lines}") as refused:
@@ -170,7 +174,7 @@ def lines_of(study: StudyFolder) -> list[bytes]:
 def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: StudyFolder) -> None:
     """Such as a trial, its end, or a value; also without any checksum, and a changed last line."""
     space = space_of(study, _POINT)
-    journal = Journal(study.journal_path, space, writable=True)
+    journal = journal_of(study, space)
     for value in (0.125, 0.25):
         number = journal.ask().number
         journal.report(number, 1, value)
@@ -183,22 +187,22 @@ def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: Stud
         for further in {place + 1, count - 1}:  # one line, or all but the last one
             study.journal_path.write_bytes(b"".join(lines[:place] + lines[further:]))
             with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: .* are missing"):
-                Journal(study.journal_path, space, writable=True)
+                journal_of(study, space)
         broken[place + 1] = [*lines[: place + 1], lines[place], *lines[place + 1 :]]
     for place, changed in broken.items():
         study.journal_path.write_bytes(b"".join(changed))
         with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: ") as refused:
-            Journal(study.journal_path, space, writable=True)
+            journal_of(study, space)
         assert refused.value.exit_code == 5
 
     study.journal_path.write_bytes(b"".join(lines))
-    assert len(Journal(study.journal_path, space, writable=True).trials) == 2
+    assert len(journal_of(study, space).trials) == 2
 
 
 def test_a_journal_whose_end_was_cut_off_is_an_error(study: StudyFolder) -> None:
     """No line that is left tells of it, but the trials that had ended do."""
     space = space_of(study, _POINT)
-    journal = Journal(study.journal_path, space, writable=True)
+    journal = journal_of(study, space)
     number = journal.ask().number
     before = study.journal_path.read_bytes()
     journal.tell(number, "complete", 0.5, {"val_b_score": 0.5})
@@ -206,7 +210,7 @@ def test_a_journal_whose_end_was_cut_off_is_an_error(study: StudyFolder) -> None
     study.journal_path.write_bytes(before)
 
     with pytest.raises(StudyError, match=r"its end was cut off: trials\.jsonl has 1 trial more"):
-        Journal(study.journal_path, space, writable=True)
+        journal_of(study, space)
 
 
 def test_lines_that_are_written_at_once_follow_each_other(study: StudyFolder) -> None:

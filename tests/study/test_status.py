@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.present.test_trials import study as view_of
-from tests.study.studies import direct, ended, epoch
+from tests.study.studies import direct, epoch, run_trial, view_of
 from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
@@ -17,10 +16,9 @@ from xraytune.study.trial import ProgressFile, TrialFailed
 def test_status_shows_each_trial(study: StudyFolder) -> None:
     loop = direct(study)
     watcher = StudyWatcher(study)
-    for _ in range(4):
+    run_trial(loop, 0, 0.9)
+    for _ in range(3):
         loop.next_trial()
-    loop.on_result(0, epoch(1, 0.9))
-    loop.on_result(0, ended(0.9, epochs=1))
     loop.on_result(1, epoch(1, 0.5))
     loop.on_result(2, TrialFailed(reason="weights are missing", cause="settings"))
     ProgressFile(study.trial_path(3))("training the GAN (steps)", 1000, 2000)
@@ -62,11 +60,9 @@ def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder)
         study,
         "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]",
     )
-    for number, value in enumerate((0.9, 0.8)):
-        loop.next_trial()
-        loop.on_result(number, epoch(1, value))
-        if number == 0:
-            loop.on_result(0, ended(0.9, epochs=1))
+    run_trial(loop, 0, 0.9)
+    loop.next_trial()
+    loop.on_result(1, epoch(1, 0.8))
 
     table = trials_dataframe(study.path)
 

@@ -8,17 +8,13 @@ from typing import Literal
 
 import pytest
 
-from tests.study.studies import CPU, direct, two_images, write_space
+from tests.study.studies import CPU, direct, new_study, two_images
 from xraytune.base.errors import MachineError, StudyError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.locks import build_lock
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder, locked, work_on
-from xraytune.study.start import (
-    continue_under_releases,
-    create_study,
-    require_same_images,
-)
+from xraytune.study.start import continue_under_releases, require_same_images
 
 pytestmark = pytest.mark.slow
 
@@ -26,10 +22,8 @@ pytestmark = pytest.mark.slow
 def test_images_that_changed_are_refused(study: StudyFolder) -> None:
     prepared = study.prepared()
     first, second, *others = prepared.images
-    changed, new = (
-        replace(first, sha256="0" * 64),
-        replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64),
-    )
+    changed = replace(first, sha256="0" * 64)
+    new = replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64)
 
     require_same_images(study, two_images())
     with pytest.raises(StudyError, match="the images changed") as refusal:
@@ -93,8 +87,7 @@ def test_a_second_search_is_refused_before_it_looks_at_the_images(
 def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it reads the images; on a CPU its trials would have other numbers."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    study = StudyFolder(tmp_path / "studies" / "small")
-    create_study(study, write_space(tmp_path), two_images(), replace(CPU, device="cuda"))
+    study = new_study(tmp_path, compute=replace(CPU, device="cuda"))
 
     with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
@@ -126,7 +119,7 @@ def test_continuing_with_another_torch_is_reported_once_and_no_trial_is_trained_
 ) -> None:
     """An unfinished trial starts again."""
     installed = study.releases()[0]
-    checkpoint = study.trial_path(0) / "checkpoint" / "checkpoint.pt"
+    checkpoint = study.trial_path(0) / "checkpoint/checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"of torch 2.0.1")
     assert continue_under_releases(study) == ""
@@ -152,7 +145,7 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
 def test_a_damaged_record_of_the_time_used_is_written_again(
     study: StudyFolder, content: str
 ) -> None:
-    study.wall_path.write_text(content, encoding="utf-8")
+    study.wall_path.write_text(content)
 
     direct(study).save_seconds()
 

@@ -1,7 +1,5 @@
 """The test-set access log next to the studies: one for all, written by several processes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +40,7 @@ def test_access_counts_once_per_study_if_it_shares_an_image(study: StudyFolder) 
 def test_moved_study_keeps_its_test_accesses(study: StudyFolder, tmp_path: Path) -> None:
     opened(study.path, "same")
     (tmp_path / "elsewhere").mkdir()
-    moved = study.path.rename(tmp_path / "elsewhere" / "small")
+    moved = study.path.rename(tmp_path / "elsewhere/small")
 
     assert [row["study"] for row in accesses(moved.with_name("new"), ["same"])] == ["small"]
 
@@ -51,7 +49,7 @@ def test_moved_study_keeps_its_test_accesses(study: StudyFolder, tmp_path: Path)
 def test_concurrent_writers_lose_no_test_access(study: StudyFolder) -> None:
     studies = [study.path.with_name(f"study{number}") for number in range(3)]
     log = study.path.parent / TEST_ACCESS_FILE
-    log.write_text('{"version": 1, "ti', encoding="utf-8")
+    log.write_text('{"version": 1, "ti')
 
     processes = [subprocess.Popen([sys.executable, "-c", WRITE, str(one)]) for one in studies]
 

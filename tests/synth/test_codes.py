@@ -45,10 +45,8 @@ def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_image
     """Orthogonal codes of images: deviations from the mean are mostly in few directions."""
     prior = ClassCodes(2, 128)
     prior.fit(torch.eye(128)[:110], torch.tensor([0] * 100 + [1] * 10))
-    z, labels = (
-        torch.randn(200, 128, generator=torch.Generator().manual_seed(4)),
-        torch.arange(200) // 100,
-    )
+    z = torch.randn(200, 128, generator=torch.Generator().manual_seed(4))
+    labels = torch.arange(200) // 100
     prior.factors.zero_()  # leaves what the training images contribute
 
     codes = prior.eval()(z, labels)
@@ -73,6 +71,7 @@ def test_the_generator_learns_to_reconstruct_training_images(tmp_path: Path) -> 
     assert generator.prior is not None
 
     images = torch.from_numpy(pixels)[:, None]
-    real, classes = images.float() / 127.5 - 1, torch.from_numpy(labels)
+    real = images.float() / 127.5 - 1
+    classes = torch.from_numpy(labels)
     reconstructed = generator.decode(generator.prior.project(images), classes)
     assert F.l1_loss(reconstructed, real) < 0.7 * F.l1_loss(real.mean(dim=0).expand_as(real), real)

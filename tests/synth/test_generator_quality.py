@@ -22,7 +22,8 @@ def features(seed: int, count: int, shift: float = 0.0) -> Floats:
 @pytest.mark.slow
 def test_kid_equals_the_definition() -> None:
     """Gretton et al. 2012, equation 3, written out."""
-    real, synthetic = features(0, 60), features(1, 60, 0.5)
+    real = features(0, 60)
+    synthetic = features(1, 60, 0.5)
 
     between = (real @ synthetic.T / 12 + 1) ** 3
     expected = -2 * between.mean()
@@ -37,7 +38,8 @@ def test_kid_equals_the_definition() -> None:
 def test_coverage_equals_that_of_prdc(shift: float, count: int) -> None:
     from prdc import compute_prdc  # type: ignore[import-untyped]
 
-    real, synthetic = features(3, 80), features(4, count, shift)
+    real = features(3, 80)
+    synthetic = features(4, count, shift)
     with contextlib.redirect_stdout(io.StringIO()):
         expected = compute_prdc(real, synthetic, nearest_k=5)
 

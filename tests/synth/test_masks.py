@@ -40,7 +40,8 @@ def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -
 
     drawn = draw_block(tmp_path / NETWORK_FILE, 0, 0, seed=0, compute=CPU)
 
-    pixels, masks = drawn[:, 0], drawn[:, 1]
+    pixels = drawn[:, 0]
+    masks = drawn[:, 1]
     assert set(np.unique(masks)) == {0, 255}
     contrast = pixels[masks > 0].mean() - pixels[masks == 0].mean()
     assert contrast > 40, "0 without a mask that fits, and 150 in the training images"

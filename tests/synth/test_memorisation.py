@@ -18,7 +18,6 @@ from xraytune.synth.memorisation import (
 )
 
 Images = NDArray[np.uint8]
-Floats = NDArray[np.float64]
 
 
 def chests(count: int, purpose: str, size_px: int = 32) -> Images:
@@ -42,7 +41,9 @@ def patients(count: int) -> list[str]:
 
 
 CHESTS = chests(530, "chests")
-TRAINING, UNSEEN, NEW = CHESTS[:80], CHESTS[80:330], CHESTS[330:]
+TRAINING = CHESTS[:80]
+UNSEEN = CHESTS[80:330]
+NEW = CHESTS[330:]
 
 
 @cache

@@ -29,7 +29,8 @@ def test_tutorial_settings_give_the_tutorials_networks() -> None:
 
 def test_pixels_move_down_and_right_and_those_shifted_in_are_middle_grey() -> None:
     images = torch.arange(1.0, 10.0).view(1, 1, 3, 3).repeat(2, 1, 1, 1)
-    down, right = [1, 0], [-2, 0]
+    down = [1, 0]
+    right = [-2, 0]
 
     moved, kept = translate(images, torch.tensor([down, right])[:, :, None, None])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import DataError
-from xraytune.space.settings import SOURCES, Parameters
+from xraytune.space.settings import SOURCES, FolderSettings, Parameters
 from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
 
 
@@ -14,8 +14,8 @@ def test_a_pipe_in_place_of_the_list_of_seen_images_is_refused_without_reading_i
     tmp_path: Path,
 ) -> None:
     os.mkfifo(tmp_path / "seen.txt")
-    folder = {"path": tmp_path, "seen": tmp_path / "seen.txt"}
-    source = source_of(Parameters.model_validate({"source": "folder", "folder": folder}))
+    folder = FolderSettings(path=tmp_path, seen=tmp_path / "seen.txt")
+    source = source_of(Parameters(source="folder", folder=folder))
 
     with pytest.raises(DataError, match="not a file"):
         source.seen_images()

@@ -34,12 +34,11 @@ TUTORIAL: dict[str, object] = {"architecture": "dcgan"}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(module_path: Path) -> Path:
     """The checkpoint of a finished training, not to be changed."""
-    folder = tmp_path_factory.mktemp("gan")
     with one_thread():
-        assert train(tiny(), folder) == [2, 4, 6]
-    return folder
+        assert train(tiny(), module_path) == [2, 4, 6]
+    return module_path
 
 
 @pytest.fixture

@@ -11,17 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from tests.in_process import CPU
-from tests.trial.conftest import Bench, batch_of
-from tests.trial.test_trial import gan
+from tests.trial.conftest import Bench, batch_of, frozen, gan
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.errors import TrialError
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import side_images
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.nets.inputs import view_table
-from xraytune.nets.networks import build_classifier
 from xraytune.space.settings import Experiment, Parameters, TaskName
 from xraytune.tasks import TASKS
+from xraytune.trial.batches import Batches
 from xraytune.trial.network import Network
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet, build_training_set
@@ -36,15 +35,15 @@ ARMS: tuple[dict[str, Any], ...] = (
 )
 
 
+def batches_of(bench: Bench, **parameters: Any) -> Batches:
+    experiment = bench.experiment(augmentation="affine", **parameters)
+    return TrialTraining(experiment, bench.context).batches
+
+
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
-    inputs = [
-        TrialTraining(
-            bench.experiment(augmentation="affine", views=3, **arm), bench.context
-        ).batches
-        for arm in ARMS
-    ]
-    alone, duplicated, synthetic = [[batch_of(arm, step) for step in range(12)] for arm in inputs]
+    arms = [batches_of(bench, **arm) for arm in ARMS]
+    alone, duplicated, synthetic = [[batch_of(arm, step) for step in range(12)] for arm in arms]
     for step in range(12):
         real, labels = alone[step]
         for other in (duplicated, synthetic):
@@ -62,14 +61,9 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
 
     In a pretraining, the first steps have no real images.
     """
-    own: dict[str, Any] = {"gan": gan()} if source == "gan" else {}
-    mix = {
-        "source": source,
-        "mixing": "pretrain" if trainable == "all" else "additive",
-        "augmentation": "affine",
-        **own,
-    }
-    experiment = with_parameters(frozen(bench, tmp_path, **mix), trainable=trainable)
+    mixing = "pretrain" if trainable == "all" else "additive"
+    mix = {"source": source, "gan": gan(), "mixing": mixing, "augmentation": "affine"}
+    experiment = frozen(bench, tmp_path, trainable=trainable, **mix)
     monkeypatch.setattr("xraytune.trial.batches._TRANSFER_BYTES", 0)
     in_parts = TrialTraining(experiment, bench.context).batches
     monkeypatch.setattr("xraytune.trial.batches._room_bytes", lambda _: np.inf)
@@ -96,7 +90,8 @@ def test_extra_images_have_their_weight_in_the_loss(task: TaskName) -> None:
     for weight, share in ((0.25, 0.2), (1.0, 0.5)):
         mix = Parameters(source="duplicate", batch_size=4, synthetic_weight=weight)
         weighed = TASKS[task].loss_of(mix, np.zeros(0, dtype=np.int64), "cpu")(outputs, targets)
-        of_real, of_extra = loss(outputs[:4], targets[:4]), loss(outputs[4:], targets[4:])
+        of_real = loss(outputs[:4], targets[:4])
+        of_extra = loss(outputs[4:], targets[4:])
         torch.testing.assert_close(weighed, (1 - share) * of_real + share * of_extra)
 
 
@@ -105,14 +100,10 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
 ) -> None:
     """Steps with real images show the first ones of an arm without extra images, no others."""
     for source in ("gan", "duplicate"):
-        mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
-        own = {"gan": gan()} if source == "gan" else {}
-        alone, pretrained, added = (
-            TrialTraining(
-                bench.experiment(augmentation="affine", views=3, **values), bench.context
-            ).batches
-            for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
-        )
+        mix = {"source": source, "gan": gan(), "synthetic_ratio": 0.5}
+        alone = batches_of(bench)
+        pretrained = batches_of(bench, mixing="pretrain", **mix)
+        added = batches_of(bench, **mix)
         batches = [batch_of(pretrained, step) for step in range(12)]
 
         for step, (images, labels) in enumerate(batches[4:]):
@@ -143,16 +134,6 @@ def test_the_extra_images_of_a_training_set(bench: Bench) -> None:
     assert (small.targets[small.extra] == large.targets[large.extra][: len(small.extra)]).all()
 
 
-def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
-    """A trial on a frozen backbone whose weights come from a file."""
-    backbone = {"backbone": parameters.get("backbone", "small_cnn")}
-    whole = build_classifier(bench.experiment(**backbone).parameters, 2, weights=None, seed=9)
-    save_state(whole.backbone.state_dict(), tmp_path / "backbone.safetensors")
-    return bench.experiment(
-        weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters
-    )
-
-
 def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(
     bench: Bench, tmp_path: Path
 ) -> None:
@@ -181,7 +162,7 @@ def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(
 
 def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_path: Path) -> None:
     """In the views that it shows; arms of a study and studies share them."""
-    cache = shutil.copytree(bench.cache / "pixels-2", tmp_path / "cache" / "pixels-2").parent
+    cache = shutil.copytree(bench.cache / "pixels-2", tmp_path / "cache/pixels-2").parent
     context = replace(bench.context, cache=cache)
     kept = len(bench.prepared.side("val_a"))
     shown: set[tuple[int, float]] = set()
@@ -191,7 +172,7 @@ def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_pa
         ({"source": "duplicate", "batch_size": 1, "synthetic_ratio": 0.5}, True),
         ({"source": "none", "batch_size": 1}, False),
     ):
-        experiment = frozen(bench, tmp_path, augmentation="flip", views=3, **mix)
+        experiment = frozen(bench, tmp_path, augmentation="flip", **mix)
         training = TrialTraining(experiment, context)
         before = len(shown)
         source = training.images.sources[0]
@@ -216,7 +197,7 @@ def test_cached_features_are_what_the_frozen_network_computes(
     bench: Bench, tmp_path: Path, augmentation: str
 ) -> None:
     experiment = frozen(
-        bench, tmp_path, augmentation=augmentation, views=3, source="duplicate", synthetic_ratio=0.5
+        bench, tmp_path, augmentation=augmentation, source="duplicate", synthetic_ratio=0.5
     )
     cached = TrialTraining(experiment, bench.context)
     # The same views, but the whole network in the loop: what `trainable: head` means.

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.in_process import one_thread
 from tests.trial.conftest import Bench, batch_of
 from xraytune.space.settings import Parameters
 from xraytune.trial.batches import blend, draw_pairs
@@ -93,15 +92,14 @@ def test_real_and_extra_images_are_pairs_in_steps_that_can_be_repeated(
     """A resumed training is bit-identical to an uninterrupted one."""
     values: dict[str, Any] = {"source": "duplicate", "mixup": 0.4, "cutmix": 1.0}
     experiment = bench.experiment(trainable="all", **values)
-    with one_thread():
-        training = TrialTraining(experiment, bench.context)
-        inputs, targets = batch_of(training.batches, 1)
-        again, _ = batch_of(training.batches, 1)
-        records = [*training.epochs(tmp_path / "whole")]
-        stopped: Any = TrialTraining(experiment, bench.context).epochs(tmp_path / "resumed")
-        next(stopped)
-        stopped.close()
-        rest = [*TrialTraining(experiment, bench.context).epochs(tmp_path / "resumed")]
+    training = TrialTraining(experiment, bench.context)
+    inputs, targets = batch_of(training.batches, 1)
+    again, _ = batch_of(training.batches, 1)
+    records = [*training.epochs(tmp_path / "whole")]
+    stopped: Any = TrialTraining(experiment, bench.context).epochs(tmp_path / "resumed")
+    next(stopped)
+    stopped.close()
+    rest = [*TrialTraining(experiment, bench.context).epochs(tmp_path / "resumed")]
 
     assert torch.equal(inputs, again)
     assert targets.shape == (len(inputs), 2)
@@ -115,9 +113,8 @@ def test_real_and_extra_images_are_pairs_in_steps_that_can_be_repeated(
 def test_mixing_changes_what_a_network_learns_and_zero_does_not(bench: Bench) -> None:
     losses = []
     for mixup in (0.0, 0.4):
-        with one_thread():
-            training = TrialTraining(bench.experiment(mixup=mixup), bench.context)
-            inputs, targets = batch_of(training.batches, 0)
+        training = TrialTraining(bench.experiment(mixup=mixup), bench.context)
+        inputs, targets = batch_of(training.batches, 0)
         losses.append(inputs)
         assert (targets.ndim == 2) == (mixup > 0)
     assert not torch.equal(*losses)

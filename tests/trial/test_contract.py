@@ -7,7 +7,6 @@ images, and another value of a parameter changes the trained network.
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.in_process import CPU, one_thread
+from tests.in_process import CPU, one_thread, save_backbone
 from tests.pair_files import write_discs
+from tests.space.conftest import space_with, with_fixes
 from xraytune.base.errors import (
     ArtifactError,
     ConfigError,
@@ -29,11 +28,9 @@ from xraytune.base.errors import (
     MachineError,
     TrialError,
 )
-from xraytune.base.tensors import save_state
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext
 from xraytune.model.generator_folder import generator_train
-from xraytune.nets.backbones import build_backbone
 from xraytune.space.document import write_yaml
 from xraytune.space.load import load_space
 from xraytune.space.space import Space
@@ -118,10 +115,10 @@ class Ward:
 
 
 @pytest.fixture(scope="module")
-def wards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ward]:
+def wards(module_path: Path) -> dict[str, Ward]:
     with one_thread():
         return {
-            task: make_ward(tmp_path_factory.mktemp(task), task)
+            task: make_ward(module_path / task, task)
             for task in ("classification", "findings", "segmentation")
         }
 
@@ -144,9 +141,7 @@ def make_ward(root: Path, task: str) -> Ward:
                 file.rename(file.with_name(f"of_another_hospital_{file.name}"))
     weights = {name: root / f"{name}.safetensors" for name in ("small_cnn", "mobilenet_v2")}
     for name, file in weights.items():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            save_state(build_backbone(name)[0].state_dict(), file)
+        save_backbone(file, name)
     paths = {
         **weights,
         "folder": data["other"],
@@ -168,14 +163,6 @@ STEPS = {"classification": 2, "findings": 2, "segmentation": 150}
 
 def write_space(root: Path, ward: Ward, point: Mapping[str, Any]) -> Path:
     """Write the space of a point, with other values at their defaults or small ones."""
-    content: dict[str, Any] = {
-        "name": "sample",
-        "task": ward.task,
-        "data": {"split": {"val_a": 0.3, "val_b": 0.3}},
-        "budget": {"max_epochs": 2, "steps_per_epoch": 2},
-        "quality": {"allow_memorised": True},
-        "parameters": {},
-    }
     small: dict[str, Any] = {"backbone": "small_cnn", "weights": "none", "batch_size": 4}
     small |= {"data.image_size": 32}
     if ward.task == "segmentation":
@@ -191,17 +178,16 @@ def write_space(root: Path, ward: Ward, point: Mapping[str, Any]) -> Path:
             "gan.steps": STEPS[ward.task],
         }
         small |= {"gan.lr_g": 2e-3, "gan.lr_d": 2e-3}
-    for name, value in {**small, **point}.items():
-        if name in PARAMETERS or name.startswith("gan."):
-            content["parameters"][name] = {"value": value}
-            continue
-        *blocks, key = name.split(".")
-        block = content
-        for each in blocks:
-            block = block.setdefault(each, {})
-        block[key] = value
+    content = space_with(
+        {**small, **point},
+        name="sample",
+        task=ward.task,
+        data={"split": {"val_a": 0.3, "val_b": 0.3}},
+        budget={"max_epochs": 2, "steps_per_epoch": 2},
+        quality={"allow_memorised": True},
+    )
     file = root / "space.yaml"
-    file.write_text(write_yaml(content), encoding="utf-8")
+    file.write_text(write_yaml(content))
     return file
 
 
@@ -228,21 +214,12 @@ def with_paths(point: Mapping[str, Any], ward: Ward) -> dict[str, Any]:
 
 def apply_fixes(point: dict[str, Any], error: ConfigError, ward: Ward) -> dict[str, Any]:
     """Return a point with what the messages of an error say to write."""
-    fixed = dict(point)
-    for problem in error.problems:
-        name = problem.what.partition(":")[0].removesuffix(" has no effect with task")
-        written = re.findall(r"([a-z_.]+): ([^ ,]+)", problem.fix.partition(", or keep")[0])
-        if problem.fix.startswith(("omit it", "remove it")):
-            del fixed[name]
-            continue
-        assert problem.fix.startswith("write "), str(error)
-        for name, value in written:
-            block = name.partition(".")[0]
-            fixed[name] = yaml.safe_load(value)
-            if value == "PATH":
-                backbone = fixed.get("backbone", "small_cnn")
-                fixed[name] = str(ward.paths[backbone if name == "weights" else block])
+    fixed = with_fixes(point, error.problems)
     assert fixed != point, f"the fixes change nothing: {error}"
+    for name, value in fixed.items():
+        if value == "PATH":
+            block = fixed.get("backbone", "small_cnn") if name == "weights" else name.split(".")[0]
+            fixed[name] = str(ward.paths[block])
     return fixed
 
 

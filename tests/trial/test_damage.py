@@ -11,9 +11,7 @@ import pytest
 from safetensors.torch import load_file, save
 
 from tests.in_process import CPU, one_thread
-from tests.trial.conftest import Bench
-from tests.trial.test_batches import frozen
-from tests.trial.test_trial import gan
+from tests.trial.conftest import Bench, flip_a_bit, frozen, gan
 from xraytune.base import artifacts
 from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
@@ -85,13 +83,12 @@ def said_by(file: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    folder = tmp_path_factory.mktemp("damage")
-    cache = folder / "cache"
+def done(bench: Bench, module_path: Path) -> Done:
+    cache = module_path / "cache"
     prepare(bench.settings, cache)
-    experiment = frozen(bench, folder, source="gan", gan=gan(seed=21), augmentation="flip")
+    experiment = frozen(bench, module_path, source="gan", gan=gan(seed=21), augmentation="flip")
     with one_thread():
-        result = run(bench, experiment, cache, folder / "trial")
+        result = run(bench, experiment, cache, module_path / "trial")
     return Done(
         bench=bench, experiment=experiment, cache=cache, hashes=hashes(cache), figures=result
     )
@@ -101,12 +98,6 @@ def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
 def cache(done: Done, tmp_path: Path) -> Path:
     """A copy that this process has not verified yet."""
     return Path(shutil.copytree(done.cache, tmp_path / "cache"))
-
-
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 def delete_the_folder(file: Path) -> None:
@@ -165,9 +156,7 @@ def install(package: str, release: str, folder: Path, monkeypatch: pytest.Monkey
     """Install the metadata of another release of a package."""
     metadata = folder / f"{package}-{release}.dist-info" / "METADATA"
     metadata.parent.mkdir()
-    metadata.write_text(
-        f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n", encoding="utf-8"
-    )
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(artifacts, "_version", version)  # without its memory
 

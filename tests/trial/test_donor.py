@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.in_process import save_backbone
+from tests.pair_files import draw_xrays
+from tests.trial.conftest import DONORS_SPACE
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
-from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import choose_compute
@@ -23,33 +24,18 @@ from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
-SPACE = """
-name: small
-data: {path: xrays, image_size: 32, split: {val_a: 0.3, val_b: 0.1}}
-parameters:
-  source: {values: [none, gan]}
-  gan:
-    when: {source: gan}
-    parameters:
-      {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {value: 2}}
-  backbone: {value: small_cnn}
-  weights: {value: net.safetensors}
-  trainable: {value: head}
-resources: {gpus_per_trial: 0}
-budget: {max_epochs: 20}
-"""
-
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hospital(module_path: Path) -> Path:
     """A folder with a space, its images, and what it sends."""
-    folder = tmp_path_factory.mktemp("hospital")
-    draw_phantoms(folder / "xrays", patients=80, seed=3, image_size_px=32)
-    save_backbone(folder / "net.safetensors")
-    (folder / "space.yaml").write_text(SPACE, encoding="utf-8")
-    sent = generator_train(folder / "space.yaml", out=folder / "sent", cache=folder / "cache")
+    draw_xrays(module_path, patients=80, seed=3)
+    save_backbone(module_path / "net.safetensors")
+    (module_path / "space.yaml").write_text(DONORS_SPACE)
+    sent = generator_train(
+        module_path / "space.yaml", out=module_path / "sent", cache=module_path / "cache"
+    )
     assert sent.donor is not None
-    return folder
+    return module_path
 
 
 def trained_on(hospital: Path) -> tuple[Experiment, RunContext]:
@@ -72,9 +58,8 @@ def test_a_head_and_the_statistics_of_its_features_are_sent(hospital: Path) -> N
     )
 
     network = Network(experiment, context)
-    train, val_a = (
-        side_images(name, context.prepared, context.cache) for name in ("train", "val_a")
-    )
+    train = side_images("train", context.prepared, context.cache)
+    val_a = side_images("val_a", context.prepared, context.cache)
     scores = network.plain_features(val_a) @ tensors["weight"].numpy().T + tensors["bias"].numpy()
     probabilities = torch.from_numpy(scores[:, ::-1].copy()).softmax(dim=1).numpy()
     assert auroc(val_a.labels, probabilities, positive=1) == pytest.approx(sent.val_auroc, abs=1e-3)
@@ -140,7 +125,8 @@ def test_statistics_are_a_source_of_features(
 
 def test_what_was_sent_for_another_network_is_refused(hospital: Path, tmp_path: Path) -> None:
     experiment, _ = trained_on(hospital)
-    parameters, settings = experiment.parameters, experiment.settings
+    parameters = experiment.parameters
+    settings = experiment.settings
     data = settings.data.model_copy(update={"image_size": 64})
     names = ("NORMAL", "PNEUMONIA")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.in_process import save_backbone
-from tests.trial.conftest import TINY_GAN, Bench, batch_of
+from tests.trial.conftest import Bench, batch_of, gan
 from xraytune.base.errors import DataError
 from xraytune.space.load import load_space
 from xraytune.stats.classification import auroc, rarest_findings
@@ -20,13 +20,8 @@ def test_findings_follow_their_images_to_every_batch(findings_bench: Bench) -> N
     """Also those of repeated images; unknown ones are -1."""
     experiment = findings_bench.experiment(source="duplicate")
     chosen = build_training_set(experiment, findings_bench.context)
-    by_file = {
-        image.sha256: image.findings
-        for image in findings_bench.prepared.images
-        if image.side == "train"
-    }
-    rows = [image for image in findings_bench.prepared.images if image.side == "train"]
-    written = np.array([["0?1".index(s) - 0 for s in by_file[image.sha256]] for image in rows])
+    train = findings_bench.prepared.side("train")
+    written = np.array([["0?1".index(sign) for sign in image.findings] for image in train])
     assert (chosen.targets == np.array([0, -1, 1])[written]).all()
     assert (chosen.targets == -1).any()
     inputs = TrialTraining(experiment, findings_bench.context, chosen)
@@ -45,7 +40,8 @@ def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
         trainable=trainable, weights=weights, imbalance="weighted", source="duplicate"
     )
     result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path)
-    results, side = np.load(tmp_path / "val_b.npy"), findings_bench.prepared.side("val_b")
+    results = np.load(tmp_path / "val_b.npy")
+    side = findings_bench.prepared.side("val_b")
     assert results.shape == (len(side.labels), 3)
     assert not np.allclose(results.sum(axis=1), 1), "each finding has its own probability"
     assert result.val_b_score == auroc(side.targets, results, positive=0)
@@ -68,14 +64,13 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
     findings_bench: Bench, tmp_path: Path, architecture: str
 ) -> None:
     """Each vector once before any is repeated; unknown findings stay unknown."""
-    gan = TINY_GAN | {"architecture": architecture}
-    experiment = findings_bench.ungated.experiment(source="gan", synthetic_ratio=0.5, gan=gan)
+    experiment = findings_bench.ungated.experiment(
+        source="gan", synthetic_ratio=0.5, gan=gan(architecture=architecture)
+    )
     result = run_trial(experiment, findings_bench.context, trial_dir=tmp_path)
     assert result.val_b_score is not None
-    chosen, side = (
-        build_training_set(experiment, findings_bench.context),
-        findings_bench.prepared.side("train"),
-    )
+    chosen = build_training_set(experiment, findings_bench.context)
+    side = findings_bench.prepared.side("train")
     drawn = chosen.sources[1].targets
     assert drawn.shape == (256, 3)
     first = [*map(tuple, drawn[: len(side.targets)].tolist())]
@@ -90,7 +85,7 @@ def test_equal_balance_levels_the_rarest_findings(findings_bench: Bench) -> None
     extra = []
     for ratio in (0.2, 2.0):
         experiment = findings_bench.ungated.experiment(
-            source="gan", synthetic_ratio=ratio, balance="equal", gan=TINY_GAN
+            source="gan", synthetic_ratio=ratio, balance="equal", gan=gan()
         )
         chosen = build_training_set(experiment, findings_bench.context)
         extra.append(chosen.targets[chosen.extra])

@@ -19,15 +19,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def copies(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def copies(bench: Bench, module_path: Path) -> dict[str, Any]:
     """A folder of training images, as they were decoded."""
-    folder = tmp_path_factory.mktemp("copies")
     train = side_images("train", bench.prepared, bench.cache)
     for number, (pixels, label) in enumerate(zip(train.read(), train.labels, strict=True)):
-        file = folder / bench.prepared.class_names[label] / f"new{number}.png"
+        file = module_path / bench.prepared.class_names[label] / f"new{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(file)
-    return {"source": "folder", "folder": {"path": folder}, "synthetic_ratio": 0.5}
+    return {"source": "folder", "folder": {"path": module_path}, "synthetic_ratio": 0.5}
 
 
 def test_copies_fail_a_trial_with_a_fix_unless_they_are_allowed(
@@ -53,7 +52,8 @@ def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(
     bench: Bench, copies: dict[str, Any]
 ) -> None:
     """The comparison depends on the patient and the side of each image."""
-    prepared, experiment = bench.prepared, bench.experiment(**copies)
+    prepared = bench.prepared
+    experiment = bench.experiment(**copies)
     renamed = [replace(image, patient=f"{image.side} {image.patient}") for image in prepared.images]
     other = replace(bench.context, prepared=replace(prepared, images=tuple(renamed)))
 
@@ -65,5 +65,6 @@ def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(
     assert near == dict(zip(prepared.class_names, prepared.train_counts, strict=True))
     assert all(f"{count} of {count} images of {name}" in described for name, count in near.items())
     sheet = np.asarray(Image.open(Path(folder) / "nearest_NORMAL.png"))
-    drawn, nearest = sheet[2:34, 2:34], sheet[2:34, 36:68]
+    drawn = sheet[2:34, 2:34]
+    nearest = sheet[2:34, 36:68]
     assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"

@@ -5,18 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.in_process import CPU
 from tests.pair_files import write_pairs
-from tests.trial.conftest import batch_of
+from tests.trial.conftest import batch_of, prepared_bench
 from xraytune.data.prepare import (
     ImageSet,
-    RunContext,
     prepare,
     read_prepared,
     side_images,
     write_prepared,
 )
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import Settings
 from xraytune.trial.training import TrialTraining
 
 STEMS = tuple(f"p{number}" for number in range(20))
@@ -56,12 +54,9 @@ def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None:
-    prepared, _ = prepare(settings, tmp_path)
-    parameters = Parameters(
-        backbone="resnet18", weights="none", augmentation="affine", views=3, batch_size=16
-    )
-    experiment = Experiment(settings=settings, parameters=parameters)
-    inputs = TrialTraining(experiment, RunContext(prepared=prepared, cache=tmp_path, compute=CPU))
+    bench = prepared_bench(settings, tmp_path)
+    experiment = bench.experiment(backbone="resnet18", augmentation="affine", batch_size=16)
+    inputs = TrialTraining(experiment, bench.context)
 
     images, masks = batch_of(inputs.batches, 0)
 

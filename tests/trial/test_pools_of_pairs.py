@@ -20,11 +20,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def pairs(module_path: Path) -> Bench:
     """The discs of `write_discs`."""
-    root = tmp_path_factory.mktemp("pairs")
-    write_discs(root / "xrays", seed=0)
-    return bench_of(root, 0.15, task="segmentation").ungated
+    write_discs(module_path / "xrays", seed=0)
+    return bench_of(module_path, 0.15, task="segmentation").ungated
 
 
 def with_gan(pairs: Bench, **changes: Any) -> Experiment:
@@ -37,7 +36,8 @@ def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs
     experiment = with_gan(pairs)
 
     pool = block_of(experiment, pairs.context)
-    pixels, masks = pool.read(), pool.read_masks()
+    pixels = pool.read()
+    masks = pool.read_masks()
     training_set = build_training_set(experiment, pairs.context)
 
     typical = typical_masks(Gan(experiment.parameters).settings, pairs.prepared, pairs.cache)
@@ -75,4 +75,4 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(
         assert files[-1].name == "gan_000300.png"
         read = np.stack([np.asarray(Image.open(file)) for file in files])
         assert np.array_equal(read, np.concatenate(blocks)[:300, number])
-    assert len(read_json(tmp_path / "drawn" / "provenance.json")["train_images"]) == 28
+    assert len(read_json(tmp_path / "drawn/provenance.json")["train_images"]) == 28

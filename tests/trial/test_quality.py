@@ -19,7 +19,7 @@ def _pools(clinic: Bench) -> None:
     """New X-rays, sharp, blurred and small, beside those of the study."""
     root = clinic.cache.parent
     draw_phantoms(root / "others", patients=160, seed=4, image_size_px=32)
-    for file in sorted((root / "others" / "train").rglob("*.jpeg")):
+    for file in sorted((root / "others/train").rglob("*.jpeg")):
         image = Image.open(file).convert("L")
         pools = {
             "sharp": image,

@@ -23,7 +23,8 @@ def test_every_pass_shows_each_image_once(count: int, per_step: int, passes: int
 
 def test_a_step_depends_on_neither_earlier_draws_nor_another_stream() -> None:
     """A resumed trial draws what an uninterrupted one does; arms share their real images."""
-    straight, resumed = real_stream(), real_stream()
+    straight = real_stream()
+    resumed = real_stream()
     extra = image_stream(7, "extra", np.arange(20), per_step=4, view_count=8)
     for step in range(40):
         straight(step)

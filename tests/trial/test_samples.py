@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.trial.conftest import Bench, block_of
-from tests.trial.test_trial import gan
+from tests.trial.conftest import Bench, block_of, gan
 from xraytune.synth.grids import image_grid
 from xraytune.trial.samples import CAPTION_PX, COLUMNS, save_generator_grid
 

@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.in_process import CPU, one_thread, save_backbone
-from tests.trial.conftest import batch_of
-from tests.trial.test_donor import SPACE as DONORS_SPACE
+from tests.pair_files import draw_xrays
+from tests.trial.conftest import DONORS_SPACE, batch_of
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_images
@@ -32,49 +32,56 @@ SPACE = DONORS_SPACE + "quality: {allow_memorised: true}\n"
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(module_path: Path) -> Path:
     """A study's images, those of hospital A and the same in swapped class folders, what A sends."""
-    root = tmp_path_factory.mktemp("study")
-    save_backbone(root / "net.safetensors")
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    save_backbone(module_path / "net.safetensors")
+    (module_path / "space.yaml").write_text(SPACE)
     for name, patients, seed in (("xrays", 60, 3), ("of_a", 200, 4)):
-        draw_phantoms(root / name, patients=patients, seed=seed, image_size_px=32)
-    for file in [*(root / "of_a").rglob("*.*")]:
+        draw_phantoms(module_path / name, patients=patients, seed=seed, image_size_px=32)
+    for file in [*(module_path / "of_a").rglob("*.*")]:
         file.rename(file.with_name(f"of_a_{file.name}"))
     for name, other in (("NORMAL", "PNEUMONIA"), ("PNEUMONIA", "NORMAL")):
-        shutil.copytree(root / "of_a/train" / name, root / "swapped" / other)
+        shutil.copytree(module_path / "of_a/train" / name, module_path / "swapped" / other)
     with one_thread():
         generator_train(
-            root / "space.yaml", out=root / "sent", data=root / "of_a", cache=root / "cache"
+            module_path / "space.yaml",
+            out=module_path / "sent",
+            data=module_path / "of_a",
+            cache=module_path / "cache",
         )
         train(
-            root / "space.yaml",
-            out=root / "model",
-            data=root / "of_a",
-            cache=root / "cache",
+            module_path / "space.yaml",
+            out=module_path / "model",
+            data=module_path / "of_a",
+            cache=module_path / "cache",
             overrides=["source=none", "trainable=all", "weights=none", "lr=0.01"],
         )
-    return root
+    return module_path
 
 
-def study(root: Path, **values: Any) -> tuple[Experiment, RunContext]:
+def study(
+    root: Path, donor: str, labels: str = "donor", **values: Any
+) -> tuple[Experiment, RunContext]:
+    """A trial on the swapped folders, which come with what the donor sent."""
     settings = load_space(root / "space.yaml", ["source=none"]).settings
-    network: dict[str, Any] = {"backbone": "small_cnn", "weights": str(root / "net.safetensors")}
-    training: dict[str, Any] = {"trainable": "head", "batch_size": 4, "lr": 0.01}
-    parameters = parameters_from({**network, **training, **values})
+    parameters = parameters_from(
+        {
+            "backbone": "small_cnn",
+            "weights": str(root / "net.safetensors"),
+            "trainable": "head",
+            "batch_size": 4,
+            "lr": 0.01,
+            "source": "folder",
+            "folder.path": str(root / "swapped"),
+            "folder.donor": str(root / donor),
+            "labels": labels,
+            "synthetic_ratio": 2.0,
+            **values,
+        }
+    )
     prepared, _ = prepare(settings, root / "cache", seen=seen_by([parameters]))
     context = RunContext(prepared=prepared, cache=root / "cache", compute=CPU)
     return Experiment(settings=settings, parameters=parameters), context
-
-
-def from_swapped_folders(root: Path, labels: str, donor: str) -> dict[str, Any]:
-    return {
-        "source": "folder",
-        "folder.path": str(root / "swapped"),
-        "folder.donor": str(root / donor),
-        "labels": labels,
-        "synthetic_ratio": 2.0,
-    }
 
 
 @pytest.mark.parametrize("donor", ["sent", "model"])
@@ -82,13 +89,12 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
     root: Path, donor: str
 ) -> None:
     """A real one has its class, and the loss is the cross-entropy of both."""
-    with one_thread():
-        experiment, context = study(root, **from_swapped_folders(root, "donor", donor))
-        training = TrialTraining(experiment, context)
-        extra = training.images.sources[1]
-        expected = label_images(extra, experiment, context)
-        inputs, targets = batch_of(training.batches, 0)
-        outputs = training.trained(inputs).float()
+    experiment, context = study(root, donor)
+    training = TrialTraining(experiment, context)
+    extra = training.images.sources[1]
+    expected = label_images(extra, experiment, context)
+    inputs, targets = batch_of(training.batches, 0)
+    outputs = training.trained(inputs).float()
 
     assert targets.shape == (12, 2)
     np.testing.assert_allclose(targets.sum(dim=1), 1, rtol=1e-6)
@@ -104,11 +110,10 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
 
 
 def test_a_model_labels_images_as_it_predicts_them(root: Path) -> None:
-    with one_thread():
-        experiment, context = study(root, **from_swapped_folders(root, "donor", "model"))
-        extra = TrialTraining(experiment, context).images.sources[1]
-        labels = label_images(extra, experiment, context)
-        predicted = open_bundle(root / "model").predictor(CPU).run(extra.read())
+    experiment, context = study(root, "model")
+    extra = TrialTraining(experiment, context).images.sources[1]
+    labels = label_images(extra, experiment, context)
+    predicted = open_bundle(root / "model").predictor(CPU).run(extra.read())
 
     np.testing.assert_allclose(labels, predicted, atol=1e-6)
 
@@ -116,18 +121,16 @@ def test_a_model_labels_images_as_it_predicts_them(root: Path) -> None:
 def test_labels_of_the_donor_mend_wrong_classes(root: Path, tmp_path: Path) -> None:
     scores = {}
     for labels in ("class", "donor"):
-        values = from_swapped_folders(root, labels, "model") | {"trainable": "all"}
-        with one_thread():
-            experiment, context = study(root, **values)
-            folder = tmp_path / labels
-            folder.mkdir()
-            result = run_trial(experiment, context, trial_dir=folder)
+        experiment, context = study(root, "model", labels, trainable="all")
+        folder = tmp_path / labels
+        folder.mkdir()
+        result = run_trial(experiment, context, trial_dir=folder)
         scores[labels] = result.val_b_score
     assert scores["donor"] > scores["class"] + 0.1
 
 
 def test_patients_of_the_donors_classifier_are_on_no_other_side(root: Path) -> None:
-    experiment, _ = study(root, **from_swapped_folders(root, "donor", "model"))
+    experiment, _ = study(root, "model")
     of_a = open_bundle(root / "model").prepared()
     assert {image.sha256 for image in of_a.images} <= seen_by([experiment.parameters])
 
@@ -135,23 +138,20 @@ def test_patients_of_the_donors_classifier_are_on_no_other_side(root: Path) -> N
 def test_a_folder_without_a_classifier_of_these_classes_is_refused(
     root: Path, tmp_path: Path
 ) -> None:
-    experiment, _ = study(root, **from_swapped_folders(root, "donor", "model"))
+    experiment, _ = study(root, "model")
     outputs = ("NORMAL", "TB")
     with pytest.raises(DataError, match="this model is for classification of NORMAL, PNEUMONIA"):
         require_labeller(experiment.parameters, experiment.settings, outputs)
     messages = {tmp_path: "there is no classifier here", root / "sent": "other classes"}
     for donor, message in messages.items():
-        parameters, settings = (
-            study(root, **from_swapped_folders(root, "donor", str(donor)))[0].parameters,
-            experiment.settings,
-        )
+        other, _ = study(root, str(donor))
         with pytest.raises(DataError, match=message):
-            require_labeller(parameters, settings, outputs)
+            require_labeller(other.parameters, other.settings, outputs)
 
 
 def test_a_head_on_weights_that_are_not_here_is_refused(root: Path) -> None:
-    values = from_swapped_folders(root, "donor", "sent") | {"weights": "none", "trainable": "all"}
-    experiment, _ = study(root, **values)
+    experiment, _ = study(root, "sent", weights="none", trainable="all")
+
     with pytest.raises(DataError, match="the classifier here needs small_cnn with weights of SHA"):
         require_labeller(experiment.parameters, experiment.settings, ("NORMAL", "PNEUMONIA"))
 
@@ -159,22 +159,20 @@ def test_a_head_on_weights_that_are_not_here_is_refused(root: Path) -> None:
 @pytest.mark.parametrize("control", ["donor", "donor_start"])
 def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control: Any) -> None:
     """Untrained, it predicts what the model predicts; training it further changes that."""
-    values = from_swapped_folders(root, "donor", "model") | {"trainable": "all"}
-    with one_thread():
-        finalist, context = study(root, **values)
-        start = donor_start(finalist.parameters, finalist.settings, ("NORMAL", "PNEUMONIA"))
-        experiment = Experiment(
-            settings=finalist.settings,
-            parameters=start,
-            control=control,
-            donor=finalist.parameters.donor,
-        )
-        training = TrialTraining(experiment, context)
-        predicted = open_bundle(root / "model").predictor(CPU).run(training.val_b.read())
-        at_first = training.results(training.val_b)
-        for _ in training.epochs(tmp_path):
-            pass
-        in_the_end = training.results(training.val_b)
+    finalist, context = study(root, "model", trainable="all")
+    start = donor_start(finalist.parameters, finalist.settings, ("NORMAL", "PNEUMONIA"))
+    experiment = Experiment(
+        settings=finalist.settings,
+        parameters=start,
+        control=control,
+        donor=finalist.parameters.donor,
+    )
+    training = TrialTraining(experiment, context)
+    predicted = open_bundle(root / "model").predictor(CPU).run(training.val_b.read())
+    at_first = training.results(training.val_b)
+    for _ in training.epochs(tmp_path):
+        pass
+    in_the_end = training.results(training.val_b)
 
     assert (start.source, start.weights, start.trainable) == ("none", "none", "all")
     np.testing.assert_allclose(at_first, predicted, atol=1e-5)
@@ -182,7 +180,7 @@ def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control
 
 
 def test_a_start_is_of_the_network_that_is_frozen_or_else_a_whole_one(root: Path) -> None:
-    frozen, _ = study(root, **from_swapped_folders(root, "donor", "sent"))
+    frozen, _ = study(root, "sent")
     names = ("NORMAL", "PNEUMONIA")
     assert donor_start(frozen.parameters, frozen.settings, names).trainable == "head"
     whole = frozen.parameters.model_copy(update={"trainable": "all"})
@@ -192,30 +190,28 @@ def test_a_start_is_of_the_network_that_is_frozen_or_else_a_whole_one(root: Path
 
 def test_findings_are_labelled_with_the_probability_of_each(tmp_path: Path) -> None:
     """Those of a classifier with the same findings in another order."""
-    draw_phantoms(tmp_path / "xrays", patients=120, seed=5, image_size_px=32, findings=True)
+    draw_xrays(tmp_path, patients=120, seed=5, findings=True)
     space = tmp_path / "space.yaml"
     space.write_text(
         "name: f\ntask: findings\ndata: {split: {val_a: 0.3, val_b: 0.3}, image_size: 32}\n"
         "budget: {max_epochs: 1}\nquality: {allow_memorised: true}\n"
         "parameters: {backbone: {value: small_cnn}, weights: {value: none}}\n",
-        encoding="utf-8",
     )
     data = tmp_path / "xrays/data.yaml"
-    with one_thread():
-        train(space, out=tmp_path / "model", data=data, cache=tmp_path / "cache")
-        settings = load_space(space, data=data).settings
-        prepared, _ = prepare(settings, tmp_path / "cache")
-        context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
-        images = side_images("val_b", prepared, context.cache)
-        values = {"backbone": "small_cnn", "weights": "none", "source": "folder", "labels": "donor"}
-        values |= {"folder.path": str(tmp_path / "xrays"), "folder.donor": str(tmp_path / "model")}
-        experiment = Experiment(settings=settings, parameters=parameters_from(values))
-        labels = label_images(images, experiment, context)
-        predicted = open_bundle(tmp_path / "model").predictor(CPU).run(images.read())
-        training = TrialTraining(
-            Experiment(settings=settings, parameters=parameters_from({**values, "source": "none"})),
-            context,
-        )
+    train(space, out=tmp_path / "model", data=data, cache=tmp_path / "cache")
+    settings = load_space(space, data=data).settings
+    prepared, _ = prepare(settings, tmp_path / "cache")
+    context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
+    images = side_images("val_b", prepared, context.cache)
+    values = {"backbone": "small_cnn", "weights": "none", "source": "folder", "labels": "donor"}
+    values |= {"folder.path": str(tmp_path / "xrays"), "folder.donor": str(tmp_path / "model")}
+    experiment = Experiment(settings=settings, parameters=parameters_from(values))
+    labels = label_images(images, experiment, context)
+    predicted = open_bundle(tmp_path / "model").predictor(CPU).run(images.read())
+    training = TrialTraining(
+        Experiment(settings=settings, parameters=parameters_from({**values, "source": "none"})),
+        context,
+    )
     outputs = torch.zeros(len(labels), labels.shape[1])
     loss = training.loss(outputs, torch.from_numpy(labels))
 

@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 
 from examples.transform_folder import transform_folder
 from tests.trial.conftest import Bench
-from tests.trial.test_trial import run
 from xraytune.base.errors import DataError, TrialError
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import ImageFile
@@ -20,6 +19,7 @@ from xraytune.space.settings import FolderSettings, SplitSettings, without_gate
 from xraytune.synth.sources.folder import store_folder
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import source_of
+from xraytune.trial.run import trial_epochs
 from xraytune.trial.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ def test_patient_owning_validation_file_is_excluded_entirely(
         (f"{folders[trained.label]}/{Path(trained.file).stem}.png", "bert"),
     ]
     table = "".join(f"{file},{patient}\n" for file, patient in rows)
-    (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
+    (root / "patients.csv").write_text(f"file,patient\n{table}")
 
     assert [image.patient for image in usable(root, study)] == ["bert"]
 
@@ -143,7 +143,7 @@ def test_a_trial_on_transformed_copies_sees_no_validation_patient(
 
     training_set = build_training_set(extra, bench.context)
     caplog.clear()
-    epochs = run(bench, extra, tmp_path / "trial")
+    epochs = [*trial_epochs(extra, bench.context, tmp_path / "trial")]
     assert caplog.text.count("are left out") == 1
 
     files, _ = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"])

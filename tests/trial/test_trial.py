@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,25 +14,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.in_process import CPU
-from tests.trial.conftest import Bench
+from tests.trial.conftest import ARMS, Bench, flip_a_bit, gan
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_jsonl, write_text
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import load_content, save_content
 from xraytune.data.prepare import prepare
 from xraytune.nets.checkpoint import load_best
-from xraytune.space.settings import Experiment, GanSettings
+from xraytune.space.settings import Experiment
 from xraytune.stats.classification import auroc
 from xraytune.synth.generator_inputs import GAN_STAGE, generator_need
 from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.run import run_trial, trial_epochs
 from xraytune.trial.training import TrialTraining
 
-SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
-
-
-def gan(**more: Any) -> GanSettings:
-    return GanSettings.model_validate(SMALL_GAN | more)
+pytestmark = pytest.mark.slow
 
 
 def run(
@@ -45,39 +40,17 @@ def run(
         return [*islice(epochs, stop_after)]
 
 
+def assert_logged(folder: Path, records: list[EpochRecord]) -> None:
+    rows = read_jsonl(folder / "epochs.jsonl")
+    logged = [(row["epoch"], row["val_score"]) for row in rows]
+    assert logged == [(record.epoch, record.val_score) for record in records]
+
+
 def untimed(records: list[EpochRecord]) -> list[EpochRecord]:
     return [replace(record, seconds=0) for record in records]
 
 
-ARMS: dict[str, dict[str, Any]] = {
-    "real_only": {"source": "none"},
-    "augmented": {
-        "augmentation": "affine",
-        "optimizer": "sgd",
-        "schedule": "cosine",
-        "dropout": 0.3,
-    },
-    "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
-    "gan": {"source": "gan", "gan": gan(), "optimizer": "adamw", "weight_decay": 0.01},
-    "augmented+gan": {
-        "source": "gan",
-        "gan": gan(),
-        "augmentation": "flip",
-        "synthetic_ratio": 2.0,
-        "synthetic_weight": 0.1,
-        "balance": "equal",
-    },
-    "gan, pretrained": {
-        "source": "gan",
-        "gan": gan(),
-        "mixing": "pretrain",
-        "schedule": "plateau",
-    },
-}
-
-
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.slow
 def test_every_arm_trains_the_same_steps_and_resumes_identically(
     bench: Bench, tmp_path: Path, arm: str
 ) -> None:
@@ -87,18 +60,14 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(
 
     assert [record.steps for record in records] == [4, 8, 12]
     assert np.isfinite([(record.train_loss, record.val_loss) for record in records]).all()
-    rows = read_jsonl(tmp_path / "epochs.jsonl")
-    assert [(row["epoch"], row["val_score"]) for row in rows] == [
-        (r.epoch, r.val_score) for r in records
-    ]
+    assert_logged(tmp_path, records)
     if arm in ("augmented", "gan", "gan, pretrained"):
         assert len(run(bench, experiment, tmp_path / "resumed", stop_after=2)) == 2
         both = run(bench, experiment, tmp_path / "resumed")
         assert untimed(both) == untimed(records), "finished epochs are reported again"
-        assert len(read_jsonl(tmp_path / "resumed" / "epochs.jsonl")) == 3
+        assert_logged(tmp_path / "resumed", records)
 
 
-@pytest.mark.slow
 def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
     settings = gan(seed=11)
     assert generator_need(settings, None, 32, bench.prepared, CPU, bench.cache) is not None
@@ -118,9 +87,8 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
     assert generator_need(settings, None, 32, bench.prepared, CPU, bench.cache) is None
 
 
-@pytest.mark.slow
 def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path: Path) -> None:
-    done: list[int] = []
+    done = list[int]()
 
     def train(cache: Path, steps: int) -> dict[str, Tensor]:
         prepared, _ = prepare(bench.settings, cache)
@@ -143,20 +111,22 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
     assert not list(work.iterdir()), "the work folder of a finished GAN is removed"
 
 
-def damage(file: Path, how: str) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes({"one bit": bytes(content), "cut": bytes(content[:-9]), "empty": b""}[how])
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
 
 
-@pytest.mark.slow
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
 def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_same_results(
     bench: Bench, tmp_path: Path
 ) -> None:
-    experiment, files = bench.experiment(source="none"), tmp_path / "checkpoint"
+    experiment = bench.experiment(source="none")
+    files = tmp_path / "checkpoint"
     first = run(bench, experiment, tmp_path)
-    for how in ("one bit", "cut", "empty"):
-        damage(files / "checkpoint.pt", how)
+    for damage in (flip_a_bit, cut, empty):
+        damage(files / "checkpoint.pt")
 
         assert untimed(run(bench, experiment, tmp_path)) == untimed(first)
         assert [row["epoch"] for row in read_jsonl(tmp_path / "epochs.jsonl")] == [1, 2, 3]
@@ -174,10 +144,10 @@ def test_trial_with_damaged_checkpoint_or_best_network_is_trained_again_with_sam
         run(bench, experiment, tmp_path)
 
 
-@pytest.mark.slow
 def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path) -> None:
     """Another GPU rounds differently: log, best epoch and result are of the last training."""
-    experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
+    experiment = bench.experiment(source="none")
+    log = tmp_path / "epochs.jsonl"
     run(bench, experiment, tmp_path, stop_after=2)
     elsewhere = [row | {"val_score": 0.123, "best_val_score": 0.123} for row in read_jsonl(log)]
     write_text(log, "".join(f"{json.dumps(row)}\n" for row in elsewhere))
@@ -185,12 +155,10 @@ def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path)
         tmp_path / "checkpoint", ignore_errors=True
     )  # there is none if the epochs took less than five seconds
 
-    seen: list[EpochRecord] = []
+    seen = list[EpochRecord]()
     result = run_trial(experiment, bench.context, trial_dir=tmp_path, on_epoch=seen.append)
 
-    assert [(row["epoch"], row["val_score"]) for row in read_jsonl(log)] == [
-        (r.epoch, r.val_score) for r in seen
-    ]
+    assert_logged(tmp_path, seen)
     assert (
         seen[result.best_epoch - 1].val_score
         == result.value

@@ -35,7 +35,7 @@ def test_what_the_process_of_ray_writes_while_it_runs_trials_is_kept_in_the_stud
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (-9, "starting Ray\n")
 
-    lines = study.log_path.read_text(encoding="utf-8").splitlines()
+    lines = study.log_path.read_text().splitlines()
     assert lines[1:3] == ["a warning", "of a process of Ray"] == lines[4:]
     assert lines[3].endswith(" trials start")
 

@@ -5,24 +5,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.study.studies import no_gan, write_space
+from tests.pair_files import draw_xrays
+from tests.search.ray.conftest import run
+from tests.study.studies import write_space
 from xraytune.base.errors import DataError, MachineError, TrialError
 from xraytune.base.files import read_json
 from xraytune.base.records import Compute
-from xraytune.data.phantom import draw_phantoms
-from xraytune.search.callbacks import Callbacks
-from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
-from xraytune.search.trials import SearchTrials
-from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
+
+pytestmark = pytest.mark.slow
 
 STARTS = """
 import sys, time
@@ -73,7 +71,7 @@ def cluster_with(token: str) -> Iterator[str]:
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
     """A space file next to its X-rays."""
-    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    draw_xrays(tmp_path, patients=20)
     write_space(tmp_path)
     return tmp_path / "small.yaml"
 
@@ -85,23 +83,13 @@ def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     monkeypatch.setenv("PYTHON", sys.executable)
 
     def instead(line: str) -> None:
-        script.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        script.write_text(f"#!/bin/sh\n{line}\n")
         script.chmod(0o755)
         monkeypatch.setattr("sys.executable", str(script))
 
     return instead
 
 
-def run(study: StudyFolder, address: str | None = None, **callbacks: Callable[..., None]) -> None:
-    """Run a study's trials."""
-    space = write_space(study.path.parent.parent)
-    watching = Callbacks(**callbacks)
-    with closing(Runner(study, cache=study.path, address=address, callbacks=watching)) as runner:
-        runner.allocation = Allocation(trial=Share(cpus=1, gpus=0.0))
-        runner.run(partial(SearchTrials, study, space, no_gan))
-
-
-@pytest.mark.slow
 def test_ray_log_is_where_the_error_points(
     study: StudyFolder, runs_instead: Callable[[str], None]
 ) -> None:
@@ -115,11 +103,10 @@ def test_ray_log_is_where_the_error_points(
         threads.submit(run, study).result()
 
     assert str(study.log_path) in str(refusal.value)
-    assert study.log_path.read_text(encoding="utf-8") == "this is why\n" * 3
+    assert study.log_path.read_text() == "this is why\n" * 3
 
 
 @pytest.mark.nightly
-@pytest.mark.slow
 def test_unreachable_cluster_is_reported_and_leaves_no_log(study: StudyFolder) -> None:
     with pytest.raises(MachineError, match="cannot connect to the Ray cluster"):
         run(study, address="127.0.0.1:9")
@@ -129,7 +116,6 @@ def test_unreachable_cluster_is_reported_and_leaves_no_log(study: StudyFolder) -
 
 @pytest.mark.nightly
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_trial_that_ray_kills_for_want_of_memory_fails_for_that_reason(
     space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +128,6 @@ def test_a_trial_that_ray_kills_for_want_of_memory_fails_for_that_reason(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_cluster_token_is_sent_and_a_missing_one_is_reported(
     study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +135,7 @@ def test_cluster_token_is_sent_and_a_missing_one_is_reported(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    connected: list[str] = []
+    connected = list[str]()
 
     def end(_: Path, dashboard: str) -> None:
         connected.append(dashboard)
@@ -160,31 +145,29 @@ def test_cluster_token_is_sent_and_a_missing_one_is_reported(
         with pytest.raises(MachineError, match=f"{address}: cannot connect.*\n.*requires a token"):
             run(study, address)
         (tmp_path / ".ray").mkdir()
-        (tmp_path / ".ray" / "auth_token").write_text("the cluster's", encoding="utf-8")
+        (tmp_path / ".ray/auth_token").write_text("the cluster's")
         with pytest.raises(KeyboardInterrupt):
             run(study, address, on_start=end)
 
     assert connected
 
 
-@pytest.mark.slow
 def test_a_ray_that_dies_is_started_again(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
     """As when other programs keep a machine busy for half a minute."""
-    (tmp_path / "starts.py").write_text(STARTS + "connection.send((None,))", encoding="utf-8")
+    (tmp_path / "starts.py").write_text(STARTS + "connection.send((None,))")
     runs_instead(
         f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$3"; touch once; echo why'
     )
-    notes: list[str] = []
+    notes = list[str]()
 
     run(study, note=notes.append)
 
     assert notes[:2] == ["starting Ray ...", "Ray died; restarting Ray and resuming the trials"]
-    assert study.log_path.read_text(encoding="utf-8") == "why\n"
+    assert study.log_path.read_text() == "why\n"
 
 
-@pytest.mark.slow
 def test_why_the_process_of_a_cluster_died_is_reported(
     space: Path, tmp_path: Path, runs_instead: Callable[[str], None]
 ) -> None:
@@ -194,14 +177,13 @@ def test_why_the_process_of_a_cluster_died_is_reported(
         search(space, overrides=SMALL, studies=tmp_path / "studies", address="head:6379")
 
 
-@pytest.mark.slow
 def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
     space: Path,
     tmp_path: Path,
     runs_instead: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    next((tmp_path / "xrays" / "train").rglob("*.jpeg")).write_bytes(b"broken")
+    next((tmp_path / "xrays/train").rglob("*.jpeg")).write_bytes(b"broken")
     runs_instead(f"echo $$ > {tmp_path}/started; sleep 60")
 
     with TemporaryDirectory(dir="/tmp") as short:
@@ -216,7 +198,6 @@ def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
         os.kill(int((tmp_path / "started").read_text()), 0)
 
 
-@pytest.mark.slow
 def test_search_from_cpu_machine_uses_cluster_gpus(
     space: Path,
     runs_instead: Callable[[str], None],
@@ -225,7 +206,7 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
 ) -> None:
     """Its trials ask for a GPU, and the study records the node; a restart does not ask again."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    (tmp_path / "program.py").write_text(OF_GPUS, encoding="utf-8")
+    (tmp_path / "program.py").write_text(OF_GPUS)
     runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$3" {tmp_path}/taken')
 
     with pytest.raises(MachineError, match="Ray ended 3 times"):
@@ -236,8 +217,8 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
             address="head:6379",
         )
 
-    study = StudyFolder(tmp_path / "studies" / "small")
-    taken = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()
+    study = StudyFolder(tmp_path / "studies/small")
+    taken = (tmp_path / "taken").read_text().splitlines()
     assert taken[0] == "Share(cpus=2, gpus=1.0)"
     assert study.compute() == Compute(device="cuda", threads=2, precision="bfloat16")
     assert read_json(study.path / "environment.json")["system"] == "of the node"

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.faults.small_disk import small_disk
-from tests.search.ray.test_runner import run
+from tests.search.ray.conftest import run
 from xraytune.base.errors import MachineError
 from xraytune.search.ray.setup import (
     private_folder,
@@ -123,7 +123,7 @@ def test_a_token_that_other_users_can_read_or_nobody_is_refused(
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     with pytest.raises(MachineError, match=f"{token}: Ray cannot read its token"):
         protect_token()
-    token.write_text("a token", encoding="utf-8")
+    token.write_text("a token")
     token.chmod(0o640)
     with pytest.raises(MachineError, match=f"other users can read.*\n.*chmod 600 {token}"):
         protect_token()
@@ -161,7 +161,7 @@ def test_a_search_is_refused_before_anything_is_started(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/proc/nohome")
-    notes: list[str] = []
+    notes = list[str]()
 
     with pytest.raises(MachineError, match="Ray cannot write its token") as refusal:
         run(study, note=notes.append)

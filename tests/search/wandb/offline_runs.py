@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_HEADER_BYTES, _BLOCK_BYTES = 7, 32768
-_WHOLE, _LAST = 1, 4
+from tests.study.studies import epoch
+
+EPOCHS = (epoch(1, 0.7), epoch(2, 0.9), epoch(3, 0.9))
+_HEADER_BYTES = 7
+_BLOCK_BYTES = 32768
+_WHOLE = 1
+_LAST = 4
 
 
 @dataclass
@@ -49,12 +54,11 @@ def read_run(file: Path) -> OfflineRun:
         record.ParseFromString(data)
         match record.WhichOneof("record_type"):
             case "run":
-                run.id, run.group, run.name = (
-                    record.run.run_id,
-                    record.run.run_group,
-                    record.run.display_name,
-                )
-                run.config, run.kind = _values(record.run.config.update), record.run.job_type
+                run.id = record.run.run_id
+                run.group = record.run.run_group
+                run.name = record.run.display_name
+                run.config = _values(record.run.config.update)
+                run.kind = record.run.job_type
             case "artifact":
                 run.artifacts[record.artifact.type] = record.artifact
             case "history":
@@ -72,7 +76,8 @@ def _values(items: Any) -> dict[str, Any]:
 
 def _records(content: bytes) -> Iterator[bytes]:
     """Parse LevelDB's log format after a header: blocks of records, complete or in parts."""
-    place, parts = _HEADER_BYTES, b""
+    place = _HEADER_BYTES
+    parts = b""
     while place + _HEADER_BYTES <= len(content):
         left_in_block = _BLOCK_BYTES - place % _BLOCK_BYTES
         if left_in_block < _HEADER_BYTES:

@@ -13,15 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.faults.small_disk import small_disk
-from tests.search.wandb.offline_runs import read_run, run_files
-from tests.search.wandb.test_wandb import EPOCHS
+from tests.search.wandb.offline_runs import EPOCHS, read_run, run_files
 
 pytestmark = pytest.mark.slow
 
 TRIAL = """
 import os, sys
 from pathlib import Path
-from tests.search.wandb.test_wandb import EPOCHS
+from tests.search.wandb.offline_runs import EPOCHS
 from xraytune.search import wandb
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import Parameters, WandbSettings
@@ -78,7 +77,7 @@ def test_a_run_that_cannot_be_sent_is_written_offline_with_a_warning(
 def test_each_trial_is_a_run_of_its_own_in_an_outer_run_and_sweep(tmp_path: Path) -> None:
     folder = tmp_path / "trial"
     folder.mkdir()
-    (tmp_path / "sweep.yaml").write_text(json.dumps({"wandb_version": 1}), encoding="utf-8")
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"wandb_version": 1}))
 
     output_of(folder, "offline", WANDB_RUN_ID="outer", WANDB_SWEEP_ID="the-sweep")
 

@@ -7,15 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.wandb.offline_runs import read_run, run_files
-from tests.study.studies import epoch
+from tests.search.wandb.offline_runs import EPOCHS, read_run, run_files
 from xraytune.search.wandb import WandbRun
 from xraytune.space.settings import GanSettings, Parameters, WandbSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # wandb's own
-
-
-EPOCHS = (epoch(1, 0.7), epoch(2, 0.9), epoch(3, 0.9))
 
 
 @pytest.fixture(autouse=True)
