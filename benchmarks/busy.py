@@ -90,7 +90,7 @@ def _step(work: str) -> tuple[Callable[[], object], int]:
         training = GanTraining(GanSettings(width=int(work.split()[1])), 2, compute)
         images = np.random.default_rng(0).integers(0, 256, (64, 1, 64, 64), dtype=np.uint8)
         training.fit(images, np.arange(64) % 2)
-        return lambda: training.update(training.draw()), 40 if work == "gan 16" else 6
+        return lambda: training.update(training.sample_inputs()), 40 if work == "gan 16" else 6
     network = torchvision.models.mobilenet_v2().to(memory_format=torch.channels_last)
     if work == "all layers":
         return trained(network.train(), 16, 3, 64, 64), 4

@@ -21,7 +21,7 @@ from torchvision.models import get_model
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import autocast, choose_compute, gpu_count, pin
 from xraytune.space.settings import Experiment, Parameters, Settings
@@ -71,7 +71,7 @@ def measure() -> Iterator[Figure]:
     where, bar = ("a GPU", ">= 0.8") if compute.device == "cuda" else ("the CPU", ">= 0.9")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        draw_phantoms(folder / "xrays", patients=200, seed=3, image_size_px=_IMAGE_PX)
+        paint_phantoms(folder / "xrays", patients=200, seed=3, image_size_px=_IMAGE_PX)
         torch.save(
             get_model("mobilenet_v2", weights=None).state_dict(), folder / _WEIGHTS
         )  # frozen layers need a file
@@ -173,7 +173,7 @@ def _bare(
     trial: TrialTraining, compute: Compute, steps: int, *, is_compiled: bool = False
 ) -> Callable[[], object]:
     """Return a training loop with nothing but the network, its loss and Adam, fused as ours is."""
-    images, labels = trial.batches.load(next(trial.batches.draws(range(1))))
+    images, labels = trial.batches.load(next(trial.batches.step_inputs(range(1))))
     network: nn.Module = trial.trained.train()
     optimizer = torch.optim.Adam(
         [one for one in network.parameters() if one.requires_grad], lr=1e-4, fused=True

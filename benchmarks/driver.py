@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.records import EpochRecord, TrialResult
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import choose_compute
@@ -39,7 +39,7 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
-from xraytune.study.trial import Trial
+from xraytune.study.trial import OpenTrial
 
 _SIZES, _BATCH, _BATCHES, _EPOCHS = (200, 2000), 20, 15, 5
 _FIRST, _LAST, _ROUNDS = 20, 80, 3
@@ -92,7 +92,7 @@ def measure() -> Iterator[Figure]:
     """Measure no-op trials, then the search process alone."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
+        paint_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
         yield from _no_op_trials(root)
         yield from _search_process(root)
 
@@ -178,7 +178,7 @@ def _end_trials(loop: TrialLoop, count: int) -> None:
     """Draw `count` trials and report the epochs and the end of each, as a worker would."""
     for _ in range(count):
         suggestion = loop.next_trial()
-        assert isinstance(suggestion, Trial)
+        assert isinstance(suggestion, OpenTrial)
         value = random.Random(suggestion.number).random()
         for epoch in range(1, _EPOCHS + 1):
             losses = {

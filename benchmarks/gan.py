@@ -83,7 +83,7 @@ def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Calla
     update = replayed(training.update, compute)
 
     def step() -> None:
-        update(training.draw())
+        update(training.sample_inputs())
         training.step += 1
 
     return threads, step

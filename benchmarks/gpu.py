@@ -37,7 +37,7 @@ from torchvision.models import get_model
 
 from benchmarks import classifier, gan
 from benchmarks.figures import Figure, figure, machine, table
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
@@ -106,7 +106,7 @@ def _mission(root: Path, out: Path) -> Iterator[Figure]:
     """README's commands on a node with GPUs, with random weights and a smaller budget: seconds of each."""
     settings = _MISSION if GPUS else _LESS
     xrays = root / "chest_xray"
-    draw_phantoms(xrays, patients=_MISSION_PATIENTS, seed=4, image_size_px=_IMAGE_PX)
+    paint_phantoms(xrays, patients=_MISSION_PATIENTS, seed=4, image_size_px=_IMAGE_PX)
     options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     study = "studies/gan-ratio"
     commands = {
@@ -226,7 +226,7 @@ def _steps(root: Path) -> Iterator[Figure]:
         update = step if how == "eager" else replayed(step, context.compute)
         loss = torch.zeros((), device=context.compute.device)
         started = time.perf_counter()
-        for number, draws in enumerate(training.batches.draws(range(_WARM_UP + _STEPS))):
+        for number, draws in enumerate(training.batches.step_inputs(range(_WARM_UP + _STEPS))):
             if number == _WARM_UP:
                 float(loss)  # waits for the device
                 started = time.perf_counter()
@@ -294,7 +294,7 @@ def main() -> int:
     where, prefix = f"{names}, {machine()}", "" if GPUS else f"{names}: "
     figures, failed = list[Figure](), False
     with tempfile.TemporaryDirectory() as folder:
-        draw_phantoms(Path(folder) / _XRAYS, patients=_PATIENTS, seed=3, image_size_px=_IMAGE_PX)
+        paint_phantoms(Path(folder) / _XRAYS, patients=_PATIENTS, seed=3, image_size_px=_IMAGE_PX)
         for name in asked.parts or _PARTS:
             started, before = time.monotonic(), len(figures)
             try:

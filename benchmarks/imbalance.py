@@ -38,12 +38,12 @@ from sklearn.metrics import (
 )
 
 from benchmarks.figures import Figure, figure
-from xraytune.base.drawing import COLOURS, new_figure
+from xraytune.base.figures import COLOURS, new_figure
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import ignore_progress
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import Arm, replicate
-from xraytune.confirm.sealed import choose_test, load_test_images
+from xraytune.confirm.sealed import choose_test, load_test_image_set
 from xraytune.data.images import ImageFile
 from xraytune.data.index import read_index
 from xraytune.data.prepare import RunContext
@@ -84,7 +84,7 @@ def measure() -> Iterator[Figure]:
         with TemporaryDirectory() as folder:
             hospital_b = _copy_hospital_b(Path(folder) / "b", rare)
             _score_arms(hospital_b, rare, scores.setdefault(rare, {}), kept, scores)
-    _draw(scores, pictures / "imbalance.svg")
+    _plot(scores, pictures / "imbalance.svg")
     for rare, by_arm in scores.items():
         for arm in by_arm.keys() - {NOTHING}:
             for metric in METRICS:
@@ -146,7 +146,7 @@ def _score_arms(
     )
     settings = space.settings
     sealed = choose_test(settings, prepared, cache, replicates=DRAWS, planned="draws")
-    images = load_test_images(sealed, settings.data, cache)
+    images = load_test_image_set(sealed, settings.data, cache)
     compute = choose_compute(gpus=0, threads=int(os.environ.get("THREADS", "2")))
     pin(compute)
     positive = prepared.positive
@@ -157,7 +157,9 @@ def _score_arms(
         by_metric: dict[str, list[float]] = {metric: [] for metric in METRICS}
         for draw in range(DRAWS):
             experiment = replicate(arm, settings, draw, "draws")
-            context = RunContext(prepared=sealed.prepared.drawn(draw), cache=cache, compute=compute)
+            context = RunContext(
+                prepared=sealed.prepared.of_draw(draw), cache=cache, compute=compute
+            )
             training = TrialTraining(experiment, context)
             training.train_at_once()
             validated = training.validated()
@@ -224,7 +226,7 @@ def _difference(
     return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
 
 
-def _draw(scores: Scores, picture: Path) -> None:
+def _plot(scores: Scores, picture: Path) -> None:
     """Draw the differences, a panel for each metric and a colour for each rare class."""
     names = [name for name in next(iter(scores.values())) if name != NOTHING]
     places = np.arange(len(names))[::-1]

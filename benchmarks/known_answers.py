@@ -36,7 +36,7 @@ from xraytune.confirm.judge import judge_finalists, read_scores, score_runs
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import choose_test
-from xraytune.data.phantom import PhantomImage, draw_patient, draw_phantoms
+from xraytune.data.phantom import PhantomImage, paint_patient, paint_phantoms
 from xraytune.data.prepare import RunContext, SplitData, prepare, write_prepared
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import pin
@@ -201,7 +201,7 @@ def _draw_study(question: Question, root: Path, seed: int) -> None:
 
 
 def _draw_findings(out: Path, patients: int, seed: int) -> None:
-    draw_phantoms(
+    paint_phantoms(
         out,
         patients=patients,
         seed=seed,
@@ -275,7 +275,7 @@ def train(
         experiment = replicate(arm, settings, replicate_number, plan.test)
         trial = runs.trial_path(number)
         write_json(trial / "config.json", experiment.model_dump(mode="json", context=trial))
-        drawn = prepared.drawn(experiment.draw)
+        drawn = prepared.of_draw(experiment.draw)
         context = RunContext(prepared=drawn, cache=cache, compute=COMPUTE)
         run_trial(experiment, context, trial_dir=trial)
 
@@ -360,7 +360,7 @@ def _draw_new_patients(question: Question, prepared: SplitData, out: Path, seed:
 def phantoms(seed: int, patients: range) -> Iterator[PhantomImage]:
     """The images of these patients, one after the other."""
     for patient in patients:
-        yield from draw_patient(seed, patient, IMAGE_SIZE_PX, _DIFFICULTY)
+        yield from paint_patient(seed, patient, IMAGE_SIZE_PX, _DIFFICULTY)
 
 
 def class_of(image: PhantomImage) -> str:

@@ -228,7 +228,7 @@ def _encoders() -> Iterator[Figure]:
     with TemporaryDirectory() as name:
         others = Path(name)
         weights = Path(os.environ["WEIGHTS"]).resolve()
-        _draw(others / "images", 2000, derive_seed(11, "others") % 2**31)
+        _paint(others / "images", 2000, derive_seed(11, "others") % 2**31)
         space = others / "space.yaml"
         space.write_text(_OTHERS_SPACE.format(size=_SIZE_PX, seed=11), encoding="utf-8")
         api.train(
@@ -255,7 +255,7 @@ def _encoder_verdict(model: Path, seed: int) -> FinalistVerdict:
     """Return the verdict on a study's own GAN, beside the model of others as an encoder."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        _draw(folder / "b", 1000, seed)
+        _paint(folder / "b", 1000, seed)
         shutil.copytree(model, folder / "others" / "model")
         space = _write_space(folder, _ENCODER_SPACE, seed, 0.05)
         study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve())
@@ -277,8 +277,8 @@ def _donor_verdict(seed: int) -> FinalistVerdict:
     """Return the verdict of a study with another hospital's folder."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        _draw(folder / "a", 500, derive_seed(seed, "a") % 2**31)
-        _draw(folder / "b", 1000, seed)
+        _paint(folder / "a", 500, derive_seed(seed, "a") % 2**31)
+        _paint(folder / "b", 1000, seed)
         weights = Path(os.environ["WEIGHTS"]).resolve()
         hospital = _write_space(folder, _HOSPITAL_SPACE, seed, 0.05)
         api.generator_train(
@@ -299,7 +299,7 @@ def _chosen_weight(seed: int) -> float:
     """Return the weight that a search gives images with wrong labels; 0 if it takes none."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        _draw(folder / "b", 1000, seed)
+        _paint(folder / "b", 1000, seed)
         _swap_classes(folder, seed)
         space = _write_space(folder, _WEIGHT_SPACE, seed, 0.4)
         study = _search(folder, space, Path(os.environ["WEIGHTS"]).resolve())
@@ -313,8 +313,8 @@ def _chosen_labels(seed: int) -> str:
     with TemporaryDirectory() as name:
         folder = Path(name)
         weights = Path(os.environ["WEIGHTS"]).resolve()
-        _draw(folder / "b", 1000, seed)
-        _draw(folder / "a", 400, derive_seed(seed, "a") % 2**31)
+        _paint(folder / "b", 1000, seed)
+        _paint(folder / "a", 400, derive_seed(seed, "a") % 2**31)
         _swap_classes(folder, seed)
         api.generator_train(
             _write_space(folder, _HEAD_SPACE, seed, 0.05),
@@ -337,7 +337,7 @@ def _rare_verdict(seed: int) -> FinalistVerdict | None:
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
-        _draw(folder / "b", 2200, seed)
+        _paint(folder / "b", 2200, seed)
         normal = {*(folder / "b" / "train" / "NORMAL").iterdir()}
         most = len({*map(_patient, normal)}) // 20
         with_pneumonia = sorted((folder / "b" / "train" / "PNEUMONIA").iterdir())
@@ -363,7 +363,7 @@ def _patient(image: Path) -> str:
 
 def _swap_classes(folder: Path, seed: int) -> None:
     """Draw images of 300 new patients, and put them into the folders of the other class."""
-    _draw(folder / "others", 300, derive_seed(seed, "others") % 2**31)
+    _paint(folder / "others", 300, derive_seed(seed, "others") % 2**31)
     swapped = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}
     for image in (folder / "others").glob("*/*/*"):
         target = folder / "wrong" / swapped[image.parent.name] / f"other-{image.name}"
@@ -371,7 +371,7 @@ def _swap_classes(folder: Path, seed: int) -> None:
         image.rename(target)
 
 
-def _draw(out: Path, patients: int, seed: int) -> None:
+def _paint(out: Path, patients: int, seed: int) -> None:
     api.data_phantom(
         out, patients=patients, seed=seed, image_size_px=_SIZE_PX, difficulty=_DIFFICULTY
     )

@@ -57,7 +57,7 @@ def measure() -> Iterator[Figure]:
     shown = {"a": 0, "b": 0}
     with TemporaryDirectory() as name:
         extra = Path(name) / "extra"
-        _draw(extra, derive_seed(19, "new"), _NEW_PATIENTS, prefix="new", scanners="a")
+        _paint(extra, derive_seed(19, "new"), _NEW_PATIENTS, prefix="new", scanners="a")
         for number in range(_STUDIES):
             by_group = differences_of_groups(extra, derive_seed(19, "study", number))
             texts = []
@@ -79,7 +79,7 @@ def differences_of_groups(extra: Path, seed: int) -> Mapping[str, Interval]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         patients = round((_REPLICATES + 1) * _TRAIN_PATIENTS / 0.8) + _TESTED
-        _draw(folder / "xrays", seed, patients, prefix="own", scanners="ab")
+        _paint(folder / "xrays", seed, patients, prefix="own", scanners="ab")
         settings = Settings.model_validate_json(
             f"""{{"name": "known", "seed": {seed % 2**31},
                 "data": {{"path": "{folder / "xrays"}", "image_size": {IMAGE_SIZE_PX},
@@ -129,7 +129,7 @@ def _by_group(settings: Settings, folder: Path, extra: Path) -> Mapping[str, Int
     return {group.value: group.difference for group in groups if group.difference}
 
 
-def _draw(root: Path, seed: int, patients: int, *, prefix: str, scanners: str) -> None:
+def _paint(root: Path, seed: int, patients: int, *, prefix: str, scanners: str) -> None:
     """Draw patients, with each of the scanners in turn, into class folders with their IDs."""
     rows = ["file,patient,scanner"]
     for patient in range(patients):

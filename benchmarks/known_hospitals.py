@@ -62,7 +62,7 @@ def measure() -> Iterator[Figure]:
     found: list[ControlVerdict] = []
     with TemporaryDirectory() as name:
         extra = Path(name) / "extra"
-        _draw(extra, derive_seed(17, "new"), _NEW_PATIENTS, prefix="new")
+        _paint(extra, derive_seed(17, "new"), _NEW_PATIENTS, prefix="new")
         for number in range(_STUDIES):
             found.append(difference_there(extra, derive_seed(17, "study", number)))
             _tell(number, found[-1], time.perf_counter() - started)
@@ -84,8 +84,10 @@ def difference_there(extra: Path, seed: int) -> ControlVerdict:
     with TemporaryDirectory() as name:
         folder = Path(name)
         patients = round((_REPLICATES + 2) * _TRAIN_PATIENTS / 0.75)
-        _draw(folder / "xrays" / "train", seed, patients, prefix="own")
-        _draw(folder / "hospital", derive_seed(seed, "there"), _TESTED, prefix="b", is_shifted=True)
+        _paint(folder / "xrays" / "train", seed, patients, prefix="own")
+        _paint(
+            folder / "hospital", derive_seed(seed, "there"), _TESTED, prefix="b", is_shifted=True
+        )
         settings = Settings.model_validate_json(
             f"""{{"name": "known", "seed": {seed % 2**31},
                 "data": {{"path": "{folder / "xrays"}", "image_size": {IMAGE_SIZE_PX},
@@ -148,7 +150,7 @@ def _confirmed(settings: Settings, folder: Path, extra: Path) -> ControlVerdict:
     return against(there.finalist, "none")
 
 
-def _draw(root: Path, seed: int, patients: int, *, prefix: str, is_shifted: bool = False) -> None:
+def _paint(root: Path, seed: int, patients: int, *, prefix: str, is_shifted: bool = False) -> None:
     """Draw patients into class folders, with their IDs."""
     rows = ["file,patient"]
     noise = numpy_generator(seed, "noise")

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.prepare import SplitData, prepare, side_images
+from xraytune.data.prepare import SplitData, prepare, side_image_set
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.load import load_space
 from xraytune.synth.memorisation import (
@@ -38,7 +38,7 @@ _POOL = 256
 _SIZE_PX = 64
 NEEDS = ("DATA",)
 
-Images = NDArray[np.uint8]
+ImageTable = NDArray[np.uint8]
 
 
 def measure() -> Iterator[Figure]:
@@ -78,13 +78,13 @@ def measure() -> Iterator[Figure]:
 class _ClassImages:
     """All images of a class outside the test folder, uint8 [N, 64, 64], and the number of each one's patient, [N]."""
 
-    images: Images
+    images: ImageTable
     patients: NDArray[np.intp]
 
     @classmethod
     def of(cls, label: int, prepared: SplitData, cache: Path) -> _ClassImages:
         chosen = [image for image in prepared.images if image.label == label]
-        pixels = side_images("train", prepared, cache).pixels[
+        pixels = side_image_set("train", prepared, cache).pixels[
             np.array([image.row for image in chosen])
         ]
         _, patients = np.unique([image.patient for image in chosen], return_inverse=True)
@@ -107,7 +107,7 @@ def _refused(
     training: int,
     unseen: int,
     split: int,
-    pool_of: Callable[[Images, Images], Images],
+    pool_of: Callable[[ImageTable, ImageTable], ImageTable],
 ) -> bool:
     """Whether the gate refuses a pool made from new patients' images and training images, in any class."""
     chances = []
@@ -125,9 +125,9 @@ def _refused(
 
 
 def _with_copies(
-    share: float, disguise: Callable[[Images], Images]
-) -> Callable[[Images, Images], Images]:
-    def pool_of(new: Images, training: Images) -> Images:
+    share: float, disguise: Callable[[ImageTable], ImageTable]
+) -> Callable[[ImageTable, ImageTable], ImageTable]:
+    def pool_of(new: ImageTable, training: ImageTable) -> ImageTable:
         count = round(share * len(new))
         copies = disguise(training[np.arange(count) % len(training)])
         return np.concatenate([copies, new[count:]])
@@ -135,12 +135,12 @@ def _with_copies(
     return pool_of
 
 
-def _noisy(images: Images) -> Images:
+def _noisy(images: ImageTable) -> ImageTable:
     noise = numpy_generator(0, "noise").normal(0, 25, images.shape)
     return (images + noise).round().clip(0, 255).astype(np.uint8)
 
 
-_DISGUISES: dict[str, Callable[[Images], Images]] = {
+_DISGUISES: dict[str, Callable[[ImageTable], ImageTable]] = {
     "exact": lambda images: images,
     "flipped": lambda images: images[:, :, ::-1],
     "shifted by 3 px": lambda images: np.roll(images, (3, -3), axis=(1, 2)),

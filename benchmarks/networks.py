@@ -46,7 +46,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, figure
 from benchmarks.other_hospital import ALONE, LOWEST, copy_real_images, gain, score_arms
-from xraytune.base.drawing import COLOURS, new_figure
+from xraytune.base.figures import COLOURS, new_figure
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Json
 from xraytune.confirm.arms import Arm
@@ -176,7 +176,7 @@ def measure() -> Iterator[Figure]:
                     overrides,
                 )
                 write_json(kept, {"scores": scores})
-    _draw(scores, pictures / "networks.svg")
+    _plot(scores, pictures / "networks.svg")
     for name, by_shift in scores.items():
         for shift, by_patients in by_shift.items():
             for patients_text, by_arm in by_patients.items():
@@ -263,7 +263,7 @@ def _arms(kind: Kind, hospital: Path, real: Path) -> dict[str, Arm]:
     return arms
 
 
-def _draw(scores: Scores, picture: Path) -> None:
+def _plot(scores: Scores, picture: Path) -> None:
     """Draw the gain of each gift, a panel for each network and scanner."""
     panels = [
         (f"{kind}\nB's scanner: {shift}", by_patients)

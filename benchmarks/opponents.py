@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, figure
 from benchmarks.other_hospital import ALONE, gain, score_arms
-from xraytune.base.drawing import COLOURS, new_figure
+from xraytune.base.figures import COLOURS, new_figure
 from xraytune.base.files import read_json, write_json
 from xraytune.confirm.arms import Arm
 from xraytune.space.domains import Value
@@ -70,7 +70,7 @@ def measure() -> Iterator[Figure]:
             )
             scores[str(patients)] = by_rival
             write_json(kept, {"scores": scores})
-    _draw(scores, pictures / "opponents.svg")
+    _plot(scores, pictures / "opponents.svg")
     for text, by_rival in scores.items():
         for name in by_rival.keys() - {ALONE}:
             mean, _ = gain(by_rival, name)
@@ -82,7 +82,7 @@ def _arm(name: str, rival: Mapping[str, Value]) -> Arm:
     return Arm(name=name, role="finalist", trial="#0", parameters=parameters)
 
 
-def _draw(scores: Scores, picture: Path) -> None:
+def _plot(scores: Scores, picture: Path) -> None:
     """Draw the gain of each rival and twice its standard error, a panel for a number of patients."""
     names = [name for name in RIVALS if name != ALONE]
     places = np.arange(len(names))[::-1]

@@ -47,7 +47,7 @@ from xraytune.base.records import ignore_progress
 from xraytune.confirm.arms import Arm, replicate
 from xraytune.confirm.sealed import TEST, divide_unused
 from xraytune.data.index import read_index
-from xraytune.data.prepare import RunContext, side_images
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.compute import choose_compute, pin
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
@@ -207,7 +207,7 @@ def score_arms(
             continue
         for draw in range(draws):
             experiment = replicate(arm, settings, draw, "unused")
-            context = RunContext(prepared=divided.drawn(draw), cache=cache, compute=compute)
+            context = RunContext(prepared=divided.of_draw(draw), cache=cache, compute=compute)
             scores.setdefault(name, []).append(_score(experiment, context))
         mean, error = gain(scores, name)
         text = f"{np.mean(scores[name]):.4f} {mean:+.4f} ({error:.4f}) {name}"
@@ -219,7 +219,7 @@ def _score(experiment: Experiment, context: RunContext) -> float:
     """Train a replicate, and return its AUROC on the test side."""
     training = TrialTraining(experiment, context)
     training.train_at_once()
-    test = side_images(TEST, context.prepared, context.cache)
+    test = side_image_set(TEST, context.prepared, context.cache)
     results = training.results(test)
     positive = context.prepared.positive
     return auroc(test.targets, results, positive=positive)

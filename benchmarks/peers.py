@@ -34,7 +34,7 @@ from PIL import Image
 
 from benchmarks.figures import Figure, figure
 from benchmarks.peer_trial import BATCH, GAN, IMAGE_SIZE_PX
-from xraytune.data.prepare import RunContext, prepare, side_images
+from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.nets.compute import pin
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
@@ -229,7 +229,7 @@ def _write_images(space: Path, folder: Path) -> Path:
     settings, cache = load_space(space).settings, space.parent / "0" / "cache"
     prepared, _ = prepare(settings, cache)
     for name, side in (("train", "train"), ("val", "val_a")):
-        images = side_images(side, prepared, cache)
+        images = side_image_set(side, prepared, cache)
         for place, label in enumerate(prepared.side(side).labels):
             target = folder / name / prepared.class_names[label]
             target.mkdir(parents=True, exist_ok=True)

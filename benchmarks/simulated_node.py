@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute, EpochRecord, Node, TrialResult
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.search.loop import TrialLoop, count_slots, reserve
 from xraytune.search.trials import SearchTrials
@@ -27,7 +27,7 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
-from xraytune.study.trial import Trial, TrialMessage
+from xraytune.study.trial import OpenTrial, TrialMessage
 
 _SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
 _NODES = (Node(cpus=16, gpus=1), Node(cpus=64, gpus=8))
@@ -47,7 +47,7 @@ class SimulatedNode:
     first_gan: float = 0.0
     last_start: float = 0.0
     queue: list[tuple[float, int, float, TrialMessage]] = field(default_factory=list)
-    running: dict[int, Trial] = field(default_factory=dict)
+    running: dict[int, OpenTrial] = field(default_factory=dict)
     steps_trained: int = 0
     started: int = 0
     """Processes, which run one trial after another."""
@@ -66,7 +66,7 @@ class SimulatedNode:
         self.slots = count_slots(self.allocation, [self.node])
         while True:
             place = partial(reserve, self.allocation, [self.node])
-            while isinstance(trial := loop.next_trial(self.slots, place), Trial):
+            while isinstance(trial := loop.next_trial(self.slots, place), OpenTrial):
                 self.start(trial)
             if not self.queue:
                 return
@@ -84,7 +84,7 @@ class SimulatedNode:
                 del self.running[number]
                 self.queue = [report for report in self.queue if report[1] != number]
 
-    def start(self, suggestion: Trial) -> None:
+    def start(self, suggestion: OpenTrial) -> None:
         """Queue what a trial will report."""
         number, parameters = suggestion.number, suggestion.parameters
         self.last_start, self.running[number] = self.now, suggestion
@@ -120,7 +120,7 @@ class SimulatedNode:
 def measure() -> Iterator[Figure]:
     """Simulate a search for each node and share of a GPU."""
     with tempfile.TemporaryDirectory() as name:
-        draw_phantoms(Path(name, "xrays"), patients=20, seed=1, image_size_px=32)
+        paint_phantoms(Path(name, "xrays"), patients=20, seed=1, image_size_px=32)
         for node in _NODES:
             for share in (1, 0.5, 0.25):
                 yield from _simulated(Path(name), node, share)

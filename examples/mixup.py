@@ -14,7 +14,7 @@ def mixup(pixels: NDArray[np.uint8], *, seed: int, **_: Any) -> NDArray[np.uint8
         seed: Seed of this class and block. The same seed must return the same images.
         **_: `label` and `block`, the indices of the class and the block, unused here.
 
-    Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", within one class.
+    From: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", within one class.
     """
     random = np.random.default_rng(seed)
     first, second = random.integers(len(pixels), size=(2, 256))

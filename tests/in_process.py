@@ -31,7 +31,7 @@ from xraytune.space.allocation import Allocation
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study, inputs_of_space, read_inputs
-from xraytune.study.trial import Job, Trial
+from xraytune.study.trial import Job, OpenTrial
 from xraytune.synth.generator_inputs import generator_need
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
@@ -74,7 +74,7 @@ def loop_of(folder: StudyFolder, space: Space, prepared: SplitData, cache: Path)
     return SearchTrials(folder, space, need)
 
 
-def job_of(trial: Trial, folder: StudyFolder, cache: Path) -> Job:
+def job_of(trial: OpenTrial, folder: StudyFolder, cache: Path) -> Job:
     """The task of a trial's worker."""
     return Job(study=folder, cache=cache, number=trial.number, label="", resources={})
 
@@ -105,10 +105,10 @@ class InProcess:
     def run_loop(self, work: TrialLoop) -> None:
         """Run the trials of a loop."""
         while (suggestion := work.next_trial()) != "done":
-            if isinstance(suggestion, Trial):
+            if isinstance(suggestion, OpenTrial):
                 self.run_trial(work, suggestion)
 
-    def run_trial(self, work: TrialLoop, suggestion: Trial) -> None:
+    def run_trial(self, work: TrialLoop, suggestion: OpenTrial) -> None:
         """Run a trial until it ends or is stopped."""
         with closing(TrialWorker(job_of(suggestion, work.folder, self.cache))) as worker:
             while work.on_result(suggestion.number, worker.step()):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 
 HEIGHT_PX = 32
 WIDTH_PX = 48
@@ -26,7 +26,7 @@ def block(number: int) -> NDArray[np.bool_]:
 
 def draw_xrays(root: Path, patients: int, **options: Any) -> None:
     """Draw phantoms in `root / "xrays"`, by default of 32 px and with seed 1."""
-    draw_phantoms(root / "xrays", patients=patients, **{"seed": 1, "image_size_px": 32, **options})
+    paint_phantoms(root / "xrays", patients=patients, **{"seed": 1, "image_size_px": 32, **options})
 
 
 def save(path: Path, pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> None:

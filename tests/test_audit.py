@@ -13,7 +13,7 @@ from tests.in_process import command, confirm_in_process, said, save_backbone
 from tests.pair_files import draw_xrays, save
 from xraytune.audit import audit
 from xraytune.base.files import read_json
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.study.row import TrialRow
 
@@ -34,7 +34,7 @@ def images_of(root: Path) -> list[Path]:
 def clinic(module_path: Path) -> Path:
     """Real phantoms in `xrays`, a folder of each kind of synthetic images, and weights."""
     draw_xrays(module_path, patients=240, seed=3)
-    draw_phantoms(module_path / "others", patients=200, seed=4, image_size_px=32)
+    paint_phantoms(module_path / "others", patients=200, seed=4, image_size_px=32)
     for file in images_of(module_path):  # an opacity that even random features tell
         if file.parent.name == "PNEUMONIA":
             pixels = np.asarray(Image.open(file).convert("L")).copy()

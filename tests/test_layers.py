@@ -41,7 +41,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "wandb": "search/wandb.py",
     "rich": "cli/console.py",
     "typer": "cli/",
-    "matplotlib": "base/drawing.py",
+    "matplotlib": "base/figures.py",
     "plotly": "present/",
     "jinja2": "base/templates.py",
     "pydicom": "data/dicom.py",

@@ -129,9 +129,9 @@ def audit(
     experiment = space.experiment()
     data = experiment.settings.data
     mix = experiment.parameters
-    study = StudyFolder((studies / settings.name).resolve())
-    cache = (cache or study.default_cache).resolve()
-    require_free(study)
+    study_folder = StudyFolder((studies / settings.name).resolve())
+    cache = (cache or study_folder.default_cache).resolve()
+    require_free(study_folder)
     if not quick:
         require_inputs(settings, space.networks())
 
@@ -149,7 +149,7 @@ def audit(
     # Images are compared with all patients' images, since a generator may have copied any of them.
     prepared, warnings = prepare(data.model_copy(update={"train_patients": None}))
     found = StudyImages(data, prepared, cache, index)
-    result = _measure(experiment, synthetic, study.path, found, callbacks.on_progress)
+    result = _measure(experiment, synthetic, study_folder.path, found, callbacks.on_progress)
     if quick:
         for warning in warnings:
             callbacks.note(warning)
@@ -187,7 +187,7 @@ def audit(
     )
     try:
         verdict = confirm(
-            study.path,
+            study_folder.path,
             weights_dir=weights_dir,
             cache=cache,
             reason="audit",
@@ -197,8 +197,8 @@ def audit(
         result = replace(result, verdict=verdict)
     except DataError as error:
         result = replace(result, why_not=error.problems[0].what)
-    write_report(study.path, cache=cache)
-    write_json(study.path / "audit.json", result.to_json())
+    write_report(study_folder.path, cache=cache)
+    write_json(study_folder.path / "audit.json", result.to_json())
     return result
 
 
@@ -240,19 +240,19 @@ def _choose_patients(
     fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
     spare = 0 if has_test else fewest
     needed = spare + parts * (patients or _FEWEST_PATIENTS)
-    if not has_test and prepared.train_patients < needed:
+    if not has_test and prepared.train_patient_count < needed:
         what = (
             f"without a test folder it needs {needed:,} training patients, {spare} of them to "
-            f"test on, and there are {prepared.train_patients:,}"
+            f"test on, and there are {prepared.train_patient_count:,}"
         )
         raise DataError(what)
-    if not has_test and source_of(mix).seen_images() is None:
+    if not has_test and source_of(mix).seen_images_sha256() is None:
         what = (
             "without a test folder it needs to know which images the synthetic ones were made "
             "from (--set folder.seen=...)"
         )
         raise DataError(what)
-    each = (prepared.train_patients - spare) // parts
+    each = (prepared.train_patient_count - spare) // parts
     if patients is None and each >= _FEWEST_PATIENTS:
         return min(each, _MOST_PATIENTS)
     return patients

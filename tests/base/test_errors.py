@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.base.errors import Problem, SourceLine, XraytuneError
+from xraytune.base.errors import FileLine, Problem, XraytuneError
 from xraytune.base.files import markdown
 
 ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()]
@@ -15,7 +15,7 @@ ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()
 def test_every_error_survives_pickling(kind: type[XraytuneError]) -> None:
     """Ray sends them between processes."""
     error = kind(
-        Problem("unknown value", SourceLine(Path("a.yaml"), 3, "x: y"), "write z"), "and this"
+        Problem("unknown value", FileLine(Path("a.yaml"), 3, "x: y"), "write z"), "and this"
     )
 
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 (made here)

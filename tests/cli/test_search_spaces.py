@@ -10,7 +10,7 @@ from tests.in_process import CPU, command, one_thread, said
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import EpochRecord
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.space.load import load_space
 from xraytune.space.rules import space_warnings
@@ -27,8 +27,8 @@ FILES = sorted(
 @pytest.fixture(scope="module")
 def phantoms(module_path: Path) -> Path:
     draw_xrays(module_path, patients=40, seed=3, image_size_px=48)
-    draw_phantoms(module_path / "pairs", patients=40, seed=3, image_size_px=48, pairs=True)
-    draw_phantoms(module_path / "findings", patients=120, seed=3, image_size_px=48, findings=True)
+    paint_phantoms(module_path / "pairs", patients=40, seed=3, image_size_px=48, pairs=True)
+    paint_phantoms(module_path / "findings", patients=120, seed=3, image_size_px=48, findings=True)
     return module_path
 
 

@@ -15,7 +15,7 @@ from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_labelled
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import SplitData
 from xraytune.space.load import load_space
 from xraytune.space.settings import Settings
@@ -134,7 +134,7 @@ def shown_of(confirmation: Confirmation) -> str:
 def draw_hospital(folder: Path, seed: int, **options: Any) -> Path:
     """Draw 48 patients of a hospital in class folders, whose IDs are its own."""
     drawn = folder.with_name(f"{folder.name} drawn")
-    draw_phantoms(drawn, patients=60, seed=seed, image_size_px=32, **options)
+    paint_phantoms(drawn, patients=60, seed=seed, image_size_px=32, **options)
     (drawn / "train").rename(folder)
     rmtree(drawn)
     images = read_labelled(folder, ("NORMAL", "PNEUMONIA")).images

@@ -13,7 +13,7 @@ from tests.pair_files import draw_xrays
 from xraytune.base.files import read_json
 from xraytune.data.findings import numbers_of
 from xraytune.data.index import read_index
-from xraytune.data.phantom import FINDINGS, draw_phantoms
+from xraytune.data.phantom import FINDINGS, paint_phantoms
 from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import predict
 from xraytune.model.train import train
@@ -42,9 +42,11 @@ points_to_evaluate: [{source: folder}, {source: none}]
 @pytest.fixture(scope="module")
 def lab(module_path: Path) -> Path:
     draw_xrays(module_path, patients=140, seed=4, findings=True)
-    draw_phantoms(module_path / "more", patients=40, seed=5, image_size_px=32, findings=True)
+    paint_phantoms(module_path / "more", patients=40, seed=5, image_size_px=32, findings=True)
     study = search_space(module_path, SPACE, data=module_path / "xrays/data.yaml")
-    draw_phantoms(module_path / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True)
+    paint_phantoms(
+        module_path / "hospital_b", patients=140, seed=6, image_size_px=32, findings=True
+    )
     shown = show_confirmed(study, test=module_path / "hospital_b/data.yaml")
     (module_path / "shown.txt").write_text(shown)
     with one_core():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.confirm.labs import search_space, show_confirmed
 from xraytune.base.files import read_json
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 
 pytestmark = pytest.mark.slow
 
@@ -34,16 +34,16 @@ points_to_evaluate: [{source: folder}, {source: none}]
 def test_a_segmentation_study_is_confirmed_in_dice(tmp_path: Path) -> None:
     """Of pairs without `test/`, with others to train on."""
     lab = tmp_path
-    draw_phantoms(lab / "pairs", patients=40, seed=4, image_size_px=32, pairs=True)
+    paint_phantoms(lab / "pairs", patients=40, seed=4, image_size_px=32, pairs=True)
     shutil.move(lab / "pairs/test", lab / "test")
-    draw_phantoms(lab / "others", patients=40, seed=5, image_size_px=32, pairs=True)
+    paint_phantoms(lab / "others", patients=40, seed=5, image_size_px=32, pairs=True)
     for inner in ("images", "masks"):
         (lab / "more" / inner).mkdir(parents=True)
         for file in (lab / "others/train" / inner).iterdir():
             shutil.copy(file, lab / "more" / inner / f"other{file.name}")
     study = search_space(lab, SPACE)
 
-    draw_phantoms(lab / "hospital_b", patients=40, seed=6, image_size_px=32, pairs=True)
+    paint_phantoms(lab / "hospital_b", patients=40, seed=6, image_size_px=32, pairs=True)
     for inner in ("images", "masks"):
         for file in (lab / "hospital_b/test" / inner).iterdir():
             file.rename(file.with_name(f"b{file.name}"))

@@ -16,7 +16,7 @@ from xraytune.base.errors import ConfigError, DataError
 from xraytune.confirm.curve import Curve, Point, curve
 from xraytune.confirm.draws import choose_draws, in_nested_order
 from xraytune.data.index import read_index
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.data.split import nested_order
 from xraytune.model.generator_folder import generator_train
@@ -24,7 +24,7 @@ from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.space.load import load_space
 from xraytune.stats.between import Estimate
 from xraytune.stats.verdict import Interval
-from xraytune.synth.donor import donor_images
+from xraytune.synth.donor import donor_images_sha256
 
 SPACE = """\
 name: room
@@ -244,7 +244,7 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
         "folder of images",
     }
     assert any("not known which images these were made from" in note for note in notes)
-    seen = donor_images(sent)
+    seen = donor_images_sha256(sent)
     known = {image.patient for image in read_index(settings.data).images if image.sha256 in seen}
     assert len(known) == 60
     assert found.test_patients <= 300 * 0.8 - len(known)
@@ -253,7 +253,7 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
 
 
 def draw_extra(folder: Path) -> Path:
-    draw_phantoms(folder.with_name("drawn"), patients=60, seed=9, image_size_px=32)
+    paint_phantoms(folder.with_name("drawn"), patients=60, seed=9, image_size_px=32)
     return folder.with_name("drawn").joinpath("train").rename(folder)
 
 

@@ -22,7 +22,7 @@ from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_index
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.study.folder import StudyFolder
@@ -94,7 +94,7 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
 ) -> None:
     lab, found = confirmed
     drawn = [
-        StudyFolder(lab.folder).prepared().drawn(draw).train_fingerprint
+        StudyFolder(lab.folder).prepared().of_draw(draw).train_fingerprint
         for draw in range(REPLICATES)
     ]
 
@@ -158,7 +158,7 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
     assert sides == earlier
     assert len(drawn) == TRAINED_ON
     for draw in range(2):
-        pools = [each.drawn(draw).side("others") for each in (before, folder.prepared())]
+        pools = [each.of_draw(draw).side("others") for each in (before, folder.prepared())]
         assert pools[0] == pools[1], "real images in the place of synthetic ones"
     assert extended.test == first.test
     assert extended.exploratory[0].startswith("it was extended from 2 to 3 replicates")
@@ -262,7 +262,7 @@ def test_real_images_take_the_place_of_a_pool_that_is_larger_than_they_are(done:
 
 
 def test_further_unused_images_than_at_the_search_are_refused(lab: Lab) -> None:
-    draw_phantoms(lab.path / "more", patients=10, seed=9, image_size_px=32)
+    paint_phantoms(lab.path / "more", patients=10, seed=9, image_size_px=32)
     new = next((lab.path / "more/train/NORMAL").iterdir())
     shutil.copy(new, lab.path / "xrays/train/NORMAL/IM-9999-0001.jpeg")
 

@@ -14,7 +14,7 @@ from xraytune.base.errors import DataError, StudyError
 from xraytune.confirm.arms import TestKind, read_plan
 from xraytune.confirm.record import paragraph
 from xraytune.confirm.run import confirm
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.study.folder import StudyFolder
@@ -56,7 +56,7 @@ points_to_evaluate:
 def clinic(module_path: Path) -> Path:
     """X-rays, those of another hospital as a generator, and images of that."""
     draw_xrays(module_path, patients=220, seed=4)
-    draw_phantoms(module_path / "others", patients=150, seed=5, image_size_px=32)
+    paint_phantoms(module_path / "others", patients=150, seed=5, image_size_px=32)
     save_backbone(module_path / "net.safetensors")
     (module_path / "donor.yaml").write_text(SPACE)
     tiny = ("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
@@ -147,7 +147,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             gan = experiment.parameters.gan
             size_px = everyone.image_size_px
             assert generator_need(gan, draw, size_px, everyone, CPU, root / "cache") is None
-            context = RunContext(prepared=everyone.drawn(draw), cache=root / "cache", compute=CPU)
+            context = RunContext(prepared=everyone.of_draw(draw), cache=root / "cache", compute=CPU)
             images = build_training_set(experiment, context)
             assert sides_of(context.prepared)["train"] == patients_of[own]
             assert {side_of_row[row] for row in images.sources[0].rows.tolist()} == {own}

@@ -19,7 +19,7 @@ from xraytune.confirm.plan import (
     belongs_to_control,
     best_trials,
     choose_finalists,
-    draw_control,
+    sample_control,
     why_exploratory,
 )
 from xraytune.space.load import load_space
@@ -120,13 +120,13 @@ def test_finalists_are_the_best_different_trials_by_val_b_of_equals_the_simplest
 def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
     space: Space, control: str
 ) -> None:
-    first = draw_control(space, control, 5, ())
+    first = sample_control(space, control, 5, ())
 
     assert len(first) == 5
     assert all(belongs_to_control(drawn, control) for drawn in first)
     assert len({drawn.lr for drawn in first}) == 5
-    assert draw_control(space, control, 5, ()) == first
-    assert draw_control(space, control, 3, first[:1])[0] == first[1], (
+    assert sample_control(space, control, 5, ()) == first
+    assert sample_control(space, control, 3, first[:1])[0] == first[1], (
         "settings of the search are not sampled again"
     )
 
@@ -137,7 +137,7 @@ def test_tuned_controls_may_have_any_backbone_of_the_space(tmp_path: Path) -> No
     with_file = "{value: x.pth, when: {backbone: xrv_densenet121_all}}"
     path.write_text(f"{SPACE}  backbone: {backbones}\n  weights: {with_file}\n")
 
-    drawn = draw_control(load_space(path), "real_only", 20, ())
+    drawn = sample_control(load_space(path), "real_only", 20, ())
 
     assert {each.backbone for each in drawn} == {"mobilenet_v2", "resnet18", "xrv_densenet121_all"}
 

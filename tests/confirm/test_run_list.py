@@ -23,7 +23,7 @@ from xraytune.space.settings import (
 )
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import append_run, ended_runs
-from xraytune.study.trial import LOST, ProgressFile, Trial
+from xraytune.study.trial import LOST, OpenTrial, ProgressFile
 from xraytune.synth.generator_inputs import GAN_PROGRESS
 
 SETTINGS = Settings(name="small", data=DataSettings(path=Path("xrays")))
@@ -34,10 +34,10 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "confirm")
 
 
-def runs_of(each: list[Parameters]) -> list[Trial]:
+def runs_of(each: list[Parameters]) -> list[OpenTrial]:
     experiments = [Experiment(settings=SETTINGS, parameters=parameters) for parameters in each]
     return [
-        Trial(number=number, label=f"run {number}", experiment=experiment)
+        OpenTrial(number=number, label=f"run {number}", experiment=experiment)
         for number, experiment in enumerate(experiments)
     ]
 
@@ -56,7 +56,7 @@ def work(
 
 def started(work: TrialLoop) -> int:
     suggestion = work.next_trial()
-    assert isinstance(suggestion, Trial)
+    assert isinstance(suggestion, OpenTrial)
     return suggestion.number
 
 

@@ -8,7 +8,7 @@ import pytest
 from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_labelled
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.space.settings import (
     DataSettings,
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def phantoms(module_path: Path) -> Path:
     folder = module_path / "xrays"
-    draw_phantoms(folder, patients=60, seed=4, image_size_px=32)
+    paint_phantoms(folder, patients=60, seed=4, image_size_px=32)
     return folder
 
 

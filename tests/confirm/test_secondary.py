@@ -19,7 +19,7 @@ from tests.model.conftest import read_rows
 from xraytune.confirm.judge import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import PREDICTIONS_FILE, add_secondary, write_predictions
 from xraytune.confirm.record import SecondaryOutcome
-from xraytune.data.images import ImageFile, Images
+from xraytune.data.images import ImageFile, ImageTable
 from xraytune.stats.classification import Floats
 
 pytestmark = pytest.mark.slow
@@ -177,7 +177,7 @@ def test_the_predictions_of_all_runs_are_written_with_their_labels(
     test = make()
     names = outputs if make is findings else []
     states = np.array(["0", "1", "?"])[test.labels]  # -1 is unknown
-    images = Images(
+    images = ImageTable(
         ImageFile(
             file=f"{number}.png",
             label=0,

@@ -22,7 +22,7 @@ from xraytune.confirm.judge import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import compare_sites
 from xraytune.confirm.record import read_verdict
 from xraytune.confirm.run import confirm
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.export import export
 from xraytune.present.charts import plot_subgroups
@@ -75,7 +75,7 @@ def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) 
     assert divided.left_out_sites == SITES
     trained_on = []
     for draw, site in enumerate(SITES):
-        prepared = divided.drawn(draw)
+        prepared = divided.of_draw(draw)
         parameters = Parameters(
             source="duplicate", synthetic_ratio=0.5, backbone="small_cnn", weights="none"
         )
@@ -159,7 +159,7 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(ended: Lab) 
 
 
 def test_a_further_hospital_is_scored_by_all_replicates(ended: Lab, tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "elsewhere", patients=60, seed=6, image_size_px=32)
+    paint_phantoms(tmp_path / "elsewhere", patients=60, seed=6, image_size_px=32)
     for image in (tmp_path / "elsewhere").rglob("*.jpeg"):
         image.rename(image.with_name(f"d-{image.name}"))  # phantoms count patients from 1, too
 

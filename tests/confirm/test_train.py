@@ -14,7 +14,7 @@ from xraytune.confirm.arms import Plan
 from xraytune.confirm.plan import make_plan
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import SealedTest
-from xraytune.data.images import Images
+from xraytune.data.images import ImageTable
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
@@ -22,7 +22,7 @@ from xraytune.search.ray.runner import Runner
 from xraytune.space.settings import DataSettings, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
-from xraytune.study.trial import Trial, TrialMessage
+from xraytune.study.trial import OpenTrial, TrialMessage
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ SMALL = "confirm={replicates: 2, controls: {matched: [none], tuned: [real_only]}
 
 SEALED = SealedTest(
     data=DataSettings(path=Path("xrays")),
-    images=Images(),
+    images=ImageTable(),
     kind="folder",
     prepared=two_images(),
 )
@@ -63,7 +63,7 @@ class Told:
 
     def run(self, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
         work = make_loop(NO_CALLBACKS)
-        while isinstance(asked := work.next_trial(), Trial):
+        while isinstance(asked := work.next_trial(), OpenTrial):
             for message in self._says(work.folder, asked.number):
                 if not work.on_result(asked.number, message):
                     break

@@ -112,7 +112,7 @@ def _measured(
     space = folder.space()
     row = next(
         row
-        for row in Journal(folder.journal_path, space, writable=False).rows()
+        for row in Journal(folder.journal_path, space, is_writable=False).rows()
         if row.number == trial
     )
     finalist, *others = compared_arms([row], space.settings, "unused")

@@ -9,7 +9,7 @@ import pytest
 from tests.data.conftest import DataFolder
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import in_order_of
-from xraytune.data.images import ImageFile, ImageIndex, Images
+from xraytune.data.images import ImageFile, ImageIndex, ImageTable
 from xraytune.data.index import read_labelled
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import SplitSettings
@@ -230,7 +230,7 @@ def test_patients_are_split_evenly_by_finding() -> None:
     noise = rng.normal(size=(2000, 14))
     depths = severity + noise
     has = depths > np.quantile(depths, 1 - np.linspace(0.02, 0.4, 14), axis=0).diagonal()
-    images = Images(
+    images = ImageTable(
         ImageFile(file=f"{n}_{k}", label=0, patient=f"p{n}", findings="".join(map(str, row)))
         for n, row in enumerate(has.astype(int).tolist())
         for k in range(1 + n % 3)

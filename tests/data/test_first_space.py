@@ -14,7 +14,7 @@ from tests.docs.commands import TINY, TINY_PAIRS
 from tests.in_process import command, confirm_in_process
 from tests.pair_files import draw_xrays
 from xraytune.data.first_space import first_space_path, write_first_space
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
 from xraytune.space.load import load_space
@@ -33,7 +33,7 @@ KINDS = (
 
 def draw(folder: Path, kind: str) -> Path:
     """Draw images of a kind, and return what `--data` gets."""
-    draw_phantoms(
+    paint_phantoms(
         folder,
         patients=12 if kind == "few patients" else 60,
         seed=1,

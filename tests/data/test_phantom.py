@@ -17,7 +17,7 @@ from xraytune.base.arrays import Float64Array
 from xraytune.base.errors import ConfigError
 from xraytune.data.guesses import patient_of
 from xraytune.data.index import read_index
-from xraytune.data.phantom import PhantomSet, draw_phantoms
+from xraytune.data.phantom import PhantomSet, paint_phantoms
 from xraytune.data.table import subgroup_columns
 from xraytune.space.settings import DataSettings
 
@@ -30,7 +30,7 @@ _SIDE = 64
 def phantoms(module_path: Path) -> PhantomSet:
     """Twenty-five patients: each diagnosis is on both sides of the split."""
     out = module_path / "set"
-    return draw_phantoms(out, patients=25, seed=7, image_size_px=_SIDE)
+    return paint_phantoms(out, patients=25, seed=7, image_size_px=_SIDE)
 
 
 def _images(root: Path) -> list[Path]:
@@ -46,7 +46,7 @@ def test_a_larger_set_contains_the_smaller_and_another_seed_gives_other_patients
 ) -> None:
     """The smallest has both classes in both parts."""
     for name, seed in (("small", 7), ("other", 4)):
-        draw_phantoms(tmp_path / name, patients=10, seed=seed, image_size_px=_SIDE)
+        paint_phantoms(tmp_path / name, patients=10, seed=seed, image_size_px=_SIDE)
 
     small = _images(tmp_path / "small")
     for image in small:
@@ -63,7 +63,7 @@ def test_the_disease_can_be_learnt_from_the_pixels_but_not_from_trivial_statisti
     tmp_path: Path,
 ) -> None:
     """By a logistic regression, of which no patient is on both sides of a fold."""
-    draw_phantoms(tmp_path / "set", patients=200, seed=11, image_size_px=32)
+    paint_phantoms(tmp_path / "set", patients=200, seed=11, image_size_px=32)
     images = _images(tmp_path / "set")
     labels = np.array([image.parts[-2] == "PNEUMONIA" for image in images])
     patients = [patient_of(image.name) for image in images]
@@ -81,13 +81,13 @@ def test_the_disease_can_be_learnt_from_the_pixels_but_not_from_trivial_statisti
 
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this path already exists"):
-        draw_phantoms(tmp_path, patients=10, seed=0)
+        paint_phantoms(tmp_path, patients=10, seed=0)
 
 
 def test_pairs_are_the_same_images_with_masks_of_the_lungs_which_are_darker_than_bone(
     phantoms: PhantomSet, tmp_path: Path
 ) -> None:
-    pairs = draw_phantoms(tmp_path / "pairs", patients=25, seed=7, image_size_px=_SIDE, pairs=True)
+    pairs = paint_phantoms(tmp_path / "pairs", patients=25, seed=7, image_size_px=_SIDE, pairs=True)
 
     assert pairs.image_count == phantoms.image_count
     for file in _images(phantoms.path):
@@ -102,7 +102,7 @@ def test_pairs_are_the_same_images_with_masks_of_the_lungs_which_are_darker_than
 
 
 def test_phantoms_of_sites_have_their_scanner_and_people_to_group_by(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "plain", patients=30, seed=2, image_size_px=32)
+    paint_phantoms(tmp_path / "plain", patients=30, seed=2, image_size_px=32)
     for name in ("sites", "again"):
         options = "--sites 3 --patients 30 --seed 2 --size 32".split()
         assert command("data", "phantom", tmp_path / name, *options).exit_code == 0
@@ -131,4 +131,4 @@ def test_phantoms_of_sites_have_their_scanner_and_people_to_group_by(tmp_path: P
     low, _, high = sorted(map(np.mean, spreads.values()))
     assert high > 1.1 * low
     with pytest.raises(ConfigError, match="--sites: phantoms of several sites are in class"):
-        draw_phantoms(tmp_path / "masks", patients=10, seed=0, pairs=True, sites=2)
+        paint_phantoms(tmp_path / "masks", patients=10, seed=0, pairs=True, sites=2)

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tests.data.conftest import DataFolder
 from tests.pair_files import save
 from xraytune.base.errors import DataError
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.pixels import open_pixels, shift_image
 from xraytune.space.settings import ShiftSettings
 
@@ -51,7 +51,7 @@ def test_images_that_are_all_blank_are_refused(xrays: DataFolder) -> None:
 
 def test_a_study_sees_shifted_images(xrays: DataFolder) -> None:
     """On all sides; without a shift, the decoded images are those of before."""
-    draw_phantoms(xrays, patients=30, seed=3, image_size_px=32)
+    paint_phantoms(xrays, patients=30, seed=3, image_size_px=32)
 
     as_they_are, shifted = (
         open_pixels(xrays.parent / "cache" / prepared.pixels)

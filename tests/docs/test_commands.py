@@ -14,7 +14,7 @@ from docs.hooks import blocks, shell_commands
 from tests.docs.commands import BLOCKS, ROOT, TINY, of_xraytune, used_by
 from tests.in_process import command, confirm_in_process
 from xraytune.base.files import read_json
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.model import train as final_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
@@ -51,7 +51,7 @@ def shrink(words: list[str]) -> list[str]:
 
 
 def test_the_commands_of_readme_run(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "chest_xray", patients=80, seed=1, image_size_px=32)
+    paint_phantoms(tmp_path / "chest_xray", patients=80, seed=1, image_size_px=32)
     commands = [
         arguments
         for page, block in BLOCKS

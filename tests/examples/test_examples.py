@@ -13,7 +13,7 @@ from tests.pair_files import draw_xrays
 from xraytune.base.errors import ArtifactError
 from xraytune.base.files import read_json
 from xraytune.data.index import read_index
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.space.settings import DataSettings
 from xraytune.trial.saved_model import open_bundle
 
@@ -74,7 +74,7 @@ def test_transformed_copies_are_a_data_folder_with_the_patients_of_their_origina
 ) -> None:
     xrays = tmp_path / "xrays"
     copies = tmp_path / "copies"
-    draw_phantoms(xrays, patients=12, seed=1, image_size_px=32)
+    paint_phantoms(xrays, patients=12, seed=1, image_size_px=32)
 
     transform_folder(xrays, copies, copies=2)
 

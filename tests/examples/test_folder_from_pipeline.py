@@ -84,7 +84,7 @@ def test_a_pipeline_fills_a_folder_of_extra_images(pipeline: Path, tmp_path: Pat
 
     def seen_by(folder: str) -> frozenset[str] | None:
         given = {"source": "folder", "folder": {"path": tmp_path / folder}}
-        return source_of(Parameters.model_validate(given)).seen_images()
+        return source_of(Parameters.model_validate(given)).seen_images_sha256()
 
     assert seen_by("out") == frozenset(("a1", "b2"))
     assert seen_by("fewer") is None, "it is not known which images the pipeline has seen"

@@ -51,7 +51,7 @@ def _is_compared(name: Path) -> bool:
 
 
 def _study_picture(folder: StudyFolder) -> dict[str, Any]:
-    journal = Journal(folder.journal_path, folder.space(), writable=False)
+    journal = Journal(folder.journal_path, folder.space(), is_writable=False)
     return {
         "journal": [
             {

@@ -139,7 +139,7 @@ class Killable:
         self.keep_running()
         assert self.process.wait() == 0, self.log()
         folder = StudyFolder(self.study)
-        journal = Journal(folder.journal_path, folder.space(), writable=False)
+        journal = Journal(folder.journal_path, folder.space(), is_writable=False)
         rows = journal.rows()
         assert [row.number for row in rows] == list(range(self.trials))
         assert sorted(row["number"] for row in read_jsonl(folder.rows_path)) == [

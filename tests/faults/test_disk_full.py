@@ -14,7 +14,7 @@ from xraytune.base.files import read_jsonl
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.status import status
-from xraytune.study.trial import Trial
+from xraytune.study.trial import OpenTrial
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def test_search_on_full_disk_stays_readable_and_resumes(
         loop = direct(study, "budget.trials=60")
         disk.fill(pages_left=pages_left)
         try:
-            while isinstance(suggestion := loop.next_trial(), Trial):
+            while isinstance(suggestion := loop.next_trial(), OpenTrial):
                 for number in range(1, 3):
                     if not loop.on_result(
                         suggestion.number, epoch(number, 0.5 + suggestion.number / 100)
@@ -74,7 +74,7 @@ def test_search_on_full_disk_stays_readable_and_resumes(
 
     assert told == 8
     assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
-    assert isinstance(loop.next_trial(), Trial)
+    assert isinstance(loop.next_trial(), OpenTrial)
 
 
 def test_journal_on_full_disk_keeps_only_complete_lines(
@@ -82,7 +82,7 @@ def test_journal_on_full_disk_keeps_only_complete_lines(
 ) -> None:
     """Optuna writes half a line; after a further append, the journal would be unreadable."""
     space = write_space(disk.path)
-    journal = Journal(study.journal_path, space, writable=True)
+    journal = Journal(study.journal_path, space, is_writable=True)
     journal.ask()
     disk.fill()
 
@@ -100,12 +100,12 @@ def test_journal_on_full_disk_keeps_only_complete_lines(
     content = study.journal_path.read_bytes()
     disk.free()
     journal.report(0, reported + 1, 0.5)  # the same process continues
-    again = Journal(study.journal_path, space, writable=True)
+    again = Journal(study.journal_path, space, is_writable=True)
 
     assert content.endswith(b"\n")
     assert len(seen) == reported > 0
     assert len(again.row(0).values) == reported + 1
-    assert isinstance(direct(study).next_trial(), Trial)
+    assert isinstance(direct(study).next_trial(), OpenTrial)
 
 
 def test_a_full_disk_is_named_while_the_files_of_a_repeated_trial_are_copied(
@@ -114,7 +114,7 @@ def test_a_full_disk_is_named_while_the_files_of_a_repeated_trial_are_copied(
     """Where a file system has no links."""
     loop = direct(study, "source={value: none}", "lr={values: [1e-3, 1e-4]}")
     trial = loop.next_trial()
-    assert isinstance(trial, Trial)
+    assert isinstance(trial, OpenTrial)
     results = study.results_path(trial.number)
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_bytes(bytes(10**5))

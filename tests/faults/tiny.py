@@ -30,7 +30,7 @@ from xraytune.study.start import (
     require_free,
     require_same_images,
 )
-from xraytune.study.trial import LOST, Trial
+from xraytune.study.trial import LOST, OpenTrial
 from xraytune.synth import gan
 from xraytune.synth.generator_inputs import generator_need
 from xraytune.synth.sources import gan as gan_source
@@ -154,7 +154,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
     prepared = read_prepared(tree.path / "split.json")
     folder = tree.study
     if folder.space_path.exists():
-        Journal(folder.journal_path, space, writable=False)
+        Journal(folder.journal_path, space, is_writable=False)
         require_same_images(folder, prepared)
     else:
         require_free(folder)
@@ -162,7 +162,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
     with locked(folder):
         work = loop_of(folder, space, prepared, tree.cache)
 
-        def is_lost(trial: Trial, epoch: int) -> bool:
+        def is_lost(trial: OpenTrial, epoch: int) -> bool:
             if trial.number == _LOST_FOR_GOOD:
                 return True
             return trial.number == _LOST_ONCE and epoch == 1 and not trial.failures
@@ -175,7 +175,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
     settings = load_space(tree.space).settings
     prepared = read_prepared(tree.path / "split.json")
     runs = [
-        Trial(number=number, label=f"run {number}", experiment=each)
+        OpenTrial(number=number, label=f"run {number}", experiment=each)
         for number, each in enumerate(_runs(settings))
     ]
     tree.runs.path.mkdir(exist_ok=True)
@@ -196,8 +196,10 @@ def _runs(settings: Settings) -> list[Experiment]:
     ]
 
 
-def _run(work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[Trial, int], bool]) -> None:
-    while isinstance(trial := work.next_trial(), Trial):
+def _run(
+    work: TrialLoop, cache: Path, marks: Marks, is_lost: Callable[[OpenTrial, int], bool]
+) -> None:
+    while isinstance(trial := work.next_trial(), OpenTrial):
         marks.current = number = trial.number
         worker = TrialWorker(job_of(trial, work.folder, cache))
         continues = True

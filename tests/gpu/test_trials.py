@@ -111,8 +111,8 @@ def test_cuda_graph_equals_the_plain_step(gpu: Compute) -> None:
     replay = replayed(recorded.update, gpu)
 
     for _ in range(10):
-        expected = one_by_one.update(one_by_one.draw())
-        losses = replay(recorded.draw())
+        expected = one_by_one.update(one_by_one.sample_inputs())
+        losses = replay(recorded.sample_inputs())
         assert losses.tolist() == pytest.approx(expected.tolist(), abs=0.05)
         one_by_one.step += 1
         recorded.step += 1
@@ -149,7 +149,7 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
         optimizer = build_optimizer("adam", training.trained, lr=1e-3)
         step: Step = partial(training.step, optimizer)
         step = replayed(step, gpu) if how == "replayed" else step
-        for number, draws in enumerate(training.batches.draws(range(8))):
+        for number, draws in enumerate(training.batches.step_inputs(range(8))):
             set_lr(optimizer, 1e-4 * number)
             losses.append(float(step(draws)))
         networks.append(training.trained)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.confirm.labs import search_space
 from xraytune.base.files import read_json, sha256_of, write_json
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.study.test_access import TEST_ACCESS_FILE
@@ -95,7 +95,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Return a lab that all tests share and none may change."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
-    draw_phantoms(lab.xrays, patients=40, seed=6, image_size_px=64, difficulty=0.0)
+    paint_phantoms(lab.xrays, patients=40, seed=6, image_size_px=64, difficulty=0.0)
     search_space(lab.path, SPACE)
     export(lab.study, out=lab.best)
     train(lab.best, out=lab.model)

@@ -12,7 +12,7 @@ from tests.in_process import CPU, one_thread
 from tests.model.conftest import Lab
 from xraytune.base.errors import ArtifactError, MachineError
 from xraytune.confirm.sealed import choose_test
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, SplitData
 from xraytune.space.domains import Point
 from xraytune.space.load import load_space
@@ -53,7 +53,7 @@ def prepared_of(space: Space, cache: Path) -> tuple[SplitData, list[str]]:
 @pytest.fixture
 def both(lab: Lab, tmp_path: Path) -> Path:
     """Return a space that uses the model, for images of the lab and of other patients."""
-    draw_phantoms(tmp_path / "other", patients=80, seed=9, image_size_px=64)
+    paint_phantoms(tmp_path / "other", patients=80, seed=9, image_size_px=64)
     for part in ("NORMAL", "PNEUMONIA"):
         (tmp_path / "both" / part).mkdir(parents=True)
         for folder, start in ((lab.xrays, "lab"), (tmp_path / "other", "other")):

@@ -19,7 +19,7 @@ from xraytune.space.settings import ExportedFrom
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
-from xraytune.study.trial import Trial
+from xraytune.study.trial import OpenTrial
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def made(lab: Lab, tmp_path: Path) -> Made:
         loop = SearchTrials(folder, space, no_gan)
         for value, val_b_score in scores:
             suggestion = loop.next_trial()
-            assert isinstance(suggestion, Trial)
+            assert isinstance(suggestion, OpenTrial)
             result = TrialResult(
                 value=value, val_b_score=val_b_score, best_epoch=1, epochs=1, threshold=0.5
             )
@@ -137,7 +137,7 @@ def test_a_stopped_trial_that_a_confirmation_finished_is_exported(
 ) -> None:
     """If ASHA pruned all trials with synthetic images, `confirm` completes the longest ones."""
     folder = made([(0.9, 0.7)])
-    journal = Journal(folder.journal_path, folder.space(), writable=True)
+    journal = Journal(folder.journal_path, folder.space(), is_writable=True)
     suggestion = journal.ask()
     journal.report(suggestion.number, 1, 0.5)
     journal.tell(suggestion.number, "pruned", 0.5, {})

@@ -34,7 +34,7 @@ budget: {trials: 1, max_epochs: 1, steps_per_epoch: 8}
 """
 
 
-def draw_pairs(folder: Path, numbers: range) -> Path:
+def sample_pairs(folder: Path, numbers: range) -> Path:
     """Draw a pair of the patient of each number."""
     return write_pairs(folder, [f"p{number:02}" for number in numbers])
 
@@ -43,8 +43,8 @@ def draw_pairs(folder: Path, numbers: range) -> Path:
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with `pairs/`, `space.yaml` and a segmenter, which none may change."""
     folder = tmp_path_factory.mktemp("discs")
-    draw_pairs(folder / "pairs/train", range(24))
-    draw_pairs(folder / "pairs/test", range(24, 30))
+    sample_pairs(folder / "pairs/train", range(24))
+    sample_pairs(folder / "pairs/test", range(24, 30))
     (folder / "space.yaml").write_text(SPACE)
     train_in(folder, "model")
     return folder
@@ -118,7 +118,7 @@ def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> Non
 
 
 def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Path) -> None:
-    pairs = draw_pairs(tmp_path / "pairs", range(40, 47))
+    pairs = sample_pairs(tmp_path / "pairs", range(40, 47))
     predict(discs / "model", pairs / "images", out=tmp_path / "masks")
 
     found = evaluated(discs / "model", pairs, out=tmp_path / "out")
@@ -146,7 +146,7 @@ def test_the_metrics_are_those_of_the_predicted_masks(discs: Path, tmp_path: Pat
 
 
 def test_a_mask_that_cannot_be_used_is_named_or_left_out(discs: Path, tmp_path: Path) -> None:
-    pairs = draw_pairs(tmp_path / "pairs", range(40, 42))
+    pairs = sample_pairs(tmp_path / "pairs", range(40, 42))
     Image.new("L", (WIDTH_PX, HEIGHT_PX)).save(pairs / "masks/p41.png")
     with pytest.raises(DataError, match="empty"):
         evaluated(discs / "model", pairs)

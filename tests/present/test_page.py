@@ -12,7 +12,7 @@ from tests.present.conftest import SPACE
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
 from xraytune.confirm.record import read_verdict
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.present.charts import plot_forest
 from xraytune.present.page import page_content, write_report
 from xraytune.stats.verdict import Interval
@@ -134,7 +134,7 @@ HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם"]
 
 
 def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
-    draw_phantoms(tmp_path / "drawn", patients=30, seed=1, image_size_px=32)
+    paint_phantoms(tmp_path / "drawn", patients=30, seed=1, image_size_px=32)
     for number, (name, source) in enumerate(
         zip(HOSTILE, ["NORMAL", "PNEUMONIA", "NORMAL"], strict=True)
     ):

@@ -17,7 +17,7 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
-from xraytune.study.trial import LOST, Trial, TrialFailed, TrialMessage
+from xraytune.study.trial import LOST, OpenTrial, TrialFailed, TrialMessage
 
 
 class Clock:
@@ -33,10 +33,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def start(loop: SearchTrials, gpus: float = 0.0) -> Trial:
+def start(loop: SearchTrials, gpus: float = 0.0) -> OpenTrial:
     """Start a trial that holds so many GPUs."""
     trial = loop.next_trial()
-    assert isinstance(trial, Trial)
+    assert isinstance(trial, OpenTrial)
     trial.resources = {"GPU": gpus}
     return trial
 
@@ -222,7 +222,7 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: s
         if draw.random() < 0.3:  # killed
             loop = direct(study, *overrides)
             running = {}
-        elif len(running) < 3 and isinstance(trial := loop.next_trial(), Trial):
+        elif len(running) < 3 and isinstance(trial := loop.next_trial(), OpenTrial):
             running[trial.number] = max(0, trial.epochs - 1)  # reported again
         elif running:
             number = draw.choice(list(running))
@@ -328,13 +328,13 @@ def test_after_a_kill_the_trial_that_had_begun_runs_first(
 def test_no_other_trial_takes_the_slots_that_a_large_one_waits_for(study: StudyFolder) -> None:
     loop, _ = gan_search(study, (8, 100))
 
-    def reserve(trial: Trial) -> None:
+    def reserve(trial: OpenTrial) -> None:
         trial.slots = 2 if trial.number == 1 else 1
 
-    assert isinstance(loop.next_trial(2, reserve), Trial)
+    assert isinstance(loop.next_trial(2, reserve), OpenTrial)
     assert loop.next_trial(2, reserve) == "wait", "one slot is free, and trial 1 needs two"
     complete(loop, 0)
-    assert isinstance(loop.next_trial(2, reserve), Trial)
+    assert isinstance(loop.next_trial(2, reserve), OpenTrial)
     assert loop.slots_in_use() == 2
 
 

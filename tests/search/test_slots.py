@@ -8,7 +8,7 @@ from xraytune.base.records import Node
 from xraytune.search.loop import count_slots, reserve
 from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.settings import Experiment, Parameters, Resources, Settings
-from xraytune.study.trial import Failure, Trial
+from xraytune.study.trial import Failure, OpenTrial
 
 SETTINGS = Settings.model_validate({"name": "any", "data": {"path": "any"}})
 EXPERIMENT = Experiment(settings=SETTINGS, parameters=Parameters())
@@ -21,9 +21,9 @@ def allocation(gpus: float, cpus: int = 1) -> Allocation:
     return allocation_of(SETTINGS.model_copy(update={"resources": resources}), has_gpu=True)
 
 
-def reserved(allocation: Allocation, nodes: Sequence[Node], *failures: Failure) -> Trial:
+def reserved(allocation: Allocation, nodes: Sequence[Node], *failures: Failure) -> OpenTrial:
     """A trial with what it holds, after some failures."""
-    trial = Trial(number=0, label="", experiment=EXPERIMENT, failures=[*failures])
+    trial = OpenTrial(number=0, label="", experiment=EXPERIMENT, failures=[*failures])
     reserve(allocation, nodes, trial)
     return trial
 

@@ -55,7 +55,7 @@ def study(module_path: Path) -> StudyFolder:
 
 
 def job(
-    study: StudyFolder, number: int, *, is_tracked: bool = False, every_epoch: bool = True
+    study: StudyFolder, number: int, *, is_tracked: bool = False, reports_every_epoch: bool = True
 ) -> Job:
     """A new trial of the study."""
     trial = study.trial_path(number)
@@ -67,7 +67,7 @@ def job(
         study=study,
         cache=study.default_cache,
         number=number,
-        every_epoch=every_epoch,
+        reports_every_epoch=reports_every_epoch,
         label=f"one #{number}",
         resources={},
     )
@@ -112,7 +112,7 @@ def test_a_worker_whose_trial_is_never_stopped_reports_only_the_last_epoch_of_a_
 ) -> None:
     monkeypatch.setattr("xraytune.search.worker.time.monotonic", lambda: 0.0)
 
-    (end,) = steps(job(study, 81, every_epoch=False), 1)
+    (end,) = steps(job(study, 81, reports_every_epoch=False), 1)
 
     assert isinstance(end, TrialResult)
     assert epochs(study, 81) == [1, 2, 3]

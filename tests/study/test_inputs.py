@@ -12,7 +12,7 @@ from tests.study.studies import ended_trials
 from xraytune.base.errors import DataError, StudyError
 from xraytune.base.files import sha256_of, write_json, write_text
 from xraytune.confirm.run import confirm
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import prepare
 from xraytune.model.train import train
@@ -44,7 +44,7 @@ def write_weights(root: Path, seed: int) -> None:
 def draw_extra(root: Path, seed: int) -> None:
     """Images of other patients."""
     shutil.rmtree(root / "extra", ignore_errors=True)
-    draw_phantoms(root / "drawn", patients=12, seed=seed, image_size_px=32)
+    paint_phantoms(root / "drawn", patients=12, seed=seed, image_size_px=32)
     for number, image in enumerate(sorted((root / "drawn/train").rglob("*.jpeg"))):
         out = root / "extra" / image.parent.name / f"other{number}.jpeg"
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ _POINT = "points_to_evaluate=[{source: none, lr: 1e-3}]"
 
 
 def journal_of(study: StudyFolder, space: Space) -> Journal:
-    return Journal(study.journal_path, space, writable=True)
+    return Journal(study.journal_path, space, is_writable=True)
 
 
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:
@@ -39,7 +39,7 @@ def test_points_come_first_and_a_restart_does_not_shift_the_draws(
     rows = "{source: none, lr: 1e-4}, {source: duplicate, synthetic_ratio: 1.0, lr: 1e-3}"
     points = f"points_to_evaluate=[{rows}]"
     create_journal(other, write_space(tmp_path, points), tmp_path)
-    unbroken = Journal(other, write_space(tmp_path, points), writable=True)
+    unbroken = Journal(other, write_space(tmp_path, points), is_writable=True)
 
     drawn = []
     for number in range(6):

@@ -8,22 +8,27 @@ import pytest
 
 from xraytune.base.files import read_jsonl
 from xraytune.study.folder import StudyFolder
-from xraytune.study.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
+from xraytune.study.test_access import (
+    TEST_ACCESS_FILE,
+    accesses,
+    folders_with_logs,
+    log_test_access,
+)
 
 WRITE = """
 import sys
 from pathlib import Path
-from xraytune.study.test_access import study_logs, log_test_access
+from xraytune.study.test_access import folders_with_logs, log_test_access
 study = Path(sys.argv[1])
 for number in range(15):
     about = {"contents": ["a"], "reason": str(number), "study": study.name}
-    log_test_access(*study_logs(study), command="confirm", **about)
+    log_test_access(*folders_with_logs(study), command="confirm", **about)
 """
 
 
 def opened(study: Path, *contents: str) -> None:
     log_test_access(
-        *study_logs(study), command="confirm", contents=contents, reason="", study=study.name
+        *folders_with_logs(study), command="confirm", contents=contents, reason="", study=study.name
     )
 
 

@@ -15,9 +15,9 @@ from xraytune.space.settings import GanSettings
 from xraytune.synth.gan import train_generator
 from xraytune.synth.generator_inputs import NETWORK_FILE
 from xraytune.synth.networks import Generator
-from xraytune.synth.saved_generator import draw_block, load_generator
+from xraytune.synth.saved_generator import generate_block, load_generator
 
-Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
+ImageTable = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def tiny(**changes: object) -> GanSettings:
     return GanSettings.model_validate(small | changes)
 
 
-def draw_blobs() -> Images:
+def draw_blobs() -> ImageTable:
     """24 images of two classes: a bright disc on a dark background, on the left or on the right."""
     random = numpy_generator(0, "blobs")
     labels = np.arange(24, dtype=np.int64) % 2
@@ -54,7 +54,7 @@ DISCS = np.where(BLOBS[0] > 128, 255, 0).astype(np.uint8)
 def train(
     settings: GanSettings,
     folder: Path,
-    images: Images = BLOBS,
+    images: ImageTable = BLOBS,
     *,
     masks: NDArray[np.uint8] | None = None,
     stop_after: int | None = None,
@@ -86,7 +86,7 @@ def draw(
     file: Path, label: int = 0, number: int = 0, seed: int = 0, **options: Any
 ) -> NDArray[np.uint8]:
     """The images of a block."""
-    return draw_block(file, label, number, seed=seed, compute=CPU, **options)[:, 0]
+    return generate_block(file, label, number, seed=seed, compute=CPU, **options)[:, 0]
 
 
 def full_range_generator(class_count: int, channels: int = 1) -> Generator:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tests.in_process import CPU
 from tests.synth.conftest import DISCS, draw, full_range_generator, tiny, train
 from xraytune.synth.generator_inputs import NETWORK_FILE
-from xraytune.synth.saved_generator import MaskRange, draw_block, save_generator
+from xraytune.synth.saved_generator import MaskRange, generate_block, save_generator
 from xraytune.synth.sources.source import BLOCK
 
 
@@ -38,7 +38,7 @@ def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -
     settings = tiny(steps=180, width=8, lr_g=2e-3, lr_d=2e-3)
     train(settings, tmp_path, masks=DISCS, report_every_steps=50)
 
-    drawn = draw_block(tmp_path / NETWORK_FILE, 0, 0, seed=0, compute=CPU)
+    drawn = generate_block(tmp_path / NETWORK_FILE, 0, 0, seed=0, compute=CPU)
 
     pixels = drawn[:, 0]
     masks = drawn[:, 1]
@@ -51,11 +51,11 @@ def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -
 def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(tmp_path: Path) -> None:
     file = tmp_path / NETWORK_FILE
     save_generator(full_range_generator(1, channels=2), file)
-    first = draw_block(file, 0, 3, seed=1, compute=CPU)
+    first = generate_block(file, 0, 3, seed=1, compute=CPU)
     areas = (first[:, 1] > 0).mean(axis=(1, 2))
     typical = MaskRange(area=(0.0, float(np.median(areas))), parts=(0, 1000))
 
-    block = draw_block(file, 0, 3, seed=1, compute=CPU, typical=typical)
+    block = generate_block(file, 0, 3, seed=1, compute=CPU, typical=typical)
 
     assert block.shape == (BLOCK, 2, 32, 32)
     assert typical.includes(block[:, 1]).all()

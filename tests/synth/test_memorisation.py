@@ -17,10 +17,10 @@ from xraytune.synth.memorisation import (
     measure_unseen,
 )
 
-Images = NDArray[np.uint8]
+ImageTable = NDArray[np.uint8]
 
 
-def chests(count: int, purpose: str, size_px: int = 32) -> Images:
+def chests(count: int, purpose: str, size_px: int = 32) -> ImageTable:
     """Draw images with a common shape, a smooth field and fine detail: uint8 [n, S, S]."""
     random = numpy_generator(0, purpose)
     rows, columns = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
@@ -32,7 +32,7 @@ def chests(count: int, purpose: str, size_px: int = 32) -> Images:
     return as_pixels(120 - shared + 25 * smooth / smooth.std() + 8 * detail / detail.std())
 
 
-def as_pixels(images: NDArray[np.floating[Any]]) -> Images:
+def as_pixels(images: NDArray[np.floating[Any]]) -> ImageTable:
     return images.round().clip(0, 255).astype(np.uint8)
 
 
@@ -51,15 +51,15 @@ def unseen() -> NDArray[np.float64]:
     return measure_unseen(UNSEEN, patients(250), TRAINING, patients(80))
 
 
-def verdict(synthetic: Images) -> Memorisation:
+def verdict(synthetic: ImageTable) -> Memorisation:
     return compare_with_unseen(measure_closeness(synthetic, TRAINING, patients(80)).ratio, unseen())
 
 
-def noisy(images: Images) -> Images:
+def noisy(images: ImageTable) -> ImageTable:
     return as_pixels(images + numpy_generator(1, "noise").normal(0, 15, images.shape))
 
 
-DISGUISES: dict[str, Callable[[Images], Images]] = {
+DISGUISES: dict[str, Callable[[ImageTable], ImageTable]] = {
     "as they are": lambda images: images,
     "flipped": lambda images: images[:, :, ::-1],
     "shifted": lambda images: np.roll(images, (2, -1), axis=(1, 2)),

@@ -18,7 +18,7 @@ def test_a_pipe_in_place_of_the_list_of_seen_images_is_refused_without_reading_i
     source = source_of(Parameters(source="folder", folder=folder))
 
     with pytest.raises(DataError, match="not a file"):
-        source.seen_images()
+        source.seen_images_sha256()
 
 
 def test_each_source_of_a_space_has_its_class_and_colour() -> None:

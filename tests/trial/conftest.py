@@ -121,7 +121,7 @@ def flip_a_bit(file: Path) -> None:
 
 def batch_of(batches: Batches, step: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets of a step."""
-    return batches.load(next(batches.draws(range(step, step + 1))))
+    return batches.load(next(batches.step_inputs(range(step, step + 1))))
 
 
 def block_of(

@@ -15,7 +15,7 @@ from tests.trial.conftest import Bench, batch_of, frozen, gan
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.errors import TrialError
 from xraytune.base.tensors import save_state
-from xraytune.data.prepare import side_images
+from xraytune.data.prepare import side_image_set
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.nets.inputs import view_table
 from xraytune.space.settings import Experiment, Parameters, TaskName
@@ -70,7 +70,7 @@ def test_images_too_large_for_the_device_are_brought_in_parts(
     at_once = TrialTraining(experiment, bench.context).batches
 
     steps = range(12)
-    for whole, part in zip(at_once.draws(steps), in_parts.draws(steps), strict=True):
+    for whole, part in zip(at_once.step_inputs(steps), in_parts.step_inputs(steps), strict=True):
         assert all(
             torch.equal(*pair)
             for pair in zip(at_once.load(whole), in_parts.load(part), strict=True)
@@ -139,7 +139,7 @@ def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(
 ) -> None:
     """Of a MobileNetV2, the features of a batch of 3 are others in the last bits."""
     experiment = frozen(bench, tmp_path, backbone="mobilenet_v2")
-    side = side_images("train", bench.prepared, bench.cache)
+    side = side_image_set("train", bench.prepared, bench.cache)
     views = view_table(
         0, image_count=len(side.rows), parameters=Parameters(augmentation="affine", views=1)
     )[:, 0]

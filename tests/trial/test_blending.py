@@ -9,14 +9,14 @@ import torch
 
 from tests.trial.conftest import Bench, batch_of
 from xraytune.space.settings import Parameters
-from xraytune.trial.batches import blend, draw_pairs
+from xraytune.trial.batches import blend, sample_pairs
 from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.slow
 
 
 def pairs(steps: int = 1, images: int = 6, **alphas: float) -> tuple[torch.Tensor, ...]:
-    drawn = draw_pairs(range(steps), images, Parameters.model_validate(alphas), seed=3)
+    drawn = sample_pairs(range(steps), images, Parameters.model_validate(alphas), seed=3)
     return tuple(torch.from_numpy(column) for column in drawn)
 
 
@@ -103,7 +103,7 @@ def test_real_and_extra_images_are_pairs_in_steps_that_can_be_repeated(
 
     assert torch.equal(inputs, again)
     assert targets.shape == (len(inputs), 2)
-    (partner, *_) = draw_pairs([1], len(inputs), experiment.parameters, experiment.settings.seed)
+    (partner, *_) = sample_pairs([1], len(inputs), experiment.parameters, experiment.settings.seed)
     count = experiment.parameters.batch_size
     assert (partner[0][:count] >= count).any(), "an extra image is the partner of a real one"
     last = [(record.train_loss, record.val_loss) for record in records[-len(rest) :]]

@@ -28,7 +28,7 @@ from xraytune.base.errors import (
     MachineError,
     TrialError,
 )
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext
 from xraytune.model.generator_folder import generator_train
 from xraytune.space.document import write_yaml
@@ -132,7 +132,7 @@ def make_ward(root: Path, task: str) -> Ward:
         else:
             has_findings = task == "findings"
             patients = 120 if has_findings or name == "other" else 40
-            draw_phantoms(
+            paint_phantoms(
                 root / name, patients=patients, seed=seed, image_size_px=32, findings=has_findings
             )
             data[name] = root / name / "data.yaml" if has_findings else root / name / "train"

@@ -17,7 +17,7 @@ from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, sha256_of
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.pixels import PIXELS_STAGE
-from xraytune.data.prepare import RunContext, prepare, restore_pixels, side_images
+from xraytune.data.prepare import RunContext, prepare, restore_pixels, side_image_set
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.space.settings import Experiment
 from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
@@ -149,7 +149,7 @@ def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
     with pytest.raises(
         ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"
     ):
-        side_images("train", done.bench.prepared, cache)
+        side_image_set("train", done.bench.prepared, cache)
 
 
 def install(package: str, release: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

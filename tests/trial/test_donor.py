@@ -10,7 +10,7 @@ from tests.in_process import save_backbone
 from tests.pair_files import draw_xrays
 from tests.trial.conftest import DONORS_SPACE
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
-from xraytune.data.prepare import RunContext, prepare, side_images
+from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
@@ -58,8 +58,8 @@ def test_a_head_and_the_statistics_of_its_features_are_sent(hospital: Path) -> N
     )
 
     network = Network(experiment, context)
-    train = side_images("train", context.prepared, context.cache)
-    val_a = side_images("val_a", context.prepared, context.cache)
+    train = side_image_set("train", context.prepared, context.cache)
+    val_a = side_image_set("val_a", context.prepared, context.cache)
     scores = network.plain_features(val_a) @ tensors["weight"].numpy().T + tensors["bias"].numpy()
     probabilities = torch.from_numpy(scores[:, ::-1].copy()).softmax(dim=1).numpy()
     assert auroc(val_a.labels, probabilities, positive=1) == pytest.approx(sent.val_auroc, abs=1e-3)
@@ -69,7 +69,7 @@ def test_a_head_and_the_statistics_of_its_features_are_sent(hospital: Path) -> N
     covariance = tensors["covariances"][0].numpy()
     assert np.linalg.eigvalsh(covariance).min() > -1e-6
     np.testing.assert_allclose(np.trace(covariance), of_pneumonia.var(axis=0).sum(), rtol=1e-3)
-    assert sent.patients == context.prepared.train_patients
+    assert sent.patients == context.prepared.train_patient_count
 
 
 def test_without_a_generator_nothing_of_it_is_sent(hospital: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.trial.conftest import Bench, flip_a_bit, frozen
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute
-from xraytune.nets.captured import Draws
+from xraytune.nets.captured import StepInputs
 from xraytune.nets.checkpoint import finished_epochs
 from xraytune.trial.batches import Batches
 from xraytune.trial.training import TrialTraining
@@ -36,7 +36,7 @@ def with_epochs(bench: Bench, count: int) -> Bench:
 class Brighter(Batches):
     """Batches whose images are far brighter than those of the batch norms, which load unblended."""
 
-    def load(self, draws: Draws, *, blends: bool = True) -> tuple[Tensor, Tensor]:
+    def load(self, draws: StepInputs, *, blends: bool = True) -> tuple[Tensor, Tensor]:
         inputs, targets = super().load(draws, blends=blends)
         return (inputs + 3 if blends else inputs), targets
 

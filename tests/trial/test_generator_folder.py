@@ -22,7 +22,7 @@ from xraytune.space.allocation import allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.settings import GanSettings
 from xraytune.study.start import read_inputs
-from xraytune.synth.saved_generator import draw_block
+from xraytune.synth.saved_generator import generate_block
 from xraytune.synth.sources.gan import require_same_network, trained_generator
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training_set import build_training_set
@@ -150,7 +150,7 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(
     experiment = findings_bench.experiment(source="generator", generator={"path": out})
     block = block_of(experiment, findings_bench.context)
 
-    drawn = draw_block(
+    drawn = generate_block(
         out / "generator.safetensors",
         0,
         0,

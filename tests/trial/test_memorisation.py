@@ -11,7 +11,7 @@ from PIL import Image
 from tests.trial.conftest import Bench
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
-from xraytune.data.prepare import side_images
+from xraytune.data.prepare import side_image_set
 from xraytune.synth.memorisation import MEMORISATION_STAGE, find_copies
 from xraytune.trial.training_set import build_training_set
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def copies(bench: Bench, module_path: Path) -> dict[str, Any]:
     """A folder of training images, as they were decoded."""
-    train = side_images("train", bench.prepared, bench.cache)
+    train = side_image_set("train", bench.prepared, bench.cache)
     for number, (pixels, label) in enumerate(zip(train.read(), train.labels, strict=True)):
         file = module_path / bench.prepared.class_names[label] / f"new{number}.png"
         file.parent.mkdir(exist_ok=True)

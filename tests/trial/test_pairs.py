@@ -11,7 +11,7 @@ from xraytune.data.prepare import (
     ImageSet,
     prepare,
     read_prepared,
-    side_images,
+    side_image_set,
     write_prepared,
 )
 from xraytune.space.settings import Settings
@@ -45,7 +45,7 @@ def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Pat
 
     assert prepared.has_masks
     for side in ("train", "val_a", "val_b"):
-        source = side_images(side, prepared, tmp_path)
+        source = side_image_set(side, prepared, tmp_path)
         assert set(np.unique(source.read_masks(slice(None)))) == {0, 255}
         assert agreement(source) > 0.95
     write_prepared(prepared, tmp_path / "split.json")

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from tests.trial.conftest import Bench
-from xraytune.data.phantom import draw_phantoms
+from xraytune.data.phantom import paint_phantoms
 from xraytune.space.settings import Experiment, FolderSettings
 from xraytune.synth.generator_quality import Quality
 from xraytune.trial.quality import measure_quality
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def _pools(clinic: Bench) -> None:
     """New X-rays, sharp, blurred and small, beside those of the study."""
     root = clinic.cache.parent
-    draw_phantoms(root / "others", patients=160, seed=4, image_size_px=32)
+    paint_phantoms(root / "others", patients=160, seed=4, image_size_px=32)
     for file in sorted((root / "others/train").rglob("*.jpeg")):
         image = Image.open(file).convert("L")
         pools = {

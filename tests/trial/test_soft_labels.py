@@ -13,8 +13,8 @@ from tests.in_process import CPU, one_thread, save_backbone
 from tests.pair_files import draw_xrays
 from tests.trial.conftest import DONORS_SPACE, batch_of
 from xraytune.base.errors import DataError
-from xraytune.data.phantom import draw_phantoms
-from xraytune.data.prepare import RunContext, prepare, side_images
+from xraytune.data.phantom import paint_phantoms
+from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.model.generator_folder import generator_train
 from xraytune.model.train import train
 from xraytune.space.fields import parameters_from
@@ -37,7 +37,7 @@ def root(module_path: Path) -> Path:
     save_backbone(module_path / "net.safetensors")
     (module_path / "space.yaml").write_text(SPACE)
     for name, patients, seed in (("xrays", 60, 3), ("of_a", 200, 4)):
-        draw_phantoms(module_path / name, patients=patients, seed=seed, image_size_px=32)
+        paint_phantoms(module_path / name, patients=patients, seed=seed, image_size_px=32)
     for file in [*(module_path / "of_a").rglob("*.*")]:
         file.rename(file.with_name(f"of_a_{file.name}"))
     for name, other in (("NORMAL", "PNEUMONIA"), ("PNEUMONIA", "NORMAL")):
@@ -99,7 +99,7 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
     assert targets.shape == (12, 2)
     np.testing.assert_allclose(targets.sum(dim=1), 1, rtol=1e-6)
     numbers, _ = training.batches.images_of_step(0)
-    real = side_images("train", context.prepared, context.cache)
+    real = side_image_set("train", context.prepared, context.cache)
     assert (targets[:4].argmax(dim=1).numpy() == real.labels[numbers[:4]]).all()
     assert ((targets[:4] == 0) | (targets[:4] == 1)).all()
     places = numbers[4:] - len(real.labels)
@@ -202,7 +202,7 @@ def test_findings_are_labelled_with_the_probability_of_each(tmp_path: Path) -> N
     settings = load_space(space, data=data).settings
     prepared, _ = prepare(settings, tmp_path / "cache")
     context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
-    images = side_images("val_b", prepared, context.cache)
+    images = side_image_set("val_b", prepared, context.cache)
     values = {"backbone": "small_cnn", "weights": "none", "source": "folder", "labels": "donor"}
     values |= {"folder.path": str(tmp_path / "xrays"), "folder.donor": str(tmp_path / "model")}
     experiment = Experiment(settings=settings, parameters=parameters_from(values))

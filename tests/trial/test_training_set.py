@@ -166,4 +166,4 @@ def test_a_damaged_or_unrelated_record_is_refused(
     with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):
         source_of(
             bench.experiment(source="folder", folder={"path": tmp_path}).parameters
-        ).seen_images()
+        ).seen_images_sha256()

@@ -19,7 +19,7 @@ _CONTROL_CHARACTERS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class SourceLine:
+class FileLine:
     """A line of a user's file, 1-based, with its text if known."""
 
     path: Path
@@ -30,7 +30,7 @@ class SourceLine:
         return f"{self.path}:{self.line}"
 
 
-Place: TypeAlias = SourceLine | Path | str
+Place: TypeAlias = FileLine | Path | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Problem:
 
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
-        if isinstance(self.where, SourceLine) and self.where.text:
+        if isinstance(self.where, FileLine) and self.where.text:
             lines.append(f"  {self.where.line} | {self.where.text.strip()}")
         if self.fix:
             lines.append(f"  fix: {self.fix}")

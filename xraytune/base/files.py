@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from xraytune.base.errors import (
     ArtifactError,
     ConfigError,
+    FileLine,
     MachineError,
-    SourceLine,
     XraytuneError,
     printable,
 )
@@ -171,14 +171,14 @@ def write_bytes(
     path: Path,
     content: bytes,
     *,
-    durable: bool = True,
+    is_durable: bool = True,
     mode: int = 0o666,
     is_recorded: bool = False,
 ) -> None:
     """Write a whole file; after a crash, it has either the new or the old content.
 
-    Without `durable`, this holds for a killed process, but not for power loss. The umask applies to
-    `mode`. With `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to
+    Without `is_durable`, this holds for a killed process, but not for power loss. The umask applies
+    to `mode`. With `is_recorded`, the content's SHA-256 is first appended to `sha256.jsonl` next to
     the file, for `require_recorded`.
     """
     _check_fences()
@@ -192,10 +192,10 @@ def write_bytes(
             with open(temporary, "xb", opener=partial(os.open, mode=mode)) as stream:
                 stream.write(content)
                 stream.flush()
-                if durable:
+                if is_durable:
                     os.fsync(stream.fileno())
             temporary.replace(path)
-            if durable:
+            if is_durable:
                 sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -221,9 +221,9 @@ def write_array(path: Path, array: NDArray[Any], *, is_recorded: bool = False) -
     write_bytes(path, content.getvalue(), is_recorded=is_recorded)
 
 
-def write_text(path: Path, content: str, *, durable: bool = True, mode: int = 0o666) -> None:
+def write_text(path: Path, content: str, *, is_durable: bool = True, mode: int = 0o666) -> None:
     """Write a whole text file in UTF-8; see `write_bytes`."""
-    write_bytes(path, content.encode(), durable=durable, mode=mode)
+    write_bytes(path, content.encode(), is_durable=is_durable, mode=mode)
 
 
 def write_json(path: Path, content: Any, *, is_recorded: bool = False) -> None:
@@ -295,12 +295,12 @@ def markdown(text: str) -> str:
 
 
 def append_jsonl(
-    path: Path, *rows: Mapping[str, Any], durable: bool = True, is_chained: bool = False
+    path: Path, *rows: Mapping[str, Any], is_durable: bool = True, is_chained: bool = False
 ) -> None:
     """Append rows, after removing a torn last line.
 
-    Without `durable`, a power loss may remove the rows. Only one process at a time may append to a
-    chained log.
+    Without `is_durable`, a power loss may remove the rows. Only one process at a time may append to
+    a chained log.
 
     Raises:
         ArtifactError: The last line of a chained log is damaged.
@@ -320,12 +320,12 @@ def append_jsonl(
             with path.open("ab") as stream:
                 stream.write("".join(lines).encode())
                 stream.flush()
-                if durable:
+                if is_durable:
                     os.fsync(stream.fileno())
         except OSError:  # such as a full disk, which may leave half a line
             cut_torn_line(path)
             raise
-        if durable:
+        if is_durable:
             sync(path.parent)  # the process that created the file may have died before doing so
 
 
@@ -358,7 +358,7 @@ def read_jsonl(path: Path, *, is_chained: bool = False) -> list[dict[str, Any]]:
                 row = {**parse_json(line)}
         except (ValueError, TypeError) as error:
             what = BROKEN_CHAIN if is_chained else "this line is damaged"
-            raise ArtifactError(what, SourceLine(path, number), _RESTORE) from error
+            raise ArtifactError(what, FileLine(path, number), _RESTORE) from error
         rows.append(row)
     return rows
 

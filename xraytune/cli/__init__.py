@@ -8,7 +8,7 @@ from typing import Any
 
 COMMANDS = {
     "data_inspect": "data.inspect:inspect_folder",
-    "data_phantom": "data.phantom:draw_phantoms",
+    "data_phantom": "data.phantom:paint_phantoms",
     "generator_train": "model.generator_folder:generator_train",
     "generator_sample": "model.generator_folder:generator_sample",
     "space_list": "space.shipped:list_spaces",

@@ -17,7 +17,7 @@ def confirm(
     test: Annotated[
         list[Path] | None,
         Option(
-            metavar="SOURCE",
+            metavar="DATA",
             help="Test images of a further hospital, or for the verdict if the study's data has "
             "none: class folders (segmentation: images/ and masks/) or a data file (YAML); "
             "repeatable, and at any time after the confirmation.",
@@ -64,7 +64,7 @@ def confirm(
 
 
 def audit(
-    real: options.DataSource,
+    real: options.DataArgument,
     synthetic: Annotated[
         Path,
         Argument(

@@ -61,7 +61,7 @@ class _Stderr:
     """The current stderr; a full disk or a closed terminal does not end the work."""
 
     def __getattr__(self, name: str) -> Any:
-        # While something is drawn live, rich has replaced stderr.
+        # While something is shown live, rich has replaced stderr.
         return getattr(getattr(sys.stderr, "rich_proxied_file", sys.stderr), name)
 
     def write(self, text: str) -> None:
@@ -73,7 +73,7 @@ class _Stderr:
             self.__getattr__("flush")()
 
 
-# One console per stream, so that lines appear above what is drawn live.
+# One console per stream, so that lines appear above what is shown live.
 _OUT = Console(highlight=False)
 _STDERR: Any = _Stderr()
 _ERR = Console(file=_STDERR, highlight=False)
@@ -100,7 +100,7 @@ def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = 
 
 def show(*frame: Cell | str | Table) -> None:
     """Print lines and tables of the result."""
-    _OUT.print(draw(frame))
+    _OUT.print(render(frame))
 
 
 def show_json(content: object) -> None:
@@ -121,7 +121,7 @@ def event(text: str) -> None:
 
 
 def is_live() -> bool:
-    """Return whether stderr is a terminal that can be redrawn."""
+    """Return whether stderr is a terminal that can be updated."""
     return _ERR.is_terminal and not _ERR.is_dumb_terminal
 
 
@@ -148,7 +148,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Yield a `Progress` that draws a bar for each kind of work.
+    """Yield a `Progress` that shows a bar for each kind of work.
 
     Without a terminal, it logs a line every ten seconds.
     """
@@ -184,7 +184,7 @@ def show_progress() -> Iterator[Progress]:
 
 @contextmanager
 def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[None]:
-    """While the block runs, draw `picture` every second, or log `line` every 30 seconds.
+    """While the block runs, show `picture` every second, or log `line` every 30 seconds.
 
     The picture needs a terminal; without one, as in a log file, lines are logged.
     """
@@ -193,7 +193,7 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
     def refresh() -> None:
         with suppress(OSError, XraytuneError):  # if it matters, the block raises it, too
             if live:
-                live.update(draw(picture()), refresh=True)
+                live.update(render(picture()), refresh=True)
             else:
                 event(line())
 
@@ -203,13 +203,13 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
         refresh()
 
 
-def draw(frame: Frame) -> RenderableType:
+def render(frame: Frame) -> RenderableType:
     """Return a frame for rich, with an empty line before each table."""
-    return Group(*(_draw_table(part) if isinstance(part, Table) else _text(part) for part in frame))
+    return Group(*(_rich_table(part) if isinstance(part, Table) else _text(part) for part in frame))
 
 
-def _draw_table(table: Table) -> RenderableType:
-    """Draw a table; columns that do not fit on a narrow screen are left out, and named below it."""
+def _rich_table(table: Table) -> RenderableType:
+    """Return a table; columns that do not fit on a narrow screen are named below it."""
     shown = table.columns
     for name in (*reversed([*table.optional]), *reversed(shown[2:])):
         needed = Measurement.get(_OUT, _OUT.options.update(max_width=_WIDEST), _grid(table, shown))

@@ -10,7 +10,7 @@ from xraytune.cli.command import run
 
 
 def data_inspect(
-    source: options.DataSource,
+    source: options.DataArgument,
     classes: Annotated[
         Literal["binary", "three", "auto"],
         Option(

@@ -53,7 +53,7 @@ def evaluate(
     data: Annotated[
         Path,
         Option(
-            metavar="SOURCE",
+            metavar="DATA",
             help="Folder with one subfolder per class (for a segmenter, images/ and masks/), "
             "or data file (YAML), whose test images are used.",
         ),
@@ -72,7 +72,7 @@ def evaluate(
     calibrate_on: Annotated[
         Path | None,
         Option(
-            metavar="SOURCE",
+            metavar="DATA",
             help="First adapt the probabilities and the threshold to these labelled images: "
             "about 50, of the same hospital, of other patients. For two classes.",
         ),

@@ -25,7 +25,7 @@ Data = Annotated[
     Path | None,
     Option(
         "--data",
-        metavar="SOURCE",
+        metavar="DATA",
         help="Image folder, or data file (YAML), instead of data.path in the file.",
     ),
 ]
@@ -33,7 +33,7 @@ MovedData = Annotated[
     Path | None,
     Option(
         "--data",
-        metavar="SOURCE",
+        metavar="DATA",
         help="New location of the study's images, if they were moved: folder or data file.",
     ),
 ]
@@ -59,10 +59,10 @@ FirstSpaceFile = Annotated[
     Path | None, _space(". Without it, NAME.yaml is written for the images of --data NAME.")
 ]
 Studies = Annotated[Path, Option(metavar="DIR", help="Folder of all studies.")]
-DataSource = Annotated[
+DataArgument = Annotated[
     Path,
     Argument(
-        metavar="SOURCE",
+        metavar="DATA",
         help="Image folder, or data file (YAML) whose settings override these options.",
     ),
 ]

@@ -35,7 +35,7 @@ from xraytune.search.callbacks import Callbacks, RunsView
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
-from xraytune.study.trial import Trial
+from xraytune.study.trial import OpenTrial
 from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
@@ -87,15 +87,15 @@ def show_search() -> Iterator[Callbacks]:
         >>> with api.show_search() as callbacks:  # doctest: +SKIP
         ...     study = api.search("gan_ratio_cpu", data="chest_xray", callbacks=callbacks)
     """
-    with ExitStack() as drawing:
+    with ExitStack() as display:
 
         def on_start(study: Path, dashboard: str) -> None:
-            drawing.close()
+            display.close()
             watcher = StudyWatcher(StudyFolder(study))
             console.event(f"study {study} (Ctrl-C stops it; run the same command again to resume)")
             _log_dashboard(dashboard)
             shown = f"Ray dashboard: {dashboard}" if dashboard else ""
-            drawing.enter_context(
+            display.enter_context(
                 console.watching(
                     lambda: live_frame(watcher.look(), dashboard=shown),
                     lambda: summary_line(watcher.look()),
@@ -108,7 +108,7 @@ def show_search() -> Iterator[Callbacks]:
             on_start=on_start,
             on_trial_start=_log_start,
             on_trial_end=_log_end,
-            on_progress=drawing.enter_context(console.show_progress()),
+            on_progress=display.enter_context(console.show_progress()),
         )
 
 
@@ -117,7 +117,7 @@ def _log_epoch(epoch: EpochRecord) -> None:
     console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
 
 
-def _log_start(trial: Trial) -> None:
+def _log_start(trial: OpenTrial) -> None:
     if not console.is_live():
         what = "trains its generator first" if trial.trains_generator else "started"
         console.event(f"#{trial.number} {what}: {mix_label(trial.parameters)}")
@@ -145,8 +145,8 @@ def show_confirmation(*, is_asked: bool) -> Iterator[Options]:
 
     If there is a terminal and `is_asked`, the user is asked before test images are accessed.
     """
-    with ExitStack() as drawing:
-        shown = _ConfirmationScreen(drawing, is_asked=is_asked)
+    with ExitStack() as display:
+        shown = _ConfirmationScreen(display, is_asked=is_asked)
         callbacks = Callbacks(
             note=console.event,
             on_start=lambda _, dashboard: _log_dashboard(dashboard),
@@ -161,8 +161,8 @@ class _ConfirmationScreen:
 
     _runs: RunsView
 
-    def __init__(self, drawing: ExitStack, *, is_asked: bool) -> None:
-        self._drawing = drawing
+    def __init__(self, display: ExitStack, *, is_asked: bool) -> None:
+        self._drawing = display
         self._is_asked = is_asked
         self._open_bars()
 
@@ -229,11 +229,11 @@ def print_data_inspect(inspection: Inspection, given: Options) -> None:
     console.propose("search", given={"data": given["source"], "overrides": overrides})
 
 
-def print_data_phantom(drawn: PhantomSet, _: Options) -> None:
-    """Print what was drawn."""
-    what = ", with a table of findings, data.yaml" if (drawn.path / "data.yaml").exists() else ""
+def print_data_phantom(xrays: PhantomSet, _: Options) -> None:
+    """Print what was made."""
+    what = ", with a table of findings, data.yaml" if (xrays.path / "data.yaml").exists() else ""
     console.write(
-        f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients{what}"
+        f"{xrays.path}: {xrays.image_count} phantom X-rays of {xrays.patient_count} patients{what}"
     )
 
 
@@ -266,10 +266,10 @@ def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
         console.propose(*words, given={**given, "overrides": overrides})
 
 
-def print_generator_sample(drawn: GeneratorSample, _: Options) -> None:
+def print_generator_sample(sample: GeneratorSample, _: Options) -> None:
     """Print how many images were generated."""
-    counts = _count_images(drawn.counts, drawn.task)
-    console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
+    counts = _count_images(sample.counts, sample.task)
+    console.write(f"{sample.path}: {counts} ({sample.image_size_px} px), with provenance.json")
 
 
 def _count_images(counts: Mapping[str, int], task: TaskName) -> str:

@@ -19,16 +19,16 @@ import numpy as np
 
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.cores import cpu_count
-from xraytune.base.drawing import COLOURS, drawable, new_figure
 from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.figures import COLOURS, figure_text, new_figure
 from xraytune.base.files import new_folder, require_new, write_array, write_json
 from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.confirm.arms import Arm, Role, replicate
 from xraytune.confirm.draws import Draws, Samples, choose_draws, in_nested_order, require_usable
-from xraytune.confirm.plan import donor_controls, draw_control, possible_arm
+from xraytune.confirm.plan import donor_controls, possible_arm, sample_control
 from xraytune.confirm.sealed import TEST
 from xraytune.data.index import find_class_names
-from xraytune.data.prepare import RunContext, patients_seen, side_images
+from xraytune.data.prepare import RunContext, patients_seen, side_image_set
 from xraytune.nets.compute import compute_here, in_one_thread, pin
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
@@ -38,7 +38,7 @@ from xraytune.stats.between import Estimate, mean_score, worth_between
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.start import inputs_of_trials, read_inputs
-from xraytune.synth.donor import donor_content, donor_tensors
+from xraytune.synth.donor import donor_records_sha256, donor_tensors
 from xraytune.synth.mix import mix_label
 from xraytune.synth.saved_generator import GENERATOR_FILE
 from xraytune.synth.sources.source import StudyImages
@@ -267,7 +267,7 @@ def curve(
     if out:
         with new_folder(out) as made:
             write_json(made / "curve.json", to_json(result))
-            _draw(result, [made / "curve.png", made / "curve.svg"])
+            _plot(result, [made / "curve.png", made / "curve.svg"])
     return result
 
 
@@ -295,7 +295,7 @@ def _compute_features(trial: Experiment, context: RunContext, draws: Draws) -> N
         used = {*draws.scored}.union(*draws.blocks)
         side = context.prepared.side("train")
         places = [place for place, patient in enumerate(side.patients) if patient in used]
-        network.features(side_images("train", context.prepared, context.cache), np.array(places))
+        network.features(side_image_set("train", context.prepared, context.cache), np.array(places))
 
 
 def _measure(
@@ -352,7 +352,7 @@ def _without_extra(space: Space) -> Parameters:
             if trial.parameters.source == "none":
                 return trial.parameters
     for control in ("real_only", "augmented"):
-        for parameters in draw_control(space, control, 1, ()):
+        for parameters in sample_control(space, control, 1, ()):
             return parameters
     what = "the space has no arm without extra images"
     raise ConfigError(what, space.settings.name, "add source: none")
@@ -408,7 +408,7 @@ def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
     The class shares of a sample differ from those of a folder.
     """
     source = source_of(gift.parameters)
-    if source.seen_images() is None:
+    if source.seen_images_sha256() is None:
         notes.append(
             f"{gift.name}: it is not known which images these were made from; if some are of this "
             "study's patients, they seem worth too much"
@@ -433,7 +433,7 @@ def train_once(
         "experiment": experiment.identity(),
         "images": [prepared.fingerprint, prepared.pixels_sha256],
         "contents": contents,
-        "donor": donor_content(experiment.donor) if experiment.donor else "",
+        "donor": donor_records_sha256(experiment.donor) if experiment.donor else "",
         "extensions": extensions_of(parameters.backbone, parameters.source),
         "compute": asdict(context.compute),
         "releases": releases(*task_of(experiment.settings).packages),
@@ -444,18 +444,18 @@ def train_once(
         training.on_progress = ignore_progress
         with in_one_thread() if training.network.has_cached_features else nullcontext():
             training.train_at_once()
-            scored = side_images(TEST, prepared, context.cache)
+            scored = side_image_set(TEST, prepared, context.cache)
             write_array(folder / "results.npy", training.results(scored))
 
     results: Results = np.load(build_once(context.cache, _STAGE, inputs, build) / "results.npy")
     return results
 
 
-def _draw(curve: Curve, files: Sequence[Path]) -> None:
+def _plot(curve: Curve, files: Sequence[Path]) -> None:
     """Plot the scores by number of patients, with what each arm is worth in the legend."""
     gift_colours = iter(COLOURS)
-    with new_figure(files, 4.2) as drawing:
-        axes = drawing.subplots()
+    with new_figure(files, 4.2) as figure:
+        axes = figure.subplots()
         for name in dict.fromkeys(point.arm for point in curve.points):
             points = [point for point in curve.points if point.arm == name]
             numbers = [point.patients for point in points]
@@ -471,7 +471,7 @@ def _draw(curve: Curve, files: Sequence[Path]) -> None:
             if points[0].role == "perfect":
                 axes.text(numbers[-1], means[-1], f"  x{points[0].ratio:g}", va="center", size=8)
             worths = [curve.worth_of(each) for each in points if each.patients == curve.patients]
-            label = "\n".join([drawable(name), *worths])
+            label = "\n".join([figure_text(name), *worths])
             axes.plot(numbers, means, marker="o", markersize=4, label=label, **style)
         axes.set_xscale("log")
         axes.set_xticks(curve.numbers, [f"{number:,}" for number in curve.numbers])
@@ -479,4 +479,4 @@ def _draw(curve: Curve, files: Sequence[Path]) -> None:
         axes.set_xlabel("patients")
         axes.set_ylabel(curve.metric)
         title = f"worth in patients, at {curve.patients:,}"
-        drawing.legend(title=title, frameon=False, loc="outside right center")
+        figure.legend(title=title, frameon=False, loc="outside right center")

@@ -16,7 +16,7 @@ from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, TestKind
 from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
 from xraytune.confirm.sealed import SealedTest, choose_test, left_out_sites
-from xraytune.data.images import ImageIndex, Images
+from xraytune.data.images import ImageIndex, ImageTable
 from xraytune.data.prepare import SplitData
 from xraytune.data.sides import FEWEST_UNUSED, SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
@@ -233,7 +233,7 @@ def _possible_designs(
     Where unused patients are scored, the training patients of a further replicate are taken from
     them.
     """
-    images = Images(sealed.images)
+    images = ImageTable(sealed.images)
     prepared = sealed.prepared
     scored = len({*images.patients})
     effective, share = effective_patients(images.targets, images.patients, prepared.positive)
@@ -254,7 +254,7 @@ def _possible_designs(
     fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
     designs = [Alternative(precision=expect(planned, scored))]
     for replicates in [count for count in _MORE_REPLICATES if count > planned][:_ROWS]:
-        drawn = (replicates - planned) * prepared.train_patients
+        drawn = (replicates - planned) * prepared.train_patient_count
         unscored = {"draws": len({*prepared.side("others").patients}), "folder": drawn}
         patients = scored
         if sealed.kind == "unused" and scored - drawn >= fewest:

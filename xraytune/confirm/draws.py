@@ -14,7 +14,7 @@ from typing import TypeAlias
 from xraytune.base.errors import DataError
 from xraytune.base.records import frozen
 from xraytune.confirm.sealed import TEST, require_every_class
-from xraytune.data.images import Images
+from xraytune.data.images import ImageTable
 from xraytune.data.prepare import HELD_OUT, SplitData
 from xraytune.data.sides import too_few_tested
 from xraytune.data.split import nested_order
@@ -67,7 +67,7 @@ class Draws:
         return samples
 
 
-def in_nested_order(images: Images, seed: int) -> list[str]:
+def in_nested_order(images: ImageTable, seed: int) -> list[str]:
     """Return the patients in the order in which `data.train_patients` keeps them."""
     patients = images.patients
     order = nested_order(patients, images.targets, seed)

@@ -31,7 +31,7 @@ from xraytune.confirm.record import (
     Searched,
 )
 from xraytune.confirm.run_list import OpenStudy
-from xraytune.confirm.sealed import SealedTest, load_test_images
+from xraytune.confirm.sealed import SealedTest, load_test_image_set
 from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
@@ -60,7 +60,7 @@ from xraytune.stats.verdict import (
 )
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_run, ended_runs
-from xraytune.study.test_access import CONFIRM, accesses, log_test_access, study_logs
+from xraytune.study.test_access import CONFIRM, accesses, folders_with_logs, log_test_access
 from xraytune.study.trial import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of
@@ -166,7 +166,7 @@ def score_opened(
         path = study.folder.path
         if access not in {row.get("id") for row in accesses(path, sealed.contents)}:
             log_test_access(
-                *study_logs(path),
+                *folders_with_logs(path),
                 command=CONFIRM,
                 study=path.name,
                 reason=study.reason,
@@ -195,7 +195,7 @@ def score_runs(
         experiment = folder.experiment(number)
         data = experiment.settings.data
         if data.image_size not in opened:
-            images = load_test_images(sealed, data, study.cache, on_progress=on_progress)
+            images = load_test_image_set(sealed, data, study.cache, on_progress=on_progress)
             opened[data.image_size] = images
         images = opened[data.image_size]
         prepared = folder.prepared(experiment)
@@ -213,11 +213,11 @@ def score_runs(
 
 
 def read_scores(
-    folder: StudyFolder, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
+    study_folder: StudyFolder, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
 ) -> ArmScores:
     """Return the results of all runs; raise StudyError if the file is not as it was written."""
     fix = "remove it, and run the same command again"
-    with damage_explained(folder.path / scores_file, fix) as file:
+    with damage_explained(study_folder.path / scores_file, fix) as file:
         require_recorded(file)
         return ArmScores(
             plan=plan,
@@ -229,19 +229,19 @@ def read_scores(
         )
 
 
-def require_trained_networks(folder: StudyFolder) -> None:
+def require_trained_networks(study_folder: StudyFolder) -> None:
     """Raise StudyError if the network of a run is not the one that was trained.
 
     Such runs are recorded as failed, so that the next call trains them again.
     """
     problems = []
-    for row in ended_runs(folder).values():
-        network = folder.network_path(row.number)
+    for row in ended_runs(study_folder).values():
+        network = study_folder.network_path(row.number)
         trained = row.network_sha256
         if trained and not (network.exists() and sha256_of(network) == trained):
             what = "this is not the network that was trained"
             problems.append(Problem(what, network, "run the same command again"))
-            append_run(folder, row.with_values({"status": "failed", "reason": what}))
+            append_run(study_folder, row.with_values({"status": "failed", "reason": what}))
     if problems:
         raise StudyError(*problems)
 
@@ -276,7 +276,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         rope=rope,
         replicates=plan.replicates,
         train_images=len(prepared.side("train")),
-        train_patients=prepared.train_patients,
+        train_patients=prepared.train_patient_count,
         test=held_out_set(sealed),
         finalists=tuple(finalists),
         notes=tuple(notes),
@@ -330,21 +330,21 @@ def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
     )
 
 
-def _read_reports(folder: StudyFolder, numbers: Sequence[int]) -> list[PoolReport]:
-    reports = (read_pool_report(folder.trial_path(number)) for number in numbers)
+def _read_reports(study_folder: StudyFolder, numbers: Sequence[int]) -> list[PoolReport]:
+    reports = (read_pool_report(study_folder.trial_path(number)) for number in numbers)
     return [report for report in reports if report]
 
 
 def quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Parameters) -> str:
     """Return what synthetic images lack in the features of the network that uses them, in words."""
     qualities = [report.quality for report in reports if report.quality]
-    faults = [_falls_short(qualities, rope)]
+    faults = [_gan_train_caveat(qualities, rope)]
     if parameters.labels == "class":
-        faults.insert(0, _few_agree(qualities, parameters))
+        faults.insert(0, _agreement_caveat(qualities, parameters))
     return " ".join(fault for fault in faults if fault)
 
 
-def _few_agree(qualities: Sequence[Quality], parameters: Parameters) -> str:
+def _agreement_caveat(qualities: Sequence[Quality], parameters: Parameters) -> str:
     """Return a caveat if a classifier of real images misclassifies many synthetic images."""
     shares = defaultdict[str, list[float]](list)
     for quality in qualities:
@@ -364,7 +364,7 @@ def _few_agree(qualities: Sequence[Quality], parameters: Parameters) -> str:
     )
 
 
-def _falls_short(qualities: Sequence[Quality], rope: float) -> str:
+def _gan_train_caveat(qualities: Sequence[Quality], rope: float) -> str:
     """Return a caveat if a classifier trained on synthetic images is worse than on real ones."""
     pairs = [
         (quality.gan_train, quality.real_train)
@@ -389,7 +389,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
     Verdicts are given in the order of val-B, up to the first finalist that does not help; all later
     finalists are `not_tested`.
 
-    Source of this fixed sequence: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001,
+    Origin of this fixed sequence: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001,
     "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures".
     """
     verdicts: list[FinalistVerdict] = []

@@ -22,7 +22,7 @@ from xraytune.confirm.judge import ArmScores
 from xraytune.confirm.record import Confirmation, FinalistVerdict, SecondaryOutcome, Subgroup
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest
-from xraytune.data.images import Images
+from xraytune.data.images import ImageTable
 from xraytune.stats.classification import Labels, ScoredImages, scored_findings
 from xraytune.stats.placements import StructuralComponents, sample_of_sites
 from xraytune.stats.secondary import SECONDARY, secondary_components, weighted_outcomes
@@ -134,7 +134,11 @@ def _compare(name: str, measured: StructuralComponents, runs: Labels) -> Seconda
 
 
 def write_predictions(
-    folder: Path, test: ArmScores, images: Images, outputs: Sequence[str], findings: Sequence[str]
+    folder: Path,
+    test: ArmScores,
+    images: ImageTable,
+    outputs: Sequence[str],
+    findings: Sequence[str],
 ) -> None:
     """Write `predictions.csv`: a row for each test image, and a column for each replicate.
 

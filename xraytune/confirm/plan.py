@@ -36,13 +36,13 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, rank
 from xraytune.study.test_access import accesses
-from xraytune.study.trial import Trial
+from xraytune.study.trial import OpenTrial
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.soft_labels import donor_start
 
-_DRAWS = 5000
+_MOST_SAMPLES = 5000
 
 
 def compared_settings(study: OpenStudy, plan: Plan | None, wanted: int | None) -> list[Parameters]:
@@ -73,7 +73,7 @@ def count_replicates(study: OpenStudy, plan: Plan | None, wanted: int | None) ->
         _require_planned(study, "replicates", plan.replicates, replicates)
     if added > 0 and plan.test == "unused":
         folder = study.runs_folder.path
-        patients = study.prepared.train_patients
+        patients = study.prepared.train_patient_count
         what = (
             f"{counted(added, 'further draw')} of {patients} patients would need "
             f"{added * patients} more patients: all that the search left unused are drawn or "
@@ -129,7 +129,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
 
 def _train_missing(study: OpenStudy, finalists: int, notes: list[str]) -> list[TrialRow]:
     """Train the top-up trials, and pruned trials that a plan needs; return all trials."""
-    top_ups = _draw_top_ups(study, choose_finalists(study.searched, finalists), notes)
+    top_ups = _sample_top_ups(study, choose_finalists(study.searched, finalists), notes)
     trials = [*study.searched, *_train(study, top_ups, is_top_up=True)]
 
     furthest: dict[str, Parameters] = {}
@@ -272,7 +272,7 @@ def belongs_to_control(parameters: Parameters, control: str) -> bool:
     return parameters.source == "none" and bool(parameters.rivals) == (control == "augmented")
 
 
-def _draw_top_ups(
+def _sample_top_ups(
     study: OpenStudy, finalists: Sequence[TrialRow], notes: list[str]
 ) -> dict[str, Parameters]:
     """Sample settings until each tuned control's arm has as many trials as a finalist's source.
@@ -284,7 +284,7 @@ def _draw_top_ups(
     best = [finalist.parameters for finalist in finalists]
     top_ups: list[Parameters] = []
     for control, (there, missing) in count_trials(study.settings, best, sampled).items():
-        further = draw_control(study.space, control, missing, sampled)
+        further = sample_control(study.space, control, missing, sampled)
         if len(further) < missing and (further or there):
             notes.append(
                 f"the space has only {len(further)} of {missing} further settings of the arm "
@@ -310,19 +310,19 @@ def count_trials(
     return counts
 
 
-def draw_control(
+def sample_control(
     space: Space, control: str, count: int, known: Iterable[Parameters]
 ) -> list[Parameters]:
     """Sample `count` new, different settings of a control's arm, or fewer if there are no more.
 
-    A random sampler draws from the whole space, and only settings of the arm are kept, so that
+    A random sampler suggests from the whole space, and only settings of the arm are kept, so that
     every condition of the space holds. The sampler's seed is derived from the seed of the space, so
     the same study always gets the same top-ups.
     """
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
     taken = {*known}
     sampled: list[Parameters] = []
-    for parameters in islice(random_parameters(space, seed), _DRAWS):
+    for parameters in islice(random_parameters(space, seed), _MOST_SAMPLES):
         if len(sampled) == count:
             break
         if belongs_to_control(parameters, control) and parameters not in taken:
@@ -336,16 +336,16 @@ def _train(
 ) -> list[TrialRow]:
     """Train trials as runs numbered from `first`: ASHA may prune top-ups, others run to the end."""
     runs = [
-        Trial(
+        OpenTrial(
             number=number,
             label=f"{trial} {parameters.arm}" if is_top_up else finished_label(trial),
             experiment=Experiment(settings=study.settings, parameters=parameters),
         )
         for number, (trial, parameters) in enumerate(trials.items(), first)
     ]
-    folder = StudyFolder(study.runs_folder.path / TOP_UP_FOLDER)
+    study_folder = StudyFolder(study.runs_folder.path / TOP_UP_FOLDER)
     rungs = study.rungs if is_top_up else NO_RUNGS
-    rows = train_runs(study, folder, runs, "further trials", rungs)
+    rows = train_runs(study, study_folder, runs, "further trials", rungs)
     return [
         TrialRow(**{**row.model_dump(), "label": trial, "parameters": parameters})
         for (trial, parameters), row in zip(trials.items(), rows.values(), strict=True)
@@ -387,7 +387,7 @@ def _trained_on(
     images = StudyImages(study.settings.data, study.prepared, study.cache)
     if sealed.kind == "folder":
         return [images]
-    return [replace(images, prepared=study.prepared.drawn(number)) for number in replicates]
+    return [replace(images, prepared=study.prepared.of_draw(number)) for number in replicates]
 
 
 def donor_controls(

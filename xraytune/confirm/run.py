@@ -104,14 +104,14 @@ def confirm(
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
-    folder = StudyFolder(study.resolve())
-    space = folder.space(data=data, weights_dir=weights_dir)
-    if not os.access(folder.path, os.W_OK):
-        recorded = read_verdict(folder.path / CONFIRM_FOLDER)
+    study_folder = StudyFolder(study.resolve())
+    space = study_folder.space(data=data, weights_dir=weights_dir)
+    if not os.access(study_folder.path, os.W_OK):
+        recorded = read_verdict(study_folder.path / CONFIRM_FOLDER)
         if recorded:
             callbacks.note("the study cannot be written to: this is its recorded verdict")
             return recorded
-    with _open_study(folder, space, cache, address, callbacks) as opened:
+    with _open_study(study_folder, space, cache, address, callbacks) as opened:
         opened = replace(opened, reason=reason, before_test=lru_cache(before_test))
 
         # An earlier call decides what this one may still choose.
@@ -166,25 +166,29 @@ def confirm(
 
 @contextmanager
 def _open_study(
-    folder: StudyFolder, space: Space, cache: Path | None, address: str | None, callbacks: Callbacks
+    study_folder: StudyFolder,
+    space: Space,
+    cache: Path | None,
+    address: str | None,
+    callbacks: Callbacks,
 ) -> Iterator[OpenStudy]:
     """Lock a study whose search has ended, and close its runner in the end."""
-    require_writable(folder.path.parent)  # for the test-set access log
-    compute = folder.compute()
+    require_writable(study_folder.path.parent)  # for the test-set access log
+    compute = study_folder.compute()
     if address is None:
-        require_device(compute, folder.path)
+        require_device(compute, study_folder.path)
     settings = space.settings
-    cache = (cache or folder.default_cache).resolve()
-    runner = Runner(folder, cache=cache, address=address, callbacks=callbacks)
+    cache = (cache or study_folder.default_cache).resolve()
+    runner = Runner(study_folder, cache=cache, address=address, callbacks=callbacks)
     runner.allocation = allocation_of(settings, has_gpu=compute.device == "cuda")
-    with locked(folder, "confirmed"), closing(runner):
-        journal = Journal(folder.journal_path, space, writable=False)
-        if change := other_releases(folder):
+    with locked(study_folder, "confirmed"), closing(runner):
+        journal = Journal(study_folder.journal_path, space, is_writable=False)
+        if change := other_releases(study_folder):
             callbacks.note(f"the trials of the search were {change}")
         yield OpenStudy(
-            folder=folder,
+            folder=study_folder,
             space=space,
-            prepared=folder.prepared(),
+            prepared=study_folder.prepared(),
             compute=compute,
             cache=cache,
             searched=journal.rows(),

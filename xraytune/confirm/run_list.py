@@ -29,7 +29,7 @@ from xraytune.space.settings import SchedulerSettings, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, environment, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_run, ended_runs, reasons_of
-from xraytune.study.trial import Trial, read_progress
+from xraytune.study.trial import OpenTrial, read_progress
 from xraytune.synth.generator_inputs import GAN_PROGRESS, generator_need
 
 NO_RUNGS = Rungs(SchedulerSettings(name="none"), max_epochs=0)
@@ -82,8 +82,8 @@ class RunList(TrialLoop):
 
     def __init__(
         self,
-        folder: StudyFolder,
-        runs: Sequence[Trial],
+        study_folder: StudyFolder,
+        runs: Sequence[OpenTrial],
         callbacks: Callbacks = NO_CALLBACKS,
         *,
         what: str,
@@ -95,30 +95,30 @@ class RunList(TrialLoop):
         self._seconds: dict[str, list[float]] = {}  # of the ended runs, by arm
         self._epoch_seconds: list[float] = []  # of the same, without their generators
         self._ended: set[int] = set()
-        rows = ended_runs(folder).values()
+        rows = ended_runs(study_folder).values()
         kept = {row.number: row for row in rows if row.status != "failed"}
         for number, run in self._runs.items():
-            config = folder.trial_path(number) / "config.json"
+            config = study_folder.trial_path(number) / "config.json"
             identity = run.experiment.identity()
-            if config.exists() and folder.experiment(number).identity() != identity:
+            if config.exists() and study_folder.experiment(number).identity() != identity:
                 what = "this run was started with other settings: the study or the options changed"
-                fix = f"use the same options, or move {folder.path.name}/ away to start over"
+                fix = f"use the same options, or move {study_folder.path.name}/ away to start over"
                 raise StudyError(what, config, fix)
         waiting = [run for run in runs if run.number not in kept]
-        super().__init__(folder, waiting, generator_need=generator_need, callbacks=callbacks)
+        super().__init__(study_folder, waiting, generator_need=generator_need, callbacks=callbacks)
         for run in runs:
             if run.number in kept:
                 self._add_end(run, kept[run.number].seconds)
         self._rungs = rungs
         self.stops_trials = bool(rungs.epochs)
-        self._reports_path = folder.path / "reports.jsonl"
+        self._reports_path = study_folder.path / "reports.jsonl"
         if self.stops_trials:
             with damage_explained(self._reports_path) as file:
                 for row in read_jsonl(file, is_chained=True):
                     self._decide(row["number"], row["epoch"], row["value"])
         self._report_progress()
 
-    def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
+    def should_continue(self, trial: OpenTrial, record: EpochRecord) -> bool:
         """Let ASHA decide; repeated calls return the same answer."""
         number = trial.number
         epoch = record.epoch
@@ -132,7 +132,7 @@ class RunList(TrialLoop):
         peers = self._runs[number].parameters.peers
         return self._rungs.should_continue(f"top-up {number}", epoch, value, peers)
 
-    def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
+    def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a run in `runs.jsonl`."""
         number = trial.number
         network = self.folder.network_path(number)
@@ -192,7 +192,7 @@ class RunList(TrialLoop):
             work += seconds_to_come(ended, shares.get(arm, ()), waiting[arm])
         return work / max(1, len(self._running))
 
-    def _add_end(self, run: Trial, seconds: float | None) -> None:
+    def _add_end(self, run: OpenTrial, seconds: float | None) -> None:
         self._ended.add(run.number)
         if seconds is not None:
             self._seconds.setdefault(run.parameters.arm, []).append(seconds)
@@ -206,8 +206,8 @@ class RunList(TrialLoop):
 
 def train_runs(
     study: OpenStudy,
-    folder: StudyFolder,
-    runs: Sequence[Trial],
+    study_folder: StudyFolder,
+    runs: Sequence[OpenTrial],
     what: str,
     rungs: Rungs = NO_RUNGS,
 ) -> dict[int, RunRow]:
@@ -220,40 +220,44 @@ def train_runs(
     """
     if not runs:
         return {}
-    if not (folder.path / "environment.json").exists():
-        write_prepared(study.prepared, folder.path / "split.json")
+    if not (study_folder.path / "environment.json").exists():
+        write_prepared(study.prepared, study_folder.path / "split.json")
         where = environment(study.compute)
         if study.runner.address is not None:
             where = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")
         machine = {**where, "compute": asdict(study.compute)}
-        write_json(folder.path / "environment.json", machine)
+        write_json(study_folder.path / "environment.json", machine)
     make_loop = partial(
         RunList,
-        folder,
+        study_folder,
         runs,
         what=what,
         rungs=rungs,
         generator_need=partial(
-            generator_need, prepared=study.prepared, compute=folder.compute(), cache=study.cache
+            generator_need,
+            prepared=study.prepared,
+            compute=study_folder.compute(),
+            cache=study.cache,
         ),
     )
     if not make_loop(study.callbacks).is_done:
-        other = other_releases(folder)
+        other = other_releases(study_folder)
         if other:
             what = f"the runs of this confirmation are {other}, so their scores are not comparable"
             fix = (
-                f"install those versions, or move {folder.path.name}/ away to train all runs with "
+                f"install those versions, or move {study_folder.path.name}/ away to train all "
+                "runs with "
                 "the current ones"
             )
-            raise StudyError(what, folder.path, fix)
+            raise StudyError(what, study_folder.path, fix)
         study.runner.run(make_loop)
-    ended = ended_runs(folder)
+    ended = ended_runs(study_folder)
     rows = {run.number: ended[run.number] for run in runs}
     failed = [row for row in rows.values() if row.status == "failed"]
     if failed:
         what = f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}"
         fix = "run the same command again to retry them; see trials/*/error.txt there"
-        raise TrialError(what, folder.path, fix)
+        raise TrialError(what, study_folder.path, fix)
     return rows
 
 
@@ -262,10 +266,10 @@ def train_replicates(study: OpenStudy, plan: Plan) -> None:
 
     Raises TrialError if any run failed.
     """
-    runs: list[Trial] = []
+    runs: list[OpenTrial] = []
     for number in range(plan.replicates):
         for arm, name in plan.trainings.items():
             experiment = replicate(arm, study.settings, number, plan.test)
             label = f"{name}, replicate {number}"
-            runs.append(Trial(number=len(runs), label=label, experiment=experiment))
+            runs.append(OpenTrial(number=len(runs), label=label, experiment=experiment))
     train_runs(study, study.runs_folder, runs, "replicates")

@@ -1,7 +1,7 @@
 """The images that a confirmation is judged on, checked before they are scored.
 
 The images are of unused patients, or of a test folder. Unused patients are those of the training
-folder that `data.train_patients` left out. They are divided into a training sample for each
+folder that `data.train_patients` left out. They are divided into a draw for each
 replicate (side `draw_0`, `draw_1` ...), with as many patients as the search trained on, and a test
 side. The samples and the test side have about the class shares of the folder, and share no patient.
 """
@@ -15,7 +15,7 @@ from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import TestKind
 from xraytune.data.changes import RESTORE, require_same_data
-from xraytune.data.images import ImageFile, ImageIndex, Images, content_fingerprint
+from xraytune.data.images import ImageFile, ImageIndex, ImageTable, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
@@ -24,8 +24,8 @@ from xraytune.data.prepare import (
     SplitData,
     patients_seen,
     prepare_index,
-    side_images,
-    stored_images,
+    side_image_set,
+    stored_image_set,
 )
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
 from xraytune.data.sides import FEWEST_UNUSED, side_sizes, too_few_tested, too_few_unused
@@ -125,7 +125,7 @@ def choose_test(
             f"{count} whose images a generator or an encoder has seen: neither drawn nor scored"
         )
         notes.append(left_out)
-    unseen = Images(image for image in given.images if image.patient not in known)
+    unseen = ImageTable(image for image in given.images if image.patient not in known)
 
     def seal(kind: TestKind) -> SealedTest:
         divided = prepared
@@ -234,7 +234,7 @@ def _preferred_kinds(
         wanted = "unused"
     elif is_given and wanted == "unused":
         wanted = "auto"
-    if any(source_of(parameters).seen_images() is None for parameters in compared):
+    if any(source_of(parameters).seen_images_sha256() is None for parameters in compared):
         what = (
             "it is not known which images the extra ones were made from, "
             "so leakage cannot be excluded"
@@ -280,9 +280,9 @@ def divide_unused(
     known = {image.patient for image in prepared.images} | patients_seen(index.images, seen)
     recorded = {image.file: image.site for image in (*prepared.images, *prepared.unused)}
     images = [replace(image, site=recorded.get(image.file, "")) for image in everyone.images]
-    unused = Images(image for image in images if image.patient not in known)
+    unused = ImageTable(image for image in images if image.patient not in known)
     order = nested_order(unused.patients, unused.targets, settings.data.split.seed)
-    size = prepared.train_patients
+    size = prepared.train_patient_count
     problem = too_few_unused(
         len(order), size, replicates=replicates, fewest=fewest, is_fixed=bool(sites)
     )
@@ -328,7 +328,7 @@ def _require_sites(prepared: SplitData) -> None:
     """
     where = "confirm.leave_out"
     for draw, site in enumerate(prepared.left_out_sites):
-        replicate = prepared.drawn(draw)
+        replicate = prepared.of_draw(draw)
         tested = [image for image in prepared.side(TEST) if image.site == site]
         if few := too_few_tested(tested, prepared.outputs):
             raise DataError(f"site {site}: {few}", where, _FEWER)
@@ -361,7 +361,7 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
     what = ""
     if prepared.test_fingerprint not in (None, index.test_fingerprint):
         what = "the test folder"
-    elif prepared.test_patients not in (None, index.test_patients):
+    elif prepared.test_patients not in (None, index.test_patients_fingerprint):
         what = "the patients of the test folder"
     if what:
         raise StudyError(f"{what} changed since the search", where, RESTORE)
@@ -380,7 +380,7 @@ def _refuse_patients(patients: Collection[str], tested: LabelledImages, fix: str
         raise DataError(what, tested.data.path, f"{fix}: {why}")
 
 
-def load_test_images(
+def load_test_image_set(
     sealed: SealedTest,
     data: DataSettings,
     cache: Path,
@@ -392,9 +392,9 @@ def load_test_images(
     Callers must log the access first.
     """
     if sealed.kind == "unused":  # decoded by the search, with the whole folder
-        return side_images(TEST, sealed.prepared.sizes[data.image_size], cache)
+        return side_image_set(TEST, sealed.prepared.sizes[data.image_size], cache)
     store = decode_unbroken(sealed, data, cache, on_progress=on_progress)
-    return stored_images(store, sealed.images, name="test")
+    return stored_image_set(store, sealed.images, name="test")
 
 
 def decode_unbroken(

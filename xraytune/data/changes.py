@@ -28,8 +28,8 @@ def require_same_data(
     images than before. With `is_complete`, images that were changed or removed are also refused.
     New images are allowed.
     """
-    before = {image.file: image for image in all_images(recorded)}
-    after = {image.file: image for image in all_images(now)}
+    before = {image.file: image for image in images_without_test(recorded)}
+    after = {image.file: image for image in images_without_test(now)}
     moved = {image.sha256: image for image in after.values() if image.file not in before}
     changes = defaultdict(list)
     kept: list[tuple[ImageFile, ImageFile]] = []
@@ -66,7 +66,7 @@ def require_same_data(
         raise StudyError(what, where, RESTORE)
 
 
-def all_images(data: SplitData | ImageIndex) -> tuple[ImageFile, ...]:
+def images_without_test(data: SplitData | ImageIndex) -> tuple[ImageFile, ...]:
     """Return the images of a data folder without its test folder, or all that a study recorded."""
     return (*data.images, *data.unused) if isinstance(data, SplitData) else data.images
 

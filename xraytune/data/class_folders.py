@@ -15,7 +15,7 @@ from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.data.folders import (
     holds_pairs,
     missing_classes,
-    no_images,
+    no_images_error,
     subfolders,
     walk_folder,
 )
@@ -28,10 +28,10 @@ from xraytune.data.guesses import (
     means_no_disease,
     patient_of,
     pneumonia_type,
-    shows_drawings,
     shows_generated,
+    shows_overlays,
 )
-from xraytune.data.images import ImageFile, ImageIndex, Images
+from xraytune.data.images import ImageFile, ImageIndex, ImageTable
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import LabelTable, add_rows
 
@@ -79,7 +79,7 @@ def list_class_folders(
         notes += [f"{folder}: {note}" for note in its_notes]
         files += [ImageFile(file=path, label=0, part=part) for path in paths]
     if not files:
-        raise no_images(root, notes)
+        raise no_images_error(root, notes)
     images = add_rows(files, patients_csv)
     written = {
         image.file: image.in_table.class_name
@@ -103,7 +103,7 @@ def list_class_folders(
         if words == outermost:
             _require_class_folders(of_train, folders["train"])
         empty = sorted({path.name for path in subfolders(folders["train"])}.difference(outermost))
-        empty = [name for name in empty if not (shows_drawings(name) or shows_generated(name))]
+        empty = [name for name in empty if not (shows_overlays(name) or shows_generated(name))]
         if empty and outermost:
             notes.append(f"folders without images are no classes: {join_names(empty)}")
     listed = []
@@ -158,7 +158,7 @@ def list_class_folders(
     return ImageIndex(
         root=base,
         class_names=names,
-        all_images=Images(listed),
+        all_images=ImageTable(listed),
         problems=tuple(problems),
         warnings=tuple(notes),
     )

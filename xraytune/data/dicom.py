@@ -55,7 +55,7 @@ def is_dicom(content: bytes) -> bool:
 
     Some programs leave these 132 bytes out, and the file begins with an element of group 2 or 8.
 
-    Source: PS3.10, section 7.1.
+    From: PS3.10, section 7.1.
     """
     return content[128:132] == b"DICM" or (len(content) >= 132 and content[:4] in _FIRST_ELEMENTS)
 
@@ -263,7 +263,7 @@ def _look_up(values: AnyArray, lut: Any) -> tuple[Float64Array, float]:
 def _apply_window(values: Float64Array, dataset: Any) -> Float64Array | None:
     """Apply the first window of a header; return None if it has none, or a placeholder of no width.
 
-    Source: DICOM PS3.3, sections C.11.2.1.2.1 and C.11.2.1.3.
+    From: DICOM PS3.3, sections C.11.2.1.2.1 and C.11.2.1.3.
     """
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
         return None

@@ -20,15 +20,15 @@ from xraytune.data.guesses import (
     PartName,
     folded,
     part_named,
-    shows_drawings,
     shows_generated,
+    shows_overlays,
 )
 from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV
 
 PROVENANCE_FILE = "provenance.json"
 """The file next to images that `generator sample` drew, with their origin; they show nobody."""
-_DRAWINGS = "masks or drawings are left out"
+_OVERLAYS = "masks or drawings are left out"
 _OTHER_FILES = "files without an image suffix are ignored"
 _logger = logging.getLogger(__name__)
 
@@ -62,14 +62,14 @@ def list_images(folder: Path, root: Path | None = None) -> tuple[str, ...]:
     require_folder(folder)
     images, notes = walk_folder(folder, root or folder)
     if not images:
-        raise no_images(folder, notes)
+        raise no_images_error(folder, notes)
     for note in notes:
         if not note.startswith(_OTHER_FILES):  # such as the table itself
             _logger.warning("%s: %s", folder, note)
     return images
 
 
-def no_images(folder: Path, notes: Sequence[str]) -> DataError:
+def no_images_error(folder: Path, notes: Sequence[str]) -> DataError:
     """Return the error for a folder without images.
 
     The notes of `walk_folder` say what is there instead.
@@ -171,8 +171,8 @@ def walk_folder(
             is_generated = shows_generated(path.name) and not may_be_class
             if path.is_symlink():
                 left_out["links to folders are not followed"].append(path)
-            elif not are_masks and shows_drawings(path.name):
-                left_out[_DRAWINGS].append(path)
+            elif not are_masks and shows_overlays(path.name):
+                left_out[_OVERLAYS].append(path)
             elif is_generated or (path / PROVENANCE_FILE).is_file():
                 left_out["generated images are left out"].append(path)
             else:
@@ -181,8 +181,8 @@ def walk_folder(
             if not _is_image(file):
                 if file.name not in (PATIENTS_CSV, PROVENANCE_FILE) or file.parent != root:
                     others["".join(file.suffixes[-2:]).lower() or "no suffix"] += 1
-            elif not are_masks and shows_drawings(without_suffix(file.name)):
-                left_out[_DRAWINGS].append(file)
+            elif not are_masks and shows_overlays(without_suffix(file.name)):
+                left_out[_OVERLAYS].append(file)
             else:
                 images.append(file)
     bad = [

@@ -22,7 +22,7 @@ _PART_WORDS: Mapping[str, PartName] = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
 }
-_DRAWINGS = re.compile(
+_OVERLAYS = re.compile(
     r"(.*[ _-])?masks?|masks?[ _-].*|(heat|saliency)[ _-]?maps?|overlays?|segmentations?"
     r"|annotations?|labels",
     re.IGNORECASE,
@@ -99,9 +99,9 @@ def inner_folders(file: str) -> tuple[str, ...]:
     return tuple(name for name in names if not (name.casefold() == "images" or part_named(name)))
 
 
-def shows_drawings(name: str) -> bool:
+def shows_overlays(name: str) -> bool:
     """Return whether a folder holds masks, overlays or heat maps of X-rays, which are no X-rays."""
-    return _DRAWINGS.fullmatch(_CAMEL_CASE.sub(" ", name)) is not None
+    return _OVERLAYS.fullmatch(_CAMEL_CASE.sub(" ", name)) is not None
 
 
 def shows_generated(name: str) -> bool:

@@ -1,6 +1,6 @@
 """The table of images, from the listing of a data folder to the split of a study.
 
-`ImageFile` is a row, `Images` a table of them with columns as arrays, and `ImageIndex` the table of
+`ImageFile` is a row, `ImageTable` a table with columns as arrays, and `ImageIndex` the table of
 a data folder. Rows are typed and need no pandas, whose import would double the start of `status`.
 """
 
@@ -122,7 +122,7 @@ RECORDED = (
 """The columns that a study records of its images."""
 
 
-class Images(tuple[ImageFile, ...]):
+class ImageTable(tuple[ImageFile, ...]):
     """A table of images, with columns as arrays."""
 
     @property
@@ -165,21 +165,21 @@ class ImageIndex:
 
     root: Path
     class_names: tuple[str, ...]
-    all_images: Images
+    all_images: ImageTable
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     positive: int = 0
 
     @cached_property
-    def images(self) -> Images:
+    def images(self) -> ImageTable:
         """The images to split into training and validation sides."""
-        return Images(image for image in self.all_images if image.part != "test")
+        return ImageTable(image for image in self.all_images if image.part != "test")
 
     @cached_property
-    def test(self) -> Images:
+    def test(self) -> ImageTable:
         """The sealed images of the test part, of which only names, hashes and headers are read."""
-        return Images(image for image in self.all_images if image.part == "test")
+        return ImageTable(image for image in self.all_images if image.part == "test")
 
     @property
     def test_fingerprint(self) -> str | None:
@@ -187,7 +187,7 @@ class ImageIndex:
         return content_fingerprint(self.test) if self.test else None
 
     @property
-    def test_patients(self) -> str | None:
+    def test_patients_fingerprint(self) -> str | None:
         """A hash of how the test images are grouped by patient, independent of all names."""
         of_patient = defaultdict(list)
         for image in self.test:

@@ -33,7 +33,7 @@ from xraytune.data.guesses import (
     says_other_view,
     shows_other_view,
 )
-from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images
+from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, ImageTable
 from xraytune.data.label_table import list_table
 from xraytune.data.pairs import list_pairs
 from xraytune.data.patients import (
@@ -182,7 +182,7 @@ class LabelledImages:
     """
 
     data: DataSettings
-    images: Images
+    images: ImageTable
 
 
 def read_labelled(
@@ -294,7 +294,7 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
     sites = find_sites(listing, data)
     return replace(
         listing,
-        all_images=Images(
+        all_images=ImageTable(
             replace(image, patient=patients[image.file], site=sites.get(image.file, ""))
             for image in images
         ),

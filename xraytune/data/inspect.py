@@ -8,7 +8,7 @@ hash (pHash). Each image is reduced to 256 bits, the signs of its lowest frequen
 their median. Copies differ in few bits, at most in the 24 that were measured (docs/data.md, Near
 duplicates).
 
-Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section
+From: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section
 3.2.1. Here, the hash has 16 x 16 frequencies, since 8 x 8 do not separate copies from X-rays of
 different patients.
 """
@@ -34,7 +34,7 @@ from xraytune.base.cores import map_on_cores
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
-from xraytune.data.images import ImageFile, Images
+from xraytune.data.images import ImageFile, ImageTable
 from xraytune.data.index import identical_images, read_folder
 from xraytune.data.masks import connected_parts, use_mask
 from xraytune.data.sides import SideSize, sizes_of_index
@@ -205,7 +205,7 @@ def inspect_folder(
         near_duplicates=find_near_duplicates(hashed, hashes, on_progress=on_progress),
         formats=dict(sorted(formats.items())),
         broken=tuple(broken),
-        shortcut_auroc=_shortcut_auroc(Images(readable), np.array(features)),
+        shortcut_auroc=_shortcut_auroc(ImageTable(readable), np.array(features)),
         warnings=index.warnings,
         mask_areas=dict(sorted(areas.items(), key=lambda item: item[1])),
         mask_parts=dict(sorted(parts.items())),
@@ -215,7 +215,7 @@ def inspect_folder(
     )
 
 
-def _shortcut_auroc(images: Images, features: Float64Array) -> float | None:
+def _shortcut_auroc(images: ImageTable, features: Float64Array) -> float | None:
     """Return the mean AUROC of the features, [N, F], over up to five folds, split by patient.
 
     Returns None if a class has fewer than two patients.

@@ -18,7 +18,7 @@ from xraytune.data.class_folders import class_words, folder_class, name_classes
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.folders import list_images, missing_classes
 from xraytune.data.guesses import PartName, composed, inner_folders, part_named
-from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, Images, TableRow
+from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, ImageTable, TableRow
 from xraytune.data.table import JOINING, LabelTable, match_names, table_path
 from xraytune.space.messages import nearest
 from xraytune.space.settings import DataSettings
@@ -124,7 +124,7 @@ def _list_classes(
     return ImageIndex(
         root=data.path,
         class_names=names,
-        all_images=Images(listed),
+        all_images=ImageTable(listed),
         problems=() if class_names else tuple(missing_classes(listed, where, names, fix)),
     )
 
@@ -170,7 +170,7 @@ def _list_findings(
     return ImageIndex(
         root=data.path,
         class_names=SINGLE_CLASS,
-        all_images=Images(listed),
+        all_images=ImageTable(listed),
         problems=tuple(problems),
         warnings=notes,
         findings=names,

@@ -73,7 +73,7 @@ class PhantomImage:
     lungs: BoolArray
 
 
-def draw_phantoms(
+def paint_phantoms(
     out: Path,
     *,
     patients: int,
@@ -119,7 +119,7 @@ def draw_phantoms(
 
         def draw(patient: int) -> list[list[str]]:
             drawn = []
-            images = draw_patient(seed, patient, image_size_px, difficulty, has_findings=findings)
+            images = paint_patient(seed, patient, image_size_px, difficulty, has_findings=findings)
             for image in images:
                 kind = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
                 if pairs or findings:
@@ -170,7 +170,7 @@ def _scanner(seed: int, site: int) -> ShiftSettings:
     )
 
 
-def draw_patient(
+def paint_patient(
     seed: int, patient: int, image_size_px: int, difficulty: float, *, has_findings: bool = False
 ) -> Iterator[PhantomImage]:
     """Draw all images of one patient; patients are numbered from 0."""

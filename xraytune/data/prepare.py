@@ -3,7 +3,7 @@
     index = read_index(...); store = store_images(...); sides = split_by_patient(...)
 
 `SplitData` is written to the study as the readable file `split.json`. Trials read it from there and
-use the pixel store (`side_images`); they never read the data folder. The test folder stays sealed:
+use the pixel store (`side_image_set`), never the data folder. The test folder stays sealed:
 only `index.images` are decoded and recorded. Of `index.test`, only hashes are recorded.
 """
 
@@ -32,7 +32,7 @@ from xraytune.base.errors import (
 from xraytune.base.files import read_json, sha256_of, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
-from xraytune.data.images import RECORDED, ImageFile, ImageIndex, Images, SideName
+from xraytune.data.images import RECORDED, ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.data.index import read_index
 from xraytune.data.pixels import (
     MASKS_FILE,
@@ -110,9 +110,9 @@ class SplitData:
             return "segmentation"
         return "findings" if self.findings else "classification"
 
-    def side(self, name: SideName) -> Images:
+    def side(self, name: SideName) -> ImageTable:
         """Return the images on one side of the split, in the order of the index."""
-        return Images(image for image in self.images if image.side == name)
+        return ImageTable(image for image in self.images if image.side == name)
 
     @cached_property
     def sizes(self) -> Mapping[int, SplitData]:
@@ -127,7 +127,7 @@ class SplitData:
     def _replicates(self) -> dict[int, SplitData]:
         return {}
 
-    def drawn(self, draw: int | None) -> SplitData:
+    def of_draw(self, draw: int | None) -> SplitData:
         """Return a replicate's images, whose train side is its draw of unused patients.
 
         Of a site that the draw leaves out, only test images are used. Without a draw, the images
@@ -157,7 +157,7 @@ class SplitData:
         return tuple(np.bincount(labels, minlength=len(self.class_names)).tolist())
 
     @property
-    def train_patients(self) -> int:
+    def train_patient_count(self) -> int:
         """The number of patients on the train side."""
         return len(set(self.side("train").patients))
 
@@ -262,7 +262,7 @@ def prepare_index(
     store = next(iter(stores.values()))
     files, broken = stored_files(store)
     row_of = {file: row for row, file in enumerate(files)}
-    images = Images(image for image in index.images if image.file in row_of)
+    images = ImageTable(image for image in index.images if image.file in row_of)
     if len(np.unique(images.labels)) < len(np.unique(index.images.labels)):
         left = {*images.labels.tolist()}
         lost = [image for image in index.images if image.label not in left]
@@ -301,7 +301,7 @@ def prepare_index(
         resize=data.resize,
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
-        test_patients=index.test_patients,
+        test_patients=index.test_patients_fingerprint,
         test_contents=tuple(sorted(image.short_sha256 for image in index.test)),
         findings=index.findings,
         images=tuple(image for image in recorded if image.side != "unused"),
@@ -419,7 +419,7 @@ class ImageSet:
         return np.stack(planes, axis=1)
 
 
-def side_images(side_name: SideName, prepared: SplitData, cache: Path) -> ImageSet:
+def side_image_set(side_name: SideName, prepared: SplitData, cache: Path) -> ImageSet:
     """Return one side of the split as a data source.
 
     Raises ArtifactError if the pixels are missing or damaged.
@@ -444,9 +444,9 @@ def side_images(side_name: SideName, prepared: SplitData, cache: Path) -> ImageS
     )
 
 
-def stored_images(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSet:
+def stored_image_set(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSet:
     """Return the images of an artifact of `store_images` as a data source; none may be broken."""
-    table = Images(images)
+    table = ImageTable(images)
     return ImageSet(
         name=name,
         pixels=open_pixels(store),

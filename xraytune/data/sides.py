@@ -12,7 +12,7 @@ import numpy as np
 
 from xraytune.base.errors import Problem, add_notes, join_names
 from xraytune.base.records import frozen
-from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
+from xraytune.data.images import ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.data.prepare import SplitData
 from xraytune.data.split import split_by_patient
 from xraytune.space.settings import DataSettings
@@ -170,7 +170,7 @@ def side_size(
     name: str, images: Sequence[ImageFile], outputs: Sequence[str], positive: int
 ) -> SideSize:
     """Return the size of a side with these images; `outputs` are classes or findings."""
-    table = Images(images)
+    table = ImageTable(images)
     targets = table.targets
     patients = np.array(table.patients)
     unscored = None

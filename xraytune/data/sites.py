@@ -13,7 +13,7 @@ from pathlib import Path
 from xraytune.base.errors import DataError, counted, join_names
 from xraytune.data.class_folders import folder_class
 from xraytune.data.guesses import EMPTY, inner_folders
-from xraytune.data.images import ImageFile, ImageIndex, Images
+from xraytune.data.images import ImageFile, ImageIndex, ImageTable
 from xraytune.data.patients import EQUAL_IDS, match_patients
 from xraytune.data.table import column_values
 from xraytune.space.settings import DataSettings
@@ -99,7 +99,7 @@ def sites_to_leave_out(
     if a site lacks a class.
     """
     require_sites(images, where)
-    table = Images(images)
+    table = ImageTable(images)
     fix = "add images, or use confirm.leave_out: none"
     if len(table.sites) < _FEWEST_SITES:
         what = f"{counted(len(table.sites), 'site')} ({join_names(table.sites)}), and an interval "

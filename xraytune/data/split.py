@@ -19,7 +19,7 @@ from xraytune.base.errors import DataError, counted, join_names
 from xraytune.base.records import frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.data.guesses import PARTS, PartName, part_named
-from xraytune.data.images import ImageFile, ImageIndex, Images, SideName
+from xraytune.data.images import ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.space.settings import SplitSettings
 from xraytune.stats.classification import rarest_findings
 
@@ -61,7 +61,7 @@ def split_by_patient(
     Raises DataError if a class would be missing on a side, or the train side has fewer patients
     than `train_patients`.
     """
-    table = Images(images)
+    table = ImageTable(images)
     seed = settings.seed
     val_a = []
     val_b = []
@@ -145,7 +145,7 @@ def _stratify(patients: Sequence[str], targets: Int64Array) -> _Strata:
     patients, or the number of findings if the patient has none. Such strata divide rare findings
     evenly, like iterative stratification, which starts with the rarest finding.
 
-    Source: Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of multi-label data".
+    From: Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of multi-label data".
     """
     positions = defaultdict(list)
     for position, patient in enumerate(patients):
@@ -206,7 +206,7 @@ def _nest(strata: _Strata, seed: int) -> list[_Patient]:
     return [patient for _, _, patient in sorted(ranked)]  # names are unique
 
 
-def _refuse_missing_classes(images: Images, sides: Mapping[str, Sequence[_Patient]]) -> None:
+def _refuse_missing_classes(images: ImageTable, sides: Mapping[str, Sequence[_Patient]]) -> None:
     problems = []
     for label in np.unique(images.labels).tolist():
         counts = {

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from xraytune.base.cores import map_on_cores
-from xraytune.base.errors import ConfigError, DataError, Problem, SourceLine, join_names
+from xraytune.base.errors import ConfigError, DataError, FileLine, Problem, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import frozen
 from xraytune.data.decoding import without_suffix
@@ -35,7 +35,7 @@ from xraytune.data.guesses import (
     says_other_view,
     word_in,
 )
-from xraytune.data.images import ImageFile, Images, TableRow
+from xraytune.data.images import ImageFile, ImageTable, TableRow
 from xraytune.data.labels import CellReader
 from xraytune.data.patients import PATIENTS_CSV, patient_key
 from xraytune.space.messages import nearest
@@ -47,7 +47,7 @@ _PATIENTS_TABLE = TableSettings(
     file=(PATIENTS_CSV,), image="file", patient="patient", label="class"
 )
 
-_Rows: TypeAlias = list[tuple[SourceLine, dict[str, str]]]
+_Rows: TypeAlias = list[tuple[FileLine, dict[str, str]]]
 """Rows of a table, each with its line and its cells by column."""
 
 
@@ -78,11 +78,11 @@ class LabelTable:
         return {file: self.rows[name] for file, name in names.items()}
 
 
-def add_rows(images: Iterable[ImageFile], table: LabelTable | None) -> Images:
+def add_rows(images: Iterable[ImageFile], table: LabelTable | None) -> ImageTable:
     """Return images with their rows of a table; raise DataError if rows are ambiguous."""
-    images = Images(images)
+    images = ImageTable(images)
     rows = table.rows_of(image.file for image in images) if table else {}
-    return Images(replace(image, in_table=rows.get(image.file)) for image in images)
+    return ImageTable(replace(image, in_table=rows.get(image.file)) for image in images)
 
 
 def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict[str, str]:
@@ -253,10 +253,10 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
                     name = below[columns.index(image)] if len(below) == width else "?"
                     if _outline(name) == _outline(row[image]):
                         raise csv.Error("a quotation mark encloses the rows below")
-                rows.append((SourceLine(path, above + 1, lines[above]), row))
+                rows.append((FileLine(path, above + 1, lines[above]), row))
             above = reader.line_num
     except csv.Error as error:
-        where = SourceLine(path, above + 1, lines[above])
+        where = FileLine(path, above + 1, lines[above])
         fix = 'put a cell that contains a separator into quotation marks, "a, b", and close them'
         if len(cells) < len(columns):
             fix = f"write {delimiter!r} for each empty cell, also at the end of the row"
@@ -410,7 +410,7 @@ def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
     )
 
 
-def _patient(cell: str, where: SourceLine) -> str:
+def _patient(cell: str, where: FileLine) -> str:
     """Return a patient's ID as it was before a spreadsheet or pandas wrote it."""
     if re.fullmatch(r"\d([.,]\d+)?[eE]\+\d+", cell):
         what = f"patient {cell} is a number that lost its digits, as in a spreadsheet"

@@ -17,7 +17,7 @@ from xraytune.data.table import subgroup_columns
 from xraytune.model.overlap import overlap_of, sealed_among
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord
-from xraytune.tasks.evaluation import Evaluation, Sample, what_fell
+from xraytune.tasks.evaluation import Evaluation, Sample, fallen_metrics
 from xraytune.tasks.prediction import ImageFiles, fit_calibration
 from xraytune.trial.saved_model import Bundle, open_bundle
 
@@ -89,7 +89,7 @@ def evaluate(
     images, scored, broken = task.predict_labelled(predictor, labelled.images, files)
     sample = Sample(
         model=predictor,
-        source=files,
+        image_files=files,
         images=images,
         scored=scored,
         columns=columns,
@@ -99,7 +99,7 @@ def evaluate(
     overlap = overlap_of(bundle, labelled, sample.files, reason=reason)
 
     description = task.describe(sample)
-    if fell := what_fell(description["metrics"], description["intervals"], record.metrics):
+    if fell := fallen_metrics(description["metrics"], description["intervals"], record.metrics):
         description["notes"].append(fell)
     if record.members > 1:
         description["notes"].append(f"average of {record.members} networks")

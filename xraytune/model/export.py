@@ -79,16 +79,16 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         TrialError: No trial has completed.
     """
     require_new(out)
-    folder = StudyFolder(study.resolve())
-    metric = folder.space().settings.metric
-    trials = _read_trials(folder)
-    confirmation = read_verdict(folder.path / CONFIRM_FOLDER)
+    study_folder = StudyFolder(study.resolve())
+    metric = study_folder.space().settings.metric
+    trials = _read_trials(study_folder)
+    confirmation = read_verdict(study_folder.path / CONFIRM_FOLDER)
     if trial is None:
-        row, reason = _choose(folder, trials, confirmation)
+        row, reason = _choose(study_folder, trials, confirmation)
     else:
-        row = _find_complete(folder, trials, f"#{trial}")
+        row = _find_complete(study_folder, trials, f"#{trial}")
         reason = "selected by its number"
-    synthetic = describe_benefit(folder, row.number, row.parameters)
+    synthetic = describe_benefit(study_folder, row.number, row.parameters)
     value = row.value or 0.0
     val_b_score = row.val_b_score or 0.0
     scores = f"{metric} {value:.4f} on val-A, {val_b_score:.4f} on val-B"
@@ -100,57 +100,58 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         val_b_score=val_b_score,
         synthetic=synthetic,
         reason=reason,
-        sentence=f"trial {row.number} of {folder.path.name}, arm {row.arm}, {scores}: {reason}",
+        sentence=f"trial {row.number} of {study_folder.path.name}, arm {row.arm}, "
+        f"{scores}: {reason}",
         command=f"xraytune train --config {quote(str(out))} -o model",
     )
     lines = [f"From {exported.sentence}."]
     if synthetic:
         lines.append(f"The benefit of its synthetic images is {synthetic}.")
-    final = folder.space().settings.final
+    final = study_folder.space().settings.final
     if final and not exact:
         lines.append(f"The scores are those of the trial; from `final` are {final}.")
     lines.append(f"\n    xraytune train --config {quote(out.name)} -o model\n")
     lines.append("Paths are relative to this file.")
-    experiment = _build_experiment(folder, row, exact=exact)
+    experiment = _build_experiment(study_folder, row, exact=exact)
     write_text(out, experiment_to_yaml(experiment, out.resolve().parent, "\n".join(lines)))
     return exported
 
 
-def describe_benefit(folder: StudyFolder, number: int, parameters: Parameters) -> str:
+def describe_benefit(study_folder: StudyFolder, number: int, parameters: Parameters) -> str:
     """Return a text on whether the benefit of a trial's synthetic images is confirmed.
 
     The text is "" if the trial has no synthetic images.
     """
     if not parameters.has_synthetic_images:
         return ""
-    confirmation = read_verdict(folder.path / CONFIRM_FOLDER)
+    confirmation = read_verdict(study_folder.path / CONFIRM_FOLDER)
     finalists = confirmation.finalists if confirmation else ()
     verdicts = {finalist.trial: finalist.verdict for finalist in finalists}
     verdict = verdicts.get(f"#{number}", "not_tested")
     if confirmation and confirmation.exploratory and verdict != "not_tested":
         return "not confirmed: the verdict of xraytune confirm is exploratory"
-    return _VERDICTS[verdict].format(metric=folder.space().settings.metric)
+    return _VERDICTS[verdict].format(metric=study_folder.space().settings.metric)
 
 
-def trial_to_export(folder: StudyFolder) -> tuple[int, str] | None:
+def trial_to_export(study_folder: StudyFolder) -> tuple[int, str] | None:
     """Return the number of the trial that `export` writes, and why it is chosen.
 
     Returns None if `export` would fail, because no trial has completed, or results are missing or
     damaged.
     """
     try:
-        confirmation = read_verdict(folder.path / CONFIRM_FOLDER)
-        row, reason = _choose(folder, _read_trials(folder), confirmation)
+        confirmation = read_verdict(study_folder.path / CONFIRM_FOLDER)
+        row, reason = _choose(study_folder, _read_trials(study_folder), confirmation)
     except (TrialError, StudyError, ArtifactError):
         return None
     return row.number, reason
 
 
-def _read_trials(folder: StudyFolder) -> Trials:
+def _read_trials(study_folder: StudyFolder) -> Trials:
     """Return the ended trials; trials that `confirm` trained to the end count as complete."""
-    rows = Journal(folder.journal_path, folder.space(), writable=False).rows()
+    rows = Journal(study_folder.journal_path, study_folder.space(), is_writable=False).rows()
     trials = {f"#{row.number}": row for row in rows}
-    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
+    top_up = StudyFolder(study_folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
     runs = ended_runs(top_up).values()
     finished = {run.label: run for run in runs if run.status == "complete"}
     for name, row in trials.items():
@@ -162,24 +163,24 @@ def _read_trials(folder: StudyFolder) -> Trials:
 
 
 def _choose(
-    folder: StudyFolder, trials: Trials, confirmation: Confirmation | None
+    study_folder: StudyFolder, trials: Trials, confirmation: Confirmation | None
 ) -> tuple[TrialRow, str]:
     """Return the trial whose mix is trained in the end, and why."""
-    settings = folder.space().settings
+    settings = study_folder.space().settings
     complete = rank(trials.values())
     if not complete:
         reasons = reasons_of(row for row in trials.values() if row.status == "failed")
         fix = "continue the search; `xraytune status` shows its progress"
-        raise TrialError(f"no trial has completed yet{reasons}", folder.path, fix)
+        raise TrialError(f"no trial has completed yet{reasons}", study_folder.path, fix)
     if confirmation and confirmation.verdict == "helps":
         of_verdict = " in an exploratory verdict" if confirmation.exploratory else ""
-        finalist = _find_complete(folder, trials, confirmation.finalists[0].trial)
+        finalist = _find_complete(study_folder, trials, confirmation.finalists[0].trial)
         return finalist, f"the mix that `confirm` found to help{of_verdict}"
 
     scores = [(row, row.val_b_score or 0.0) for row in complete]
     margin = settings.confirm.rope
     what = f"{settings.metric} on val-B"
-    measured = _measure_by_confirm(folder, trials, complete, confirmation)
+    measured = _measure_by_confirm(study_folder, trials, complete, confirmation)
     if confirmation and measured:
         whose = "unused" if confirmation.test.kind == "unused" else "test"
         where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"
@@ -200,7 +201,7 @@ def _choose(
 
 
 def _measure_by_confirm(
-    folder: StudyFolder,
+    study_folder: StudyFolder,
     trials: Trials,
     complete: Sequence[TrialRow],
     confirmation: Confirmation | None,
@@ -210,7 +211,7 @@ def _measure_by_confirm(
     A finalist is itself a trial. A control stands for the best trial of its mix on val-B, unless
     the control uses a classifier from elsewhere, which is no mix.
     """
-    plan = read_plan(folder.path / CONFIRM_FOLDER)
+    plan = read_plan(study_folder.path / CONFIRM_FOLDER)
     scores = {}
     for finalist in confirmation.finalists if confirmation else ():
         scores[finalist.arm] = finalist.score
@@ -233,19 +234,19 @@ def _name_mix(parameters: Parameters) -> str:
     return f"{parameters.source} r={parameters.synthetic_ratio:g}"
 
 
-def _find_complete(folder: StudyFolder, trials: Trials, name: str) -> TrialRow:
+def _find_complete(study_folder: StudyFolder, trials: Trials, name: str) -> TrialRow:
     row = trials.get(name)
     if row and row.status == "complete":
         return row
     what = f"{row.status}: {row.reason}" if row else "it has not ended, or does not exist"
     complete = [name for name, row in trials.items() if row.status == "complete"]
     fix = f"choose a completed one: {join_names(complete) or 'there is none yet'}"
-    raise StudyError(f"trial {name}: {what}", folder.path, fix)
+    raise StudyError(f"trial {name}: {what}", study_folder.path, fix)
 
 
-def _build_experiment(folder: StudyFolder, row: TrialRow, *, exact: bool) -> Experiment:
+def _build_experiment(study_folder: StudyFolder, row: TrialRow, *, exact: bool) -> Experiment:
     """Return the exported experiment: the trial itself, or a final model on all patients."""
-    settings = folder.space().settings
+    settings = study_folder.space().settings
     parameters = row.parameters
     images = None
     if not exact:
@@ -254,7 +255,7 @@ def _build_experiment(folder: StudyFolder, row: TrialRow, *, exact: bool) -> Exp
         values = flat_values(parameters)
         given = {name: value for name, value in final.values().items() if name in values}
         parameters = parameters_from({**values, **given})
-        images = sum(folder.prepared().train_counts)
-    origin = ExportedFrom(study=folder.path, trial=row.number, images=images)
+        images = sum(study_folder.prepared().train_counts)
+    origin = ExportedFrom(study=study_folder.path, trial=row.number, images=images)
     settings = settings.model_copy(update={"exported_from": origin})
     return Experiment(settings=settings, parameters=parameters)

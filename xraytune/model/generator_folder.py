@@ -56,10 +56,10 @@ from xraytune.synth.mix import apportion
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     SavedGenerator,
-    draw_block,
+    generate_block,
     read_generator,
 )
-from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks, usable_generator
+from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks, usable_generator_hash
 from xraytune.synth.sources.source import BLOCK, choose_findings
 from xraytune.synth.sources.which import seen_by_sources
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
@@ -183,7 +183,7 @@ def generator_train(
     with new_folder(out) as folder:
         if experiment and gan:
             if gan.start_from:
-                usable_generator(gan.start_from, prepared, is_start=True)
+                usable_generator_hash(gan.start_from, prepared, is_start=True)
             artifact = trained_generator(gan, context)
             report = report_pool(experiment, context)
             generator = fill_generator_folder(folder, artifact, experiment, context, report=report)
@@ -301,7 +301,7 @@ def generator_sample(
                 if record.findings:
                     combinations = numbers_of([*Counter(record.findings_counts).elements()])
                     findings = choose_findings(combinations, block, seed)
-                images = draw_block(
+                images = generate_block(
                     generator / NETWORK_FILE,
                     label,
                     block,

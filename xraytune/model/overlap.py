@@ -14,7 +14,7 @@ from xraytune.data.shared_patients import patients_by_file_name, patients_by_key
 from xraytune.data.table import add_rows, find_table
 from xraytune.space.encoders import MODEL_FILE
 from xraytune.study.folder import StudyFolder
-from xraytune.study.test_access import accesses, log_test_access, study_logs
+from xraytune.study.test_access import accesses, folders_with_logs, log_test_access
 from xraytune.synth.sources.which import seen_by
 from xraytune.trial.saved_model import Bundle
 
@@ -104,10 +104,10 @@ def sealed_among(bundle: Bundle, images: Iterable[ImageFile]) -> tuple[set[str],
     folders: tuple[Path, ...] = (bundle.path.resolve(),)
     given = {image.short_sha256 for image in images}
     sealed = {*bundle.prepared().test_contents}
-    study = StudyFolder(bundle.study.resolve()) if bundle.study else None
-    if study and study.space_path.is_file():
-        folders += study_logs(study.path)
-        prepared = study.prepared()
+    study_folder = StudyFolder(bundle.study.resolve()) if bundle.study else None
+    if study_folder and study_folder.space_path.is_file():
+        folders += folders_with_logs(study_folder.path)
+        prepared = study_folder.prepared()
         sealed |= {*prepared.test_contents}
         # These are images of unused patients, or any others, which `confirm --test` may score.
         sealed |= given - {image.short_sha256 for image in prepared.images}

@@ -50,7 +50,7 @@ from xraytune.study.start import (
     inputs_of_trials,
     read_inputs,
     require_same_inputs,
-    weights_content,
+    weights_sha256,
 )
 from xraytune.synth.mix import plan_mix
 from xraytune.tasks import TASKS
@@ -266,15 +266,15 @@ def _find_study(experiment: Experiment, note: Callable[[str], None]) -> StudyFol
     origin = experiment.settings.exported_from
     if origin is None:
         return None
-    study = StudyFolder(origin.study)
-    if study.space_path.is_file():
-        return study
-    note(f"the study of the exported trial does not exist here: {study.path}")
+    study_folder = StudyFolder(origin.study)
+    if study_folder.space_path.is_file():
+        return study_folder
+    note(f"the study of the exported trial does not exist here: {study_folder.path}")
     return None
 
 
 def _read_contents(
-    experiment: Experiment, study: StudyFolder | None, prepared: SplitData, cache: Path
+    experiment: Experiment, study_folder: StudyFolder | None, prepared: SplitData, cache: Path
 ) -> list[Any]:
     """Return hashes that identify the contents of the weights and of other inputs.
 
@@ -283,9 +283,9 @@ def _read_contents(
     settings = experiment.settings
     parameters = experiment.parameters
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
-    if study and is_path("weights", parameters.weights):
-        content = weights_content(parameters.weights)
-        require_same_inputs(study, {Path(parameters.weights): content}, is_complete=False)
+    if study_folder and is_path("weights", parameters.weights):
+        content = weights_sha256(parameters.weights)
+        require_same_inputs(study_folder, {Path(parameters.weights): content}, is_complete=False)
     inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
     others = read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
     return [sha256_of(weights) if weights else None, *others]
@@ -308,7 +308,7 @@ def _announce(
 
 def _send_to_wandb(
     experiment: Experiment,
-    study: StudyFolder | None,
+    study_folder: StudyFolder | None,
     trained: TrainedNetworks,
     out: Path,
     *,
@@ -322,7 +322,7 @@ def _send_to_wandb(
     run = WandbRun(
         tracking,
         settings.objective.metric,
-        (settings.name, study.environment()["identity"] if study else key),
+        (settings.name, study_folder.environment()["identity"] if study_folder else key),
         experiment.parameters,
         out.parent,
         kind="train",
@@ -335,19 +335,22 @@ def _send_to_wandb(
 
 
 def _choose_compute(
-    settings: Settings, study: StudyFolder | None, prepared: SplitData, note: Callable[[str], None]
+    settings: Settings,
+    study_folder: StudyFolder | None,
+    prepared: SplitData,
+    note: Callable[[str], None],
 ) -> Compute:
     """Choose all cores for a final model, or what the study used for an exact copy of a trial."""
     compute = compute_here(settings)
     origin = settings.exported_from
     if origin is None or origin.images is not None:
         return replace(compute, threads=cpu_count())
-    if study is None:
+    if study_folder is None:
         return compute
-    if study.prepared().fingerprint != prepared.fingerprint:
-        differ = f"the images or their split differ from those of study {study.path.name}"
+    if study_folder.prepared().fingerprint != prepared.fingerprint:
+        differ = f"the images or their split differ from those of study {study_folder.path.name}"
         note(f"{differ}: so will the metrics")
-    recorded = study.compute()
+    recorded = study_folder.compute()
     if recorded.device == "cpu" or gpu_count():
         return recorded
     note("no GPU here, unlike in the study: metrics will differ slightly from the trial")
@@ -418,7 +421,7 @@ def _count_images(
     prepared: SplitData,
     index: ImageIndex,
     cache: Path,
-    study: StudyFolder | None,
+    study_folder: StudyFolder | None,
 ) -> TrainedOn:
     """Count the images that a model is trained on, out of the images that could be decoded."""
     decoded = {*stored_files(cache / prepared.pixels)[0]}
@@ -426,17 +429,17 @@ def _count_images(
     kept = [image.patient for image in prepared.images if image.side != "train"]
     return TrainedOn(
         images=sum(prepared.train_counts),
-        patients=prepared.train_patients,
+        patients=prepared.train_patient_count,
         kept_images=len(kept),
         kept_patients=len({*kept}),
         of_images=len(patients),
         of_patients=len({*patients}),
-        changes=tuple(_changes_of(experiment, prepared, study)),
+        changes=tuple(_changes_of(experiment, prepared, study_folder)),
     )
 
 
 def _changes_of(
-    experiment: Experiment, prepared: SplitData, study: StudyFolder | None
+    experiment: Experiment, prepared: SplitData, study_folder: StudyFolder | None
 ) -> Iterator[str]:
     """Yield a line for each difference from the exported trial.
 
@@ -446,15 +449,15 @@ def _changes_of(
     origin = experiment.settings.exported_from
     if origin is None or origin.images is None:
         return
-    if study:
-        before = _values_of(study.experiment(origin.trial))
+    if study_folder:
+        before = _values_of(study_folder.experiment(origin.trial))
         for name, value in _values_of(experiment).items():
             if value != before.get(name):
                 yield f"{name}: {value} (trial: {before.get(name)})"
     counts = prepared.train_counts
     if origin.images == sum(counts):
         return
-    images = f"{sum(counts):,} of {prepared.train_patients:,} patients"
+    images = f"{sum(counts):,} of {prepared.train_patient_count:,} patients"
     yield f"training images: {images} (trial: {origin.images:,} images)"
     if parameters.source != "none":
         extra = len(plan_mix(counts, parameters))

@@ -16,9 +16,9 @@ from torch import Tensor
 from xraytune.base.errors import is_out_of_memory
 from xraytune.base.records import Compute
 
-Draws: TypeAlias = Sequence[Tensor]
+StepInputs: TypeAlias = Sequence[Tensor]
 """Everything that differs between two steps, such as their random draws, on the device."""
-Step: TypeAlias = Callable[[Draws], Tensor]
+Step: TypeAlias = Callable[[StepInputs], Tensor]
 """Trains one step and returns its losses on the device, without waiting for the device."""
 _WARM_UP_STEPS = 3
 """In this many steps, cuDNN chooses its algorithms and optimizers allocate their state."""
@@ -43,11 +43,11 @@ class _CapturedStep:
         self._calls = 0
         self._can_capture = True
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._draws: Draws = ()
+        self._draws: StepInputs = ()
         self._shapes: list[torch.Size] = []
         self._losses = torch.empty(0)
 
-    def __call__(self, draws: Draws) -> Tensor:
+    def __call__(self, draws: StepInputs) -> Tensor:
         """Run the step on these draws and return its losses."""
         shapes = [draw.shape for draw in draws]
         if shapes != self._shapes:
@@ -69,7 +69,7 @@ class _CapturedStep:
         self._graph.replay()
         return self._losses
 
-    def _capture(self, draws: Draws) -> None:
+    def _capture(self, draws: StepInputs) -> None:
         self._draws = [draw.clone() for draw in draws]
         self._graph = torch.cuda.CUDAGraph()
         random = torch.cuda.default_generators[torch.cuda.current_device()]

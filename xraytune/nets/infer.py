@@ -72,7 +72,7 @@ def estimate_batch_norms(
     statistics; B is at least 2, and similar for all batches. `batches` is not called without a
     batch norm in train mode.
 
-    Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; `torch.optim.swa_utils.update_bn`
+    From: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; `torch.optim.swa_utils.update_bn`
         would reset frozen batch norms, too.
     """
     momenta = {

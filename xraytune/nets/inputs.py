@@ -9,7 +9,7 @@ views, and a resumed or longer run sees the same images. With `affine`, the degr
 draws: an image turns the same way, only further. Pixels from outside the image are black.
 
 `trivial` is TrivialAugment with its narrower ranges, without the operations that give grey values
-another meaning (Posterize, Solarize, Equalize, AutoContrast) or need colours. Source: Müller &
+another meaning (Posterize, Solarize, Equalize, AutoContrast) or need colours. From: Müller &
 Hutter 2021, "TrivialAugment" (arXiv:2103.10158), table 1.
 """
 

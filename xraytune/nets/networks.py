@@ -182,7 +182,7 @@ def build_classifier(
 class Segmenter(_Network):
     """A U-Net of `encoder`, `decoder` and `segmentation_head`; its outputs are logits of the mask.
 
-    Source: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image
+    From: Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image
     Segmentation" (arXiv:1505.04597).
     """
 

@@ -61,8 +61,8 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
         StudyError: There is no study, or it is damaged.
         ConfigError: `out` is a folder.
     """
-    folder = StudyFolder(study.resolve())
-    path = out or folder.path / "report.html"
+    study_folder = StudyFolder(study.resolve())
+    path = out or study_folder.path / "report.html"
     if path.is_dir():
         raise ConfigError("this is a folder", path, "give a file, such as report.html")
     require_writable(path.parent)
@@ -75,43 +75,43 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
         "sentence": sentence,
         "text": text_of,
     }
-    content = page_content(folder, (cache or folder.default_cache).resolve())
+    content = page_content(study_folder, (cache or study_folder.default_cache).resolve())
     text = templates.get_template("page.html").render(**content, plotly=_pack_plotly())
-    mode = 0o600 | folder.path.stat().st_mode & 0o066
-    write_text(path, text, durable=False, mode=mode)
+    mode = 0o600 | study_folder.path.stat().st_mode & 0o066
+    write_text(path, text, is_durable=False, mode=mode)
     return path
 
 
-def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
+def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
     """Return the values of the page's template."""
-    watcher = StudyWatcher(folder)
+    watcher = StudyWatcher(study_folder)
     view = watcher.look()
     settings = watcher.space.settings
-    prepared = folder.prepared()
-    verdict = read_verdict(folder.path / CONFIRM_FOLDER)
-    about = folder.environment()
+    prepared = study_folder.prepared()
+    verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
+    about = study_folder.environment()
 
     # The trial that `export` writes, or the best trial on val-B if it would fail.
-    number, reason = trial_to_export(folder) or (None, "")
+    number, reason = trial_to_export(study_folder) or (None, "")
     best = next((trial for trial in view.trials if trial.number == number), view.for_export)
     with_results = [
         trial
         for trial in (best, view.for_export)
-        if trial and folder.results_path(trial.number).exists()
+        if trial and study_folder.results_path(trial.number).exists()
     ]
     mistakes = None
     if with_results and not prepared.findings:  # images with findings are not right or wrong
-        mistakes = _show_mistakes(folder, prepared, with_results[0], cache)
+        mistakes = _show_mistakes(study_folder, prepared, with_results[0], cache)
     rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs).epochs
     differences = None
     groups = None
     if verdict:
         groups = plot_subgroups(verdict)
         differences = plot_differences(verdict.finalists[0], verdict.metric, verdict.rope)
-    scored = accesses(folder.path, prepared.test_contents)
+    scored = accesses(study_folder.path, prepared.test_contents)
     return {
         "view": view,
-        "study": quote(str(shown_path(folder.path))),
+        "study": quote(str(shown_path(study_folder.path))),
         "settings": settings.data,
         "prepared": prepared,
         "best": best,
@@ -131,7 +131,7 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
         },
         "trials": all_trials(view),
         "mistakes": mistakes,
-        "generators": _show_generators(folder, view, cache),
+        "generators": _show_generators(study_folder, view, cache),
         "scored_by": sorted({row["command"] for row in scored}),
         "sides": sides_frame(view.sides),
         "data_path": quote(str(settings.data.path)),
@@ -141,20 +141,20 @@ def page_content(folder: StudyFolder, cache: Path) -> dict[str, Any]:
 
 
 def _show_mistakes(
-    folder: StudyFolder, prepared: SplitData, trial: TrialRow, cache: Path
+    study_folder: StudyFolder, prepared: SplitData, trial: TrialRow, cache: Path
 ) -> dict[str, Any]:
     """Return the images of val-B that the network of a trial gets most wrong, with pictures."""
-    task = task_of(folder.space().settings)
-    results = folder.results(trial.number)
+    task = task_of(study_folder.space().settings)
+    results = study_folder.results(trial.number)
     mistakes = task.find_mistakes(results, prepared, trial.threshold or 0.5)
     places = np.array(mistakes.places[:_MOST_MISTAKES], dtype=np.int64)
-    experiment = folder.experiment(trial.number)
-    trial_dir = folder.trial_path(trial.number)
+    experiment = study_folder.experiment(trial.number)
+    trial_dir = study_folder.trial_path(trial.number)
     note = mistakes.note
     pictures: list[bytes] = []
     try:
         if len(places):
-            sized = folder.prepared(experiment)
+            sized = study_folder.prepared(experiment)
             pictures = explain_images(experiment, trial_dir, sized, places, cache=cache)
     except XraytuneError as error:
         note = f"No pictures: {error.problems[0].what}."
@@ -171,7 +171,9 @@ def _show_mistakes(
     }
 
 
-def _show_generators(folder: StudyFolder, view: StudyView, cache: Path) -> dict[str, Any] | None:
+def _show_generators(
+    study_folder: StudyFolder, view: StudyView, cache: Path
+) -> dict[str, Any] | None:
     """Return figures and pictures of the generators; None if there are none.
 
     The pictures are samples of the generators and, for the first generator, images next to the
@@ -190,7 +192,7 @@ def _show_generators(folder: StudyFolder, view: StudyView, cache: Path) -> dict[
     pictures: dict[Path, str] = {}
     for grid, trials in [*samples.items()][:_MOST_SAMPLES]:
         used_by = join_names([f"#{trial.number}" for trial in trials], 8)
-        pictures[folder.path / grid] = f"Real and generated images; used by {used_by}."
+        pictures[study_folder.path / grid] = f"Real and generated images; used by {used_by}."
     first = next(iter(samples), "")
     generator = Path(first).stem.removeprefix("gan-")
     for path, gate in artifacts_of(cache, MEMORISATION_STAGE):

@@ -1,6 +1,6 @@
 """Pictures of validation images with a network's Grad-CAM maps or predicted masks.
 
-Grad-CAM shows the regions of an image that support the predicted class. Source: Selvaraju et al.
+Grad-CAM shows the regions of an image that support the predicted class. From: Selvaraju et al.
 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import Compute
 from xraytune.data.masks import outlined
-from xraytune.data.prepare import RunContext, SplitData, side_images
+from xraytune.data.prepare import RunContext, SplitData, side_image_set
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.inputs import MASK_THRESHOLD, normalise
 from xraytune.nets.networks import Classifier
@@ -51,7 +51,7 @@ def explain_images(
         ArtifactError: The decoded images or the trial's network are missing.
         ConfigError: The backbone has no feature maps.
     """
-    images = side_images("val_b", prepared, cache)
+    images = side_image_set("val_b", prepared, cache)
     network = Network(experiment, RunContext(prepared=prepared, cache=cache, compute=_CPU))
     whole = network.whole
     pixels = images.read(places)

@@ -65,20 +65,20 @@ def list_studies(*folders: Path | str) -> tuple[StudySummary, ...]:
     return tuple(summaries)
 
 
-def _summarise(folder: StudyFolder) -> StudySummary:
+def _summarise(study_folder: StudyFolder) -> StudySummary:
     try:
-        view = StudyWatcher(folder).look()
+        view = StudyWatcher(study_folder).look()
         arms = view.arms
-        verdict = read_verdict(folder.path / CONFIRM_FOLDER)
+        verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
     except StudyError:
-        return StudySummary(name=folder.path.name, path=folder.path, state="damaged")
+        return StudySummary(name=study_folder.path.name, path=study_folder.path, state="damaged")
     ended = sum(trial.seconds is not None for trial in view.trials)
     idle = "finished" if ended >= view.trial_budget else "stopped"
     exploratory = " (exploratory)" if verdict and verdict.exploratory else ""
     return StudySummary(
-        name=folder.path.name,
-        path=folder.path,
-        state=_BUSY.get(work_on(folder), idle),
+        name=study_folder.path.name,
+        path=study_folder.path,
+        state=_BUSY.get(work_on(study_folder), idle),
         trials=ended,
         trial_budget=view.trial_budget,
         metric=view.metric,

@@ -10,7 +10,7 @@ mixing. A network that is trained on extra images in each step, or first on extr
 learns later. Shared rungs would therefore prune whole arms before they can be compared
 (docs/report.md, "Pruned trials").
 
-Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping
+From: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping
 form of Ray Tune's `AsyncHyperBandScheduler`, which makes the same decisions with `within: all`
 (tested).
 """

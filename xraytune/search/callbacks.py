@@ -8,7 +8,7 @@ from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import SplitData
 from xraytune.space.space import Space
 from xraytune.study.row import TrialRow
-from xraytune.study.trial import Trial
+from xraytune.study.trial import OpenTrial
 
 
 def _ignore(*_: object) -> None:
@@ -60,7 +60,7 @@ class Callbacks:
     note: Callable[[str], None] = _ignore
     on_prepared: Callable[[Space, SplitData, ImageIndex, Path], None] = _ignore
     on_start: Callable[[Path, str], None] = _ignore
-    on_trial_start: Callable[[Trial], None] = _ignore
+    on_trial_start: Callable[[OpenTrial], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore
     on_trial_end: Callable[[TrialRow], None] = _ignore
     on_runs: Callable[[RunsView], None] = _ignore

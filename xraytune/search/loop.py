@@ -2,7 +2,7 @@
 
 Ray Tune asks for the decisions (`search/ray/tuning.py`). Each decision is recorded before Ray gets
 it, so that a `TrialLoop` can be lost at any moment: the next loop continues from the same files.
-Subclasses say where trials come from, and record what becomes of them: `search/trials.py` draws the
+Subclasses say where trials come from, and record what becomes of them: `search/trials.py` has the
 trials of a search, and `confirm/run_list.py` has a fixed list.
 
 A trial whose generator is not in the cache trains it first. Meanwhile, other trials that need this
@@ -31,24 +31,24 @@ from xraytune.space.allocation import Allocation, Share
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
-from xraytune.study.trial import Cause, Trial, TrialFailed, TrialMessage
+from xraytune.study.trial import Cause, OpenTrial, TrialFailed, TrialMessage
 
 _RETRIES = 2
 """How often a trial is retried in a row without reaching a new epoch."""
 _SAME_FAILURES = 3
-_DRAWN_AHEAD = 4
-"""How many trials are drawn ahead for each slot while generators are being trained. The further
-ahead a trial is drawn, the fewer results the sampler knows."""
+_STARTED_AHEAD = 4
+"""How many trials are asked for ahead for each slot while generators are being trained. The further
+ahead a trial is asked for, the fewer results the sampler knows."""
 
 
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
 """A function that returns the lineage of a trial's generator, or None if no generator need be
-trained first. Its arguments are `Trial.generator_inputs`: the settings of the GAN, if the trial has
+trained first. Its arguments are `OpenTrial.generator_inputs`: the settings of the GAN, if there is
 one, the number of the replicate's own sample of patients, if it has one, and the side length of the
 images in pixels."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
-"""The part of the budget that is used up, so that no new trial is drawn; "" if none is. Once the
+"""The part of the budget that is used up, so that no new trial starts; "" if none is. Once the
 hours are used up, only trials that have already begun are run."""
 
 
@@ -72,17 +72,17 @@ class TrialLoop(ABC):
 
     def __init__(
         self,
-        folder: StudyFolder,
-        unfinished: Iterable[Trial],
+        study_folder: StudyFolder,
+        unfinished: Iterable[OpenTrial],
         *,
         generator_need: GeneratorNeeds,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
-        self.folder = folder
+        self.folder = study_folder
         self.callbacks = callbacks
         self._generator_need = generator_need
         self._waiting = {trial.number: trial for trial in unfinished}
-        self._running: dict[int, Trial] = {}
+        self._running: dict[int, OpenTrial] = {}
         self._reasons: list[str] = []  # why each trial that has ended failed, "" if it did not
 
     @property
@@ -90,19 +90,19 @@ class TrialLoop(ABC):
         """The part of the budget that is used up, so that no new trial starts."""
         return "trials"
 
-    def ask(self) -> Trial | None:
+    def ask(self) -> OpenTrial | None:
         """Return a new trial; None if it repeats an ended trial and was given its result."""
         raise LookupError("all trials are known")
 
     @abstractmethod
-    def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
+    def should_continue(self, trial: OpenTrial, record: EpochRecord) -> bool:
         """Record an epoch, which may be recorded already; return whether the trial continues."""
 
     @abstractmethod
-    def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
+    def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial."""
 
-    def on_retry(self, trial: Trial) -> None:  # noqa: B027  a list of runs has nothing to do
+    def on_retry(self, trial: OpenTrial) -> None:  # noqa: B027  a list of runs has nothing to do
         """Record the failed attempts at a trial that is to be retried."""
 
     def heartbeat(self) -> None:  # noqa: B027  as above
@@ -110,12 +110,12 @@ class TrialLoop(ABC):
 
     @property
     def is_done(self) -> bool:
-        """Whether all trials are over: none is running, none can start, and none will be drawn."""
+        """Whether all trials are over: none is running, none can start, and none will be new."""
         return bool(self.used_up) and not self._running and not self._startable()
 
     def next_trial(
-        self, slots: int = sys.maxsize, reserve: Callable[[Trial], None] | None = None
-    ) -> Trial | Literal["wait", "done"]:
+        self, slots: int = sys.maxsize, reserve: Callable[[OpenTrial], None] | None = None
+    ) -> OpenTrial | Literal["wait", "done"]:
         """Ask for a trial and start it: one that trains a generator, a waiting one, or a new one.
 
         `slots` is the number of all slots, free or not. `reserve` sets the resources and slots that
@@ -128,10 +128,10 @@ class TrialLoop(ABC):
         if free <= 0:
             return "wait"
         runnable = self._runnable()
-        most_ahead = _DRAWN_AHEAD * slots
+        most_ahead = _STARTED_AHEAD * slots
         while not runnable and not self.used_up and len(self._waiting) < most_ahead:
-            if drawn := self.ask():
-                self._waiting[drawn.number] = drawn
+            if new := self.ask():
+                self._waiting[new.number] = new
             runnable = self._runnable()
         if not runnable:
             return "wait"
@@ -152,7 +152,7 @@ class TrialLoop(ABC):
         trial.started = time.monotonic()
         return trial
 
-    def _startable(self) -> list[Trial]:
+    def _startable(self) -> list[OpenTrial]:
         """Return the waiting trials that may still start, by number.
 
         Once the hours are used up, only trials that have begun may still start.
@@ -164,10 +164,10 @@ class TrialLoop(ABC):
             if not must_have_begun or self._has_begun(trial)
         ]
 
-    def _has_begun(self, trial: Trial) -> bool:
+    def _has_begun(self, trial: OpenTrial) -> bool:
         return (self.folder.trial_path(trial.number) / "config.json").exists()
 
-    def _runnable(self) -> list[Trial]:
+    def _runnable(self) -> list[OpenTrial]:
         """Return the trials that can start now, the best one first.
 
         Trials that have begun come first, so that a restart does not change the order. Of the
@@ -178,8 +178,8 @@ class TrialLoop(ABC):
         """
         need = cache(self._generator_need)
         in_training = {need(*trial.generator_inputs) for trial in self._running.values()}
-        ready: list[Trial] = []
-        chains: dict[str, list[Trial]] = {}
+        ready: list[OpenTrial] = []
+        chains: dict[str, list[OpenTrial]] = {}
         for trial in self._startable():
             lineage = need(*trial.generator_inputs)
             if lineage is None:
@@ -229,11 +229,11 @@ class TrialLoop(ABC):
         self._stop(trial)
         self._waiting[number] = trial
 
-    def _stop(self, trial: Trial) -> None:
+    def _stop(self, trial: OpenTrial) -> None:
         del self._running[trial.number]
         trial.seconds += time.monotonic() - trial.started
 
-    def _fail(self, trial: Trial, reason: str, cause: Cause) -> None:
+    def _fail(self, trial: OpenTrial, reason: str, cause: Cause) -> None:
         """Retry a trial, or end it; a new epoch resets the count of retries.
 
         If the last three trials failed for the same reason, the next ones would probably fail, too,
@@ -258,7 +258,7 @@ class TrialLoop(ABC):
             fix = "fix the cause, then run the same command again; see trials/*/error.txt"
             raise TrialError(what, self.folder.path, fix)
 
-    def _end(self, trial: Trial, status: Status, outcome: dict[str, Any]) -> None:
+    def _end(self, trial: OpenTrial, status: Status, outcome: dict[str, Any]) -> None:
         self._stop(trial)
         gpu_seconds = trial.seconds * trial.resources.get("GPU", 0.0)
         self.record(
@@ -290,7 +290,7 @@ def count_slots(allocation: Allocation, nodes: Sequence[Node]) -> int:
     return min(count, allocation.concurrent or count)
 
 
-def reserve(allocation: Allocation, nodes: Sequence[Node], trial: Trial) -> None:
+def reserve(allocation: Allocation, nodes: Sequence[Node], trial: OpenTrial) -> None:
     """Set the resources that a trial holds while it runs, by Ray's names, and its slots.
 
     A trial that ran out of memory gets a GPU for itself or, without GPUs, the largest node.

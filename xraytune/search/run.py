@@ -50,7 +50,7 @@ from xraytune.synth.generator_inputs import generator_need
 from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 
-_MOST_DRAWN = 200
+_MOST_SAMPLED = 200
 
 
 def search(
@@ -110,16 +110,16 @@ def search(
     # 1. The space
     file = space or _first_space(data, callbacks)
     loaded = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
-    folder = StudyFolder((studies / loaded.settings.name).resolve())
-    cache = (cache or folder.default_cache).resolve()
-    require_writable(folder.path)
-    require_free(folder)
-    is_resumed = folder.space_path.exists()
+    study_folder = StudyFolder((studies / loaded.settings.name).resolve())
+    cache = (cache or study_folder.default_cache).resolve()
+    require_writable(study_folder.path)
+    require_free(study_folder)
+    is_resumed = study_folder.space_path.exists()
     with ExitStack() as opened:
         # 2. The study of an earlier start
         if is_resumed:
-            loaded = _require_same_study(folder, loaded, data, address)
-            opened.enter_context(locked(folder))
+            loaded = _require_same_study(study_folder, loaded, data, address)
+            opened.enter_context(locked(study_folder))
 
         # 3. What can be checked without reading an image
         settings = loaded.settings
@@ -127,17 +127,19 @@ def search(
         require_inputs(settings, loaded.networks(), inputs)
 
         # 4. Ray
-        runner = Runner(folder, cache=cache, address=address, callbacks=callbacks)
+        runner = Runner(study_folder, cache=cache, address=address, callbacks=callbacks)
         opened.enter_context(closing(runner))
         if not is_resumed:
             runner.launch()
-        machine = _where_trials_run(settings, folder.compute() if is_resumed else None, runner)
+        machine = _where_trials_run(
+            settings, study_folder.compute() if is_resumed else None, runner
+        )
 
         # 5. The images
         prepared, index = prepare_space(
             loaded,
             cache,
-            recorded=folder.prepared() if is_resumed else None,
+            recorded=study_folder.prepared() if is_resumed else None,
             skip_broken=skip_broken,
             note=note,
             on_progress=callbacks.on_progress,
@@ -156,25 +158,27 @@ def search(
 
         # 7. The study
         if not is_resumed:
-            create_study(folder, loaded, prepared, machine, contents)
-            opened.enter_context(locked(folder))
-            loaded = _require_same_study(folder, loaded, data, address)
-        prepared = require_same_images(folder, prepared)
-        require_same_inputs(folder, contents)
-        write_text(folder.space_path, loaded.to_yaml(folder.path))
+            create_study(study_folder, loaded, prepared, machine, contents)
+            opened.enter_context(locked(study_folder))
+            loaded = _require_same_study(study_folder, loaded, data, address)
+        prepared = require_same_images(study_folder, prepared)
+        require_same_inputs(study_folder, contents)
+        write_text(study_folder.space_path, loaded.to_yaml(study_folder.path))
 
         # 8. The trials
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
-        _run_trials(folder, loaded, prepared, runner)
-    view = StudyWatcher(folder).look()
+        _run_trials(study_folder, loaded, prepared, runner)
+    view = StudyWatcher(study_folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
-        raise TrialError(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study")
+        raise TrialError(
+            what, study_folder.path, "see trials.jsonl and trials/*/error.txt in the study"
+        )
     return view
 
 
 def _require_same_study(
-    folder: StudyFolder, space: Space, data: Path | None, address: str | None
+    study_folder: StudyFolder, space: Space, data: Path | None, address: str | None
 ) -> Space:
     """Refuse (StudyError) to resume a study with another space, or where results would differ.
 
@@ -182,11 +186,11 @@ def _require_same_study(
     images that the study recorded.
     """
     if data is None:
-        space = with_recorded_images(folder, space)
-    Journal(folder.journal_path, space, writable=False)  # it refuses another space
-    compute = folder.compute()
+        space = with_recorded_images(study_folder, space)
+    Journal(study_folder.journal_path, space, is_writable=False)  # it refuses another space
+    compute = study_folder.compute()
     if address is None:
-        require_device(compute, folder.path)
+        require_device(compute, study_folder.path)
     cpus = space.settings.resources.cpus_per_trial
     if cpus != compute.threads:
         what = (
@@ -194,7 +198,7 @@ def _require_same_study(
             f"{counted(compute.threads, 'thread')}, on whose number their results depend"
         )
         fix = f"write resources.cpus_per_trial: {compute.threads}, or give the study another name"
-        raise StudyError(what, folder.path, fix)
+        raise StudyError(what, study_folder.path, fix)
     return space
 
 
@@ -260,14 +264,16 @@ def _note_slow_search(space: Space, prepared: SplitData, runner: Runner) -> None
         runner.callbacks.note(slow)
 
 
-def _run_trials(folder: StudyFolder, space: Space, prepared: SplitData, runner: Runner) -> None:
+def _run_trials(
+    study_folder: StudyFolder, space: Space, prepared: SplitData, runner: Runner
+) -> None:
     """Run the trials that are left, or say why there are none."""
     note = runner.callbacks.note
-    compute = folder.compute()
+    compute = study_folder.compute()
     need = partial(generator_need, prepared=prepared, compute=compute, cache=runner.cache)
-    make_loop = partial(SearchTrials, folder, space, need)
+    make_loop = partial(SearchTrials, study_folder, space, need)
     loop = make_loop()
-    if folder.seconds() == 0 and loop.journal.rows():
+    if study_folder.seconds() == 0 and loop.journal.rows():
         note("wall.json is missing or damaged: the time used, also of budget.hours, counts from 0")
     if loop.is_done:
         used = loop.used_up
@@ -276,7 +282,7 @@ def _run_trials(folder: StudyFolder, space: Space, prepared: SplitData, runner: 
         how = "add values to the grid" if is_whole_grid else f"raise it with --set budget.{used}=N"
         note(f"budget.{used} is used up after {counted(count, 'trial')}; to continue, {how}")
         return
-    if change := continue_under_releases(folder):
+    if change := continue_under_releases(study_folder):
         note(change)
     runner.run(make_loop)
 
@@ -309,12 +315,12 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
         if few:
             yield f"`confirm` cannot score test/: {few}"
     elif settings.confirm.test != "folder":
-        lacking = _lacking_unused(settings, prepared, index)
+        lacking = _unused_problem(settings, prepared, index)
         if lacking:
             yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
 
 
-def _lacking_unused(settings: Settings, prepared: SplitData, index: ImageIndex) -> Problem | None:
+def _unused_problem(settings: Settings, prepared: SplitData, index: ImageIndex) -> Problem | None:
     """Return why `confirm` cannot train on some unused patients and score the rest, if so."""
     used = {image.patient for image in prepared.images}
     unused = {image.patient for image in index.images} - used
@@ -327,7 +333,7 @@ def _lacking_unused(settings: Settings, prepared: SplitData, index: ImageIndex) 
         fewest = len(sites) * FEWEST_TESTED * len(index.class_names)
     return too_few_unused(
         len(unused),
-        prepared.train_patients,
+        prepared.train_patient_count,
         replicates=replicates,
         fewest=fewest,
         is_fixed=leaves_out,
@@ -340,7 +346,7 @@ def expected_trials(space: Space) -> list[Parameters]:
     If there are many trials, only some of them are drawn, and then repeated.
     """
     count = space.trial_budget()
-    drawn = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_DRAWN))]
+    drawn = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_SAMPLED))]
     return [*islice(cycle(drawn), count)]
 
 

@@ -17,7 +17,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, TrialRow, append_trial, write_trials
-from xraytune.study.trial import Trial, read_pool_report
+from xraytune.study.trial import OpenTrial, read_pool_report
 
 _SAVE_EVERY_SECONDS = 5.0
 
@@ -35,16 +35,16 @@ class SearchTrials(TrialLoop):
 
     def __init__(
         self,
-        folder: StudyFolder,
+        study_folder: StudyFolder,
         space: Space,
         generator_need: GeneratorNeeds,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self.space = space
-        self._earlier_seconds = folder.seconds()
+        self._earlier_seconds = study_folder.seconds()
         self._started = time.monotonic()
         self._saved = self._started
-        self.journal = Journal(folder.journal_path, space, writable=True)
+        self.journal = Journal(study_folder.journal_path, space, is_writable=True)
         rows = self.journal.rows(by_end=True)
         self._complete: dict[Parameters, int] = {}
         for row in rows:
@@ -59,10 +59,12 @@ class SearchTrials(TrialLoop):
         listed = len(space.points())
         while self.journal.count < listed and not self.used_up:
             unfinished.append(self.journal.ask())  # at once, in case it needs a generator
-        super().__init__(folder, unfinished, generator_need=generator_need, callbacks=callbacks)
-        write_trials(folder, rows)
+        super().__init__(
+            study_folder, unfinished, generator_need=generator_need, callbacks=callbacks
+        )
+        write_trials(study_folder, rows)
         for row in rows:
-            folder.drop_checkpoint(row.number)  # the search may have been killed before this
+            study_folder.drop_checkpoint(row.number)  # the search may have been killed before this
 
     @property
     def used_up(self) -> UsedUp:
@@ -72,8 +74,8 @@ class SearchTrials(TrialLoop):
             return "hours"
         return "trials" if self.journal.count >= self._trial_budget else ""
 
-    def ask(self) -> Trial | None:
-        """Return the next trial: a listed point, or one that the sampler draws.
+    def ask(self) -> OpenTrial | None:
+        """Return the next trial: a listed point, or one that the sampler suggests.
 
         In a small space, it may repeat a complete trial. Trained again, it would end with the same
         bits, so it gets the values, files and result of the complete trial instead, and None is
@@ -94,7 +96,7 @@ class SearchTrials(TrialLoop):
         self.callbacks.note(f"#{trial.number} repeats #{earlier}, so it was not trained again")
         return None
 
-    def should_continue(self, trial: Trial, record: EpochRecord) -> bool:
+    def should_continue(self, trial: OpenTrial, record: EpochRecord) -> bool:
         """Record the value of an epoch in the journal, and let ASHA decide."""
         epoch = record.epoch
         value = record.best_val_score
@@ -103,7 +105,7 @@ class SearchTrials(TrialLoop):
             self.callbacks.on_epoch(trial.number, record)
         return self._rungs.should_continue(trial.number, epoch, value, trial.parameters.peers)
 
-    def record(self, trial: Trial, status: Status, outcome: Mapping[str, Any]) -> None:
+    def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""
         number = trial.number
         ended = dict(outcome)
@@ -121,7 +123,7 @@ class SearchTrials(TrialLoop):
         if row.status == "complete":
             self._complete.setdefault(row.parameters, row.number)
 
-    def on_retry(self, trial: Trial) -> None:
+    def on_retry(self, trial: OpenTrial) -> None:
         """Record a failed attempt in the journal."""
         self.journal.record_failures(trial)
 

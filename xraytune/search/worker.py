@@ -115,7 +115,7 @@ class TrialWorker:
                 return message
             if self._tracker:
                 self._tracker.log(message)
-            if self._job.every_epoch or time.monotonic() > started + 1:
+            if self._job.reports_every_epoch or time.monotonic() > started + 1:
                 return message
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from xraytune.base.records import frozen
-from xraytune.space.settings import GanSettings, Parameters, Settings, extra_images
+from xraytune.space.settings import GanSettings, Parameters, Settings, extra_image_count
 
 
 @frozen
@@ -117,7 +117,9 @@ class Work:
             real += self.replicates * views * self.train_images
             pool = 0
             if trial.has_synthetic_images:
-                pool = trial.pool_size or extra_images(trial.synthetic_ratio, self.train_images)
+                pool = trial.pool_size or extra_image_count(
+                    trial.synthetic_ratio, self.train_images
+                )
             kinds = {("real",): real, (trial.source, trial.donor): self.replicates * pool}
             for kind, count in kinds.items():
                 key = (trial.backbone, size_px, *kind)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from xraytune.base.errors import ConfigError, Place, Problem, SourceLine
+from xraytune.base.errors import ConfigError, FileLine, Place, Problem
 from xraytune.base.files import explain_disk_errors, read_bytes
 from xraytune.base.records import Json
 
@@ -115,7 +115,7 @@ class Document:
 
 
 def _line_of(problem: Problem) -> float:
-    return problem.where.line if isinstance(problem.where, SourceLine) else float("inf")
+    return problem.where.line if isinstance(problem.where, FileLine) else float("inf")
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -172,7 +172,7 @@ def parse_yaml(text: str, where: Path | str) -> Any:
 
     def place_of(mark: yaml.Mark | None) -> Place:
         line = mark.line if mark else 0
-        return SourceLine(where, line + 1, lines[line]) if isinstance(where, Path) else where
+        return FileLine(where, line + 1, lines[line]) if isinstance(where, Path) else where
 
     def read(node: yaml.Node) -> Any:
         nonlocal node_count

@@ -393,14 +393,14 @@ def unless_of(field: FieldInfo) -> list[Unless]:
     return [condition for condition in field.metadata if isinstance(condition, Unless)]
 
 
-def extra_images(synthetic_ratio: float, real_count: int) -> int:
+def extra_image_count(synthetic_ratio: float, real_count: int) -> int:
     """Return the number of extra images for `real_count` real ones: r·N, rounded half up."""
     return int(synthetic_ratio * real_count + 0.5)
 
 
 def pretraining_steps(synthetic_ratio: float, total_steps: int) -> int:
     """Return the number of pretraining steps: r/(1+r) of all steps, rounded half up."""
-    return extra_images(synthetic_ratio / (1 + synthetic_ratio), total_steps)
+    return extra_image_count(synthetic_ratio / (1 + synthetic_ratio), total_steps)
 
 
 def side_px(backbone: str, weights: str, input_size: int | None, image_size: int) -> int:
@@ -523,7 +523,7 @@ class Parameters(StrictModel):
         """Extra images per optimiser step: r·B, rounded half up, or B in pretraining."""
         if self.mixing == "pretrain":
             return self.batch_size
-        return extra_images(self.synthetic_ratio, self.batch_size)
+        return extra_image_count(self.synthetic_ratio, self.batch_size)
 
     def pretraining_steps(self, total_steps: int) -> int:
         """Return how many of the `total_steps` of a full run draw only extra images."""
@@ -672,7 +672,7 @@ def _keep_proportions(balance: Balance, source: str, task: TaskName) -> Change:
 @refuses("synthetic_ratio", "batch_size", "mixing", "source")
 def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> Change:
     """Steps would have no extra images."""
-    per_step = extra_images(ratio, batch_size)
+    per_step = extra_image_count(ratio, batch_size)
     is_empty = ratio == 0 or (mixing == "additive" and per_step == 0)
     return {"synthetic_ratio": 1.0} if source != "none" and is_empty else {}
 
@@ -680,7 +680,7 @@ def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> Chan
 @refuses("synthetic_ratio", "pool_size", "source", "training_images")
 def _add_an_image(ratio: float, pool_size: int | None, source: str, training_images: int) -> Change:
     """The training set would have no extra image."""
-    is_empty = pool_size is None and extra_images(ratio, training_images) == 0
+    is_empty = pool_size is None and extra_image_count(ratio, training_images) == 0
     fewest = float(f"{1 / training_images:.2g}")
     return {"synthetic_ratio": fewest} if source != "none" and is_empty else {}
 

@@ -45,7 +45,7 @@ class Space:
         """The names of the parameters that have more than one value."""
         return tuple(spec.name for spec in self.specs if spec.is_open)
 
-    def draw(self, trial: Any) -> Point:
+    def suggest_point(self, trial: Any) -> Point:
         """Return the point that the sampler of an Optuna trial chooses."""
         point: Point = {}
         for spec in self.specs:
@@ -55,7 +55,7 @@ class Space:
 
     def suggest(self, trial: Any) -> Parameters:
         """Return the parameters that the sampler of an Optuna trial chooses."""
-        return parameters_from(self.draw(trial))
+        return parameters_from(self.suggest_point(trial))
 
     def first_point(self) -> Point:
         """Return the only point of the space, or the first of `points_to_evaluate`.

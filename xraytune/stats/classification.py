@@ -215,7 +215,7 @@ def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]
     `weights` is how often each image counts in each of R weightings, float64 [R, N]; in every row,
     each class has some weight. A predictive value is NaN where no image has the predicted class.
 
-    Source of the Brier score: Brier 1950, "Verification of forecasts expressed in terms of
+    Origin of the Brier score: Brier 1950, "Verification of forecasts expressed in terms of
     probability". With two classes, it is the mean squared error of the positive class's
     probability, from 0 to 1. With more, the squared errors are summed over the classes, so that it
     is from 0 to 2.

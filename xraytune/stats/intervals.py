@@ -82,7 +82,7 @@ def bootstrap(
     float64 [R]. A statistic that is NaN on any resample has no interval. There are no intervals at
     all without replicates, or if a class has a single patient, who would be in each resample.
 
-    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
+    From: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
     interval); resampling clusters: Davison & Hinkley 1997, section 3.8.
     """
     if labels.ndim == 1:

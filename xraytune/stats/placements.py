@@ -111,7 +111,7 @@ def structural_components(
             one patient.
         ValueError: A probability is not finite.
 
-    Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated
+    From: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated
     ROC curves", equations 4 to 7; Obuchowski 1997, "Nonparametric analysis of clustered ROC curve
     data", section 2. Placements by ranks: Sun & Xu 2014, "Fast implementation of DeLong's
     algorithm".
@@ -315,7 +315,7 @@ def _standard_error(auroc: float, effective_patients: float) -> float:
 def _bivariate(first: Floats, second: Floats, correlation: float) -> Floats:
     """Return P(X <= first and Y <= second) of standard normal X and Y.
 
-    Source: Owen 1956, "Tables for computing bivariate normal probabilities", equation 2.1.
+    From: Owen 1956, "Tables for computing bivariate normal probabilities", equation 2.1.
     """
     first, second = (
         np.where(np.abs(value) < _NEAREST, _NEAREST, value) for value in (first, second)

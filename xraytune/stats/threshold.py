@@ -39,7 +39,7 @@ def platt_scaling(is_positive: Flags, scores: Floats) -> tuple[float, float]:
     however narrow the range of the scores is. Arguments are as for `balanced_threshold`. The slope
     is 0 if all scores are equal.
 
-    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised
+    From: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised
     targets.
     """
     from scipy.optimize import minimize  # type: ignore[import-untyped]  # loaded when a trial ends

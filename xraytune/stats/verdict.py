@@ -201,7 +201,7 @@ def score_interval(evidence: Evidence) -> Interval:
 def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
     """Return the standard error and degrees of freedom of the estimate if `difference` is true.
 
-    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components";
+    From: Satterthwaite 1946, "An approximate distribution of estimates of variance components";
     Hillis' formula in the limit of infinitely many patients.
     """
     of_patients = patient_variance_at(evidence, difference)
@@ -272,7 +272,7 @@ def judge_pair(
 
     `rope` is the equivalence margin, which must be positive.
 
-    Source of equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two
+    Origin of equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two
     one-sided tests procedure and the power approach".
     """
     at_most, at_least = p_values(evidence, [0.0, rope, -rope])
@@ -298,8 +298,8 @@ def overall_verdict(comparisons: Sequence[PairVerdict]) -> tuple[Overall, tuple[
         except `synthetic_only`; for `no_better`, the controls over which an improvement is ruled
         out; for `undecided`, the controls that the finalist is not better than.
 
-    Source of the intersection-union test: Berger 1982, "Multiparameter hypothesis testing and
-    acceptance sampling". Source of `no_better`: Holm 1979, "A simple sequentially rejective
+    Origin of the intersection-union test: Berger 1982, "Multiparameter hypothesis testing and
+    acceptance sampling". Origin of `no_better`: Holm 1979, "A simple sequentially rejective
     multiple test procedure".
     """
     matched = [pair for pair in comparisons if pair.kind in MATCHED]

@@ -6,7 +6,7 @@
     environment.json                           device and versions of the trials; grows when
                                                versions change
     inputs.json                                content of extra images and weights
-    optuna.journal                             the source of truth
+    optuna.journal                             what all else follows from
     trials.jsonl                               derived from the journal: one row for every ended
                                                trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json
@@ -121,7 +121,7 @@ class StudyFolder:
             if experiment is None:
                 return prepared
             sized = prepared.sizes[experiment.settings.data.image_size]
-            return sized.drawn(experiment.draw)
+            return sized.of_draw(experiment.draw)
 
     def environment(self) -> dict[str, Any]:
         """Return the recorded device and versions of the study's trials."""
@@ -206,18 +206,18 @@ def environment(compute: Compute) -> dict[str, Any]:
     }
 
 
-def other_releases(folder: StudyFolder) -> str:
+def other_releases(study_folder: StudyFolder) -> str:
     """Return how the installed versions differ from the study's versions; "" if they do not."""
     recorded, now = (
         " and ".join(f"{name} {release}" for name, release in packages.items())
-        for packages in (folder.releases()[-1], releases(*_NUMERIC))
+        for packages in (study_folder.releases()[-1], releases(*_NUMERIC))
     )
     return "" if recorded == now else f"trained with {recorded}, but {now} is installed"
 
 
 @contextmanager
 def locked(
-    folder: StudyFolder, work: Literal["searched", "confirmed"] = "searched"
+    study_folder: StudyFolder, work: Literal["searched", "confirmed"] = "searched"
 ) -> Iterator[None]:
     """Hold the study's lock; raise StudyError if another process has it.
 
@@ -225,18 +225,18 @@ def locked(
     """
     what = "waiting for Ray's process of an earlier search, which still runs"
     try:
-        with hold(folder.path / _LOCK_NAME, work):
-            with build_lock(folder.driver_lock_path, what=what):
+        with hold(study_folder.path / _LOCK_NAME, work):
+            with build_lock(study_folder.driver_lock_path, what=what):
                 pass
             yield
     except LockHeldError as error:
         fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"
         other = error.owner.work if error.owner else "searched"
         what = f"the study is being {other} by {error.owner or 'another process'}"
-        raise StudyError(what, folder.path, fix) from error
+        raise StudyError(what, study_folder.path, fix) from error
 
 
-def work_on(folder: StudyFolder) -> str:
+def work_on(study_folder: StudyFolder) -> str:
     """Return what is done with the study now, `searched` or `confirmed`; "" if nothing is."""
-    owner = current_owner(folder.path / _LOCK_NAME)
+    owner = current_owner(study_folder.path / _LOCK_NAME)
     return owner.work if owner else ""

@@ -1,4 +1,4 @@
-"""The study's source of truth: an Optuna journal of all trials, their values and their ends.
+"""A study's original record: an Optuna journal of all trials, their values and their ends.
 
 Each suggestion, value and end is flushed to disk once, and each line has a checksum of itself and
 of all lines before it. Everything else about a study, such as its rungs and `trials.jsonl`, follows
@@ -26,7 +26,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from xraytune.base.errors import ArtifactError, SourceLine, StudyError, counted
+from xraytune.base.errors import ArtifactError, FileLine, StudyError, counted
 from xraytune.base.files import (
     BROKEN_CHAIN,
     append_jsonl,
@@ -46,7 +46,7 @@ from xraytune.space.settings import Experiment, Parameters, SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import ROWS_FILE
 from xraytune.study.row import Status, TrialRow
-from xraytune.study.trial import Trial
+from xraytune.study.trial import OpenTrial
 from xraytune.synth.mix import mix_label
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each trial
@@ -70,20 +70,20 @@ _REPORT_OPERATION = 7
 class Journal:
     """An open journal.
 
-    With `writable`, which needs the study's lock, a line that a crash left half-written is cut off.
+    With `is_writable`, which needs the study's lock, a line that a crash has torn is cut off.
     The attribute `study` is the study as Optuna sees it, which must only be read.
 
     Raises:
         StudyError: The journal is damaged, or the search began with another space.
     """
 
-    def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
+    def __init__(self, path: Path, space: Space, *, is_writable: bool) -> None:
         self._path = path
         self._settings = space.settings
         self._space = space.relative_to(path.parent)  # as the journal writes it
         if not path.is_file():  # Optuna would create an empty one
             raise StudyError("the journal is missing", path, _LOST)
-        if writable:
+        if is_writable:
             cut_torn_line(path)
         ended = _ended_trials(path.with_name(ROWS_FILE))  # before the journal, which is ahead of it
         self._backend = _ChainedLines(path)
@@ -116,7 +116,7 @@ class Journal:
     def _points(self) -> Sequence[Point]:
         return self._space.points()
 
-    def ask(self) -> Trial:
+    def ask(self) -> OpenTrial:
         """Return the next trial: the listed point with its number, or else a sampled one."""
         number = self.count
         self.study.sampler = _NumberedSampler(self._settings.sampler, number)
@@ -125,23 +125,23 @@ class Journal:
             self.study.enqueue_trial({**self._points[number]})
         trial = self.study.ask()
         self.count += 1
-        return self._draw(trial)
+        return self._open_trial(trial)
 
-    def resume(self) -> list[Trial]:
-        """Return the trials that have not ended; settings that were not drawn yet are drawn now."""
+    def resume(self) -> list[OpenTrial]:
+        """Return the trials that have not ended; settings that are missing are suggested now."""
         trials = []
         for trial in self.trials:
             if trial.state is TrialState.RUNNING:
                 self.study.sampler = _NumberedSampler(self._settings.sampler, trial.number)
                 # A journal contains one study, so a trial's id is its number.
-                trials.append(self._draw(optuna.trial.Trial(self.study, trial.number)))
+                trials.append(self._open_trial(optuna.trial.Trial(self.study, trial.number)))
         return trials
 
-    def _draw(self, trial: optuna.trial.Trial) -> Trial:
+    def _open_trial(self, trial: optuna.trial.Trial) -> OpenTrial:
         parameters = self._suggest(trial)
         self._flush()
         recorded = self._storage.get_trial(trial.number)
-        return Trial(
+        return OpenTrial(
             number=trial.number,
             label=f"#{trial.number} {mix_label(parameters)}",
             experiment=Experiment(settings=self._settings, parameters=parameters),
@@ -152,11 +152,11 @@ class Journal:
     def parameters(self, number: int) -> Parameters:
         """Return the settings of a trial.
 
-        Raises LookupError or ValueError while they are being drawn.
+        Raises LookupError or ValueError while they are being suggested.
         """
         if number not in self._parameters:
-            drawn = FixedTrial(self._storage.get_trial(number).params)
-            self._parameters[number] = self._suggest(drawn)
+            recorded = FixedTrial(self._storage.get_trial(number).params)
+            self._parameters[number] = self._suggest(recorded)
         return self._parameters[number]
 
     def values(self, number: int) -> Mapping[int, float]:
@@ -176,7 +176,7 @@ class Journal:
                 peers = self.parameters(number).peers
                 yield number, entry["step"], entry["intermediate_value"], peers
 
-    def record_failures(self, trial: Trial) -> None:
+    def record_failures(self, trial: OpenTrial) -> None:
         """Record the failed attempts at a trial that is to be retried."""
         self._storage.set_trial_user_attr(trial.number, _FAILURES, trial.failures)
         self._flush()
@@ -226,8 +226,8 @@ class Journal:
         return TrialRow.model_validate(content)
 
     def _suggest(self, trial: optuna.trial.BaseTrial) -> Parameters:
-        """Draw on the stored space, whose paths are relative, and make the paths absolute."""
-        return parameters_from(self._space.draw(trial), self._path.parent)
+        """Suggest on the stored space, whose paths are relative, and make the paths absolute."""
+        return parameters_from(self._space.suggest_point(trial), self._path.parent)
 
 
 class _ChainedLines(BaseJournalBackend):
@@ -246,7 +246,7 @@ class _ChainedLines(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = chain(logs, self._last)
-        append_jsonl(self._path, *lines, durable=False)
+        append_jsonl(self._path, *lines, is_durable=False)
         self._last = lines[-1]["crc"]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -263,7 +263,7 @@ class _ChainedLines(BaseJournalBackend):
                         log, checksum = read_chained(line, checksum)
                 except (ValueError, TypeError) as error:
                     what = f"the journal is damaged: {BROKEN_CHAIN}"
-                    raise StudyError(what, SourceLine(self._path, number), _LOST) from error
+                    raise StudyError(what, FileLine(self._path, number), _LOST) from error
                 place += len(line)
                 self._places[number] = (place, checksum)
                 yield log
@@ -334,9 +334,9 @@ def _describe(identity: Json, name: str = "") -> dict[str, str]:
 
 
 class _NumberedSampler(TPESampler):
-    """The sampler of one trial, seeded by the trial's number, so that a restart shifts no draw.
+    """The sampler of one trial, seeded by the trial's number, so that a restart shifts no sample.
 
-    Where the sampler draws one parameter at a time, it is also seeded by the parameter's name, so
+    Where the sampler suggests a parameter at a time, it is also seeded by the parameter's name, so
     that a trial that was killed between two parameters gets the same values of the remaining ones.
     The points of `grid` are enqueued, so nothing is left to sample.
     """
@@ -344,7 +344,7 @@ class _NumberedSampler(TPESampler):
     def __init__(self, settings: SamplerSettings, number: int, purpose: str = "all") -> None:
         self._settings = settings
         self._number = number
-        # Before its first result, TPE draws as RandomSampler does.
+        # Before its first result, TPE samples as RandomSampler does.
         startup_trials = settings.startup_trials if settings.name == "tpe" else sys.maxsize
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             super().__init__(

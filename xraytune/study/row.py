@@ -98,36 +98,36 @@ class TrialRow(RunRow):
     """Report on quality and memorisation of the synthetic images; None if there is none yet."""
 
 
-def _content(row: TrialRow, folder: StudyFolder) -> dict[str, Any]:
+def _content(row: TrialRow, study_folder: StudyFolder) -> dict[str, Any]:
     """Return a row as a line of `trials.jsonl`."""
-    columns = row.model_dump(mode="json", include=_COLUMNS, context=folder.path)
+    columns = row.model_dump(mode="json", include=_COLUMNS, context=study_folder.path)
     return {"version": 2, **columns, **row.quality}
 
 
-def append_trial(folder: StudyFolder, row: TrialRow) -> None:
+def append_trial(study_folder: StudyFolder, row: TrialRow) -> None:
     """Append a row to `trials.jsonl` durably."""
-    append_jsonl(folder.rows_path, _content(row, folder))
+    append_jsonl(study_folder.rows_path, _content(row, study_folder))
 
 
-def append_run(folder: StudyFolder, row: RunRow) -> None:
+def append_run(study_folder: StudyFolder, row: RunRow) -> None:
     """Append a row to `runs.jsonl`, a chained log, durably."""
     content = {"version": 1, **row.model_dump(mode="json")}
-    append_jsonl(folder.runs_path, content, is_chained=True)
+    append_jsonl(study_folder.runs_path, content, is_chained=True)
 
 
-def write_trials(folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
+def write_trials(study_folder: StudyFolder, rows: Iterable[TrialRow]) -> None:
     """Write `trials.jsonl` again, from the rows of the journal."""
-    lines = [json.dumps(_content(row, folder), ensure_ascii=False) for row in rows]
-    write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))
+    lines = [json.dumps(_content(row, study_folder), ensure_ascii=False) for row in rows]
+    write_text(study_folder.rows_path, "".join(f"{line}\n" for line in lines))
 
 
-def ended_runs(folder: StudyFolder) -> dict[int, RunRow]:
+def ended_runs(study_folder: StudyFolder) -> dict[int, RunRow]:
     """Return the ended runs of `runs.jsonl` by number.
 
     Raises:
         StudyError, ArtifactError: The file is damaged.
     """
-    with damage_explained(folder.runs_path) as file:
+    with damage_explained(study_folder.runs_path) as file:
         rows = map(RunRow.model_validate, read_jsonl(file, is_chained=True))
         return {row.number: row for row in rows}
 

@@ -28,7 +28,7 @@ from xraytune.base.files import (
     write_text,
 )
 from xraytune.base.records import Compute, Json
-from xraytune.data.changes import RESTORE, all_images, require_same_data
+from xraytune.data.changes import RESTORE, images_without_test, require_same_data
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.nets.backbones import find_weights
@@ -44,7 +44,7 @@ from xraytune.study.journal import create_journal
 from xraytune.synth.donor import MANIFEST_FILE
 from xraytune.synth.generator_inputs import FEATURE_BACKBONE
 from xraytune.synth.mix import require_enough
-from xraytune.synth.sources.source import StudyImages, file_content
+from xraytune.synth.sources.source import StudyImages, weights_file_sha256
 from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
 
 INPUTS_FILE = "inputs.json"
@@ -60,7 +60,7 @@ OFFICIAL = "official weights"
 
 
 def create_study(
-    folder: StudyFolder,
+    study_folder: StudyFolder,
     space: Space,
     prepared: SplitData,
     where: Compute | Mapping[str, Json],
@@ -72,30 +72,34 @@ def create_study(
     `inputs` are the contents returned by `read_inputs`.
     """
     machine = environment(where) if isinstance(where, Compute) else where
-    with new_folder(folder.path, is_shared=True) as path:
-        write_text(StudyFolder(path).space_path, space.to_yaml(folder.path))
+    with new_folder(study_folder.path, is_shared=True) as path:
+        write_text(StudyFolder(path).space_path, space.to_yaml(study_folder.path))
         write_prepared(prepared, path / "split.json")
-        write_inputs(path, folder.path, inputs)
+        write_inputs(path, study_folder.path, inputs)
         write_json(path / "environment.json", {**machine})
-        create_journal(StudyFolder(path).journal_path, space, folder.path)
+        create_journal(StudyFolder(path).journal_path, space, study_folder.path)
 
 
-def require_free(folder: StudyFolder) -> None:
+def require_free(study_folder: StudyFolder) -> None:
     """Refuse (StudyError) to create a study in a folder that has files and is not a study."""
-    if folder.path.exists() and any(folder.path.iterdir()) and not folder.space_path.exists():
+    if (
+        study_folder.path.exists()
+        and any(study_folder.path.iterdir())
+        and not study_folder.space_path.exists()
+    ):
         what = "this folder is not empty, and is not a study (study.yaml is missing)"
         fix = "give the study another name (--set name=...), or move the folder away"
-        raise StudyError(what, folder.path, fix)
+        raise StudyError(what, study_folder.path, fix)
 
 
-def with_recorded_images(folder: StudyFolder, space: Space) -> Space:
+def with_recorded_images(study_folder: StudyFolder, space: Space) -> Space:
     """Return a space with the images of its study, if there are none at its own `data.path`.
 
     Settings that a data file may have given for these images are taken from the study, too, unless
     the space has them.
     """
     settings = space.settings
-    recorded = folder.space().settings
+    recorded = study_folder.space().settings
     if settings.data.path.exists():
         return space
     changes = {
@@ -113,37 +117,37 @@ def _completed(given: StrictModel, recorded: StrictModel, keys: Iterable[str]) -
     return given.with_values({key: getattr(recorded, key) for key in missing})
 
 
-def require_same_images(folder: StudyFolder, prepared: SplitData) -> SplitData:
+def require_same_images(study_folder: StudyFolder, prepared: SplitData) -> SplitData:
     """Return the study's record of its images; raise StudyError if they or the split changed."""
-    recorded = folder.prepared()
-    require_same_data(recorded, prepared, folder.path)
+    recorded = study_folder.prepared()
+    require_same_data(recorded, prepared, study_folder.path)
     if recorded.fingerprint == prepared.fingerprint:
         return recorded
-    known = {image.file for image in all_images(recorded)}
-    added = [image.file for image in all_images(prepared) if image.file not in known]
+    known = {image.file for image in images_without_test(recorded)}
+    added = [image.file for image in images_without_test(prepared) if image.file not in known]
     changes = "the same ones are on other sides of the split"
     if added:
         changes = f"{len(added)} new: {join_names(added)}"
     what = f"the images changed since the study began: {changes}"
-    raise StudyError(what, folder.path, RESTORE)
+    raise StudyError(what, study_folder.path, RESTORE)
 
 
-def continue_under_releases(folder: StudyFolder) -> str:
+def continue_under_releases(study_folder: StudyFolder) -> str:
     """Record that other versions train the trials from now on, and return a note; "" if none do.
 
     Unfinished trials lose their checkpoints, so that none is trained with two versions.
     """
-    change = other_releases(folder)
+    change = other_releases(study_folder)
     if not change:
         return ""
-    with explain_disk_errors(folder.path):
-        for checkpoint in folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
+    with explain_disk_errors(study_folder.path):
+        for checkpoint in study_folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
             checkpoint.unlink()
-    content = folder.environment()
-    now = environment(folder.compute())
+    content = study_folder.environment()
+    now = environment(study_folder.compute())
     entry = {"packages": now["packages"], "started": now["started"]}
     content["continued"] = [*content.get("continued", ()), entry]
-    write_json(folder.path / "environment.json", content)
+    write_json(study_folder.path / "environment.json", content)
     return (
         f"the trials of this study were {change}: ended trials keep their values, unfinished ones "
         "start again, and `confirm` trains all replicates with one version"
@@ -201,7 +205,7 @@ def read_inputs(
             assert official, "these weights have a file"
             contents[file] = sha256_of(official)
         elif name == "weights":
-            contents[file] = weights_content(path)
+            contents[file] = weights_sha256(path)
         else:
             contents[file] = SOURCE_CLASSES[source].read_input(setting, file, study)
     available: dict[tuple[str, object], list[int] | None] = {}
@@ -213,27 +217,27 @@ def read_inputs(
     return contents
 
 
-def weights_content(weights: str) -> str:
+def weights_sha256(weights: str) -> str:
     """Return the SHA-256 of a file of weights or, for a folder from `train`, of its manifest.
 
     Raises MachineError if the file is missing.
     """
     path = Path(weights)
-    return file_content(path / MANIFEST_FILE if is_model(weights) else path)
+    return weights_file_sha256(path / MANIFEST_FILE if is_model(weights) else path)
 
 
 def require_same_inputs(
-    folder: StudyFolder, contents: Mapping[Path, str], *, is_complete: bool = True
+    study_folder: StudyFolder, contents: Mapping[Path, str], *, is_complete: bool = True
 ) -> None:
     """Refuse (StudyError) inputs that changed since the study began.
 
     If `is_complete`, inputs that the study did not record are refused, too.
     """
-    with damage_explained(folder.path / INPUTS_FILE) as file:
+    with damage_explained(study_folder.path / INPUTS_FILE) as file:
         recorded = _CONTENTS.validate_python(without_checksum(read_json(file))["contents"])
     problems = []
     for path, content in contents.items():
-        before = recorded.get(_key(path, folder.path), "" if is_complete else content)
+        before = recorded.get(_key(path, study_folder.path), "" if is_complete else content)
         if before != content:
             what = "this input changed since the study began"
             fix = "restore it, or start a study with another name"

@@ -287,7 +287,7 @@ def trial_table(view: StudyView) -> dict[str, list[Value]]:
     }
 
 
-def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
+def _standard_errors(study_folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str, float]:
     """Return the standard error of each arm's difference from the reference, if it is known.
 
     The best trials of the arms are compared on the same images, so the difference is paired. Its
@@ -296,15 +296,15 @@ def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str
     if _REFERENCE not in best or len(best) == 1:
         return {}
     numbers = [trial.number for trial in best.values()]
-    if not all(folder.results_path(number).exists() for number in numbers):
+    if not all(study_folder.results_path(number).exists() for number in numbers):
         return {}
-    settings = folder.space().settings
-    prepared = folder.prepared()
+    settings = study_folder.space().settings
+    prepared = study_folder.prepared()
     is_usual = settings.objective.metric == TASK_RULES[settings.task].objectives[0]
     if not is_usual or side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS):
         return {}
     side = prepared.side("val_b")
-    results = np.stack([folder.results(number) for number in numbers])
+    results = np.stack([study_folder.results(number) for number in numbers])
     measured = structural_components(side.targets, results, side.patients, prepared.positive)
     components = measured.components
     differences = components - components[list(best).index(_REFERENCE)]
@@ -315,11 +315,11 @@ def _standard_errors(folder: StudyFolder, best: dict[str, TrialRow]) -> dict[str
 class StudyWatcher:
     """Observe a study; each `look` reads only what was added to the journal since the last one."""
 
-    def __init__(self, folder: StudyFolder) -> None:
-        self._folder = folder
-        self.space = folder.space()
-        self._sides = side_sizes(folder.prepared())
-        self.journal = Journal(folder.journal_path, self.space, writable=False)
+    def __init__(self, study_folder: StudyFolder) -> None:
+        self._folder = study_folder
+        self.space = study_folder.space()
+        self._sides = side_sizes(study_folder.prepared())
+        self.journal = Journal(study_folder.journal_path, self.space, is_writable=False)
         self._ended: dict[int, TrialRow] = {}
 
     def look(self) -> StudyView:
@@ -347,7 +347,7 @@ class StudyWatcher:
             return self._ended[number]
         try:
             row = self.journal.row(number)
-        except (LookupError, ValueError):  # its parameters are just being drawn
+        except (LookupError, ValueError):  # its parameters are just being suggested
             return None
         folder = self._folder.trial_path(number)
         parameters = row.parameters

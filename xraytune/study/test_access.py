@@ -36,7 +36,7 @@ def log_test_access(
 ) -> None:
     """Add one access by `predict`, `evaluate` or `confirm` to the log of each folder.
 
-    The folders are those of `study_logs`, or the folder of a model. `contents` has the
+    The folders are those of `folders_with_logs`, or the folder of a model. `contents` has the
     `short_sha256` of each image.
     """
     row = {
@@ -58,7 +58,7 @@ def log_test_access(
             )
 
 
-def study_logs(study: Path) -> tuple[Path, Path]:
+def folders_with_logs(study: Path) -> tuple[Path, Path]:
     """Return the folders whose logs record a study's accesses: its own, then the one around it.
 
     An access is logged in the study's own folder first, so that the study recognises its rows in

@@ -54,7 +54,7 @@ class Failure(TypedDict):
 
 
 @dataclass(slots=True, kw_only=True)
-class Trial:
+class OpenTrial:
     """A trial that has not ended.
 
     Attributes:
@@ -105,13 +105,13 @@ class Job:
         study: The study or, in a confirmation, the folder of its runs.
         label: The trial's name in the dashboard and in trackers.
         resources: The cores and GPUs that the trial holds, by Ray's names.
-        every_epoch: Whether every epoch is reported, instead of only the last one of each second.
+        reports_every_epoch: Whether every epoch is reported, and not only the last of each second.
     """
 
     study: StudyFolder
     cache: Path
     number: int
-    every_epoch: bool = True
+    reports_every_epoch: bool = True
     label: str
     resources: Mapping[str, float]
 
@@ -148,7 +148,7 @@ class ProgressFile:
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
             content = json.dumps({"what": what, "done": done, "total": total})
-            write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
+            write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", is_durable=False)
 
 
 class TakenOverError(Exception):
@@ -163,7 +163,7 @@ def attempt(trial_dir: Path) -> Iterator[None]:
     or the trial's folder is gone, and OSError if the storage does not answer.
     """
     token = f"{uuid.uuid4().hex} {socket.gethostname()}"
-    write_text(trial_dir / _ATTEMPT_FILE, token, durable=False)
+    write_text(trial_dir / _ATTEMPT_FILE, token, is_durable=False)
 
     def require_last() -> None:
         last = ""

@@ -8,7 +8,7 @@ of a class: they are closer to typical patients than normally distributed ones. 
 on such codes would learn to return the training images
 (docs/decisions/0029-a-gan-of-principal-components.md).
 
-Source: Bojanowski et al. 2018, "Optimizing the Latent Space of Generative Networks"
+From: Bojanowski et al. 2018, "Optimizing the Latent Space of Generative Networks"
 (arXiv:1707.05776), initialises codes like this, but then trains them, and has no discriminator.
 """
 

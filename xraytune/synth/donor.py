@@ -71,14 +71,14 @@ def require_model(folder: Path) -> Path:
     return model
 
 
-def donor_content(folder: Path) -> str:
+def donor_records_sha256(folder: Path) -> str:
     """Return the SHA-256 of the records of a donor's classifiers, or "" if there are none."""
     model = model_folder(folder)
     records = [folder / DONOR_FILE, *([model / MANIFEST_FILE] if model else [])]
     return "".join(sha256_of(record) for record in records if record.is_file())
 
 
-def donor_images(folder: Path) -> frozenset[str]:
+def donor_images_sha256(folder: Path) -> frozenset[str]:
     """Return the SHA-256 of the images that a donor's classifiers were trained on.
 
     Raises ArtifactError if a record is damaged.

@@ -31,7 +31,7 @@ from xraytune.base.seeding import derive_seed
 from xraytune.base.tensors import explain_unreadable, load_content, save_content
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import build_backbone, fold_batch_norms, pixel_constants
-from xraytune.nets.captured import Draws, replayed
+from xraytune.nets.captured import StepInputs, replayed
 from xraytune.nets.compute import autocast, seeded
 from xraytune.nets.inputs import normalise
 from xraytune.nets.optimizer import build_optimizer, load_optimizer
@@ -65,7 +65,7 @@ def translate(images: Tensor, shifts: Tensor) -> Tensor:
     with cutout, generated images became less like real ones, and changes of brightness and contrast
     brought no clear gain (docs/decisions/0029-a-gan-of-principal-components.md).
 
-    Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"
+    From: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"
     (arXiv:2006.10738).
     """
     index = torch.arange(images.shape[-1], device=images.device)
@@ -138,7 +138,7 @@ class GanTraining:
             prior.fit(code(self._images, self._features), self._labels)
             self.ema_generator.get_submodule("prior").load_state_dict(prior.state_dict())
 
-    def draw(self) -> Draws:
+    def sample_inputs(self) -> StepInputs:
         """Draw all random numbers of the next step, on the device.
 
         They depend only on the seed and the number of the step. Returns the rows of the real
@@ -169,7 +169,7 @@ class GanTraining:
             decay = 0.5 ** (batch / min(half_life, _EMA_WARM_UP * (self.step + 1) * batch))
         return rows, z, shifts, torch.full((), decay, dtype=torch.float64, device=device)
 
-    def update(self, draws: Draws) -> Tensor:
+    def update(self, draws: StepInputs) -> Tensor:
         """Train one step; return the generator's and discriminator's losses, [2] on the device."""
         rows, z, shifts, decay = draws
         images = _to_signed(self._images[rows])
@@ -299,7 +299,7 @@ def train_generator(
         losses = torch.zeros(2, device=compute.device)
         count = report_every_steps - training.step % report_every_steps
         for _ in range(min(count, settings.steps - training.step)):
-            losses += update(training.draw())
+            losses += update(training.sample_inputs())
             training.step += 1
         # The last losses are from before the last update.
         weight_norm = get_total_norm(training.generator.parameters()).item()

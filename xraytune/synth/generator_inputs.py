@@ -81,7 +81,7 @@ def generator_need(
     """
     if settings is None:
         return None
-    inputs = generator_inputs(settings, prepared.sizes[size_px].drawn(draw), compute)
+    inputs = generator_inputs(settings, prepared.sizes[size_px].of_draw(draw), compute)
     if is_intact(artifact_path(cache, GAN_STAGE, inputs)):
         return None
     return fingerprint(GAN_STAGE, without_steps(inputs))

@@ -116,7 +116,7 @@ def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
 
     It can be slightly negative. Features are float64 [n, D] and [m, D], n and m at least 2.
 
-    Source: Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3; kernel of Bińkowski et al.
+    From: Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3; kernel of Bińkowski et al.
     2018.
     """
     from sklearn.metrics.pairwise import polynomial_kernel  # takes a second to import
@@ -136,7 +136,7 @@ def coverage(real: Floats, synthetic: Floats) -> float:
 
     Features are float64 [n, D] and [m, D], n above 5.
 
-    Source: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models".
+    From: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models".
     """
     from sklearn.metrics import pairwise_distances_argmin_min  # takes a second to import
     from sklearn.neighbors import NearestNeighbors

@@ -32,7 +32,7 @@ from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import frozen
 from xraytune.data.images import SideName
-from xraytune.data.prepare import ImageSet, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid
 from xraytune.synth.mix import mix_label
@@ -123,7 +123,7 @@ def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memori
     """
     # The threshold is itself an observation, so the count is not binomial. It is at least `near`
     # exactly if fewer than `rank` of the smallest `near + rank - 1` of all values are unseen ones.
-    # Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances".
+    # From: Epstein 1954, "Tables for the Distribution of the Number of Exceedances".
     rank = max(1, int(_QUANTILE * (len(unseen) + 1)))
     threshold = float(np.sort(unseen)[rank - 1])
     near = int((synthetic < threshold).sum())
@@ -163,7 +163,7 @@ def measure_closeness(
     `images` are uint8 [Q, h, w], or float32 [Q, 32, 32], `training` uint8 [N, h, w], at the size
     and sharpness of the generator's training; N is at least 1.
 
-    Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance
+    From: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance
     for CIFAR-10, relative to the mean over the 50 nearest images; here over patients, without the
     nearest.
     """
@@ -269,7 +269,7 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
 
     def read_side(name: SideName, label: int) -> tuple[UInt8Array, list[str]]:
         """Return the images of a class, uint8 [n, S, S], and their patients."""
-        side = side_images(name, prepared, context.cache)
+        side = side_image_set(name, prepared, context.cache)
         chosen = np.flatnonzero(side.labels == label)
         patients = prepared.side(name).patients
         pixels = resize_planes(side.read(chosen)[:, None], size_px)[:, 0]

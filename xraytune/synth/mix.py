@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import DataError
 from xraytune.data.prepare import SplitData
-from xraytune.space.settings import Parameters, extra_images
+from xraytune.space.settings import Parameters, extra_image_count
 
 
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
@@ -34,7 +34,7 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
     """
     total = parameters.pool_size
     if total is None:
-        total = extra_images(parameters.synthetic_ratio, sum(real_counts))
+        total = extra_image_count(parameters.synthetic_ratio, sum(real_counts))
     if parameters.balance == "natural":
         return apportion(real_counts, total)
     return _lowest(np.arange(total) + np.array(real_counts)[:, None])
@@ -48,7 +48,7 @@ def apportion(weights: Sequence[int], total: int) -> Int64Array:
     The first images of a larger total are those of a smaller one. This is Webster's method: image k
     of a class of weight w ranks at (k + 1/2) / w.
 
-    Source: Balinski and Young 1982, "Fair Representation".
+    From: Balinski and Young 1982, "Fair Representation".
     """
     with np.errstate(divide="ignore"):
         return _lowest((np.arange(total) + 0.5) / np.array(weights)[:, None])

@@ -6,7 +6,7 @@ one class and `architecture: dcgan`, both are the networks of PyTorch's DCGAN tu
 colour channel. A GAN of pairs has two channels: the image, and its mask with -1 outside and 1
 inside.
 
-Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation
+From: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation
 (arXiv:1802.05957); Miyato & Koyama 2018, projection discriminator (arXiv:1802.05637).
 """
 

@@ -184,7 +184,7 @@ def load_generator(path: Path) -> Generator:
     return generator.eval().requires_grad_(False)
 
 
-def draw_block(
+def generate_block(
     file: Path,
     label: int,
     block: int,

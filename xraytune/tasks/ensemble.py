@@ -1,6 +1,6 @@
 """Average the probabilities of networks that differ only in their seed.
 
-Source: Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using
+From: Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using
 Deep Ensembles" (arXiv:1612.01474).
 """
 

@@ -31,14 +31,14 @@ class Sample:
     """Labelled images with a model's predictions, and how their metrics are resampled.
 
     Attributes:
-        source: The source of the images.
+        image_files: The files of the images.
         images: The images that were predicted.
         scored: `ScoredImages` or, for a segmenter, the `ScoredMask` of each image.
         columns: The value of each file in columns that define subgroups.
     """
 
     model: Predictor
-    source: ImageFiles
+    image_files: ImageFiles
     images: Sequence[ImageFile]
     scored: Any
     columns: Mapping[str, Mapping[str, str]]
@@ -114,7 +114,7 @@ class Evaluation(Measured):
         return first | content
 
 
-def what_fell(
+def fallen_metrics(
     metrics: Mapping[str, float | None],
     intervals: Mapping[str, Bounds],
     validated: Sequence[CardMetric],

@@ -6,7 +6,7 @@ from pathlib import Path
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
-from xraytune.base.drawing import COLOURS, WIDTH_INCHES, drawable, new_figure
+from xraytune.base.figures import COLOURS, WIDTH_INCHES, figure_text, new_figure
 from xraytune.tasks.evaluation import Sample
 
 _FAINT = "#8c8c8c"
@@ -15,9 +15,9 @@ _MOST_BINS = 10
 _IMAGES_PER_BIN = 20
 
 
-def draw_evaluation(folder: Path, sample: Sample) -> None:
+def plot_evaluation(folder: Path, sample: Sample) -> None:
     """Draw the four panels, for the positive one of two classes or for every class."""
-    names = [drawable(name) for name in sample.model.record.class_names]
+    names = [figure_text(name) for name in sample.model.record.class_names]
     scored = sample.scored
     is_binary = len(names) == 2
     shown = [names[scored.positive]] if is_binary else names

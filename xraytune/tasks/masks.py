@@ -81,7 +81,7 @@ class Masks(Task):
 
         Logits and masks are float32 [B, 1, S, S]; masks are 0 or 1.
 
-        Source: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without
+        From: Milletari et al. 2016, "V-Net" (arXiv:1606.04797), equation of section 3, without
         squares; the sum of both losses as in Isensee et al. 2021, "nnU-Net".
         """
         probabilities = outputs.sigmoid()
@@ -101,7 +101,7 @@ class Masks(Task):
 
         The loss is the cross-entropy, in nats.
 
-        Source: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A
+        From: Dice 1945, "Measures of the amount of ecologic association between species": 2 |A
         and B| / (|A| + |B|).
         """
         losses = []
@@ -160,7 +160,7 @@ class Masks(Task):
         )
 
     def predict_labelled(
-        self, model: Predictor, labelled: Sequence[ImageFile], source: ImageFiles
+        self, model: Predictor, labelled: Sequence[ImageFile], image_files: ImageFiles
     ) -> tuple[list[ImageFile], Any, tuple[BrokenImage, ...]]:
         """Return images, the metrics of their predicted masks, and broken images and masks.
 
@@ -171,16 +171,16 @@ class Masks(Task):
         def score(file: str, _: Pixels, predicted: MaskArray) -> ScoredMask | BrokenImage:
             image = by_file[file]
             return use_mask(
-                source.root,
+                image_files.root,
                 image,
                 lambda true: scored_mask(predicted, true, file=file, patient=image.patient),
             )
 
-        results, broken = _map_masks(model, source, score)
+        results, broken = _map_masks(model, image_files, score)
         masks = [result for result in results.values() if isinstance(result, ScoredMask)]
         broken += tuple(result for result in results.values() if isinstance(result, BrokenImage))
-        if broken and not (source.skip_broken and masks):
-            raise broken_images_error(broken, source.root)
+        if broken and not (image_files.skip_broken and masks):
+            raise broken_images_error(broken, image_files.root)
         return [by_file[mask.file] for mask in masks], masks, broken
 
     def describe(self, sample: Sample) -> dict[str, Any]:
@@ -221,12 +221,12 @@ class Masks(Task):
         names = _name_pictures(files)
 
         def save(file: str, image: Pixels, predicted: MaskArray) -> None:
-            true = read_mask(sample.source.root, by_file[file])
+            true = read_mask(sample.image_files.root, by_file[file])
             pair = np.hstack([outlined(image, true), outlined(image, predicted)])
             _save(pair, folder / "worst" / names[file])
 
-        source = replace(sample.source, files=files, on_progress=ignore_progress)
-        _map_masks(sample.model, source, save)
+        image_files = replace(sample.image_files, files=files, on_progress=ignore_progress)
+        _map_masks(sample.model, image_files, save)
 
     def find_mistakes(self, results: Results, prepared: SplitData, threshold: float) -> Mistakes:
         """Return all images, in the order of their Dice, the lowest first."""

@@ -26,7 +26,7 @@ from xraytune.base.files import write_text
 from xraytune.base.records import Compute, frozen
 from xraytune.base.tables import Row, counts_text
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.images import ImageFile, Images
+from xraytune.data.images import ImageFile, ImageTable
 from xraytune.data.prepare import ImageSet, SplitData
 from xraytune.nets.infer import predict_logits
 from xraytune.nets.networks import build_classifier
@@ -250,13 +250,13 @@ class Task:
         return dict(zip(names, counts, strict=True)), columns
 
     def predict_labelled(
-        self, model: Predictor, labelled: Sequence[ImageFile], source: ImageFiles
+        self, model: Predictor, labelled: Sequence[ImageFile], image_files: ImageFiles
     ) -> tuple[Sequence[ImageFile], Any, tuple[BrokenImage, ...]]:
         """Return images, their labels with a model's probabilities, and the broken images."""
         record = model.record
-        files, probabilities, broken = predict_images(model, source)
+        files, probabilities, broken = predict_images(model, image_files)
         by_file = {image.file: image for image in labelled}
-        images = Images(by_file[file] for file in files)
+        images = ImageTable(by_file[file] for file in files)
         thresholds = [record.thresholds[name] for name in record.class_names if record.thresholds]
         scored = ScoredImages(
             images.targets,
@@ -339,9 +339,9 @@ class Task:
         table = predictions_csv(columns, names, probabilities, predicted)
         write_text(folder / "predictions.csv", table)
         if self.has_classes:
-            from xraytune.tasks.figure import draw_evaluation  # loads scikit-learn
+            from xraytune.tasks.figure import plot_evaluation  # loads scikit-learn
 
-            draw_evaluation(folder, sample)
+            plot_evaluation(folder, sample)
 
     def name_targets(self, images: Iterable[ImageFile], outputs: Sequence[str]) -> Columns:
         """Return columns of a table with the true classes or findings of images."""
@@ -383,7 +383,7 @@ def soft_cross_entropy(
     This is the mean over images, weighted by the weights of their classes, [C]. With `gamma`, it is
     the focal loss, in which images that the network is sure of count less.
 
-    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002), equation 4.
+    From: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002), equation 4.
     """
     if targets.ndim == 1:
         targets = one_hot(targets, outputs.shape[1]).to(outputs.dtype)

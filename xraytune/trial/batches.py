@@ -11,7 +11,7 @@ and the share are random numbers of the step, drawn before it, so that a resumed
 captured step blend the same. Any two images of a step may be a pair, also a real and an extra one.
 Each image keeps the larger share of itself, so that `synthetic_weight` weighs what its name says.
 
-Sources: Zhang et al. 2018, "mixup" (arXiv:1710.09412); Yun et al. 2019, "CutMix"
+From: Zhang et al. 2018, "mixup" (arXiv:1710.09412); Yun et al. 2019, "CutMix"
 (arXiv:1905.04899). Keeping the larger share follows Berthelot et al. 2019, "MixMatch"
 (arXiv:1905.02249), equation 9.
 """
@@ -29,11 +29,11 @@ from torch.nn.functional import one_hot
 
 from xraytune.base.arrays import Int64Array
 from xraytune.base.seeding import numpy_generator
-from xraytune.nets.captured import Draws
+from xraytune.nets.captured import StepInputs
 from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit
 from xraytune.space.settings import Parameters
 from xraytune.trial.network import Network
-from xraytune.trial.training_set import Shown, TrainingSet, image_stream
+from xraytune.trial.training_set import ShownImages, TrainingSet, image_stream
 
 ReadRows: TypeAlias = Callable[[Int64Array], NDArray[Any]]
 """Reads some rows of an array, such as pixels or cached features, by their numbers."""
@@ -74,7 +74,7 @@ class Batches:
         else:
             self._loader = PixelLoader(images, network)
 
-    def images_of_step(self, step: int) -> Shown:
+    def images_of_step(self, step: int) -> ShownImages:
         """Return the images of a step, numbered in the training set: real ones, then extra ones.
 
         The k-th step with real images shows the same ones in every trial.
@@ -88,7 +88,7 @@ class Batches:
         numbers, views = map(np.concatenate, zip(*shown, strict=True))
         return numbers, views
 
-    def draws(self, steps: range) -> Iterator[Draws]:
+    def step_inputs(self, steps: range) -> Iterator[StepInputs]:
         """Yield what `load` needs for each step, on the device.
 
         These are the targets of its images and what the loader needs to look the images up; with
@@ -106,13 +106,13 @@ class Batches:
                 numbers, views = map(np.stack, zip(*map(self.images_of_step, few), strict=True))
                 columns = [self._images.targets[numbers], *self._loader.prepare(numbers, views)]
                 if self._is_blended:
-                    columns += draw_pairs(few, numbers.shape[1], self.parameters, self._seed)
+                    columns += sample_pairs(few, numbers.shape[1], self.parameters, self._seed)
                 on_device = [
                     pinned(column, device).to(device, non_blocking=True) for column in columns
                 ]
                 yield from zip(*on_device, strict=True)
 
-    def load(self, draws: Draws, *, blends: bool = True) -> tuple[Tensor, Tensor]:
+    def load(self, draws: StepInputs, *, blends: bool = True) -> tuple[Tensor, Tensor]:
         """Return the inputs and targets of a step, on the device, from its draws.
 
         Targets are labels, int64 [B], findings or probabilities, [B, C], or masks, [B, 1, S, S].
@@ -131,7 +131,7 @@ class Batches:
         first = self.pretraining_steps
         count = min(len(self._images.real), _MAX_NORM_IMAGES)
         steps = range(first, first + math.ceil(count / self.parameters.batch_size))
-        for draws in self.draws(steps):
+        for draws in self.step_inputs(steps):
             yield self.load(draws, blends=False)[0]
 
 
@@ -278,7 +278,7 @@ def _room_bytes(device: str) -> float:
     return min(free, torch.cuda.get_per_process_memory_fraction() * total) / 4
 
 
-def draw_pairs(
+def sample_pairs(
     steps: Iterable[int], images_per_step: int, parameters: Parameters, seed: int
 ) -> list[NDArray[Any]]:
     """Return what `blend` needs for steps of one shape.

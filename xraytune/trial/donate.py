@@ -12,7 +12,7 @@ from xraytune.base.artifacts import releases
 from xraytune.base.files import sha256_of, write_json, write_text
 from xraytune.base.records import to_json
 from xraytune.base.tensors import save_state
-from xraytune.data.prepare import RunContext, side_images
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.networks import linear_of
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
@@ -63,7 +63,7 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
     training = TrialTraining(experiment, context)
     records = training.train_at_once()
     head = linear_of(training.trained)
-    train = side_images("train", prepared, context.cache)
+    train = side_image_set("train", prepared, context.cache)
     features = training.network.plain_features(train).astype(np.float64)
     estimates = [
         LedoitWolf().fit(features[train.labels == label])
@@ -79,7 +79,7 @@ def write_donor(folder: Path, experiment: Experiment, context: RunContext) -> Do
     donor = Donor(
         network=frozen_network(experiment.parameters, experiment.settings),
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
-        patients=prepared.train_patients,
+        patients=prepared.train_patient_count,
         val_auroc=max(record.val_score for record in records),
         train_images=sorted(image.sha256 for image in prepared.side("train")),
         files={TENSORS_FILE: sha256_of(folder / TENSORS_FILE)},

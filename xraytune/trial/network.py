@@ -24,7 +24,7 @@ from xraytune.base.artifacts import releases
 from xraytune.base.files import sha256_of
 from xraytune.base.tensors import load_tensors
 from xraytune.data.decoding import InputFormat
-from xraytune.data.prepare import ImageSet, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_image_set
 from xraytune.nets.backbones import find_weights, fold_batch_norms
 from xraytune.nets.compute import in_one_thread
 from xraytune.nets.feature_store import KEY_BYTES, open_store
@@ -83,7 +83,7 @@ class Network:
             return
         mean, std = 0.0, 1.0  # pretrained weights have their own
         if parameters.weights == "none":
-            mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
+            mean, std = _grey_statistics(side_image_set("train", context.prepared, context.cache))
         self.form = input_format(experiment, train_mean=mean, train_std=std)
 
     @property

@@ -15,7 +15,7 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.images import SideName
-from xraytune.data.prepare import ImageSet, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
@@ -69,9 +69,9 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     if experiment.parameters.weights == "none":
         return "not measured: the backbone is not pretrained"
 
-    train = _choose_images("train", context)
-    val_a = _choose_images("val_a", context)
-    val_b = _choose_images("val_b", context)
+    train = _choose_image_set("train", context)
+    val_a = _choose_image_set("val_a", context)
+    val_b = _choose_image_set("val_b", context)
     source = source_of(experiment.parameters)
     pools: list[list[ImageSet]] = []
     for label, name in enumerate(names):
@@ -166,9 +166,9 @@ def _downsample(images: ImageSet, size_px: int) -> ImageSet:
     return replace(images, pixels=planes[:, 0], rows=np.arange(len(planes)), inputs=inputs)
 
 
-def _choose_images(name: SideName, context: RunContext) -> ImageSet:
+def _choose_image_set(name: SideName, context: RunContext) -> ImageSet:
     """Return at most `_MOST_IMAGES` images of each class of a side."""
-    side = side_images(name, context.prepared, context.cache)
+    side = side_image_set(name, context.prepared, context.cache)
     chosen = [
         sample_evenly(np.flatnonzero(side.labels == label), _MOST_IMAGES)
         for label in range(len(context.prepared.class_names))

@@ -105,7 +105,7 @@ def _log_epochs(training: TrialTraining, checkpoint_dir: Path, log: Path) -> Ite
         for record in chain(finished, training.epochs(checkpoint_dir)):
             if record.epoch > logged:
                 # The record need not be durable, since the checkpoint has it, too.
-                append_jsonl(log, {"version": 1, **asdict(record)}, durable=False)
+                append_jsonl(log, {"version": 1, **asdict(record)}, is_durable=False)
             yield record
     finally:
         if log.exists():

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from xraytune.base.artifacts import fingerprint
-from xraytune.base.drawing import drawable
+from xraytune.base.figures import figure_text
 from xraytune.base.files import write_bytes
-from xraytune.data.prepare import RunContext, side_images
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs, with_features
 from xraytune.synth.grids import image_grid, with_outlines
@@ -39,13 +39,13 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     file = folder / f"gan-{name[:8]}.png"
     if file.exists():
         return file
-    real = side_images("train", prepared, context.cache)
+    real = side_image_set("train", prepared, context.cache)
     grids = []
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(real.labels == label)
         seen = resize_planes(real.planes(sample_evenly(places, COLUMNS)), settings.image_size)
         block = gan.block(experiment.settings, context, label, 0)
-        caption = f"{drawable(class_name)}: {len(places):,} real training images"
+        caption = f"{figure_text(class_name)}: {len(places):,} real training images"
         grids.append((caption, image_grid(with_outlines(seen), COLUMNS)))
         drawn = with_outlines(block.planes(np.arange(2 * COLUMNS)))
         grids.append(("generated images", image_grid(drawn, COLUMNS)))

@@ -26,7 +26,7 @@ from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.synth.donor import (
     DONOR_FILE,
     HOW_TO_DONATE,
-    donor_content,
+    donor_records_sha256,
     donor_tensors,
     model_folder,
     read_donor,
@@ -48,7 +48,7 @@ def label_images(images: ImageSet, experiment: Experiment, context: RunContext) 
     compute = context.compute
     inputs = {
         "images": images.inputs,
-        "donor": donor_content(folder),
+        "donor": donor_records_sha256(folder),
         "outputs": list(context.prepared.outputs),
         "compute": asdict(compute),
         "releases": releases("torch", "torchvision"),

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from xraytune.base.errors import TrialError
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
-from xraytune.data.prepare import ImageSet, RunContext, side_images
-from xraytune.nets.captured import Draws, Step, replayed
+from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.nets.captured import Step, StepInputs, replayed
 from xraytune.nets.checkpoint import BEST_FILE, load_best, resume, save_checkpoint
 from xraytune.nets.compute import fast_backward, seeded
 from xraytune.nets.infer import autocast_images, estimate_batch_norms
@@ -69,8 +69,8 @@ class TrialTraining:
         self._prepared = prepared
 
         self.images = images or build_training_set(experiment, context)
-        self.val_a = side_images("val_a", prepared, context.cache)
-        self.val_b = side_images("val_b", prepared, context.cache)
+        self.val_a = side_image_set("val_a", prepared, context.cache)
+        self.val_b = side_image_set("val_b", prepared, context.cache)
         self.network = Network(experiment, context)
         self.task = self.network.task
         real_targets = self.images.targets[self.images.real]
@@ -81,7 +81,7 @@ class TrialTraining:
             self._val_a_features = [*self.network.batches(self.val_a)]
         self.trained = self.network.untrained(self.val_a)
 
-    def step(self, optimizer: Optimizer, draws: Draws) -> Tensor:
+    def step(self, optimizer: Optimizer, draws: StepInputs) -> Tensor:
         """Train one step and return its loss, on the device."""
         inputs, targets = self.batches.load(draws)
         optimizer.zero_grad()
@@ -172,7 +172,7 @@ class TrialTraining:
         on_gpu = self.compute.device == "cuda"
         with seeded(self.seed, "epoch", epoch, on_gpu=on_gpu):
             self.on_progress(TRAINING_STEPS, steps.start, total_steps)
-            for step, draws in zip(steps, self.batches.draws(steps), strict=True):
+            for step, draws in zip(steps, self.batches.step_inputs(steps), strict=True):
                 lr = learning_rate(
                     self.parameters, step, total_steps=total_steps, val_losses=val_losses
                 )

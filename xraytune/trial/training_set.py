@@ -17,7 +17,7 @@ import numpy as np
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
-from xraytune.data.prepare import ImageSet, RunContext, side_images
+from xraytune.data.prepare import ImageSet, RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import rarest_findings
 from xraytune.synth.memorisation import refuse_memorised
@@ -60,7 +60,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     parameters = experiment.parameters
     prepared = context.prepared
     class_count = len(prepared.class_names)
-    real = side_images("train", prepared, context.cache)
+    real = side_image_set("train", prepared, context.cache)
     planned = plan_mix(prepared.train_counts, parameters)
     source = source_of(parameters, has_real_extra=experiment.has_real_extra)
     if parameters.has_synthetic_pixels:
@@ -68,7 +68,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     sources: tuple[ImageSet, ...] = (real,)
     if not source.repeats_real:
         counts = np.bincount(planned, minlength=class_count).tolist()
-        sources += source.images(settings, context, counts)
+        sources += source.image_sets(settings, context, counts)
     targets: Float32Array | Int64Array = np.concatenate([images.targets for images in sources])
     if parameters.labels == "donor":
         soft = [label_images(images, experiment, context) for images in sources[1:]]
@@ -112,9 +112,9 @@ def _level(real: ImageSet, seed: int) -> Int64Array:
     return np.concatenate([numbers, levelling_order(real.targets, missing, seed)])
 
 
-Shown: TypeAlias = tuple[Int64Array, Int64Array]
+ShownImages: TypeAlias = tuple[Int64Array, Int64Array]
 """The images of one step: their numbers and the view that each one shows, int64 [n] both."""
-Stream: TypeAlias = Callable[[int], Shown]
+Stream: TypeAlias = Callable[[int], ShownImages]
 """A function that returns the images of a step, counted from 0."""
 
 
@@ -129,13 +129,13 @@ def image_stream(
     count = len(images)
 
     @lru_cache(maxsize=2)
-    def shuffle_pass(number: int) -> Shown:
+    def shuffle_pass(number: int) -> ShownImages:
         generator = numpy_generator(seed, "stream", purpose, number)
         order = generator.permutation(count)
         views = generator.integers(view_count, size=count)
         return images[order], views[order]
 
-    def draw(step: int) -> Shown:
+    def draw(step: int) -> ShownImages:
         if count == 0 or per_step == 0:
             nothing = np.empty(0, dtype=np.int64)
             return nothing, nothing

@@ -65,9 +65,9 @@ class Runner:
     allocation: Allocation
 
     def __init__(
-        self, study: StudyFolder, *, cache: Path, address: str | None, callbacks: Callbacks
+        self, study_folder: StudyFolder, *, cache: Path, address: str | None, callbacks: Callbacks
     ) -> None:
-        self.study = study
+        self.study = study_folder
         self.cache = cache
         self.address = address
         self.callbacks = callbacks

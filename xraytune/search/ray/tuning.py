@@ -36,7 +36,7 @@ from xraytune.search.ray.actor import ShowTrials, TrialActor
 from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.settings import Settings
 from xraytune.study.folder import SCRATCH_NAME, environment
-from xraytune.study.trial import LOST, OUT_OF_MEMORY, Job, Trial, TrialFailed
+from xraytune.study.trial import LOST, OUT_OF_MEMORY, Job, OpenTrial, TrialFailed
 
 _LIST_NODES_SECONDS = 2.0
 _NOTE_SECONDS = 5
@@ -124,12 +124,12 @@ class JournalSearcher(Searcher):
             trial = self._loop.next_trial(slots, partial(reserve, allocation, self._nodes))
             if trial == "done":
                 return str(Searcher.FINISHED)
-            if isinstance(trial, Trial):
+            if isinstance(trial, OpenTrial):
                 job = Job(
                     study=self._loop.folder,
                     cache=self._order.cache,
                     number=trial.number,
-                    every_epoch=self._loop.stops_trials,
+                    reports_every_epoch=self._loop.stops_trials,
                     label=f"{self._order.study.path.name} {trial.label}",
                     resources=trial.resources,
                 )

@@ -20,10 +20,10 @@ import numpy as np
 from xraytune.base.errors import DataError, join_names
 from xraytune.base.files import read_bytes, read_json, sha256_of
 from xraytune.data.folders import PROVENANCE_FILE, list_images
-from xraytune.data.images import Images, content_fingerprint
+from xraytune.data.images import ImageTable, content_fingerprint
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
-from xraytune.data.prepare import HELD_OUT, ImageSet, RunContext, stored_images
+from xraytune.data.prepare import HELD_OUT, ImageSet, RunContext, stored_image_set
 from xraytune.data.shared_patients import (
     ambiguous_files,
     patients_by_file_name,
@@ -31,7 +31,7 @@ from xraytune.data.shared_patients import (
     shared_patients,
 )
 from xraytune.space.settings import FolderSettings, Settings
-from xraytune.synth.donor import donor_content
+from xraytune.synth.donor import donor_records_sha256
 from xraytune.synth.sources.source import BLOCK, Source, StudyImages, take
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Folder(Source):
     colour = "#009e73"
     settings: FolderSettings
 
-    def seen_images(self) -> frozenset[str] | None:
+    def seen_images_sha256(self) -> frozenset[str] | None:
         """Return the images that `folder.seen` or the provenance file lists."""
         seen = self.settings.seen
         if seen is not None and seen.is_dir():
@@ -69,7 +69,7 @@ class Folder(Source):
         broken ones.
         """
         if setting == "donor":
-            return donor_content(path)
+            return donor_records_sha256(path)
         if setting == "seen":
             hashes = _hashes(path) if path.is_dir() else [sha256_of(path)]
             return sha256(" ".join(hashes).encode()).hexdigest()
@@ -85,18 +85,18 @@ class Folder(Source):
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return up to 256 images of a class."""
-        (images,) = self.images(settings, context)
+        (images,) = self.image_sets(settings, context)
         places = np.flatnonzero(images.labels == label)
         return take(images, places[number * BLOCK : (number + 1) * BLOCK])
 
-    def images(
+    def image_sets(
         self, settings: Settings, context: RunContext, counts: Sequence[int] = ()
     ) -> tuple[ImageSet, ...]:
         """Return all usable images."""
         if self.settings not in context.opened:
             study = StudyImages(settings.data, context.prepared, context.cache)
             images, store = store_folder(self.settings.path, study)
-            context.opened[self.settings] = stored_images(store, images, name="folder")
+            context.opened[self.settings] = stored_image_set(store, images, name="folder")
         return (context.opened[self.settings],)
 
 
@@ -105,7 +105,7 @@ def _hashes(folder: Path) -> list[str]:
     return sorted(sha256_of(folder / file) for file in list_images(folder))
 
 
-def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
+def store_folder(root: Path, study: StudyImages) -> tuple[ImageTable, Path]:
     """Return the usable images of a folder, and the artifact of their pixels in the same order.
 
     Images of patients in val-A or val-B, and identical copies of images there, are left out with a
@@ -160,7 +160,7 @@ def store_folder(root: Path, study: StudyImages) -> tuple[Images, Path]:
     held_out = shared_patients(extra, patients_by_key(validation, group_regex))
     usable = [image for image in listed if image.patient not in held_out]
     # Images are sorted by content, so that the first ones are a fair sample whatever their names.
-    images = Images(sorted(usable, key=attrgetter("sha256", "file")))
+    images = ImageTable(sorted(usable, key=attrgetter("sha256", "file")))
     if len(images) < len(listed):
         count = f"{len(listed) - len(images)} of {len(listed)} extra images"
         what = (

@@ -27,9 +27,9 @@ from xraytune.base.artifacts import (
 from xraytune.base.errors import ConfigError, DataError, join_names
 from xraytune.base.files import copy_file, sha256_of
 from xraytune.data.findings import in_order_of
-from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_images
+from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
 from xraytune.space.settings import GanSettings, GivenFolder, Settings, TaskName
-from xraytune.synth.donor import donor_content
+from xraytune.synth.donor import donor_records_sha256
 from xraytune.synth.gan import CHECKPOINT_FILE, train_generator
 from xraytune.synth.generator_inputs import (
     GAN_PROGRESS,
@@ -42,18 +42,18 @@ from xraytune.synth.generator_inputs import (
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
     MaskRange,
-    draw_block,
+    generate_block,
     load_generator,
     read_generator,
     resize_planes,
 )
-from xraytune.synth.sources.source import Source, StudyImages, choose_findings, file_content
+from xraytune.synth.sources.source import Source, StudyImages, choose_findings, weights_file_sha256
 
 
 class _Generated(Source):
     """Images of a generator, which may have been given."""
 
-    def seen_images(self) -> frozenset[str]:
+    def seen_images_sha256(self) -> frozenset[str]:
         """Return the training images of the given generator."""
         given = self.parameters.donor
         return frozenset(read_generator(given).train_images) if given else frozenset()
@@ -69,9 +69,9 @@ class _Generated(Source):
     def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
         """Return the SHA-256 of the weights of `features`, or of the generator's records."""
         if setting == "features":
-            return file_content(path)
-        of_generator = usable_generator(path, study.prepared, is_start=setting == "start_from")
-        return of_generator + donor_content(path)
+            return weights_file_sha256(path)
+        of_generator = usable_generator_hash(path, study.prepared, is_start=setting == "start_from")
+        return of_generator + donor_records_sha256(path)
 
 
 class Gan(_Generated):
@@ -91,7 +91,7 @@ class Gan(_Generated):
             inputs["balance"] = "equal"
 
         def draw() -> UInt8Array:
-            return draw_block(
+            return generate_block(
                 generator / NETWORK_FILE,
                 label,
                 number,
@@ -121,7 +121,7 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
             _copy_shorter_run(cache, inputs, checkpoint)
         if not checkpoint.exists():
             context.on_progress(GAN_PROGRESS, 0, settings.steps)  # the pace is known sooner
-        train = side_images("train", prepared, cache)
+        train = side_image_set("train", prepared, cache)
         for step in train_generator(
             settings,
             train.planes(),
@@ -156,7 +156,7 @@ def _copy_shorter_run(cache: Path, inputs: dict[str, Any], checkpoint: Path) -> 
 
 def typical_masks(settings: GanSettings, prepared: SplitData, cache: Path) -> MaskRange | None:
     """Return the ranges of the training masks at the generator's size, or None without masks."""
-    train = side_images("train", prepared, cache)
+    train = side_image_set("train", prepared, cache)
     if train.masks is None:
         return None
     return MaskRange.of(resize_planes(train.planes(), settings.image_size)[:, 1])
@@ -191,7 +191,7 @@ class GivenGenerator(_Generated):
             inputs["findings"] = learnt.tolist()
 
         def draw() -> UInt8Array:
-            planes = draw_block(
+            planes = generate_block(
                 self.settings.path / NETWORK_FILE,
                 [*saved.class_counts].index(name),
                 number,
@@ -227,7 +227,7 @@ def require_same_network(settings: GanSettings) -> None:
         raise ConfigError(what, fix=f"write {' and '.join(changes)}")
 
 
-def usable_generator(folder: Path, prepared: SplitData, *, is_start: bool) -> str:
+def usable_generator_hash(folder: Path, prepared: SplitData, *, is_start: bool) -> str:
     """Return the SHA-256 of the record of a generator.
 
     Raises DataError if the generator cannot make the study's images. A network that training starts

@@ -21,10 +21,10 @@ from xraytune.base.errors import MachineError
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.findings import levelling_order
-from xraytune.data.images import ImageIndex, Images
+from xraytune.data.images import ImageIndex, ImageTable
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.pixels import open_masks, open_pixels
-from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_images
+from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
 from xraytune.space.settings import SOURCES, Balance, DataSettings, Parameters, Settings
 
 POOL_STAGE = "pool-1"
@@ -53,7 +53,7 @@ class StudyImages:
             )
         return self.opened[folder]
 
-    def count_classes(self, images: Images) -> list[int]:
+    def count_classes(self, images: ImageTable) -> list[int]:
         """Return the number of images of each class."""
         counts = np.bincount(images.labels, minlength=len(self.prepared.class_names))
         return [int(count) for count in counts]
@@ -80,7 +80,7 @@ class Source:
         self.name = parameters.source
         self.settings = getattr(parameters, self.name, None)
 
-    def seen_images(self) -> frozenset[str] | None:
+    def seen_images_sha256(self) -> frozenset[str] | None:
         """Return the SHA-256 of the images that the extra images were made from.
 
         Images of the study are left out. Returns None if the images are not known.
@@ -120,7 +120,7 @@ class Source:
         """
         raise NotImplementedError
 
-    def images(
+    def image_sets(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
     ) -> tuple[ImageSet, ...]:
         """Return at least `counts` images of each class; the errors are those of `block`."""
@@ -180,11 +180,11 @@ class RealImages(Source):
         """Return the number of images of each class."""
         return study.count_classes(study.prepared.side("others"))
 
-    def images(
+    def image_sets(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
     ) -> tuple[ImageSet, ...]:
         """Return all these images."""
-        return (side_images("others", context.prepared, context.cache),)
+        return (side_image_set("others", context.prepared, context.cache),)
 
 
 class Extension(Source):
@@ -198,7 +198,7 @@ class Extension(Source):
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block that the function makes."""
-        train = side_images("train", context.prepared, context.cache)
+        train = side_image_set("train", context.prepared, context.cache)
         places = np.flatnonzero(train.labels == label)
         inputs = {
             "source": SOURCES.identity(self.name),
@@ -212,8 +212,8 @@ class Extension(Source):
         def draw() -> UInt8Array:
             seen = train.read(places)
             seed = derive_seed(settings.seed, "source", self.name, label, number)
-            draw_block = SOURCES.load(self.name)
-            pixels = np.asarray(draw_block(seen, label=label, block=number, seed=seed))
+            generate_block = SOURCES.load(self.name)
+            pixels = np.asarray(generate_block(seen, label=label, block=number, seed=seed))
             shape = (BLOCK, *seen.shape[1:])
             if pixels.dtype != np.uint8 or pixels.shape != shape:
                 what = f"source {self.name} returned {pixels.dtype} {list(pixels.shape)}"
@@ -234,7 +234,7 @@ def take(source: ImageSet, places: Int64Array) -> ImageSet:
     )
 
 
-def file_content(file: Path) -> str:
+def weights_file_sha256(file: Path) -> str:
     """Return the SHA-256 of a file of weights; raise MachineError if it is missing."""
     if not file.is_file():
         raise MachineError("no such weights file", file, "restore it")

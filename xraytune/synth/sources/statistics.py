@@ -29,7 +29,7 @@ class Statistics(Source):
     colour = "#cc79a7"
     settings: GivenFolder
 
-    def seen_images(self) -> frozenset[str]:
+    def seen_images_sha256(self) -> frozenset[str]:
         """Return the images that the statistics were computed from."""
         return frozenset(read_donor(self.settings.path).train_images)
 

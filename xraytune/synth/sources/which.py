@@ -13,7 +13,7 @@ from xraytune.space.encoders import is_model
 from xraytune.space.paths import PATHS
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
-from xraytune.synth.donor import donor_images
+from xraytune.synth.donor import donor_images_sha256
 from xraytune.synth.sources.folder import Folder
 from xraytune.synth.sources.gan import Gan, GivenGenerator
 from xraytune.synth.sources.source import Duplicates, Extension, RealImages, Source
@@ -58,7 +58,7 @@ def seen_by(mixes: Sequence[Parameters]) -> frozenset[str]:
     The images of an encoder are known only if `xraytune train` made it.
     """
     models = {Path(mix.weights) for mix in mixes if is_model(mix.weights)}
-    return seen_by_sources(mixes).union(*map(donor_images, models))
+    return seen_by_sources(mixes).union(*map(donor_images_sha256, models))
 
 
 def seen_by_sources(mixes: Sequence[Parameters]) -> frozenset[str]:
@@ -67,6 +67,6 @@ def seen_by_sources(mixes: Sequence[Parameters]) -> frozenset[str]:
     This includes the images that the classifiers of their donors have seen.
     """
     sources = {(mix.source, mix.folder, mix.donor): source_of(mix) for mix in mixes}
-    seen = [source.seen_images() or () for source in sources.values()]
+    seen = [source.seen_images_sha256() or () for source in sources.values()]
     donors = {mix.donor for mix in mixes if mix.donor}
-    return frozenset().union(*seen, *map(donor_images, donors))
+    return frozenset().union(*seen, *map(donor_images_sha256, donors))

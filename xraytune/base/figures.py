@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """These colours are distinct for colour-blind readers.
 
-Source: Okabe and Ito 2008, "Color Universal Design".
+From: Okabe and Ito 2008, "Color Universal Design".
 """
 WIDTH_INCHES = 9.0
 _DOTS_PER_INCH = 200
@@ -48,7 +48,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def drawable(name: str) -> str:
+def figure_text(name: str) -> str:
     """Return a name from the data for a figure, shortened and without control characters."""
     name = re.sub(r"[\0-\x1f\x7f-\x9f]", "\ufffd", name)  # not allowed in SVG
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
