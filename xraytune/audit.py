@@ -148,8 +148,8 @@ def audit(
 
     # Images are compared with all patients' images, since a generator may have copied any of them.
     prepared, warnings = prepare(data.model_copy(update={"train_patients": None}))
-    found = StudyImages(data, prepared, cache, index)
-    result = _measure(experiment, synthetic, study_folder.path, found, callbacks.on_progress)
+    study_images = StudyImages(data, prepared, cache, index)
+    result = _measure(experiment, synthetic, study_folder.path, study_images, callbacks.on_progress)
     if quick:
         for warning in warnings:
             callbacks.note(warning)
@@ -203,14 +203,18 @@ def audit(
 
 
 def _measure(
-    experiment: Experiment, synthetic: Path, study: Path, found: StudyImages, on_progress: Progress
+    experiment: Experiment,
+    synthetic: Path,
+    study: Path,
+    study_images: StudyImages,
+    on_progress: Progress,
 ) -> Audit:
     """Return what is found without training: faults, copies and quality of the images."""
-    images, store = store_folder(synthetic, found)
+    images, store = store_folder(synthetic, study_images)
     _, compute = resources_here(experiment.settings)
     pin(compute)
-    prepared = found.prepared
-    cache = found.cache
+    prepared = study_images.prepared
+    cache = study_images.cache
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     training = {image.sha256 for image in prepared.images if image.side == "train"}
     real_pixels = open_pixels(cache / prepared.pixels)

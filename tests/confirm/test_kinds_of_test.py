@@ -150,10 +150,10 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             context = RunContext(prepared=everyone.of_draw(draw), cache=root / "cache", compute=CPU)
             images = build_training_set(experiment, context)
             assert sides_of(context.prepared)["train"] == patients_of[own]
-            assert {side_of_row[row] for row in images.sources[0].rows.tolist()} == {own}
+            assert {side_of_row[row] for row in images.image_sets[0].rows.tolist()} == {own}
             if arm.role == "perfect":
-                others = {side_of_row[row] for row in images.sources[1].rows.tolist()}
-                used = images.sources[1].rows[images.extra - len(images.real)].tolist()
+                others = {side_of_row[row] for row in images.image_sets[1].rows.tolist()}
+                used = images.image_sets[1].rows[images.extra - len(images.real)].tolist()
                 assert len({*used}) == len(images.extra), "no image twice"
                 assert {"train", f"draw_{1 - replicate}"} <= others
                 assert others.isdisjoint({own, "val_a", "val_b", "test"})

@@ -86,7 +86,7 @@ def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) 
         training_set = build_training_set(experiment, context)
         training = TrialTraining(experiment, context, training_set)
 
-        rows = [*np.concatenate([source.rows for source in training_set.sources])]
+        rows = [*np.concatenate([source.rows for source in training_set.image_sets])]
         rows += [*training.val_a.rows, *training.val_b.rows]
         assert {site_of[row] for row in rows} == {*SITES} - {site}
         trained_on.append({*prepared.side("train").patients})

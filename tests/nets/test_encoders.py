@@ -196,8 +196,8 @@ def test_encoders_of_one_space_have_their_own_sizes_and_channels(write_space: Wr
         load_space(write_space("backbone: {value: rad_dino}"))
 
 
-def test_every_row_names_its_source_and_known_sets() -> None:
+def test_every_row_names_its_reference_and_known_sets() -> None:
     for encoder in XRAY_ENCODERS.values():
-        assert encoder.source.startswith("https://")
+        assert encoder.reference.startswith("https://")
         assert {*encoder.seen} <= {*KNOWN_SETS}
         assert len(encoder.images.mean) == len(encoder.images.std)

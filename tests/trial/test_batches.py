@@ -127,7 +127,7 @@ def test_the_extra_images_of_a_training_set(bench: Bench) -> None:
         return build_training_set(experiment, bench.context)
 
     duplicated = built("duplicate", 2.0)
-    assert len(duplicated.sources) == 1
+    assert len(duplicated.image_sets) == 1
     assert sorted(duplicated.extra.tolist()) == sorted([*range(len(duplicated.real))] * 2)
     small, large = (built("gan", ratio, gan=gan()) for ratio in (0.5, 1.0))
     assert small.extra.tolist() == large.extra[: len(small.extra)].tolist()
@@ -175,7 +175,7 @@ def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_pa
         experiment = frozen(bench, tmp_path, augmentation="flip", **mix)
         training = TrialTraining(experiment, context)
         before = len(shown)
-        source = training.images.sources[0]
+        source = training.images.image_sets[0]
         table = training.network.views(source)
         for step in range(12):
             numbers, views = training.batches.images_of_step(step)

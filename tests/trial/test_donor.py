@@ -109,7 +109,7 @@ def test_statistics_are_a_source_of_features(
         trial = Experiment(settings=settings, parameters=Parameters.model_validate(values))
         chosen = build_training_set(trial, context)
         assert len(chosen.extra) == ratio * len(chosen.real)
-        drawn.append(np.asarray(chosen.sources[1].features))
+        drawn.append(np.asarray(chosen.image_sets[1].features))
     result = run_trial(trial, context, trial_dir=tmp_path)
 
     first, again, other = drawn

@@ -71,7 +71,7 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
     assert result.val_b_score is not None
     chosen = build_training_set(experiment, findings_bench.context)
     side = findings_bench.prepared.side("train")
-    drawn = chosen.sources[1].targets
+    drawn = chosen.image_sets[1].targets
     assert drawn.shape == (256, 3)
     first = [*map(tuple, drawn[: len(side.targets)].tolist())]
     assert sorted(first) == sorted(map(tuple, side.targets.tolist()))

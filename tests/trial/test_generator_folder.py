@@ -116,7 +116,7 @@ def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sampl
         np.asarray(Image.open(file)).tolist()
         for file in sorted((tmp_path / "drawn/PNEUMONIA").iterdir())
     ]
-    (block,) = (source for source in training_set.sources[1:] if source.labels[0] == 1)
+    (block,) = (source for source in training_set.image_sets[1:] if source.labels[0] == 1)
     assert block.read(slice(len(drawn))).tolist() == drawn != []
     assert len(training_set.extra) == round(0.5 * len(training_set.real))
 

@@ -45,7 +45,7 @@ def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs
     assert pixels.shape == masks.shape == (256, 32, 32)
     assert set(np.unique(masks)) == {0, 255}
     assert typical.includes(masks).all()
-    _, extra = training_set.sources
+    _, extra = training_set.image_sets
     assert np.array_equal(extra.read_masks(np.arange(5)), masks[:5])
 
 

@@ -91,7 +91,7 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
     """A real one has its class, and the loss is the cross-entropy of both."""
     experiment, context = study(root, donor)
     training = TrialTraining(experiment, context)
-    extra = training.images.sources[1]
+    extra = training.images.image_sets[1]
     expected = label_images(extra, experiment, context)
     inputs, targets = batch_of(training.batches, 0)
     outputs = training.trained(inputs).float()
@@ -111,7 +111,7 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
 
 def test_a_model_labels_images_as_it_predicts_them(root: Path) -> None:
     experiment, context = study(root, "model")
-    extra = TrialTraining(experiment, context).images.sources[1]
+    extra = TrialTraining(experiment, context).images.image_sets[1]
     labels = label_images(extra, experiment, context)
     predicted = open_bundle(root / "model").predictor(CPU).run(extra.read())
 

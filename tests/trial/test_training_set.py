@@ -146,7 +146,9 @@ def test_a_trial_on_transformed_copies_sees_no_validation_patient(
     epochs = [*trial_epochs(extra, bench.context, tmp_path / "trial")]
     assert caplog.text.count("are left out") == 1
 
-    files, _ = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"])
+    files, _ = stored_files(
+        bench.cache / PIXELS_STAGE / training_set.image_sets[1].inputs["pixels"]
+    )
     used = {files[number - len(training_set.real)] for number in training_set.extra}
     side_of = {
         "__".join(Path(image.file).with_suffix("").parts): image.side

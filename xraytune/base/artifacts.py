@@ -96,8 +96,8 @@ def build_once(
     if is_intact(path):
         return path
     if not cache.exists() or not any(cache.iterdir()):  # other content might be a user's
-        about = "# A cache of xraytune, which can compute all of it again."
-        write_text(cache / CACHE_TAG, f"{TAG_LINE}\n{about}\n")
+        explanation = "# A cache of xraytune, which can compute all of it again."
+        write_text(cache / CACHE_TAG, f"{TAG_LINE}\n{explanation}\n")
     with build_lock(path.with_name(f".{path.name}.lock"), waiting):
         if is_intact(path):
             return path
@@ -179,14 +179,14 @@ def discard(path: Path) -> None:
 
     Processes that have it open can go on reading.
     """
-    aside = temporary_name(path)
+    temporary = temporary_name(path)
     with explain_disk_errors(path):
         try:
-            path.rename(aside)
+            path.rename(temporary)
         except FileNotFoundError:
             return
-    if aside.is_dir() and not aside.is_symlink():
+    if temporary.is_dir() and not temporary.is_symlink():
         # A network disk keeps files that are still open; `cache clean` removes them later.
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     else:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -52,13 +52,13 @@ class Problem:
 
 def printable(text: str) -> str:
     r"""Escape control characters, which file and class names may contain: ESC becomes `\x1b`."""
-    return _CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def join_names(names: Sequence[str], limit: int = 10) -> str:
     """Join names for a message: all of them, or the first few and how many more."""
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+    text = ", ".join(names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 
 
 def counted(count: int, noun: str) -> str:

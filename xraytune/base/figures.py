@@ -56,7 +56,7 @@ def figure_text(name: str) -> str:
 
 @contextmanager
 def new_figure(files: Sequence[Path], height: float) -> Iterator[Figure]:
-    """Draw a figure, `height` inches high, and write it as these PNG and SVG files.
+    """Plot a figure, `height` inches high, and write it as these PNG and SVG files.
 
     The user's settings of matplotlib have no effect.
     """

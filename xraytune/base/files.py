@@ -347,10 +347,10 @@ def read_jsonl(path: Path, *, is_chained: bool = False) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    whole, _, _ = read_bytes(path).rpartition(b"\n")
+    complete, _, _ = read_bytes(path).rpartition(b"\n")
     rows = []
     previous = 0
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(complete.splitlines(), start=1):
         try:
             if is_chained:
                 row, previous = read_chained(line, previous)
@@ -379,10 +379,10 @@ def cut_torn_line(path: Path) -> bytes:
             stream.seek(max(0, size - tail_bytes))
             tail = stream.read()
             tail_bytes *= 2
-    whole, newline, torn = tail.rpartition(b"\n")
+    complete, newline, torn = tail.rpartition(b"\n")
     if torn:
         os.truncate(path, size - len(torn))
-    return whole.rpartition(b"\n")[2] if newline else b""
+    return complete.rpartition(b"\n")[2] if newline else b""
 
 
 @contextmanager

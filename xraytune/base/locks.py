@@ -67,8 +67,8 @@ def hold(path: Path, work: str = "") -> Iterator[None]:
             if time.monotonic() > until:
                 raise LockHeldError(_read(stream))
             time.sleep(POLL_SECONDS)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        owner = Owner(host=socket.gethostname(), pid=os.getpid(), since=since, work=work)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        owner = Owner(host=socket.gethostname(), pid=os.getpid(), since=started, work=work)
         with suppress(OSError):  # a full disk
             stream.truncate(0)
             stream.write(json.dumps(asdict(owner)).encode())

@@ -82,8 +82,8 @@ def sentence(text: str) -> str:
 
 def shown_path(path: Path) -> Path:
     """Return the path relative to the current folder if it is inside; otherwise, the path."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    current = Path.cwd()
+    return path.relative_to(current) if path.is_relative_to(current) else path
 
 
 def duration(seconds: float) -> str:

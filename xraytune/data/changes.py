@@ -28,41 +28,43 @@ def require_same_data(
     images than before. With `is_complete`, images that were changed or removed are also refused.
     New images are allowed.
     """
-    before = {image.file: image for image in images_without_test(recorded)}
-    after = {image.file: image for image in images_without_test(now)}
-    moved = {image.sha256: image for image in after.values() if image.file not in before}
+    recorded_images = {image.file: image for image in images_without_test(recorded)}
+    images_now = {image.file: image for image in images_without_test(now)}
+    moved = {
+        image.sha256: image for image in images_now.values() if image.file not in recorded_images
+    }
     changes = defaultdict(list)
-    kept: list[tuple[ImageFile, ImageFile]] = []
-    for file, image in before.items():
-        found = after.get(file)
-        if found is None or found.sha256 != image.sha256:
+    pairs: list[tuple[ImageFile, ImageFile]] = []
+    for file, image in recorded_images.items():
+        image_now = images_now.get(file)
+        if image_now is None or image_now.sha256 != image.sha256:
             if is_complete:
                 changes["changed or gone"].append(file)
-            found = moved.get(image.sha256)  # in another class folder, it has another label
-            if found is None:
+            image_now = moved.get(image.sha256)  # in another class folder, with another label
+            if image_now is None:
                 continue
-        kept.append((image, found))
+        pairs.append((image, image_now))
         label = _label_of(image, recorded)
-        new_label = _label_of(found, now)
+        new_label = _label_of(image_now, now)
         if label != new_label:
             changes["with another label"].append(f"{file} ({label}, now {new_label})")
-    kept.sort(key=lambda pair: pair[0].patient != pair[1].patient)  # unchanged names first
+    pairs.sort(key=lambda pair: pair[0].patient != pair[1].patient)  # unchanged names first
     now_called: dict[str, str] = {}
     once_called: dict[str, str] = {}
-    for image, found in kept:
+    for image, image_now in pairs:
         # A patient who is called like a file has no name, and files may move.
-        name = "unnamed" if image.patient in before else image.patient
-        new_name = "unnamed" if found.patient in after else found.patient
-        is_split = now_called.setdefault(image.patient, found.patient) != found.patient
-        is_joined = once_called.setdefault(found.patient, image.patient) != image.patient
+        name = "unnamed" if image.patient in recorded_images else image.patient
+        new_name = "unnamed" if image_now.patient in images_now else image_now.patient
+        is_split = now_called.setdefault(image.patient, image_now.patient) != image_now.patient
+        is_joined = once_called.setdefault(image_now.patient, image.patient) != image.patient
         if name != new_name or is_split or is_joined:
-            change = f"{image.file} ({_shown_patient(image)}, now {_shown_patient(found)})"
+            change = f"{image.file} ({_shown_patient(image)}, now {_shown_patient(image_now)})"
             changes["with another patient"].append(change)
-    shown = [
+    texts = [
         f"{len(files)} {what}: {join_names(files, 3)}" for what, files in sorted(changes.items())
     ]
-    if shown:
-        what = f"the images changed since the study began: {'; '.join(shown)}"
+    if texts:
+        what = f"the images changed since the study began: {'; '.join(texts)}"
         raise StudyError(what, where, RESTORE)
 
 

@@ -75,30 +75,30 @@ def list_class_folders(
     files = []
     notes = []
     for part, folder in folders.items():
-        paths, its_notes = walk_folder(folder, base, refuse_parts=len(folders) == 1)
-        notes += [f"{folder}: {note}" for note in its_notes]
+        paths, folder_notes = walk_folder(folder, base, refuse_parts=len(folders) == 1)
+        notes += [f"{folder}: {note}" for note in folder_notes]
         files += [ImageFile(file=path, label=0, part=part) for path in paths]
     if not files:
         raise no_images_error(root, notes)
     images = add_rows(files, patients_csv)
-    written = {
+    class_in_csv = {
         image.file: image.in_table.class_name
         for image in images
         if image.in_table and image.in_table.class_name
     }
-    if not written and holds_pairs(root):
+    if not class_in_csv and holds_pairs(root):
         what = "this is a folder of pairs (images/ and masks/), for segmentation"
         raise DataError(what, root, f"use task: segmentation; or {_FIX}")
 
-    inner = {image.file: inner_folders(image.file) for image in images}
+    folders_of = {image.file: inner_folders(image.file) for image in images}
     of_train = [
-        inner[image.file]
+        folders_of[image.file]
         for image in images
-        if image.part == "train" and image.file not in written and inner[image.file]
+        if image.part == "train" and image.file not in class_in_csv and folders_of[image.file]
     ]
-    outermost = [around[0] for around in of_train]
+    outermost = [parents[0] for parents in of_train]
     words = class_words(of_train, site)
-    names = name_classes(classes, [*written.values(), *words], folders["train"], _FIX)
+    names = name_classes(classes, [*class_in_csv.values(), *words], folders["train"], _FIX)
     if classes == "auto":
         if words == outermost:
             _require_class_folders(of_train, folders["train"])
@@ -106,45 +106,45 @@ def list_class_folders(
         empty = [name for name in empty if not (shows_overlays(name) or shows_generated(name))]
         if empty and outermost:
             notes.append(f"folders without images are no classes: {join_names(empty)}")
-    listed = []
+    labelled = []
     unknown = []
-    outside = []
+    outside_classes = []
     with_classes = defaultdict(set)  # outermost folders, "" if a class
     for image in images:
         file = image.file
-        around = inner[file]
-        name = folder_class(around, file, names) if around else _file_name_class(file, names)
-        if around and name:
-            is_class = folder_class(around[:1], file, names) is not None
-            is_class = is_class and folder_class(around[1:], file, names) in (None, name)
-            with_classes[image.part].add("" if is_class else around[0])
-        if file in written:
-            in_table = spelled_class(written[file], names)
-            if in_table is None or (around and name not in (None, in_table)):
-                unknown.append(f"{file} ({written[file]} in {PATIENTS_CSV})")
+        parents = folders_of[file]
+        name = folder_class(parents, file, names) if parents else _file_name_class(file, names)
+        if parents and name:
+            is_class = folder_class(parents[:1], file, names) is not None
+            is_class = is_class and folder_class(parents[1:], file, names) in (None, name)
+            with_classes[image.part].add("" if is_class else parents[0])
+        if file in class_in_csv:
+            in_table = spelled_class(class_in_csv[file], names)
+            if in_table is None or (parents and name not in (None, in_table)):
+                unknown.append(f"{file} ({class_in_csv[file]} in {PATIENTS_CSV})")
                 continue
             name = in_table
         if name is not None:
-            listed.append(replace(image, label=names.index(name)))
-        elif around:
+            labelled.append(replace(image, label=names.index(name)))
+        elif parents:
             unknown.append(file)
         else:
-            outside.append(file)
+            outside_classes.append(file)
 
     problems: list[Problem] = []
-    if unknown or not listed:
-        found = sorted({around[0] for around in inner.values() if around})
+    if unknown or not labelled:
+        folder_names = sorted({parents[0] for parents in folders_of.values() if parents})
         what = (
             f"{len(unknown) or len(files)} images are in none of the classes {join_names(names)}, "
-            f"or in two: {join_names(unknown or outside, 3)}; "
-            f"folders found: {join_names(found) or 'none'}"
+            f"or in two: {join_names(unknown or outside_classes, 3)}; "
+            f"folders found: {join_names(folder_names) or 'none'}"
         )
         fix = _FIX
         if isinstance(classes, tuple):
             fix = "rename their folders to these classes, or move them away"
         problems = [Problem(what, root, fix)]
     elif not isinstance(classes, tuple):
-        problems = missing_classes(listed, folders, names, f"add them; or {_FIX}")
+        problems = missing_classes(labelled, folders, names, f"add them; or {_FIX}")
     for part, places in with_classes.items():
         if {""} < places:
             notes.append(
@@ -152,13 +152,15 @@ def list_class_folders(
                 f"{join_names(sorted(places - {''}))}, and all of them are used; if some hold "
                 "generated images or copies, move these out of the data folder"
             )
-    if outside and listed:
-        shown = join_names(outside, 3)
-        notes.append(f"images outside of class folders are ignored: {len(outside)} ({shown})")
+    if outside_classes and labelled:
+        examples = join_names(outside_classes, 3)
+        notes.append(
+            f"images outside of class folders are ignored: {len(outside_classes)} ({examples})"
+        )
     return ImageIndex(
         root=base,
         class_names=names,
-        all_images=ImageTable(listed),
+        all_images=ImageTable(labelled),
         problems=tuple(problems),
         warnings=tuple(notes),
     )
@@ -171,17 +173,17 @@ def class_words(of_images: Sequence[tuple[str, ...]], site: str | None = None) -
     folders are sites if `data.split.site` is `folder`, or if all of them contain the same folders,
     one of which means no disease.
     """
-    inside: dict[str, set[str]] = defaultdict(set)
+    names_inside: dict[str, set[str]] = defaultdict(set)
     for outermost, *further in of_images:
-        inside[folded(outermost)].add(folded(further[0]) if further else "")
-    shared = set.union(*inside.values()) if inside else set()
-    are_alike = len(inside) > 1 and len(shared) > 1 and "" not in shared
-    are_alike = are_alike and all(names == shared for names in inside.values())
+        names_inside[folded(outermost)].add(folded(further[0]) if further else "")
+    shared = set.union(*names_inside.values()) if names_inside else set()
+    are_alike = len(names_inside) > 1 and len(shared) > 1 and "" not in shared
+    are_alike = are_alike and all(names == shared for names in names_inside.values())
     says_healthy = any(means_no_disease(name) and not name.isdigit() for name in shared)
-    is_class = any(map(means_no_disease, inside)) or not shared.isdisjoint(inside)
+    is_class = any(map(means_no_disease, names_inside)) or not shared.isdisjoint(names_inside)
     if site == "folder" or (are_alike and says_healthy and not is_class):
-        return [around[1] for around in of_images if len(around) > 1]
-    return [around[0] for around in of_images]
+        return [image_folders[1] for image_folders in of_images if len(image_folders) > 1]
+    return [image_folders[0] for image_folders in of_images]
 
 
 def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) -> None:
@@ -190,29 +192,31 @@ def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) ->
     Folders are hospitals if they contain a class without disease, if they contain folders with the
     names of their neighbours, or if all contain the same folders.
     """
-    inside: dict[str, set[str]] = defaultdict(set)
+    names_inside: dict[str, set[str]] = defaultdict(set)
     sites = set()
     count = 0
     for outermost, *further in of_images:
         count += 1
-        inside[outermost].update(name for name in further[:1] if not name.isdigit())
+        names_inside[outermost].update(name for name in further[:1] if not name.isdigit())
         if any(means_no_disease(name) and not name.isdigit() for name in further):
             sites.add(outermost)
-    sites |= {name for name, names in inside.items() if (names - {name}) & inside.keys()}
-    shared = set.intersection(*inside.values()) if inside else set()
+    sites |= {
+        name for name, names in names_inside.items() if (names - {name}) & names_inside.keys()
+    }
+    shared = set.intersection(*names_inside.values()) if names_inside else set()
     if len(shared) > 1:
-        sites |= inside.keys()
+        sites |= names_inside.keys()
     if sites and not any(map(means_no_disease, sites)):
-        folders = sorted(set.union(*(inside[site] for site in sites)))
+        folders = sorted(set.union(*(names_inside[site] for site in sites)))
         what = f"{join_names(sorted(sites))} would be classes, but contain the folders "
         what += f"{join_names(folders)}, which seem to be the classes"
         fix = "give data.split.site: folder, if they are hospitals; put the folder of each class "
         fix += "outermost, such as NORMAL/hospital1; or omit "
         fix += f"data.classes: auto, if the classes are {join_names(BINARY_CLASSES)}; or {_TABLE}"
         raise DataError(what, where, fix)
-    if len(inside) > _MOST_SMALL_FOLDERS and count < _SMALL * len(inside):
-        what = f"{len(inside)} folders with {count} images would be classes, but seem to be "
-        what += f"patients or studies: {join_names(sorted(inside))}"
+    if len(names_inside) > _MOST_SMALL_FOLDERS and count < _SMALL * len(names_inside):
+        what = f"{len(names_inside)} folders with {count} images would be classes, but seem to be "
+        what += f"patients or studies: {join_names(sorted(names_inside))}"
         fix = f"put the images of each class into a folder of its own, {_TABLE}"
         raise DataError(what, where, fix)
 
@@ -232,9 +236,9 @@ def name_classes(
     return names
 
 
-def folder_class(inner: Sequence[str], file: str, class_names: Sequence[str]) -> str | None:
+def folder_class(folder_names: Sequence[str], file: str, class_names: Sequence[str]) -> str | None:
     """Return the class named by the outermost possible folder of an image, at any depth."""
-    for folder_name in inner:
+    for folder_name in folder_names:
         name = spelled_class(folder_name, class_names)
         if name:
             return name
@@ -246,9 +250,9 @@ def folder_class(inner: Sequence[str], file: str, class_names: Sequence[str]) ->
 
 def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
     """Return a class by its name or, for `three`, by another word; case does not matter."""
-    known = {folded(class_name): class_name for class_name in class_names}
+    class_of_word = {folded(class_name): class_name for class_name in class_names}
     word = folded(name)
-    return known.get(word) or known.get(OTHER_WORDS.get(word, word))
+    return class_of_word.get(word) or class_of_word.get(OTHER_WORDS.get(word, word))
 
 
 def _file_name_class(file: str, class_names: Sequence[str]) -> str | None:
@@ -259,8 +263,8 @@ def _file_name_class(file: str, class_names: Sequence[str]) -> str | None:
     if not patient_of(file):
         return None
     pneumonia = pneumonia_type(file)
-    stated = {
+    class_of_names = {
         BINARY_CLASSES: BINARY_CLASSES[pneumonia is not None],
         THREE_CLASSES: pneumonia or "normal",
     }
-    return stated.get(tuple(class_names))
+    return class_of_names.get(tuple(class_names))

@@ -165,8 +165,8 @@ def square_box(
         return None
     shorter = min(whole_px)
     sides = []
-    for whole, decoded in zip(whole_px, decoded_px, strict=True):
-        scaled = int(image_size_px * whole / shorter)
+    for side_px, decoded in zip(whole_px, decoded_px, strict=True):
+        scaled = int(image_size_px * side_px / shorter)
         first = round((scaled - image_size_px) / 2)
         sides.append((first * decoded / scaled, (first + image_size_px) * decoded / scaled))
     (left, right), (upper, lower) = sides
@@ -243,8 +243,8 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones.
             return _grey_image(name, 255 - grey if is_inverted else grey, bits, depth)
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-            clear = image.convert("RGBA")
-            image = ImageChops.multiply(clear.convert("L"), clear.getchannel("A"))
+            with_alpha = image.convert("RGBA")
+            image = ImageChops.multiply(with_alpha.convert("L"), with_alpha.getchannel("A"))
         image = image.convert("L")  # by the weights of ITU-R 601
     except DAMAGE as error:
         what = f"the image is truncated, damaged or of an unsupported kind: {error}"

@@ -89,7 +89,7 @@ def read_dicom(
         }
         if not with_pixels:
             return header, np.zeros((0, 0), dtype=np.uint8), 0, 0
-        return header, *_show(dataset)
+        return header, *_displayed_pixels(dataset)
     except (*DAMAGE, BytesLengthException) as error:  # pydicom parses a value on first use
         what = f"this DICOM file is truncated or damaged: {error}"
         raise DataError(what, path, f"export it again; or {REPAIR}") from error
@@ -167,7 +167,7 @@ def content_bits(stated_bits: int, largest: int) -> int:
     return min(stated_bits, next(bits for bits in (8, 12, 16, 32) if largest < 2**bits))
 
 
-def _show(dataset: Any) -> tuple[UInt8Array, int, int]:
+def _displayed_pixels(dataset: Any) -> tuple[UInt8Array, int, int]:
     if dataset.preamble is None and not dataset["PixelData"].is_undefined_length:
         syntax = f"1.2.840.10008.1.2{_PLAIN[dataset.original_encoding]}"
         dataset.file_meta.setdefault("TransferSyntaxUID", syntax)
@@ -198,25 +198,25 @@ def _show(dataset: Any) -> tuple[UInt8Array, int, int]:
     if dataset.get("ModalityLUTSequence"):
         low = 0
         values, high = _look_up(stored, dataset.ModalityLUTSequence[0])
-    shown = None
+    grey = None
     if dataset.get("VOILUTSequence"):
         low = 0
         values, high = _look_up(values, dataset.VOILUTSequence[0])
     else:
-        shown = _apply_window(values, dataset)
-    if shown is None:
-        shown = np.clip((values - low) / (high - low), 0.0, 1.0)
+        grey = _apply_window(values, dataset)
+    if grey is None:
+        grey = np.clip((values - low) / (high - low), 0.0, 1.0)
     else:
         depth = bits  # the window does not depend on the depth of the content
     if model == "MONOCHROME1":
-        shown = 1 - shown
+        grey = 1 - grey
     if is_padding.any():  # at the border; elsewhere, it may be saturated bone or metal
         from scipy.ndimage import binary_propagation  # type: ignore[import-untyped]
 
         border = is_padding.copy()
         border[1:-1, 1:-1] = False
-        shown[binary_propagation(border, mask=is_padding)] = 0
-    return np.rint(shown * 255).astype(np.uint8), bits, depth
+        grey[binary_propagation(border, mask=is_padding)] = 0
+    return np.rint(grey * 255).astype(np.uint8), bits, depth
 
 
 def _clear_unused_bits(stored: AnyArray, bits: int) -> AnyArray:
@@ -248,15 +248,15 @@ def _look_up(values: AnyArray, lut: Any) -> tuple[Float64Array, float]:
     negative, but written as unsigned. pydicom's own functions refuse some tables, and take
     positions modulo 256 in tables with entries of 8 bits.
     """
-    count, first, bits = lut.LUTDescriptor
+    count, first_value, bits = lut.LUTDescriptor
     count = count or 2**16
     data = lut.LUTData
     if isinstance(data, bytes):
         data = np.frombuffer(data, np.uint8 if len(data) < 2 * count else np.uint16)
     entries = np.array(data).astype(np.uint16)[:count]
-    if first > values.max():
-        first -= 2**16
-    positions = np.clip(np.rint(values) - first, 0, count - 1).astype(np.int64)
+    if first_value > values.max():
+        first_value -= 2**16
+    positions = np.clip(np.rint(values) - first_value, 0, count - 1).astype(np.int64)
     return entries[positions].astype(np.float64), 2.0 ** content_bits(bits, int(entries.max())) - 1
 
 

@@ -154,14 +154,14 @@ def _choose_train_patients(unused: int, has_gpu: bool) -> int | None:
 def _choose_size(index: ImageIndex, task: TaskName, has_gpu: bool) -> tuple[int, str]:
     widths = sorted(image.width_px or _SIZES_PX[-1] for image in index.images)
     median_px = widths[len(widths) // 2]
-    wanted = 128
+    usual_px = 128
     if task == "segmentation" and not has_gpu:
-        wanted = 64
+        usual_px = 64
     if task == "findings" and has_gpu:
-        wanted = 224
-    fitting = [size for size in _SIZES_PX if size <= min(wanted, median_px)]
+        usual_px = 224
+    fitting = [size for size in _SIZES_PX if size <= min(usual_px, median_px)]
     size_px = fitting[-1] if fitting else _SIZES_PX[0]
-    if size_px < wanted:
+    if size_px < usual_px:
         return size_px, f"half of the images are at most {median_px} px wide"
     return size_px, "more detail takes more time"
 

@@ -40,14 +40,16 @@ def missing_classes(
     fix: str,
 ) -> list[Problem]:
     """Return a problem for train and val, and one for test, if they lack images of some classes."""
-    there = {(image.part == "test", image.label) for image in images}
+    parts_and_labels = {(image.part == "test", image.label) for image in images}
     problems = []
     for part, where in parts.items():
-        missing = [
-            name for label, name in enumerate(class_names) if (part == "test", label) not in there
+        names = [
+            name
+            for label, name in enumerate(class_names)
+            if (part == "test", label) not in parts_and_labels
         ]
-        if part != "val" and missing:
-            what = f"no {'training' if part == 'train' else part} images of {join_names(missing)}"
+        if part != "val" and names:
+            what = f"no {'training' if part == 'train' else part} images of {join_names(names)}"
             problems.append(Problem(what, where, fix))
     return problems
 
@@ -108,24 +110,24 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     folders = subfolders(root)
     parts = {}
     for part in PARTS:
-        same = [folder for folder in folders if part_named(folder.name) == part]
-        if len(same) > 1:
-            what = f"{' and '.join(f'{folder.name}/' for folder in same)} are both {part}"
+        of_part = [folder for folder in folders if part_named(folder.name) == part]
+        if len(of_part) > 1:
+            what = f"{' and '.join(f'{folder.name}/' for folder in of_part)} are both {part}"
             raise DataError(what, root, "put their images into one of them")
-        if same:
-            parts[part] = same[0]
+        if of_part:
+            parts[part] = of_part[0]
     if not parts:
         return {"train": root}, ()
     if "train" not in parts:
-        have = " and ".join(f"{folder.name}/" for folder in parts.values())
+        names = " and ".join(f"{folder.name}/" for folder in parts.values())
         fix = "add train/, or give a folder that contains only class folders"
-        raise DataError(f"it contains {have} but no train/", root, fix)
+        raise DataError(f"it contains {names} but no train/", root, fix)
     warnings = []
     if "test" not in parts and "val" in parts:
         warnings.append(f"{root}: without test/ no images are held out")
-    others = [folder.name for folder in folders if folder not in parts.values()]
-    if others:
-        warnings.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
+    ignored = [folder.name for folder in folders if folder not in parts.values()]
+    if ignored:
+        warnings.append(f"{root}: folders next to train/ are ignored: {join_names(ignored)}")
     return parts, tuple(warnings)
 
 
@@ -158,7 +160,7 @@ def walk_folder(
     be used in the same way.
     """
     images = []
-    others: Counter[str] = Counter()
+    suffixes: Counter[str] = Counter()
     left_out = defaultdict(list)
     are_masks = folder.name.casefold() == "masks"
     is_of_pairs = are_masks or folder.name.casefold() == "images"
@@ -180,7 +182,7 @@ def walk_folder(
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
             if not _is_image(file):
                 if file.name not in (PATIENTS_CSV, PROVENANCE_FILE) or file.parent != root:
-                    others["".join(file.suffixes[-2:]).lower() or "no suffix"] += 1
+                    suffixes["".join(file.suffixes[-2:]).lower() or "no suffix"] += 1
             elif not are_masks and shows_overlays(without_suffix(file.name)):
                 left_out[_OVERLAYS].append(file)
             else:
@@ -191,7 +193,7 @@ def walk_folder(
     if bad:
         what = f"file names that are not UTF-8: {join_names(bad)}"
         raise DataError(what, folder, "rename the files")
-    counts = [f"{count} {suffix}" for suffix, count in sorted(others.items())]
+    counts = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items())]
     notes = [f"{_OTHER_FILES}: {join_names(counts, 3)}"] if counts else []
     for what, paths in sorted(left_out.items()):
         names = sorted(path.relative_to(folder).as_posix() for path in paths)
@@ -200,8 +202,8 @@ def walk_folder(
         parents = {parent for image in images for parent in image.relative_to(folder).parents}
         parts = sorted(parent for parent in parents if part_named(parent.name) in ("train", "test"))
         if parts:
-            found = join_names([f"{part}/" for part in parts], 4)
-            what = f"it contains {found}, and it is unclear which of its images to use"
+            part_names = join_names([f"{part}/" for part in parts], 4)
+            what = f"it contains {part_names}, and it is unclear which of its images to use"
             fix = "give the folder that contains them; or, if these are in class folders, move "
             raise DataError(what, folder, f"{fix}train/ and test/ above them")
     in_order = [image.as_posix() for image in sorted(path.relative_to(root) for path in images)]
@@ -212,11 +214,11 @@ def walk_folder(
 
 def _refuse_copy(root: Path, images: Sequence[str]) -> None:
     """Raise DataError if a folder repeats the paths around it, as when a set was unpacked twice."""
-    inside = defaultdict(list)
+    paths_below = defaultdict(list)
     for image in images:
         top, _, inner_path = image.partition("/")
-        inside[top].append(inner_path)
-    for top, inner_paths in inside.items():
+        paths_below[top].append(inner_path)
+    for top, inner_paths in paths_below.items():
         if not set(inner_paths).difference(images):
             what = f"{top}/ seems to be a copy of what is around it: its {len(inner_paths)} images "
             what += f"have the same paths there, such as {inner_paths[0]}"

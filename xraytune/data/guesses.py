@@ -141,20 +141,20 @@ def pneumonia_type(file: str) -> str | None:
     return OTHER_WORDS.get(series.lower())
 
 
-def positive_class(given: str | None, class_names: Sequence[str]) -> int | Problem:
+def positive_class(class_name: str | None, class_names: Sequence[str]) -> int | Problem:
     """Return the label of the positive class, or a problem.
 
-    This is the class `given` or, of two classes, the one that is not healthy. Of three or more
+    This is `class_name` or, of two classes, the one that is not healthy. Of three or more
     classes, it is the last one, which no metric uses.
     """
     if len(class_names) != 2:
         what = f"only one of two classes can be positive, and there are {len(class_names)}"
-        return Problem(what, "data.positive", "remove it") if given else len(class_names) - 1
-    if given is not None and composed(given) in class_names:
-        return class_names.index(composed(given))
-    if given is not None:
-        what = f"{given!r} is no class; the classes are {join_names(class_names)}"
-        return Problem(what, "data.positive", nearest(given, class_names))
+        return Problem(what, "data.positive", "remove it") if class_name else len(class_names) - 1
+    if class_name is not None and composed(class_name) in class_names:
+        return class_names.index(composed(class_name))
+    if class_name is not None:
+        what = f"{class_name!r} is no class; the classes are {join_names(class_names)}"
+        return Problem(what, "data.positive", nearest(class_name, class_names))
     healthy = [means_no_disease(name) for name in class_names]
     if healthy[0] != healthy[1]:
         return healthy.index(False)

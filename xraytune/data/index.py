@@ -67,8 +67,8 @@ def read_index(
     has_table = any(image.in_table for image in listing.all_images)
     if not (has_table or settings.split.group_regex or pairs):
         problems += _same_name_problems(listing)
-    given = None if pairs or settings.findings else settings.positive
-    positive = positive_class(given, listing.class_names)
+    named_positive = None if pairs or settings.findings else settings.positive
+    positive = positive_class(named_positive, listing.class_names)
     if isinstance(positive, Problem):
         problems.append(positive)
         positive = 0
@@ -87,19 +87,19 @@ def read_index(
         if len({(image.label, image.findings) for image in same}) > 1
     ]
     if contradictory:
-        shown = join_names(contradictory, 3)
-        notes.append(f"the same image is in two classes, or has other findings: {shown}")
-    others = [
+        examples = join_names(contradictory, 3)
+        notes.append(f"the same image is in two classes, or has other findings: {examples}")
+    unusual = [
         image.file
         for image in images
         if shows_other_view(image.file)
         or says_other_view(image.view)
         or (image.in_table and image.in_table.is_other_view)
     ]
-    if others:
+    if unusual:
         notes.append(
-            f"{len(others):,} of {len(images):,} images are lateral views or CT, "
-            f"by name, header or table ({join_names(others, 3)}); for a classifier of frontal "
+            f"{len(unusual):,} of {len(images):,} images are lateral views or CT, "
+            f"by name, header or table ({join_names(unusual, 3)}); for a classifier of frontal "
             "X-rays, remove them, or choose rows by data.table.rows"
         )
     return replace(index, positive=positive, warnings=tuple(notes))
@@ -161,12 +161,12 @@ def _list(
             listing = list_class_folders(folders, root, table, classes, settings.split.site)
     images = listing.all_images
     problems = [*listing.problems]
-    missing = [image.file for image in images if not (image.in_table and image.in_table.patient)]
-    if table and column and missing:
-        what = f"{len(missing)} of {len(images)} images have no row with a patient in column "
-        what += f"{column}: {join_names(missing)}"
+    unnamed = [image.file for image in images if not (image.in_table and image.in_table.patient)]
+    if table and column and unnamed:
+        what = f"{len(unnamed)} of {len(images)} images have no row with a patient in column "
+        what += f"{column}: {join_names(unnamed)}"
         fix = "add a row for each of them"
-        if len(missing) == len(images) and table.rows:
+        if len(unnamed) == len(images) and table.rows:
             fix = f"write their paths into column {table.settings.image}, which has "
             fix += join_names([*table.rows], 2)
         problems.append(Problem(what, table.path, fix))
@@ -186,7 +186,7 @@ class LabelledImages:
 
 
 def read_labelled(
-    source: Path,
+    data_path: Path,
     outputs: Sequence[str],
     task: TaskName = "classification",
     *,
@@ -197,7 +197,7 @@ def read_labelled(
     """Read labelled images from a folder without parts, or from a YAML file with a `data:` block.
 
     If the folder is a part such as `test/`, the `patients.csv` next to it or `group_regex` also
-    names its patients. If `source` is a YAML file, its test images are read. If it has none, its
+    names its patients. If `data_path` is a YAML file, its test images are read. If it has none, its
     training images are read, with the images of val if there is a table. With `all_parts`, all
     images of a table are read. `group_regex` is searched in each path for the patient, unless a
     table or the file has a rule for patients. `outputs` are the classes or findings of a model.
@@ -209,26 +209,26 @@ def read_labelled(
         DataError: There are no images, there is a folder of another class, the folder contains
             train/ or test/, the table is invalid, or images or masks are unpaired.
     """
-    given = DataSettings(path=source, split=SplitSettings(group_regex=group_regex))
-    data = data_settings(source, given)
+    base = DataSettings(path=data_path, split=SplitSettings(group_regex=group_regex))
+    data = data_settings(data_path, base)
     findings = tuple(outputs) if task == "findings" else None
     data = data.model_copy(update={"findings": findings})
     folders: dict[PartName, Path] | None = None
     if data.table is None:
         if findings:
             fix = "write a data file that describes their table (docs/findings.md)"
-            raise DataError("findings need a label table", source, fix)
+            raise DataError("findings need a label table", data_path, fix)
         folder = data.path
-        if is_data_file(source):  # of a whole data folder
+        if is_data_file(data_path):  # of a whole data folder
             parts, _ = part_folders(folder)
             folder = parts.get("test", parts["train"])
         require_folder(folder)
         root = folder
         if not all_parts and part_named(folder.name) and not (folder / PATIENTS_CSV).exists():
-            around = folder.resolve().parent
-            if data.split.group_regex is not None or (around / PATIENTS_CSV).exists():
-                root = around
-                folder = around / folder.name
+            parent = folder.resolve().parent
+            if data.split.group_regex is not None or (parent / PATIENTS_CSV).exists():
+                root = parent
+                folder = parent / folder.name
         split = SplitSettings() if (root / PATIENTS_CSV).exists() else data.split
         data = data.model_copy(update={"path": root, "split": split})
         folders = {"train": folder}
@@ -251,11 +251,11 @@ def read_labelled(
 
 def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress) -> ImageIndex:
     """Hash every file and its masks, read its header and find its patient; add notes."""
-    listed = sorted(listing.all_images, key=lambda image: image.file)
-    files = [image.file for image in listed]
+    unread = sorted(listing.all_images, key=lambda image: image.file)
+    files = [image.file for image in unread]
     patients = {
         image.file: image.in_table.patient
-        for image in listed
+        for image in unread
         if image.in_table and image.in_table.patient
     }
     if not patients and data.split.group_regex is not None:
@@ -278,16 +278,16 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
         )
 
     images = []
-    for image in map_on_cores(read, listed):
+    for image in map_on_cores(read, unread):
         images.append(image)
         on_progress("reading images", len(images), len(files))
     notes: list[str] = []
     if not patients:
         patient_ids = {image.file: image.patient_id for image in images if image.patient_id}
         patient_ids, notes = join_patients(patient_ids, {})
-        patients, its_notes = patients_by_name(files, patient_ids)
+        patients, name_notes = patients_by_name(files, patient_ids)
         if not (data.path / PROVENANCE_FILE).is_file():  # generated images show nobody
-            notes += its_notes
+            notes += name_notes
     # Broken files are not compared, since all empty files are equal.
     contents = {image.file: image.sha256 for image in images if image.width_px}
     patients, joined = join_patients(patients, contents)
@@ -324,10 +324,10 @@ def _same_name_problems(listing: ImageIndex) -> list[Problem]:
         if path.suffix.lower() in NAMING_SUFFIXES:  # scanners repeat names of DICOM files
             name = path.stem if patient_of(image.file) else str(path.with_suffix(""))
             by_name[image.part == "test", name.casefold()].append(image.file)
-    same = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
-    what = f"files with the same name: {join_names(same)}"
+    texts = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
+    what = f"files with the same name: {join_names(texts)}"
     fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
-    return [Problem(what, listing.root, fix)] if same else []
+    return [Problem(what, listing.root, fix)] if texts else []
 
 
 def _refuse_test_patients(index: ImageIndex) -> None:

@@ -183,8 +183,8 @@ def inspect_folder(
     states = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}
     findings = {}
     for place, name in enumerate(index.findings):
-        found = [image.findings[place] for image in index.images]
-        findings[name] = {state: found.count(letter) for state, letter in states.items()}
+        letters = [image.findings[place] for image in index.images]
+        findings[name] = {state: letters.count(letter) for state, letter in states.items()}
     sized = [image for image in index.images if image.width_px] or index.images
     widths = [image.width_px for image in sized]
     heights = [image.height_px for image in sized]

@@ -106,12 +106,12 @@ def _list_classes(
     words = words or class_words([*filter(None, words_of.values())], data.split.site)
     fix = "give each class a label in data.table.labels"
     names = name_classes(class_names or data.classes, words, table.path, fix)
-    listed = []
+    labelled = []
     unknown: set[str] = set()
     for image in images:
         name = folder_class(words_of[image.file], image.file, names)
         if name is not None:
-            listed.append(replace(image, label=names.index(name)))
+            labelled.append(replace(image, label=names.index(name)))
         elif has_classes:
             unknown |= {*words_of[image.file]}
     if unknown:
@@ -124,8 +124,8 @@ def _list_classes(
     return ImageIndex(
         root=data.path,
         class_names=names,
-        all_images=ImageTable(listed),
-        problems=() if class_names else tuple(missing_classes(listed, where, names, fix)),
+        all_images=ImageTable(labelled),
+        problems=() if class_names else tuple(missing_classes(labelled, where, names, fix)),
     )
 
 
@@ -139,20 +139,20 @@ def _list_findings(
 
     Each finding needs positive and negative training images, unless the findings are a model's.
     """
-    known = [image for image in images if image.findings.strip(UNKNOWN)]
-    training = [image.findings for image in known if image.part != "test"]
-    kept = []
+    labelled = [image for image in images if image.findings.strip(UNKNOWN)]
+    training = [image.findings for image in labelled if image.part != "test"]
+    places = []
     problems = []
     for place, name in enumerate(table.findings):
         states = Counter(findings[place] for findings in training)
         if class_names or (states[PRESENT] and states[ABSENT]):
-            kept.append(place)
+            places.append(place)
         elif data.findings != "auto":
             what = f"{name} is present in {states[PRESENT]:,} and absent in {states[ABSENT]:,} of "
             what += f"{len(training):,} training images"
-            fix = nearest(name, table.others, "remove it from data.findings")
+            fix = nearest(name, table.other_names, "remove it from data.findings")
             problems.append(Problem(what, table.path, fix))
-    names = tuple(table.findings[place] for place in kept)
+    names = tuple(table.findings[place] for place in places)
     notes: tuple[str, ...] = ()
     if data.findings == "auto":
         if len(names) < 2:
@@ -160,17 +160,21 @@ def _list_findings(
             what += "with both present and absent ones"
             fix = "a single finding is two classes: use task: classification"
             problems.append(Problem(what, table.path, fix))
-        others = [*table.others, *(name for name in table.findings if name not in names)]
-        if others and table.settings.label is None:
-            note = f"data.findings: auto leaves out the columns {join_names(others)}"
+        other_columns = [
+            *table.other_names,
+            *(name for name in table.findings if name not in names),
+        ]
+        if other_columns and table.settings.label is None:
+            note = f"data.findings: auto leaves out the columns {join_names(other_columns)}"
             notes = (f"{table.path.name}: {note}",)
-    listed = [
-        replace(image, findings="".join(image.findings[place] for place in kept)) for image in known
+    with_findings = [
+        replace(image, findings="".join(image.findings[place] for place in places))
+        for image in labelled
     ]
     return ImageIndex(
         root=data.path,
         class_names=SINGLE_CLASS,
-        all_images=ImageTable(listed),
+        all_images=ImageTable(with_findings),
         problems=tuple(problems),
         warnings=notes,
         findings=names,
@@ -222,12 +226,12 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
         raise DataError(what, path, fix) from error
     names = dict.fromkeys(line.strip() for line in lines if line.strip())
     matched = match_names(names, files, path)
-    missing = names.keys() - {*matched.values()}
+    unmatched = names.keys() - {*matched.values()}
     if matched:  # other images of the table may not have been downloaded
-        missing -= {*match_names(missing, table.rows, path).values()}
-    if missing:
-        what = f"{len(missing):,} of its {len(names):,} lines name no image of the table: "
-        what += join_names(sorted(missing), 2)
+        unmatched -= {*match_names(unmatched, table.rows, path).values()}
+    if unmatched:
+        what = f"{len(unmatched):,} of its {len(names):,} lines name no image of the table: "
+        what += join_names(sorted(unmatched), 2)
         raise DataError(what, path, "write the name or path of one image per line")
     return {*matched}
 
@@ -235,5 +239,5 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
 def _counted(counts: Mapping[str, int]) -> str:
     """Return names with their counts in parentheses, most frequent first, or "" without names."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = join_names([f"{name or '(nothing)'} {count:,}" for name, count in ordered], 5)
-    return f" ({shown})" if counts else ""
+    words = join_names([f"{name or '(nothing)'} {count:,}" for name, count in ordered], 5)
+    return f" ({words})" if counts else ""

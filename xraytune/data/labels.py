@@ -65,25 +65,25 @@ class CellReader:
         self.listed = () if listed == "auto" else tuple(map(composed, listed))
         self.separator = settings.separator or ""
         if settings.label and (data.findings or settings.labels) and not self.separator:
-            shown = {cells[settings.label] for cells in rows if settings.label in cells}
-            self.separator = _find_separator(shown, self.listed, path)
+            label_cells = {cells[settings.label] for cells in rows if settings.label in cells}
+            self.separator = _find_separator(label_cells, self.listed, path)
         self.words = Counter(label for cells in rows for label in self.labels_of(cells))
         self.findings = self.listed if data.findings else ()
         if data.findings == "auto" and settings.label is None:
             self.findings = _finding_columns(columns, rows)
         elif data.findings == "auto":
             spellings = {folded(word): word for word in sorted(self.other_labels(), reverse=True)}
-            said = sorted(spellings.values())
-            self.findings = tuple(word for word in said if word_in(word) not in READ_CELLS)
+            found_words = sorted(spellings.values())
+            self.findings = tuple(word for word in found_words if word_in(word) not in READ_CELLS)
 
         names = {*map(folded, self.findings)}
-        clear = {*map(folded, self.listed)}
+        listed_words = {*map(folded, self.listed)}
         words = {*map(folded, self.words)}
         self._unclear = {}
         """The findings that each label leaves unknown, all in lower case."""
         for word in words:
             self._unclear[word] = names - words
-            if word not in clear and not means_no_disease(word):
+            if word not in listed_words and not means_no_disease(word):
                 mentioned = {name for name in names if mentions(word, name)}
                 self._unclear[word] = self._unclear[word] | mentioned
 
@@ -113,9 +113,9 @@ class CellReader:
         """Return the class of an image with these labels."""
         if not self.settings.labels or not labels:
             return min(labels, default=None)
-        there = {"*", *map(folded, labels)}
+        folded_labels = {"*", *map(folded, labels)}
         classes = self.settings.labels.items()
-        return next((name for label, name in classes if folded(label) in there), None)
+        return next((name for label, name in classes if folded(label) in folded_labels), None)
 
     def findings_of(self, cells: Cells) -> list[str]:
         """Return the findings of a row, from its labels or from a column for each finding.
@@ -142,23 +142,25 @@ class CellReader:
             states.append(_STATES[use])
         for place, name in enumerate(names):
             if name not in cells and means_no_disease(name):
-                others = {*states[:place], *states[place + 1 :]}
-                if PRESENT in others:
+                other_states = {*states[:place], *states[place + 1 :]}
+                if PRESENT in other_states:
                     states[place] = ABSENT
-                elif others == {ABSENT}:
+                elif other_states == {ABSENT}:
                     states[place] = PRESENT
         return states
 
     def _cells_by_finding(self, cells: Cells) -> dict[str, str]:
         """Return what the labels of a row say, as if there were a column for each finding."""
         labels = self.labels_of(cells)
-        there = {*map(folded, labels)}
-        unclear = {name for label in there for name in self._unclear[label]}
-        is_read = any(map(means_no_disease, labels)) or bool(there & {*map(folded, self.findings)})
+        folded_labels = {*map(folded, labels)}
+        unclear = {name for label in folded_labels for name in self._unclear[label]}
+        is_read = any(map(means_no_disease, labels)) or bool(
+            folded_labels & {*map(folded, self.findings)}
+        )
         cells = {}
         for name in self.findings:
             cells[name] = "no" if is_read else ""
-            if folded(name) in there:
+            if folded(name) in folded_labels:
                 cells[name] = "yes"
             elif folded(name) in unclear:
                 cells[name] = "?"
@@ -166,9 +168,11 @@ class CellReader:
 
     def other_labels(self) -> list[str]:
         """Return the labels that are neither a finding nor the absence of all findings."""
-        known = {*map(folded, self.findings)}
+        finding_words = {*map(folded, self.findings)}
         return [
-            word for word in self.words if not (folded(word) in known or means_no_disease(word))
+            word
+            for word in self.words
+            if not (folded(word) in finding_words or means_no_disease(word))
         ]
 
     def problems(self, rows: Sequence[Cells], path: Path) -> list[Problem]:
@@ -180,27 +184,26 @@ class CellReader:
         column = self.settings.label
         problems = []
         for key, accepted in self.settings.rows.items():
-            shown = {folded(cells[key]): cells[key] for cells in rows if key in cells}
+            cell_of = {folded(cells[key]): cells[key] for cells in rows if key in cells}
             for value in accepted:
-                if folded(value) not in shown:
+                if folded(value) not in cell_of:
                     what = f"no cell of column {key} is {value!r} (data.table.rows)"
-                    fix = f"remove it; the cells are {join_names(sorted(shown.values()), 5)}"
-                    problems.append(Problem(what, path, nearest(value, shown.values(), fix)))
+                    fix = f"remove it; the cells are {join_names(sorted(cell_of.values()), 5)}"
+                    problems.append(Problem(what, path, nearest(value, cell_of.values(), fix)))
         if column is None or self.data.findings:
             return problems
         words = {folded(word): word for word in self.words}
-        rest = self.settings.labels.get("*")
+        other_class = self.settings.labels.get("*")
         labels = self.settings.labels
         for label in labels:
             if label != "*" and folded(label) not in words:
                 what = f"no cell of column {column} has the label {label!r}"
                 problems.append(Problem(what, path, nearest(label, words.values(), "remove it")))
-        for word in words.keys() - {*map(folded, labels)} if rest else ():
-            inside = [label for label in labels if mentions(word, folded(label))]
-            if any(labels[label] != rest for label in inside):
-                what = (
-                    f"{words[word]!r} has the label {inside[0]!r} in it, but would be {rest} by *"
-                )
+        for word in words.keys() - {*map(folded, labels)} if other_class else ():
+            listed_inside = [label for label in labels if mentions(word, folded(label))]
+            if any(labels[label] != other_class for label in listed_inside):
+                what = f"{words[word]!r} has the label {listed_inside[0]!r} in it, "
+                what += f"but would be {other_class} by *"
                 fix = "write data.table.separator, or this label and its class in data.table.labels"
                 problems.append(Problem(what, path, fix))
         return problems
@@ -214,12 +217,12 @@ def _find_separator(cells: Collection[str], listed: Collection[str], path: Path)
     several = [cell for cell in cells if cell not in listed and not cell.startswith("[")]
     if any("|" in cell for cell in several):
         return "|"
-    alone = {*map(folded, (*cells, *listed))}
+    whole_cells = {*map(folded, (*cells, *listed))}
     for separator in (*_SEPARATORS, " "):
         for cell in several:
             parts = [folded(part).strip() for part in cell.split(separator)]
             are_words = all(re.search(r"[^\W\d]", part) for part in parts)
-            if len(parts) == 1 or not (are_words and alone.issuperset(parts)):
+            if len(parts) == 1 or not (are_words and whole_cells.issuperset(parts)):
                 continue
             if separator == " ":
                 what = f"blanks may separate labels: {cell!r} consists of labels of other cells"
@@ -231,9 +234,9 @@ def _find_separator(cells: Collection[str], listed: Collection[str], path: Path)
 
 def _finding_columns(columns: Sequence[str], rows: Sequence[Cells]) -> tuple[str, ...]:
     """Return the columns whose cells say yes, no or neither, with at least one yes."""
-    found = []
+    finding_columns = []
     for column in columns:
         words = {word_in(row[column]) for row in rows if column in row}
         if words <= READ_CELLS and words & YES and not is_view_column(column):
-            found.append(column)
-    return tuple(found)
+            finding_columns.append(column)
+    return tuple(finding_columns)

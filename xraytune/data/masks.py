@@ -44,8 +44,8 @@ def read_mask(root: Path, image: ImageFile) -> BoolArray:
             what = f"the mask has {width} x {height} pixels, but its image has "
             what += f"{image.width_px} x {image.height_px}"
         elif len(values) > 2 or (len(values) == 2 and values[0]):
-            shown = join_names([str(value) for value in values], 5)
-            what = f"the mask has {len(values)} values ({shown}); it needs two: 0 and one other"
+            examples = join_names([str(value) for value in values], 5)
+            what = f"the mask has {len(values)} values ({examples}); it needs two: 0 and one other"
         if what:
             fix = "save a PNG of the image's size, with 0 for the background and one other value"
             raise DataError(what, root / file, fix)
@@ -92,10 +92,10 @@ def outlined(images: UInt8Array, masks: UInt8Array | BoolArray) -> UInt8Array:
     from scipy.ndimage import maximum_filter
 
     width_px = 2 * round(max(images.shape[-2:]) / 500) + 3
-    inside = masks > 0
-    widened = maximum_filter(inside.astype(np.uint8), size=width_px, axes=(-2, -1)) > 0
+    is_mask = masks > 0
+    widened = maximum_filter(is_mask.astype(np.uint8), size=width_px, axes=(-2, -1)) > 0
     coloured = np.repeat(images[..., None], 3, axis=-1)
-    coloured[widened & ~inside] = OUTLINE_RGB
+    coloured[widened & ~is_mask] = OUTLINE_RGB
     return coloured
 
 

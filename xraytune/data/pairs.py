@@ -35,21 +35,21 @@ def list_pairs(
 
     Raises DataError if a part lacks images or masks.
     """
-    listed = []
+    pairs = []
     problems = []
     warnings = []
     for part, folder in folders.items():
         if len(folders) == 1:
             walk_folder(folder, root, refuse_parts=True)
-        there = pair_folders(folder)
-        if len(there) < 2:
-            found = join_names([inner.name for inner in subfolders(folder)]) or "none"
-            what = f"segmentation needs images/ and masks/ here (folders found: {found})"
+        folder_of = pair_folders(folder)
+        if len(folder_of) < 2:
+            folder_names = join_names([inner.name for inner in subfolders(folder)]) or "none"
+            what = f"segmentation needs images/ and masks/ here (folders found: {folder_names})"
             fix = "put the X-rays into images/, and their masks under the same names into masks/"
             raise DataError(what, folder, fix)
-        images = list_images(there["images"], root)
-        masks, notes = walk_folder(there["masks"], root)
-        warnings += [f"{there['masks']}: {note}" for note in notes]
+        images = list_images(folder_of["images"], root)
+        masks, notes = walk_folder(folder_of["masks"], root)
+        warnings += [f"{folder_of['masks']}: {note}" for note in notes]
 
         stems = {bare_name(image): image for image in reversed(images)}
         masks_of: dict[str | None, list[str]] = {image: [] for image in (*images, None)}
@@ -74,14 +74,14 @@ def list_pairs(
                 f"{folder}: {len(several)} of {len(images)} images have several masks, which are "
                 f"merged ({example})"
             )
-        listed += [
+        pairs += [
             ImageFile(file=image, label=0, part=part, masks=tuple(masks_of[image]))
             for image in images
         ]
     return ImageIndex(
         root=root,
         class_names=SINGLE_CLASS,
-        all_images=add_rows(listed, patients_csv),
+        all_images=add_rows(pairs, patients_csv),
         problems=tuple(problems),
         warnings=tuple(warnings),
     )

@@ -120,11 +120,11 @@ def join_patients(
     spellings = len(names) - len(first_with)
     for file, sha256 in contents.items():
         joined.merge(first_with.setdefault(sha256, patients[file]), patients[file])
-    first = {patient: min(same) for same in joined.subsets() for patient in same}
+    first_name = {patient: min(same) for same in joined.subsets() for patient in same}
     notes = []
     if spellings:
         notes.append(
             f"{spellings} patient IDs are numbers that occur with and without leading zeros, as "
             "0012 and 12 do: each number is one patient"
         )
-    return {file: first[patient] for file, patient in patients.items()}, notes
+    return {file: first_name[patient] for file, patient in patients.items()}, notes

@@ -1,4 +1,4 @@
-"""Draw phantom chest X-rays: images with known answers, for the demo, the tests and the benchmarks.
+"""Paint phantom chest X-rays: images with known answers, for demo, tests and benchmarks.
 
 A patient depends only on the seed and the patient's number, so a larger set contains the smaller
 one. A chest is a map of water-equivalent thickness: soft tissue and bone add to it, air subtracts
@@ -85,7 +85,7 @@ def paint_phantoms(
     sites: int = 0,
     on_progress: Progress = ignore_progress,
 ) -> PhantomSet:
-    """Draw a phantom set into a new folder; the same arguments give the same bytes.
+    """Paint a phantom set into a new folder; the same arguments give the same bytes.
 
     Args:
         out: The folder, with the layout and the file names of the Kermany set; it appears only when
@@ -96,7 +96,7 @@ def paint_phantoms(
         image_size_px: Side of the square images, at least 32.
         difficulty: Difficulty from 0 (obvious lesions) to 1 (invisible lesions).
         pairs: Use the layout for segmentation, with masks of the lungs; the images are the same.
-        findings: Draw up to three findings in one image instead of one pneumonia; add their table
+        findings: Paint up to three findings in one image instead of one pneumonia; add their table
             and a data file.
         sites: Number of hospitals, each with a scanner of its own. If it is not 0, images are in
             folders such as `hospital_a/NORMAL/`, without `test/`, and `patients.csv` has sex and
@@ -117,8 +117,8 @@ def paint_phantoms(
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / name, quality=92)
 
-        def draw(patient: int) -> list[list[str]]:
-            drawn = []
+        def paint(patient: int) -> list[list[str]]:
+            patient_rows = []
             images = paint_patient(seed, patient, image_size_px, difficulty, has_findings=findings)
             for image in images:
                 kind = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
@@ -134,18 +134,18 @@ def paint_phantoms(
                 if pairs:
                     save(image.lungs, f"{image.part}/masks/{image.stem}.png")
                 reader = numpy_generator(seed, "reader", image.stem)
-                read = [
+                cells = [
                     reader.choice(["-1", "", str(int(name in image.findings))], p=(0.05, 0.05, 0.9))
                     for name in FINDINGS
                 ]
-                drawn.append([file, f"{seed}-{patient + 1}", image.part, *read])
-            return drawn
+                patient_rows.append([file, f"{seed}-{patient + 1}", image.part, *cells])
+            return patient_rows
 
-        for done, drawn in enumerate(map_on_cores(draw, range(patients)), start=1):
-            rows += drawn
+        for done, patient_rows in enumerate(map_on_cores(paint, range(patients)), start=1):
+            rows += patient_rows
             person = numpy_generator(seed, "person", done)
-            described = [person.choice(["female", "male"]), str(person.integers(1, 6))]
-            of_patients += [[file, name, *described] for file, name, *_ in drawn]
+            person_cells = [person.choice(["female", "male"]), str(person.integers(1, 6))]
+            of_patients += [[file, name, *person_cells] for file, name, *_ in patient_rows]
             on_progress("drawing phantoms (patients)", done, patients)
         if findings:
             table = csv_table(["file", "patient", "side", *FINDINGS], rows)
@@ -173,18 +173,18 @@ def _scanner(seed: int, site: int) -> ShiftSettings:
 def paint_patient(
     seed: int, patient: int, image_size_px: int, difficulty: float, *, has_findings: bool = False
 ) -> Iterator[PhantomImage]:
-    """Draw all images of one patient; patients are numbered from 0."""
+    """Paint all images of one patient; patients are numbered from 0."""
     patient_seed = derive_seed(seed, "phantom", patient)
     cycle, place = divmod(patient, len(_CYCLE))
     diagnosis = _CYCLE[place]
     findings = _FINDINGS_OF[diagnosis]
     if has_findings:  # each of the first two makes an effusion more frequent
         lobar, diffuse, effusion = numpy_generator(patient_seed, "findings").random(3)
-        has = [lobar < 0.35, diffuse < 0.30]
-        has.append(effusion < 0.10 + 0.35 * sum(has))
-        findings = tuple(compress(FINDINGS, has))
+        has_finding = [lobar < 0.35, diffuse < 0.30]
+        has_finding.append(effusion < 0.10 + 0.35 * sum(has_finding))
+        findings = tuple(compress(FINDINGS, has_finding))
     rng = numpy_generator(patient_seed, "disease")
-    thickness, fluid, lungs = _draw_chest(
+    thickness, fluid, lungs = _paint_chest(
         findings, image_size_px, numpy_generator(patient_seed, "anatomy"), rng
     )
     severity = rng.uniform(0.6, 1.3)
@@ -210,7 +210,7 @@ def paint_patient(
         )
 
 
-def _draw_chest(
+def _paint_chest(
     findings: tuple[str, ...],
     image_size_px: int,
     anatomy: np.random.Generator,
@@ -224,7 +224,7 @@ def _draw_chest(
     axis = ((np.arange(size_px) - (size_px - 1) / 2) * (2 / image_size_px)).astype(np.float32)
     x = axis[None, :]
     y = axis[:, None]
-    aside = np.abs(x)
+    off_axis = np.abs(x)
     uniform = anatomy.uniform
 
     def noise(rng: np.random.Generator, cells: int) -> Field:
@@ -243,7 +243,7 @@ def _draw_chest(
     centre = uniform(0.34, 0.42)
     half_width = uniform(0.34, 0.44)
     rise = (base - y) / (base - apex)
-    across = np.abs(aside - centre + 0.1 * np.clip(rise, 0, 1)) / half_width
+    across = np.abs(off_axis - centre + 0.1 * np.clip(rise, 0, 1)) / half_width
     outline = np.maximum(1 - across**2.3 - np.maximum(rise, 0) ** 2.3, 0)
     cavity = uniform(0.62, 0.86) * outline**0.4
     heart_x = uniform(0.12, 0.18)
@@ -251,13 +251,13 @@ def _draw_chest(
     heart = 0.58 * ellipsoid(heart_x, heart_y, uniform(0.26, 0.40), uniform(0.28, 0.40))
     great_vessels = 0.46 * ellipsoid(0.01, -0.20, 0.13, 0.70)
     organs = np.maximum.reduce([heart, great_vessels, 0.34 * ellipsoid(0, 0.1, 0.115, 1.6)])
-    above_dome = dome + uniform(0.6, 1.6) * np.maximum(aside - centre, 0) ** 2 - y
+    above_dome = dome + uniform(0.6, 1.6) * np.maximum(off_axis - centre, 0) ** 2 - y
     air = np.maximum(cavity - organs, 0) * _step(above_dome, 0.006)
     edge = 1 / image_size_px
     lungs = _step((cavity - 0.16) / 2, edge) * _step((0.20 - organs) / 3, edge)
     lungs = lungs * _step(above_dome, edge)
     texture = uniform(0.7, 1.6) + 0.10 * noise(anatomy, 40) + 0.07 * noise(anatomy, 110)
-    vessels = _draw_branches(anatomy, size_px, edge, 0.036, 5) * _step(air - 0.12, 0.03)
+    vessels = _paint_branches(anatomy, size_px, edge, 0.036, 5) * _step(air - 0.12, 0.03)
 
     def wall(at_y: float) -> float:
         """Return the distance of the lungs' outer edge from the midline."""
@@ -267,8 +267,8 @@ def _draw_chest(
     # Torso, shoulders and neck, as if all were soft tissue.
     chest = centre + half_width + uniform(0.07, 0.16)
     width = chest + (1.0 - chest) * _step(-0.42 - y, 0.06)
-    torso = np.sqrt(np.maximum(1 - (aside / width) ** 2.6, 0))
-    shoulders = apex - 0.4 + 0.3 * np.clip(aside - 0.3, 0, 1)
+    torso = np.sqrt(np.maximum(1 - (off_axis / width) ** 2.6, 0))
+    shoulders = apex - 0.4 + 0.3 * np.clip(off_axis - 0.3, 0, 1)
     trunk = torso * np.sqrt(np.clip((y - shoulders) / 0.65, 0, 1))
     neck = 0.62 * ellipsoid(0, -1, uniform(0.26, 0.38), 0.75)
     body = np.maximum(uniform(0.92, 1.10) * trunk, neck) * (1 + 0.03 * noise(anatomy, 6))
@@ -290,7 +290,7 @@ def _draw_chest(
         distance = (q - 1) * q / np.maximum(np.hypot(out / reach, down / height), 1e-3)
         is_cartilage = _step(down, 0.1) * _step(0.8 - np.abs(out), 0.03)
         bones += 1.8 * (1 - is_cartilage) * _tube(distance, radius)
-    along = (aside - 0.12) / 0.65
+    along = (off_axis - 0.12) / 0.65
     clavicle = _tube(
         y - (apex + 0.05 - uniform(0.02, 0.20) * np.abs(along) ** 1.5), 1.3 * radius
     ) * _step(0.5 - np.abs(along - 0.5), 0.005)
@@ -308,7 +308,7 @@ def _draw_chest(
             filled = _step(1 - distance + 0.22 * noise(disease, 9), 0.10) * (x * side > 0)
             area = np.maximum(area, filled)
         patches = np.clip(0.85 + 0.22 * noise(disease, 14) + 0.12 * noise(disease, 40), 0, 1.4)
-        airways = _draw_branches(disease, size_px, edge, 0.024, 4)
+        airways = _paint_branches(disease, size_px, edge, 0.024, 4)
         extent = area * patches * np.clip(1 - 0.5 * airways / 0.02, 0.5, 1)
     if "diffuse" in findings:  # haze and fine lines in both lungs, strongest around the hila
         haze: Field = np.zeros_like(air)
@@ -322,13 +322,13 @@ def _draw_chest(
         extent = extent + 0.7 * haze * (0.55 + 0.55 * lines)
     if "effusion" in findings:  # fluid at the bottom, whose surface rises towards the ribs
         side = -1 if disease.random() < 0.5 else 1
-        climb = np.clip(aside / wall(dome), 0, 1.2) ** 3
+        climb = np.clip(off_axis / wall(dome), 0, 1.2) ** 3
         surface = dome + 0.06 - uniform(0.10, 0.28) - uniform(0.08, 0.20) * climb
         extent = extent + _step(y - surface, 0.02) * (x * side > 0)
     return thickness, 0.74 * air * np.minimum(extent, 1.3), lungs > 0.5
 
 
-def _draw_branches(
+def _paint_branches(
     rng: np.random.Generator, size_px: int, edge: float, width: float, levels: int
 ) -> Field:
     """Return vessels or airways that fork from the hila outwards, with soft edges.
@@ -347,8 +347,8 @@ def _draw_branches(
         draw = ImageDraw.Draw(image)
         for corners in ((np.hstack([starts, ends]) / pixel + size_px / 2) * 2).tolist():
             draw.line(corners, 255, max(1, round(2 * width / pixel)))
-        drawn = np.asarray(image.reduce(2), dtype=np.float32) / 255
-        tree += 0.8 * width * gaussian_filter(drawn, 0.2 * width / pixel + 0.3)
+        lines = np.asarray(image.reduce(2), dtype=np.float32) / 255
+        tree += 0.8 * width * gaussian_filter(lines, 0.2 * width / pixel + 0.3)
         spread = rng.uniform(0.15, 0.55, len(angles))
         angles = np.concatenate([angles + spread, angles - spread])
         starts = np.concatenate([ends, ends])

@@ -117,11 +117,11 @@ def open_pixels(folder: Path, name: str = PIXELS_FILE) -> UInt8Array:
     """Map the pixels of a store, [N, S, S], read-only; N >= 1."""
     file = folder / name
     try:
-        mapped: UInt8Array = np.load(file, mmap_mode="r")
+        pixels: UInt8Array = np.load(file, mmap_mode="r")
     except (ValueError, OverflowError) as error:  # a header that asks for more than the file has
         fix = "remove its folder: it is computed again"
         raise ArtifactError("the file is damaged", file, fix) from error
-    return mapped
+    return pixels
 
 
 def open_masks(folder: Path) -> UInt8Array | None:
@@ -150,8 +150,8 @@ def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
 def broken_images_error(broken: Sequence[BrokenImage], root: Path, fix: str = "") -> DataError:
     """Return the error for broken images, with ten of them, their reasons, and what to do."""
     fix = fix or "repair or remove them, or leave them out with --skip-broken"
-    shown = [Problem(image.reason, root / image.file) for image in broken[:10]]
-    return DataError(*shown, Problem(f"{len(broken)} images or masks are broken", root, fix))
+    problems = [Problem(image.reason, root / image.file) for image in broken[:10]]
+    return DataError(*problems, Problem(f"{len(broken)} images or masks are broken", root, fix))
 
 
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:

@@ -117,11 +117,11 @@ class SplitData:
     @cached_property
     def sizes(self) -> Mapping[int, SplitData]:
         """The images as a study of one size alone would have them, by the size in pixels."""
-        alone = replace(self, other_sizes=())
-        others = {
-            stored.image_size_px: replace(alone, **asdict(stored)) for stored in self.other_sizes
+        one_size = replace(self, other_sizes=())
+        other_sizes = {
+            stored.image_size_px: replace(one_size, **asdict(stored)) for stored in self.other_sizes
         }
-        return {self.image_size_px: alone, **others}
+        return {self.image_size_px: one_size, **other_sizes}
 
     @cached_property
     def _replicates(self) -> dict[int, SplitData]:
@@ -264,11 +264,11 @@ def prepare_index(
     row_of = {file: row for row, file in enumerate(files)}
     images = ImageTable(image for image in index.images if image.file in row_of)
     if len(np.unique(images.labels)) < len(np.unique(index.images.labels)):
-        left = {*images.labels.tolist()}
-        lost = [image for image in index.images if image.label not in left]
+        labels = {*images.labels.tolist()}
+        lost = [image for image in index.images if image.label not in labels]
         names = sorted({index.class_names[image.label] for image in lost})
-        gone = {file for image in lost for file in (image.file, *image.masks)}
-        reasons = [f"{image.file}: {image.reason}" for image in broken if image.file in gone]
+        lost_files = {file for image in lost for file in (image.file, *image.masks)}
+        reasons = [f"{image.file}: {image.reason}" for image in broken if image.file in lost_files]
         what = f"without broken images, there is none of {join_names(names)} "
         what += f"({join_names(reasons, 3)})"
         raise DataError(what, index.root, "repair some of them")
@@ -285,7 +285,7 @@ def prepare_index(
         replace(image, side=side, row=row_of[image.file])
         for image, side in zip(images, sides, strict=True)
     ]
-    first, *others = (
+    first, *further = (
         StoredPixels(
             image_size_px=size_px,
             pixels=str(store.relative_to(cache)),
@@ -297,7 +297,7 @@ def prepare_index(
         class_names=index.class_names,
         positive=index.positive,
         **asdict(first),
-        other_sizes=tuple(others),
+        other_sizes=tuple(further),
         resize=data.resize,
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
@@ -322,8 +322,8 @@ def _require_equal_rows(stores: Mapping[int, Path], root: Path) -> None:
 
     Otherwise, the same row would belong to different images in different sizes.
     """
-    stored = [frozenset(stored_files(store)[0]) for store in stores.values()]
-    differing = frozenset().union(*stored) - stored[0].intersection(*stored)
+    stored_names = [frozenset(stored_files(store)[0]) for store in stores.values()]
+    differing = frozenset().union(*stored_names) - stored_names[0].intersection(*stored_names)
     if differing:
         sizes = join_names([f"{size_px} px" for size_px in stores])
         what = f"of {sizes}, some sizes lack {join_names(sorted(differing), 3)}"
@@ -355,8 +355,8 @@ def restore_pixels(
         store = cache / sized.pixels
         if is_intact(store) and _content(store) == sized.pixels_sha256:
             continue
-        alone = settings.of_size(size_px)
-        again, _ = prepare(alone, cache, skip_broken=True, on_progress=on_progress)
+        sized_settings = settings.of_size(size_px)
+        again, _ = prepare(sized_settings, cache, skip_broken=True, on_progress=on_progress)
         if (again.pixels, again.pixels_sha256) == (sized.pixels, sized.pixels_sha256):
             continue
         what = "the cache has lost the study's pixels, and the images changed since"
@@ -383,7 +383,7 @@ class ImageSet:
         masks: Masks, uint8 [N, S, S], 0 or 255, in the rows of `pixels`; None in classification.
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
             it is not known.
-        features: Features, float32 [n, D], of a source that has no pixels; otherwise None.
+        features: Features, float32 [n, D], of images without pixels; otherwise None.
     """
 
     name: str
@@ -402,14 +402,12 @@ class ImageSet:
 
     def read(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the pixels of some images, by default of all, [n, S, S]."""
-        pixels: UInt8Array = self.pixels[self.rows[places]]
-        return pixels
+        return np.asarray(self.pixels[self.rows[places]])
 
     def read_masks(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the masks of some images, [n, S, S], 0 or 255."""
         assert self.masks is not None, "images of a segmentation study have masks"
-        masks: UInt8Array = self.masks[self.rows[places]]
-        return masks
+        return np.asarray(self.masks[self.rows[places]])
 
     def planes(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return some images, by default all, with their masks if they have any, [n, C, S, S]."""
@@ -420,7 +418,7 @@ class ImageSet:
 
 
 def side_image_set(side_name: SideName, prepared: SplitData, cache: Path) -> ImageSet:
-    """Return one side of the split as a data source.
+    """Return one side of the split.
 
     Raises ArtifactError if the pixels are missing or damaged.
     """
@@ -445,7 +443,7 @@ def side_image_set(side_name: SideName, prepared: SplitData, cache: Path) -> Ima
 
 
 def stored_image_set(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSet:
-    """Return the images of an artifact of `store_images` as a data source; none may be broken."""
+    """Return the images of an artifact of `store_images`; none may be broken."""
     table = ImageTable(images)
     return ImageSet(
         name=name,

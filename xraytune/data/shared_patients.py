@@ -22,13 +22,13 @@ from xraytune.data.patients import match_patients, patient_key
 
 
 def shared_patients(
-    images: Mapping[str, Collection[str]], others: Mapping[str, Collection[str]]
+    images: Mapping[str, Collection[str]], other_images: Mapping[str, Collection[str]]
 ) -> set[str]:
     """Return the patients of a folder who also have images in another one.
 
     Both folders are given as results of `patients_by_key`.
     """
-    return {patient for key in images.keys() & others.keys() for patient in images[key]}
+    return {patient for key in images.keys() & other_images.keys() for patient in images[key]}
 
 
 def patients_by_key(
@@ -90,17 +90,19 @@ def patients_by_file_name(images: Iterable[ImageFile]) -> dict[str, str]:
 def ambiguous_files(
     images: Sequence[ImageFile],
     patients: Mapping[str, Collection[str]],
-    known: Iterable[ImageFile],
+    other_images: Iterable[ImageFile],
 ) -> list[str]:
     """Return files of patients without a name that share their file name with known images.
 
     `patients` is the result of `patients_by_key` for the images.
     """
     contents = {image.sha256 for image in images}
-    named = {patient for key, same in patients.items() if key not in contents for patient in same}
-    known_names = {bare_name(image.file) for image in known}
+    named_patients = {
+        patient for key, same in patients.items() if key not in contents for patient in same
+    }
+    known_names = {bare_name(image.file) for image in other_images}
     return [
         image.file
         for image in images
-        if image.patient not in named and bare_name(image.file) in known_names
+        if image.patient not in named_patients and bare_name(image.file) in known_names
     ]

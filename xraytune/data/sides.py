@@ -96,7 +96,11 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
     with add_notes(index.warnings):
         split = split_by_patient(index.images, data.split, data.train_patients)
     sides = {
-        name: [image for image, its in zip(index.images, split, strict=True) if its == side]
+        name: [
+            image
+            for image, image_side in zip(index.images, split, strict=True)
+            if image_side == side
+        ]
         for side, name in _NAMES.items()
     }
     if index.test:
@@ -119,23 +123,23 @@ def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
 
 
 def too_few_unused(
-    unused: int, drawn: int, *, replicates: int, fewest: int, is_fixed: bool = False
+    unused: int, per_draw: int, *, replicates: int, fewest: int, is_fixed: bool = False
 ) -> Problem | None:
     """Return why `unused` patients do not suffice for draws and `fewest` to test on, or None.
 
     `is_fixed` says whether the number of replicates cannot be reduced.
     """
-    missing = replicates * drawn + fewest - unused
+    missing = replicates * per_draw + fewest - unused
     if missing <= 0:
         return None
-    needed = f"{replicates} draws of {drawn} patients"
+    needed = f"{replicates} draws of {per_draw} patients"
     if fewest:
         needed += f", and {fewest} to test on"
     what = (
         f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
     )
-    fitting = (unused + drawn - fewest) // (replicates + 1)
-    draws = (unused - fewest) // drawn
+    fitting = (unused + per_draw - fewest) // (replicates + 1)
+    draws = (unused - fewest) // per_draw
     fix = "add patients"
     if fitting >= 2:
         fix = f"start a search with {fitting} patients or fewer (--set data.train_patients="
@@ -182,15 +186,15 @@ def side_size(
     else:
         has_output = targets[:, None] == np.arange(len(outputs))
         has_score = len(outputs) > 1 and bool(has_output.any(axis=0).all())
-    shown = [(output, has_output[:, place]) for place, output in enumerate(outputs)]
+    columns = [(output, has_output[:, place]) for place, output in enumerate(outputs)]
     effective = 0.0
     if has_score and name != "train":
         effective, _ = effective_patients(targets, table.patients, positive)
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,
-        images={output: int(places.sum()) for output, places in shown},
-        patients={output: len(np.unique(patients[places])) for output, places in shown},
+        images={output: int(places.sum()) for output, places in columns},
+        patients={output: len(np.unique(patients[places])) for output, places in columns},
         image_count=len(images),
         patient_count=len(np.unique(patients)),
         effective_patients=effective,

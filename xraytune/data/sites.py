@@ -39,11 +39,11 @@ def find_sites(listing: ImageIndex, data: DataSettings) -> Mapping[str, str]:
 def _outer_folders(listing: ImageIndex) -> dict[str, str]:
     """Return the outermost folder of each image, unless this folder is the image's class."""
     names = listing.class_names
-    inner = {image.file: inner_folders(image.file) for image in listing.all_images}
+    folders_of = {image.file: inner_folders(image.file) for image in listing.all_images}
     return {
-        file: around[0]
-        for file, around in inner.items()
-        if around and folder_class(around[:1], file, names) is None
+        file: folders[0]
+        for file, folders in folders_of.items()
+        if folders and folder_class(folders[:1], file, names) is None
     }
 
 
@@ -58,7 +58,7 @@ def _are_sites(folders: Mapping[str, str], listing: ImageIndex) -> bool:
             return False
         labels_of[folder].add(image.label)
     labels = {image.label for image in listing.images}
-    are_complete = all(there == labels for there in labels_of.values())
+    are_complete = all(site_labels == labels for site_labels in labels_of.values())
     return are_complete and len(labels_of) > 1 and len(labels) > 1
 
 
@@ -68,14 +68,16 @@ def require_sites(images: Iterable[ImageFile], where: Path) -> None:
     A patient with images of two sites would be both trained on and scored if one of the sites is
     left out. Besides, equal IDs at two hospitals usually belong to two people.
     """
-    without = []
+    without_site = []
     sites_of: dict[str, set[str]] = defaultdict(set)
     for image in images:
         sites_of[image.patient].add(image.site)
         if not image.site:
-            without.append(image.file)
-    if without:
-        what = f"{len(without):,} images have no site ({_SETTING}): {join_names(without, 3)}"
+            without_site.append(image.file)
+    if without_site:
+        what = (
+            f"{len(without_site):,} images have no site ({_SETTING}): {join_names(without_site, 3)}"
+        )
         fix = "give the name of a column of their table, a DICOM keyword such as InstitutionName, "
         fix += "an expression such as (site[0-9]+)/, or folder; or remove these images"
         raise DataError(what, where, fix)
@@ -106,8 +108,8 @@ def sites_to_leave_out(
         what += f"over sites needs {_FEWEST_SITES} or more"
         raise DataError(what, where, fix)
     for site in table.sites:
-        there = {class_names[image.label] for image in table if image.site == site}
-        missing = [name for name in class_names if name not in there]
+        names_of_site = {class_names[image.label] for image in table if image.site == site}
+        missing = [name for name in class_names if name not in names_of_site]
         if missing:
             what = f"site {site} has no images of {join_names(missing)}"
             raise DataError(what, where, fix)

@@ -69,13 +69,13 @@ def split_by_patient(
     for stratum in _stratify(table.patients, table.targets):
         image_count = sum(len(patient.positions) for patient in stratum)
         unseen = [patient for patient in stratum if patient.name not in seen]
-        rest = _shuffle(unseen, seed, "split")
-        in_a, rest = _take(rest, settings.val_a * image_count, spare=2)
+        remaining = _shuffle(unseen, seed, "split")
+        in_a, remaining = _take(remaining, settings.val_a * image_count, spare=2)
         val_a += in_a
         if in_a:
-            in_b, rest = _take(rest, settings.val_b * image_count, spare=1)
+            in_b, remaining = _take(remaining, settings.val_b * image_count, spare=1)
             val_b += in_b
-        rests.append([*rest, *(patient for patient in stratum if patient.name in seen)])
+        rests.append([*remaining, *(patient for patient in stratum if patient.name in seen)])
     train = _nest(rests, seed)
     has_findings = table.targets.ndim == 2
     if not has_findings:  # a finding without positives on a side has no score there
@@ -153,11 +153,13 @@ def _stratify(patients: Sequence[str], targets: Int64Array) -> _Strata:
     if targets.ndim == 1:
         labels = [np.unique(targets[places]).tolist() for places in positions.values()]
     else:
-        has = np.array([(targets[places] == 1).any(axis=0) for places in positions.values()])
-        labels = rarest_findings(has)[:, None].tolist()
+        has_finding = np.array(
+            [(targets[places] == 1).any(axis=0) for places in positions.values()]
+        )
+        labels = rarest_findings(has_finding)[:, None].tolist()
     strata = defaultdict(list)
-    for (name, places), its_labels in zip(positions.items(), labels, strict=True):
-        key = tuple(its_labels)
+    for (name, places), patient_labels in zip(positions.items(), labels, strict=True):
+        key = tuple(patient_labels)
         strata[key].append(_Patient(name=name, labels=key, positions=tuple(places)))
     return [strata[key] for key in sorted(strata)]
 
@@ -179,21 +181,21 @@ def _take(
     limit = len(patients) - spare
     if limit <= 0:
         return [], patients
-    taken: list[_Patient] = []
-    rest = []
+    chosen: list[_Patient] = []
+    remaining = []
     image_count = 0
     for patient in patients:
-        if len(taken) < limit and image_count + len(patient.positions) <= round(target):
-            taken.append(patient)
+        if len(chosen) < limit and image_count + len(patient.positions) <= round(target):
+            chosen.append(patient)
             image_count += len(patient.positions)
         else:
-            rest.append(patient)
-    smallest = min(rest, key=lambda patient: len(patient.positions))
+            remaining.append(patient)
+    smallest = min(remaining, key=lambda patient: len(patient.positions))
     overshoot = image_count + len(smallest.positions) - target
-    if not taken or (len(taken) < limit and overshoot < target - image_count):
-        taken.append(smallest)
-        rest.remove(smallest)
-    return taken, rest
+    if not chosen or (len(chosen) < limit and overshoot < target - image_count):
+        chosen.append(smallest)
+        remaining.remove(smallest)
+    return chosen, remaining
 
 
 def _nest(strata: _Strata, seed: int) -> list[_Patient]:
@@ -213,11 +215,13 @@ def _refuse_missing_classes(images: ImageTable, sides: Mapping[str, Sequence[_Pa
             side: sum(label in patient.labels for patient in patients)
             for side, patients in sides.items()
         }
-        missing = [side for side, count in counts.items() if not count]
-        if missing:
+        missing_sides = [side for side, count in counts.items() if not count]
+        if missing_sides:
             file = next(image.file for image in images if image.label == label)
             patients = counted(sum(counts.values()), "patient")
-            problems.append(f"the class of {file} has {patients}: none for {' and '.join(missing)}")
+            problems.append(
+                f"the class of {file} has {patients}: none for {' and '.join(missing_sides)}"
+            )
     if problems:
         fix = "add patients: every class needs one for each side train/ and val/ make"
         raise DataError(join_names(problems, 3), "data.split", fix)

@@ -58,7 +58,7 @@ class LabelTable:
     If there are several tables, `path` is the first one. `findings` are the names of the findings
     of each row, and `separator` is the text between labels. `unread` counts the cells in columns of
     findings or labels that say neither yes nor no or, with `table.label`, the labels that are no
-    finding. `others` has these labels, or the columns that the settings do not name.
+    finding. `other_names` has these labels, or the columns that the settings do not name.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class LabelTable:
     findings: tuple[str, ...]
     separator: str
     unread: Mapping[str, int]
-    others: tuple[str, ...]
+    other_names: tuple[str, ...]
 
     def rows_of(self, files: Iterable[str]) -> dict[str, TableRow]:
         """Return the row of each file (a path below the data folder) that has one.
@@ -104,16 +104,16 @@ def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict
     ambiguous = []
     for name in names:
         end = _plain_path(name)
-        found = by_path.get(end) or by_end.get(end, [])
-        while not found and "/" in end:
+        meant = by_path.get(end) or by_end.get(end, [])
+        while not meant and "/" in end:
             end = end.partition("/")[2]
-            found = by_path.get(end, [])
-        if len(found) > 1:
+            meant = by_path.get(end, [])
+        if len(meant) > 1:
             bare = composed(re.split(r"[/\\]", name)[-1])
-            found = [file for file in found if composed(file).endswith(bare)] or found
-        if len(found) > 1:
-            ambiguous.append(f"{name} means {join_names(found, 3)}")
-        for file in found:
+            meant = [file for file in meant if composed(file).endswith(bare)] or meant
+        if len(meant) > 1:
+            ambiguous.append(f"{name} means {join_names(meant, 3)}")
+        for file in meant:
             if file in matched:
                 ambiguous.append(f"{matched[file]} and {name} mean {file}")
             matched[file] = name
@@ -163,8 +163,8 @@ def column_values(images: Iterable[ImageFile], name: str, root: Path) -> dict[st
         values[file] = "|".join({row[name]: None for row in rows if row.get(name)})
     if not any(values.values()):
         files = [*cells_of]
-        read = map_on_cores(lambda file: read_attribute(root / file, name), files)
-        values = dict(zip(files, read, strict=True))
+        cells = map_on_cores(lambda file: read_attribute(root / file, name), files)
+        values = dict(zip(files, cells, strict=True))
     return {file: value for file, value in values.items() if value}
 
 
@@ -193,10 +193,14 @@ def subgroup_columns(
         if not 0 < count <= _MOST_SUBGROUPS:
             what = f"these images have {count} different values of it in table and headers; "
             what += f"1 to {_MOST_SUBGROUPS} make subgroups"
-            known = sorted({column for rows in cells_of.values() for row in rows for column in row})
+            columns_here = sorted(
+                {column for rows in cells_of.values() for row in rows for column in row}
+            )
             fix = f"add such a column to {PATIENTS_CSV} or data.table"
             fix = nearest(
-                name, known, f"{fix}, or use one of: {join_names(known)}" if known else fix
+                name,
+                columns_here,
+                f"{fix}, or use one of: {join_names(columns_here)}" if columns_here else fix,
             )
             problems.append(Problem(what, f"--by {name}", fix))
     if problems:
@@ -301,8 +305,10 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
         _require_columns({f"uncertain.{name}": name for name in data.uncertain}, [*columns], path)
 
     every_row = [cells for rows in by_image.values() for _, cells in rows]
-    others = [column for column in columns if column not in {settings.image, *needed.values()}]
-    reader = CellReader(settings, data, every_row, others, path)
+    other_columns = [
+        column for column in columns if column not in {settings.image, *needed.values()}
+    ]
+    reader = CellReader(settings, data, every_row, other_columns, path)
     problems = reader.problems(every_row, path)
     united = {}
     for name, rows in by_image.items():
@@ -315,8 +321,8 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     yes_no = set() if settings.label else {*(reader.findings or settings.labels)}
     unread = Counter(cells[column] for cells in every_row for column in yes_no & cells.keys())
     if settings.label and data.findings:
-        others = reader.other_labels()
-        unread = Counter({word: reader.words[word] for word in others})
+        other_columns = reader.other_labels()
+        unread = Counter({word: reader.words[word] for word in other_columns})
     return LabelTable(
         path=path,
         settings=settings,
@@ -324,7 +330,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
         findings=reader.findings,
         separator=reader.separator,
         unread={cell: unread[cell] for cell in unread if word_in(cell) not in READ_CELLS},
-        others=tuple(column for column in others if column not in yes_no),
+        other_names=tuple(column for column in other_columns if column not in yes_no),
     )
 
 
@@ -359,32 +365,32 @@ def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
     votes: set[str | None] = set()  # for a class or, with None, against all
     states = []
     for where, cells in rows:
-        its_patient = _patient(cells.get(settings.patient or "", ""), where)
-        if its_patient and patient_key(patient or its_patient) != patient_key(its_patient):
-            what = f"{name} belongs to patient {its_patient} here, but to {patient} in another row"
+        row_patient = _patient(cells.get(settings.patient or "", ""), where)
+        if row_patient and patient_key(patient or row_patient) != patient_key(row_patient):
+            what = f"{name} belongs to patient {row_patient} here, but to {patient} in another row"
             raise DataError(what, where, "keep one patient for each image")
-        patient = patient or its_patient
+        patient = patient or row_patient
         side = cells.get(settings.side_column or "")
         if side is not None:
-            its_part = part_named(side)
-            if its_part is None or its_part != (part or its_part):
+            row_part = part_named(side)
+            if row_part is None or row_part != (part or row_part):
                 what = f"the side of {name} is {side!r}; it must be train, val or test in all rows"
                 raise DataError(what, where, "write one side for each image")
-            part = its_part
+            part = row_part
         for column, accepted in settings.rows.items():
-            shown = cells.get(column)
-            if shown is not None and folded(shown) not in map(folded, accepted):
-                left_out_as = f"{column} {shown or '(nothing)'}"
-        its_labels = reader.labels_of(cells)
-        labels |= dict.fromkeys(its_labels)
-        if its_labels or reader.denies_labels(cells):
-            votes.add(reader.class_of(its_labels))
+            content = cells.get(column)
+            if content is not None and folded(content) not in map(folded, accepted):
+                left_out_as = f"{column} {content or '(nothing)'}"
+        row_labels = reader.labels_of(cells)
+        labels |= dict.fromkeys(row_labels)
+        if row_labels or reader.denies_labels(cells):
+            votes.add(reader.class_of(row_labels))
         states.append(reader.findings_of(cells))
 
     class_name = None
     by_finding = [*zip(*states, strict=True)]  # present if a row says so
-    united = "".join(min(of_one, key="10?".index) for of_one in by_finding)
-    is_disputed = any({PRESENT, ABSENT} <= {*of_one} for of_one in by_finding)
+    united = "".join(min(finding_states, key="10?".index) for finding_states in by_finding)
+    is_disputed = any({PRESENT, ABSENT} <= {*finding_states} for finding_states in by_finding)
     if not reader.data.findings:
         class_name = reader.class_of(labels)
         is_disputed = len(votes) > 1

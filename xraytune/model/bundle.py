@@ -108,9 +108,9 @@ def write_bundle(
     write_prepared(prepared, folder / SPLIT_FILE)
     lines = []
     for number, epochs in enumerate(trained.epochs, start=1):
-        which = {"network": number} if members > 1 else {}
+        member = {"network": number} if members > 1 else {}
         for epoch in epochs:
-            row = {"version": 1, **which, **asdict(epoch)}
+            row = {"version": 1, **member, **asdict(epoch)}
             del row["seconds"]
             lines.append(f"{json.dumps(row)}\n")
     write_text(folder / EPOCHS_FILE, "".join(lines))

@@ -121,10 +121,10 @@ def evaluate(
     return evaluation
 
 
-def _read_labelled(record: BundleRecord, source: Path, on_progress: Progress) -> LabelledImages:
-    """Return the labelled images of a source; a classifier needs images of each class."""
+def _read_labelled(record: BundleRecord, data_path: Path, on_progress: Progress) -> LabelledImages:
+    """Return the labelled images; a classifier needs images of each class."""
     labelled = read_labelled(
-        source,
+        data_path,
         record.class_names,
         record.task,
         group_regex=record.group_regex,

@@ -25,7 +25,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, ended_runs, rank, reasons_of
 
-Trials: TypeAlias = Mapping[str, TrialRow]
+RowOfTrial: TypeAlias = Mapping[str, TrialRow]
 """Ended trials by name, such as `#12`."""
 _VERDICTS = {
     "helps": "confirmed: the mix beats all controls",
@@ -147,7 +147,7 @@ def trial_to_export(study_folder: StudyFolder) -> tuple[int, str] | None:
     return row.number, reason
 
 
-def _read_trials(study_folder: StudyFolder) -> Trials:
+def _read_trials(study_folder: StudyFolder) -> RowOfTrial:
     """Return the ended trials; trials that `confirm` trained to the end count as complete."""
     rows = Journal(study_folder.journal_path, study_folder.space(), is_writable=False).rows()
     trials = {f"#{row.number}": row for row in rows}
@@ -163,7 +163,7 @@ def _read_trials(study_folder: StudyFolder) -> Trials:
 
 
 def _choose(
-    study_folder: StudyFolder, trials: Trials, confirmation: Confirmation | None
+    study_folder: StudyFolder, trials: RowOfTrial, confirmation: Confirmation | None
 ) -> tuple[TrialRow, str]:
     """Return the trial whose mix is trained in the end, and why."""
     settings = study_folder.space().settings
@@ -191,18 +191,20 @@ def _choose(
     # The best trial of the simplest mix within the margin.
     best, best_score = max(scores, key=itemgetter(1))
     good = [(row, score) for row, score in scores if score >= best_score - margin]
-    chosen, score = min(good, key=lambda scored: (scored[0].parameters.mix_simplicity, -scored[1]))
-    mix = _name_mix(chosen.parameters)
+    simplest_row, score = min(
+        good, key=lambda scored: (scored[0].parameters.mix_simplicity, -scored[1])
+    )
+    mix = _name_mix(simplest_row.parameters)
     best_mix = _name_mix(best.parameters)
     if mix == best_mix:
-        return chosen, f"{mix} is the best mix ({what}: {score:.4f})"
+        return simplest_row, f"{mix} is the best mix ({what}: {score:.4f})"
     simplest = f"{mix} is the simplest mix within {margin:g} of the best, {best_mix}"
-    return chosen, f"{simplest} ({what}: {score:.4f} against {best_score:.4f})"
+    return simplest_row, f"{simplest} ({what}: {score:.4f} against {best_score:.4f})"
 
 
 def _measure_by_confirm(
     study_folder: StudyFolder,
-    trials: Trials,
+    trials: RowOfTrial,
     complete: Sequence[TrialRow],
     confirmation: Confirmation | None,
 ) -> list[tuple[TrialRow, float]]:
@@ -234,7 +236,7 @@ def _name_mix(parameters: Parameters) -> str:
     return f"{parameters.source} r={parameters.synthetic_ratio:g}"
 
 
-def _find_complete(study_folder: StudyFolder, trials: Trials, name: str) -> TrialRow:
+def _find_complete(study_folder: StudyFolder, trials: RowOfTrial, name: str) -> TrialRow:
     row = trials.get(name)
     if row and row.status == "complete":
         return row
@@ -253,8 +255,8 @@ def _build_experiment(study_folder: StudyFolder, row: TrialRow, *, exact: bool) 
         final = settings.final or FinalSettings()
         settings = final.settings_of(settings)
         values = flat_values(parameters)
-        given = {name: value for name, value in final.values().items() if name in values}
-        parameters = parameters_from({**values, **given})
+        final_values = {name: value for name, value in final.values().items() if name in values}
+        parameters = parameters_from({**values, **final_values})
         images = sum(study_folder.prepared().train_counts)
     origin = ExportedFrom(study=study_folder.path, trial=row.number, images=images)
     settings = settings.model_copy(update={"exported_from": origin})

@@ -1,4 +1,4 @@
-"""Train a generator and save it to a folder; draw any number of images from it.
+"""Train a generator and save it to a folder; generate any number of images from it.
 
 The commands are `generator train` and `generator sample`.
 
@@ -11,7 +11,7 @@ The commands are `generator train` and `generator sample`.
     FOLDER/samples.png                              its images next to real ones
 
 The generator is trained in the shared cache, as in a search, so a search and these commands reuse
-each other's generators. The first n images are the same however many are drawn, and a search would
+each other's generators. The first n images are the same however many are made, and a search would
 train on the same images. In segmentation, each image has a mask.
 """
 
@@ -166,13 +166,13 @@ def generator_train(
         note(error.problems[0].what)
         donor_experiment = None
     require_writable(cache)
-    seen = seen_by_sources([experiment.parameters]) if experiment else ()
+    seen_contents = seen_by_sources([experiment.parameters]) if experiment else ()
     sizes_px = [each.settings.data.image_size for each in (experiment, donor_experiment) if each]
     prepared, warnings = prepare(
         settings,
         cache,
         sizes_px=[*dict.fromkeys(sizes_px)],
-        seen=seen,
+        seen=seen_contents,
         skip_broken=skip_broken,
         on_progress=on_progress,
     )
@@ -240,7 +240,7 @@ def fill_generator_folder(
     prepared = context.prepared
     copy_file(artifact / NETWORK_FILE, folder / NETWORK_FILE)
     train = [image for image in prepared.images if image.side == "train"]
-    learnt = {image.sha256 for image in train}
+    train_contents = {image.sha256 for image in train}
     record = SavedGenerator(
         settings=settings.model_copy(
             update=dict.fromkeys({"start_from", "features"} & settings.model_fields_set)
@@ -249,7 +249,7 @@ def fill_generator_folder(
         findings=prepared.findings,
         findings_counts=dict(Counter(image.findings for image in train if image.findings)),
         train_fingerprint=prepared.train_fingerprint,
-        train_images=sorted(learnt | seen_by_sources([experiment.parameters])),
+        train_images=sorted(train_contents | seen_by_sources([experiment.parameters])),
         generators={NETWORK_FILE: sha256_of(folder / NETWORK_FILE)},
         compute=context.compute,
         packages={name: version(name) for name in ("xraytune", "torch", "numpy")},
@@ -263,7 +263,7 @@ def fill_generator_folder(
 def generator_sample(
     generator: Path, *, count: int, out: Path, on_progress: Progress = ignore_progress
 ) -> GeneratorSample:
-    """Draw images from a generator as grey PNG files in class folders.
+    """Generate images as grey PNG files in class folders.
 
     The origin of the images is written to `provenance.json`.
 
@@ -275,7 +275,7 @@ def generator_sample(
         generator: A folder written by `generator_train`.
         count: Number of images; 100 are the first 100 of 500.
         out: The folder to create; usable as `source: folder`.
-        on_progress: Called with the number of images drawn.
+        on_progress: Called with the number of images so far.
 
     Raises:
         ArtifactError: `generator` is no generator's folder, or one of its files is damaged.
@@ -318,8 +318,8 @@ def generator_sample(
                         (folder / kind).mkdir(exist_ok=True)
                         Image.fromarray(pixels).save(folder / kind / file)
                     states = () if findings is None else findings[place].tolist()
-                    known = ("" if state < 0 else f"{state}" for state in states)
-                    rows.append([f"images/{file}", *known])
+                    cells = ("" if state < 0 else f"{state}" for state in states)
+                    rows.append([f"images/{file}", *cells])
                     on_progress("generating images", len(rows), count)
         if record.findings:
             write_text(folder / "labels.csv", csv_table(["file", *record.findings], rows))

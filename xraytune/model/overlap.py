@@ -20,7 +20,7 @@ from xraytune.trial.saved_model import Bundle
 
 
 def overlap_of(
-    bundle: Bundle, labelled: LabelledImages, used: Sequence[str], *, reason: str
+    bundle: Bundle, labelled: LabelledImages, scored_files: Sequence[str], *, reason: str
 ) -> dict[str, Any]:
     """Log the access if any images are sealed, and count the images that the model knows.
 
@@ -30,34 +30,34 @@ def overlap_of(
     """
     record = bundle.record
     prepared = bundle.prepared()
-    files = {*used}
+    files = {*scored_files}
     images = [image for image in labelled.images if image.file in files]
     test_access = log_sealed(bundle, images, command="evaluate", reason=reason)
-    known = prepared.images
-    contents = {image.sha256 for image in known}
+    study_images = prepared.images
+    contents = {image.sha256 for image in study_images}
     patients: set[str] = set()
     regex = labelled.data.split.group_regex
-    gone = (XraytuneError, OSError)  # folders of the training may be gone, and then add nothing
-    with suppress(*gone):
-        seen = seen_by([bundle.experiment().parameters])
-        contents |= seen
-        patients |= patients_seen(images, seen)
-    with suppress(*gone):
+    errors = (XraytuneError, OSError)  # folders of the training may be gone, and then add nothing
+    with suppress(*errors):
+        seen_contents = seen_by([bundle.experiment().parameters])
+        contents |= seen_contents
+        patients |= patients_seen(images, seen_contents)
+    with suppress(*errors):
         folder = bundle.experiment().parameters.folder
         if folder:
             extra = read_labelled(
                 folder.path, record.class_names, record.task, all_parts=True
             ).images
             contents |= {image.sha256 for image in extra}
-            owners = patients_by_file_name([*known, *images])
-            others = patients_by_key(extra, record.group_regex, owners=owners)
-            patients |= shared_patients(patients_by_key(images, regex), others)
+            owners = patients_by_file_name([*study_images, *images])
+            keys_of_extra = patients_by_key(extra, record.group_regex, owners=owners)
+            patients |= shared_patients(patients_by_key(images, regex), keys_of_extra)
     is_test = {image.short_sha256 for image in images} <= {*prepared.test_contents}
     if not is_test:  # a search has checked that its test folder shares no patient with training
-        with suppress(*gone):
-            known = add_rows(known, find_table(bundle.experiment().settings.data))
-        keys = patients_by_key(images, regex, owners=patients_by_file_name(known))
-        patients |= shared_patients(keys, patients_by_key(known, record.group_regex))
+        with suppress(*errors):
+            study_images = add_rows(study_images, find_table(bundle.experiment().settings.data))
+        keys = patients_by_key(images, regex, owners=patients_by_file_name(study_images))
+        patients |= shared_patients(keys, patients_by_key(study_images, record.group_regex))
     return {
         "known_images": sum(image.sha256 in contents for image in images),
         "known_patients": len(patients),
@@ -102,7 +102,7 @@ def sealed_among(bundle: Bundle, images: Iterable[ImageFile]) -> tuple[set[str],
         MachineError: A log cannot be written.
     """
     folders: tuple[Path, ...] = (bundle.path.resolve(),)
-    given = {image.short_sha256 for image in images}
+    tested = {image.short_sha256 for image in images}
     sealed = {*bundle.prepared().test_contents}
     study_folder = StudyFolder(bundle.study.resolve()) if bundle.study else None
     if study_folder and study_folder.space_path.is_file():
@@ -110,8 +110,8 @@ def sealed_among(bundle: Bundle, images: Iterable[ImageFile]) -> tuple[set[str],
         prepared = study_folder.prepared()
         sealed |= {*prepared.test_contents}
         # These are images of unused patients, or any others, which `confirm --test` may score.
-        sealed |= given - {image.short_sha256 for image in prepared.images}
-    contents = given & sealed
+        sealed |= tested - {image.short_sha256 for image in prepared.images}
+    contents = tested & sealed
     if contents:
         for folder in folders:
             require_writable(folder)

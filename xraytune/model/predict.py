@@ -57,5 +57,7 @@ def predict(
         files = [*list_images(images)]
     hashed = [ImageFile(file=file, label=0, sha256=sha256_of(root / file)) for file in files]
     log_sealed(bundle, hashed, command="predict", reason="")
-    given = ImageFiles(root=root, files=files, skip_broken=skip_broken, on_progress=on_progress)
-    return TASKS[bundle.record.task].write_predictions(bundle.predictor(), given, out)
+    image_files = ImageFiles(
+        root=root, files=files, skip_broken=skip_broken, on_progress=on_progress
+    )
+    return TASKS[bundle.record.task].write_predictions(bundle.predictor(), image_files, out)

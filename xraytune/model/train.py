@@ -138,8 +138,8 @@ def train(
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
     started = time.monotonic()
-    source = config or study
-    if source is None or (config and study):
+    config_or_study = config or study
+    if config_or_study is None or (config and study):
         fix = "write e.g. xraytune train studies/NAME -o model"
         raise ConfigError("give a study or --config FILE", fix=fix)
     require_new(out)
@@ -147,7 +147,9 @@ def train(
         raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
 
     # Everything is checked before the first step: settings, packages, images and other inputs.
-    space = _open_experiment(source, overrides, data=data, weights_dir=weights_dir, note=note)
+    space = _open_experiment(
+        config_or_study, overrides, data=data, weights_dir=weights_dir, note=note
+    )
     experiment = space.experiment()
     settings = experiment.settings
     origin = _find_study(experiment, note)
@@ -232,7 +234,7 @@ def train(
 
 
 def _open_experiment(
-    source: Path,
+    config_or_study: Path,
     overrides: Sequence[str],
     *,
     data: Path | None,
@@ -241,23 +243,23 @@ def _open_experiment(
 ) -> Space:
     """Return the space of a single point, of a file or of what `export` chooses in a study."""
     with TemporaryDirectory() as temporary:
-        file = source
-        if source.is_dir():
-            exported = export(source, out=Path(temporary) / "final.yaml")
+        file = config_or_study
+        if config_or_study.is_dir():
+            exported = export(config_or_study, out=Path(temporary) / "final.yaml")
             file = exported.path
             note(exported.sentence)
             if exported.synthetic:
                 note(f"the benefit of its synthetic images is {exported.synthetic}")
         else:
-            note(describe_space(source))
+            note(describe_space(config_or_study))
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
     point = space.first_point()
     unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(PARAMETERS.keys() - point.keys()))
     refuse_unused(overrides, "train", unused)
     refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
     if space.searched:
-        first = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
-        note(f"{source} is a search space: training {first}")
+        entry = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
+        note(f"{config_or_study} is a search space: training {entry}")
     return space.at(point)
 
 
@@ -286,9 +288,9 @@ def _read_contents(
     if study_folder and is_path("weights", parameters.weights):
         content = weights_sha256(parameters.weights)
         require_same_inputs(study_folder, {Path(parameters.weights): content}, is_complete=False)
-    inputs = {given for given in inputs_of_trials([parameters]) if given[0] in PATHS}
-    others = read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
-    return [sha256_of(weights) if weights else None, *others]
+    inputs = {input_path for input_path in inputs_of_trials([parameters]) if input_path[0] in PATHS}
+    of_inputs = read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
+    return [sha256_of(weights) if weights else None, *of_inputs]
 
 
 def _announce(
@@ -426,12 +428,12 @@ def _count_images(
     """Count the images that a model is trained on, out of the images that could be decoded."""
     decoded = {*stored_files(cache / prepared.pixels)[0]}
     patients = [image.patient for image in index.images if image.file in decoded]
-    kept = [image.patient for image in prepared.images if image.side != "train"]
+    held_out = [image.patient for image in prepared.images if image.side != "train"]
     return TrainedOn(
         images=sum(prepared.train_counts),
         patients=prepared.train_patient_count,
-        kept_images=len(kept),
-        kept_patients=len({*kept}),
+        kept_images=len(held_out),
+        kept_patients=len({*held_out}),
         of_images=len(patients),
         of_patients=len({*patients}),
         changes=tuple(_changes_of(experiment, prepared, study_folder)),
@@ -450,10 +452,10 @@ def _changes_of(
     if origin is None or origin.images is None:
         return
     if study_folder:
-        before = _values_of(study_folder.experiment(origin.trial))
+        trial_values = _values_of(study_folder.experiment(origin.trial))
         for name, value in _values_of(experiment).items():
-            if value != before.get(name):
-                yield f"{name}: {value} (trial: {before.get(name)})"
+            if value != trial_values.get(name):
+                yield f"{name}: {value} (trial: {trial_values.get(name)})"
     counts = prepared.train_counts
     if origin.images == sum(counts):
         return

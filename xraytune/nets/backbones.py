@@ -163,8 +163,8 @@ def pixel_constants(
     if name in _INCEPTIONS:
         return (0.5,) * 3, (0.5,) * 3
     if is_of_torchvision(name):
-        given = models.get_model_weights(name).DEFAULT.transforms()
-        return (*given.mean,), (*given.std,)
+        transforms = models.get_model_weights(name).DEFAULT.transforms()
+        return (*transforms.mean,), (*transforms.std,)
     if BACKBONES.is_of_library(name):
         config = timm_config(name)
         times = 3 // len(config["mean"])
@@ -177,13 +177,13 @@ def to_one_channel(network: nn.Module, name: str) -> None:
 
     Raises MachineError if the convolution has another number of channels.
     """
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None or first.in_channels != 3 or first.groups != 1:
+    conv = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if conv is None or conv.in_channels != 3 or conv.groups != 1:
         why = "its first layer is not a plain convolution with three channels"
         what = f"{name} cannot take one channel: {why}"
         raise MachineError(what, "input_channels", "set input_channels: 3, or use another backbone")
-    first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
-    first.in_channels = 1
+    conv.weight = nn.Parameter(conv.weight.detach().sum(dim=1, keepdim=True))
+    conv.in_channels = 1
 
 
 def timm_config(name: str) -> dict[str, Any]:
@@ -300,14 +300,14 @@ def find_weights(
     weights_dir: Path | None,
     *,
     may_download: bool = True,
-    without: str = _WITHOUT_WEIGHTS,
+    without_weights: str = _WITHOUT_WEIGHTS,
 ) -> Path | None:
     """Return the file of pretrained weights, `Parameters.weights`, or None for `none`.
 
     `imagenet` is the newest official file in `weights_dir`, a folder of torchvision's files under
     their official names; without a folder, official files are downloaded to torch's cache. Without
-    `may_download`, None is also returned for a file that could be downloaded. `without` names
-    settings that need no file, for the error messages.
+    `may_download`, None is also returned for a file that could be downloaded. `without_weights`
+    names settings that need no file, for the error messages.
 
     Raises:
         ConfigError: The backbone has no such set.
@@ -336,24 +336,24 @@ def find_weights(
         if is_model(weights):
             file = file / MODEL_FILE
         if not file.is_file():
-            fix = f"give the path of a file, or set {without}"
+            fix = f"give the path of a file, or set {without_weights}"
             raise MachineError("no such weights file", file, fix)
         return file
     sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
     official = {each.name: each.url for each in sets}
-    wanted = _IMAGENET if weights == "imagenet" else (weights,)
-    urls = [official[name] for name in wanted if name in official]
+    set_names = _IMAGENET if weights == "imagenet" else (weights,)
+    urls = [official[name] for name in set_names if name in official]
     if not urls:
         fix = f"use one of: {', '.join(['imagenet', *official, 'none'])}"
         raise ConfigError(f"{backbone} has no weight set {weights}", "weights", fix)
     names = " or ".join(Path(url).name for url in urls)
-    source = f"(from {urls[0].rpartition('/')[0]}/)"
+    origin = f"(from {urls[0].rpartition('/')[0]}/)"
     if weights_dir is not None:
         for url in urls:
             file = weights_dir / Path(url).name
             if file.is_file():
                 return _require_official(file, url)
-        fix = f"put {names} there {source}, or set {without}"
+        fix = f"put {names} there {origin}, or set {without_weights}"
         raise MachineError(f"no official weights of {backbone} here", weights_dir, fix)
     url = urls[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
@@ -370,8 +370,8 @@ def find_weights(
             torch.hub.download_url_to_file(url, str(file), progress=False)
     except (OSError, RuntimeError, HTTPException) as error:
         fix = (
-            f"put {names} {source} into a folder and pass it as --weights-dir or `weights_dir`, or "
-            f"put {file.name} into {file.parent}; or set {without}"
+            f"put {names} {origin} into a folder and pass it as --weights-dir or `weights_dir`, or "
+            f"put {file.name} into {file.parent}; or set {without_weights}"
         )
         what = f"the weights cannot be downloaded ({error})"
         raise MachineError(what, url, fix) from error

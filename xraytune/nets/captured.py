@@ -17,7 +17,7 @@ from xraytune.base.errors import is_out_of_memory
 from xraytune.base.records import Compute
 
 StepInputs: TypeAlias = Sequence[Tensor]
-"""Everything that differs between two steps, such as their random draws, on the device."""
+"""Everything that differs between two steps, such as its random numbers, on the device."""
 Step: TypeAlias = Callable[[StepInputs], Tensor]
 """Trains one step and returns its losses on the device, without waiting for the device."""
 _WARM_UP_STEPS = 3
@@ -33,7 +33,7 @@ def replayed(step: Step, compute: Compute) -> Step:
 class _CapturedStep:
     """A step that is captured as a CUDA graph at its fourth call, then replayed.
 
-    A result is valid until the next call. For draws of the same shapes, `step` must run the same
+    A result is valid until the next call. For inputs of the same shapes, `step` must run the same
     operations; for other shapes, it is captured anew. A step that cannot be captured, for example
     because a custom backbone waits for the device, is called each time.
     """
@@ -43,13 +43,13 @@ class _CapturedStep:
         self._calls = 0
         self._can_capture = True
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._draws: StepInputs = ()
+        self._step_inputs: StepInputs = ()
         self._shapes: list[torch.Size] = []
         self._losses = torch.empty(0)
 
-    def __call__(self, draws: StepInputs) -> Tensor:
-        """Run the step on these draws and return its losses."""
-        shapes = [draw.shape for draw in draws]
+    def __call__(self, step_inputs: StepInputs) -> Tensor:
+        """Run the step on these inputs and return its losses."""
+        shapes = [tensor.shape for tensor in step_inputs]
         if shapes != self._shapes:
             self._shapes = shapes
             self._calls = 0
@@ -57,34 +57,33 @@ class _CapturedStep:
         if self._calls <= _WARM_UP_STEPS:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream), _chosen_algorithms():
-                losses = self._step(draws)
+                losses = self._step(step_inputs)
             torch.cuda.current_stream().wait_stream(self._stream)
             return losses
         if self._calls == _WARM_UP_STEPS + 1:
-            self._capture(draws)
+            self._capture(step_inputs)
         if not self._can_capture:
-            return self._step(draws)
-        for static, draw in zip(self._draws, draws, strict=True):
-            static.copy_(draw)
+            return self._step(step_inputs)
+        for static, tensor in zip(self._step_inputs, step_inputs, strict=True):
+            static.copy_(tensor)
         self._graph.replay()
         return self._losses
 
-    def _capture(self, draws: StepInputs) -> None:
-        self._draws = [draw.clone() for draw in draws]
+    def _capture(self, step_inputs: StepInputs) -> None:
+        self._step_inputs = [tensor.clone() for tensor in step_inputs]
         self._graph = torch.cuda.CUDAGraph()
         random = torch.cuda.default_generators[torch.cuda.current_device()]
-        before = random.clone_state()
+        random_state = random.clone_state()
         try:
             # Other threads, such as a progress display's, may use the GPU meanwhile.
             thread_local = torch.cuda.graph(
                 self._graph, stream=self._stream, capture_error_mode="thread_local"
             )
             with _chosen_algorithms(), thread_local:
-                self._losses = self._step(self._draws)
+                self._losses = self._step(self._step_inputs)
         except RuntimeError as error:
-            random.graphsafe_set_state(
-                before
-            )  # otherwise, torch believes that a capture is under way, and dropout fails
+            # Otherwise, torch believes that a capture is under way, and dropout fails.
+            random.graphsafe_set_state(random_state)
             if is_out_of_memory(error):
                 raise
             self._can_capture = False

@@ -39,8 +39,8 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     if gpus:
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        found = torch.cpu.get_capabilities()
-        has_bfloat16 = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+        capabilities = torch.cpu.get_capabilities()
+        has_bfloat16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
         has_bfloat16 &= torch.backends.cpu.get_cpu_capability() == "AVX512"
     return Compute(
         device="cuda" if gpus else "cpu",
@@ -105,12 +105,12 @@ def in_one_thread() -> Iterator[None]:
 
     Small heads are no slower, and do not wait for a thread that other work delays.
     """
-    before = torch.get_num_threads()
+    thread_count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(thread_count)
 
 
 @contextmanager

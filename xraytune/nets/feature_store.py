@@ -101,8 +101,8 @@ class FeatureStore:
                     self._write([keys[place] for place in block], np.concatenate(parts))
                     on_progress(what, done, len(places))
             if not claimed:
-                waiting = f"waiting for {what}, which another process computes"
-                on_progress(waiting, done, len(places))
+                message = f"waiting for {what}, which another process computes"
+                on_progress(message, done, len(places))
                 time.sleep(POLL_SECONDS)
             self._refresh()
 
@@ -152,14 +152,14 @@ class FeatureStore:
             if status.st_mtime_ns != self._modified_ns:
                 self._intact.clear()
                 self._modified_ns = status.st_mtime_ns
-            known = len(self._rows)
-            written = int.from_bytes(stream.read(3), "little")  # more would be damage
-            row_type = self._rows.dtype if known else _row_type(written)
+            row_count = len(self._rows)
+            length = int.from_bytes(stream.read(3), "little")  # more would be damage
+            row_type = self._rows.dtype if row_count else _row_type(length)
             total = status.st_size // row_type.itemsize
-            if total > known:
+            if total > row_count:
                 self._rows = np.memmap(stream, row_type, mode="r", shape=total).view(np.ndarray)
-                added = self._rows["key"][known:].tolist()
-                self._row_of.update(zip(added, range(known, total), strict=True))
+                added = self._rows["key"][row_count:].tolist()
+                self._row_of.update(zip(added, range(row_count, total), strict=True))
 
     def _write(self, keys: Sequence[bytes], features: Float32Array) -> None:
         """Append rows of features, [n, D], and replace damaged rows where they are."""

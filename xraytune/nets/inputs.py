@@ -4,9 +4,9 @@ Real and synthetic images take the same path. The `InputFormat` is stored with a
 repeated for predictions.
 
 Augmentation shows views of an image, computed on the device. A view is a row of numbers,
-`VIEW_COLUMNS`, drawn before training. So the features of a frozen backbone can be cached for all
+`VIEW_COLUMNS`, sampled before training. So the features of a frozen backbone can be cached for all
 views, and a resumed or longer run sees the same images. With `affine`, the degrees scale the same
-draws: an image turns the same way, only further. Pixels from outside the image are black.
+numbers: an image turns the same way, only further. Pixels from outside the image are black.
 
 `trivial` is TrivialAugment with its narrower ranges, without the operations that give grey values
 another meaning (Posterize, Solarize, Equalize, AutoContrast) or need colours. From: Müller &
@@ -132,10 +132,10 @@ def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
 def view_table(
     seed: int, *purpose: str | int, image_count: int, parameters: Parameters
 ) -> Float32Array:
-    """Draw a table of views, float32 [image_count, views, 11], with one view without augmentation.
+    """Sample a table of views, float32 [image_count, views, 11]; one view is not augmented.
 
     Columns are `VIEW_COLUMNS`. A table of more images starts with the table of fewer images; each
-    `purpose` has independent draws.
+    `purpose` has numbers of its own.
     """
     identity = np.array(IDENTITY_VIEW, dtype=np.float32)
     augmentation = parameters.augmentation

@@ -122,9 +122,9 @@ def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
     if BACKBONES.has(backbone):
         stage = getattr(BACKBONES.load(backbone), "last_stage", "").rstrip(".")
     elif BACKBONES.is_of_library(backbone):
-        before = [*network.feature_info][-2]["module"]
-        before = [name for name in modules if f"{name}.".startswith(f"{before}.")][-1]
-        stage = modules[modules.index(before) + 1]
+        last_before = [*network.feature_info][-2]["module"]
+        last_before = [name for name in modules if f"{name}.".startswith(f"{last_before}.")][-1]
+        stage = modules[modules.index(last_before) + 1]
     else:
         stage = next(_STAGES[start] for start in _STAGES if backbone.startswith(start))
     if not stage or stage not in modules:

@@ -51,7 +51,7 @@ def plot_subgroups(record: Confirmation) -> Any:
     Returns None if there is no hospital and no group is large enough.
     """
     finalist = record.finalists[0]
-    overall = next(each for each in finalist.comparisons if each.control == finalist.strongest)
+    overall = next(pair for pair in finalist.comparisons if pair.control == finalist.strongest)
     everyone = f"all ({record.test.patients:,})"
     if record.sites:
         everyone = f"mean of {len(record.sites)} sites"
@@ -60,7 +60,7 @@ def plot_subgroups(record: Confirmation) -> Any:
         if group.difference:
             rows.append((f"{group.column}: {group.value} ({group.patients:,})", group.difference))
     for hospital in record.hospitals:
-        compared = {each.control: each for each in hospital.finalist.comparisons}
+        compared = {pair.control: pair for pair in hospital.finalist.comparisons}
         label = f"at {hospital.name} ({hospital.test.patients:,})"
         rows.append((label, compared[overall.control]))
     if len(rows) == 1:
@@ -85,7 +85,7 @@ def plot_forest(
             first row is marked as the overall difference.
     """
     figure = go.Figure()
-    named = set()
+    in_legend = set()
     for row in rows[::-1]:
         label, interval = row
         result = results[label] if results else ""
@@ -105,9 +105,9 @@ def plot_forest(
             hovertext=f"{interval.difference:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})",
             name=result,
             legendgroup=result,
-            showlegend=bool(result) and result not in named,
+            showlegend=bool(result) and result not in in_legend,
         )
-        named.add(result)
+        in_legend.add(result)
     figure.add_shape(_VERTICAL, x0=0, x1=0, line=_GREY)
     lines = [part for line in axis for part in textwrap.wrap(line, 60)]
     figure.update_xaxes(title="<br>".join(lines), nticks=6)

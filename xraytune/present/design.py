@@ -61,8 +61,8 @@ def _design(design: Design) -> Iterator[Cell | str | Table]:
     if design.test:
         yield f"test: {_SCORED[design.test]}"
     if design.precision:
-        others = ", ".join(f"{width:.4f} at {auroc}" for auroc, width in design.half_widths.items())
-        yield f"half-width by AUROC: {others}"
+        text = ", ".join(f"{width:.4f} at {auroc}" for auroc, width in design.half_widths.items())
+        yield f"half-width by AUROC: {text}"
         assumed = (
             f"an AUROC of {design.auroc:g} (--auroc), an SD over replicates of {design.sd:g} (--sd)"
         )
@@ -75,12 +75,12 @@ def _design(design: Design) -> Iterator[Cell | str | Table]:
 def _alternatives(design: Design) -> Iterator[Row]:
     for alternative in design.alternatives:
         precision = alternative.precision
-        missing = alternative.missing_patients
+        to_add = alternative.missing_patients
         yield {
             "replicates": precision.replicates,
             "scored\npatients": precision.patients,
             "half-width": f"{precision.half_width:.4f}",
             "gain found\nover one control": f"{precision.gain:.4f}",
             "over all": f"{precision.gain_over_all:.4f}",
-            "patients\nto add": missing,
+            "patients\nto add": to_add,
         }

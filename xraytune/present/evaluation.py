@@ -45,8 +45,8 @@ def evaluation_frame(evaluation: Evaluation) -> Frame:
             "95 % interval": " to ".join(_format_ends(name, evaluation)),
         }
         for column, values in evaluation.further.items():
-            shown = format_metric(name, values[name]) if name in values else ""
-            row[column.replace("_", "\n")] = shown
+            formatted = format_metric(name, values[name]) if name in values else ""
+            row[column.replace("_", "\n")] = formatted
         rows.append(row)
     parts.append(Table(rows))
     if evaluation.facts.get("threshold") is None:  # the other of two classes has the same metrics

@@ -10,12 +10,12 @@ from xraytune.present.trials import sides_frame
 _EXAMPLES = 3
 
 
-def inspection_frame(source: Path, inspection: Inspection) -> Frame:
+def inspection_frame(data_path: Path, inspection: Inspection) -> Frame:
     """Show the images of each class, the sides of the split, and what may bias a study."""
     images = sum(sum(counts.values()) for counts in inspection.images.values())
     what = "pairs of images and masks" if inspection.mask_areas else "images"
     parts: list[Cell | str | Table] = [
-        Cell(f"{source}: {images} {what}", "strong"),
+        Cell(f"{data_path}: {images} {what}", "strong"),
         *inspection.parts,
     ]
     for image in inspection.broken:

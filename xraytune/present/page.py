@@ -89,7 +89,7 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
     settings = watcher.space.settings
     prepared = study_folder.prepared()
     verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
-    about = study_folder.environment()
+    environment = study_folder.environment()
 
     # The trial that `export` writes, or the best trial on val-B if it would fail.
     number, reason = trial_to_export(study_folder) or (None, "")
@@ -135,7 +135,7 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "scored_by": sorted({row["command"] for row in scored}),
         "sides": sides_frame(view.sides),
         "data_path": quote(str(settings.data.path)),
-        "about": about,
+        "about": environment,
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     }
 
@@ -193,15 +193,15 @@ def _show_generators(
     for grid, trials in [*samples.items()][:_MOST_SAMPLES]:
         used_by = join_names([f"#{trial.number}" for trial in trials], 8)
         pictures[study_folder.path / grid] = f"Real and generated images; used by {used_by}."
-    first = next(iter(samples), "")
-    generator = Path(first).stem.removeprefix("gan-")
+    first_sample = next(iter(samples), "")
+    generator = Path(first_sample).stem.removeprefix("gan-")
     for path, gate in artifacts_of(cache, MEMORISATION_STAGE):
-        if first and gate["pools"][0].get("generator", "").startswith(generator):
+        if first_sample and gate["pools"][0].get("generator", "").startswith(generator):
             for picture in sorted(path.glob("nearest_*.png")):
                 name = picture.stem.removeprefix("nearest_")
                 pictures[picture] = f"{name}: each with the nearest training image on its right."
-    shown = [(read_bytes(path), text) for path, text in pictures.items() if path.exists()]
-    return {"notes": notes, "pictures": shown} if notes or shown else None
+    embedded = [(read_bytes(path), text) for path, text in pictures.items() if path.exists()]
+    return {"notes": notes, "pictures": embedded} if notes or embedded else None
 
 
 @cache

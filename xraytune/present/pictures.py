@@ -53,26 +53,26 @@ def explain_images(
     """
     images = side_image_set("val_b", prepared, cache)
     network = Network(experiment, RunContext(prepared=prepared, cache=cache, compute=_CPU))
-    whole = network.whole
+    classifier = network.whole
     pixels = images.read(places)
     inputs = normalise(network.scaled(images, places), network.form)
-    trained = whole.get_submodule("head") if network.has_cached_features else whole
+    trained = classifier.get_submodule("head") if network.has_cached_features else classifier
     load_best(trial_dir / "checkpoint", trained)
-    left: NDArray[Any]
+    shown_pixels: NDArray[Any]
     right: NDArray[Any]
-    if isinstance(whole, Classifier):
-        whole.eval().requires_grad_(False)
-        saliency = grad_cam(whole, inputs)[..., None] * _OPACITY
-        left = np.repeat(pixels[..., None].astype(float), 3, axis=3)
-        right = left * (1 - saliency) + _ORANGE * saliency
+    if isinstance(classifier, Classifier):
+        classifier.eval().requires_grad_(False)
+        saliency = grad_cam(classifier, inputs)[..., None] * _OPACITY
+        shown_pixels = np.repeat(pixels[..., None].astype(float), 3, axis=3)
+        right = shown_pixels * (1 - saliency) + _ORANGE * saliency
     else:
         predicted = network.task.predict_probabilities(
-            whole, [inputs], compute=_CPU, where=trial_dir
+            classifier, [inputs], compute=_CPU, where=trial_dir
         )
-        left = outlined(pixels, images.read_masks(places))
+        shown_pixels = outlined(pixels, images.read_masks(places))
         right = outlined(pixels, predicted > MASK_THRESHOLD)
     pictures = []
-    for pair in np.concatenate([left, right], axis=2).round().astype(np.uint8):
+    for pair in np.concatenate([shown_pixels, right], axis=2).round().astype(np.uint8):
         content = io.BytesIO()
         size = (2 * _SHOWN_PX, _SHOWN_PX)
         resized = Image.fromarray(pair).resize(size, Image.Resampling.BICUBIC)

@@ -143,7 +143,7 @@ def arms_frame(view: StudyView) -> Frame:
     """Lay out a study's arms, with the best scores of complete trials; empty without trials."""
     rows: list[Row] = []
     for arm in view.arms:
-        others = [f"{count} {word}" for word, count in arm.trials.items() if word != "complete"]
+        texts = [f"{count} {word}" for word, count in arm.trials.items() if word != "complete"]
         difference = "" if arm.difference is None else f"{arm.difference:+.4f}"
         if arm.standard_error is not None:
             difference += f" ({arm.standard_error:.4f})"
@@ -155,7 +155,7 @@ def arms_frame(view: StudyView) -> Frame:
                 "best\nval-A": f"#{arm.val_a[0]} {arm.val_a[1]:.3f}" if arm.val_a else "",
                 "best\nval-B": f"#{arm.val_b[0]} {arm.val_b[1]:.3f}" if arm.val_b else "",
                 "minus real_only\n(standard error)": difference,
-                "other\ntrials": ", ".join(others),
+                "other\ntrials": ", ".join(texts),
             }
         )
     return [Table(rows, "Arms")] if rows else []
@@ -212,8 +212,8 @@ def summary_line(view: StudyView) -> str:
 def heading(view: StudyView) -> Iterator[Cell | str]:
     """Yield lines on the progress of a study, the time used, and the epochs that ASHA saved."""
     counts = [f"{view.counts[status]} {status}" for status in _TONES if status in view.counts]
-    shown = f" ({', '.join(counts)})" if counts else ""
-    yield Cell(f"{view.name}: {view.ended} of {view.trial_budget} trials ended{shown}", "strong")
+    text = f" ({', '.join(counts)})" if counts else ""
+    yield Cell(f"{view.name}: {view.ended} of {view.trial_budget} trials ended{text}", "strong")
     time = f"{duration(view.seconds)} used"
     if view.seconds_budget is not None:
         time += f" of at most {duration(view.seconds_budget)}"

@@ -60,8 +60,8 @@ def subgroup_tables(record: Confirmation) -> Iterator[Table]:
         groups = [group for group in record.subgroups if group.column == column]
         rows: list[Row] = []
         for group in groups:
-            others = " and the other class" if group.is_of_one_class else ""
-            row: dict[str, Cell | str | float | None] = {column: f"{group.value}{others}"}
+            class_text = " and the other class" if group.is_of_one_class else ""
+            row: dict[str, Cell | str | float | None] = {column: f"{group.value}{class_text}"}
             row["patients"] = f"{group.patients:,}"
             if group.difference is None:
                 row["95 % interval"] = "too few patients of a class"
@@ -89,7 +89,7 @@ def secondary_table(record: Confirmation) -> Table | None:
     Returns None if there are none.
     """
     finalist = record.finalists[0]
-    strongest = [each for each in finalist.comparisons if each.control == finalist.strongest]
+    strongest = [pair for pair in finalist.comparisons if pair.control == finalist.strongest]
     labels = {metric.name: metric.label for metric in SECONDARY}
     rows: list[Row] = [
         {
@@ -107,10 +107,10 @@ def secondary_table(record: Confirmation) -> Table | None:
 
 def _gaps(groups: Sequence[Subgroup]) -> str:
     """Return, for each arm, the worst group and its gap from the best one, in words."""
-    shown = [group for group in groups if group.scores]
+    scored = [group for group in groups if group.scores]
     words = []
-    for arm in shown[0].scores if len(shown) > 1 else ():
-        scores = {group.value: group.scores[arm] for group in shown}
+    for arm in scored[0].scores if len(scored) > 1 else ():
+        scores = {group.value: group.scores[arm] for group in scored}
         worst = min(scores, key=lambda value: scores[value])
         gap = max(scores.values()) - scores[worst]
         words.append(f"{arm}: worst {worst}, gap {gap:.3f}")
@@ -121,21 +121,21 @@ def verdict_sentence(record: Confirmation) -> str:
     """Return the verdict on the first finalist as a sentence."""
     exploratory = "exploratory: " if record.exploratory else ""
     verdict = _TEXTS[record.verdict].format(metric=record.metric)
-    first = record.finalists[0]
-    if first.is_small_gain:
-        is_given = any(each.is_worse for each in first.comparisons)
-        than = "what their hospital could send instead" if is_given else f"{record.rope:g}"
-        by = "less than" if is_given else "by less than"
-        verdict = f"synthetic images improve {record.metric}, but {by} {than}"
+    finalist = record.finalists[0]
+    if finalist.is_small_gain:
+        is_given = any(comparison.is_worse for comparison in finalist.comparisons)
+        threshold = "what their hospital could send instead" if is_given else f"{record.rope:g}"
+        gain = "less than" if is_given else "by less than"
+        verdict = f"synthetic images improve {record.metric}, but {gain} {threshold}"
     return sentence(f"{exploratory}{record.scope}{verdict}")
 
 
 def _notes(record: Confirmation) -> Iterator[str]:
-    first = record.finalists[0]
+    finalist = record.finalists[0]
     test = record.test
     unused = " that the search had not used" if test.kind == "unused" else ""
     size = f"{test.images:,} images of {test.patients:,} patients{unused}"
-    yield f"{first.arm} against its controls: {size}, {record.replicates} replicates."
+    yield f"{finalist.arm} against its controls: {size}, {record.replicates} replicates."
     if record.sites:
         yield (
             f"Each replicate left one of {len(record.sites)} sites out, and the intervals are over "
@@ -144,7 +144,7 @@ def _notes(record: Confirmation) -> Iterator[str]:
         )
     for reason in record.exploratory:
         yield f"Exploratory: {reason}."
-    if reached := first.headroom:
+    if reached := finalist.headroom:
         gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f}) {record.metric}"
         share = ""
         if reached.share is not None:
@@ -152,8 +152,8 @@ def _notes(record: Confirmation) -> Iterator[str]:
             if reached.share_low is not None:
                 share += f" ({reached.share_low:.0%} to {reached.share_high:.0%})"
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
-    if gifts := first.gifts:
+    if gifts := finalist.gifts:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())
         yield f"What the other hospital sent, best first: {scores}."
-    yield from filter(None, (first.encoder_caveat, first.caveat))
+    yield from filter(None, (finalist.encoder_caveat, finalist.caveat))
     yield from map(sentence, record.notes)

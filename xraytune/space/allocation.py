@@ -35,12 +35,12 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     them. A process gets its share from one GPU, and shares are rounded so that they use the GPU
     fully: a share of .3 becomes .3333, of which three fit on a GPU as well, and 1.2 GPUs become 2.
     """
-    chosen = settings.resources
-    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
+    resources = settings.resources
+    gpus = float(has_gpu) if resources.gpus_per_trial == "auto" else float(resources.gpus_per_trial)
     if gpus > 1:
         gpus = float(ceil(gpus))
     elif gpus:
         per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
         gpus = _RAY_UNITS // per_gpu / _RAY_UNITS
-    trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
-    return Allocation(trial=trial, concurrent=chosen.concurrent)
+    trial = Share(cpus=resources.cpus_per_trial, gpus=gpus)
+    return Allocation(trial=trial, concurrent=resources.concurrent)

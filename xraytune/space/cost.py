@@ -100,36 +100,36 @@ class Work:
         seconds = self.replicates * len(self.trainings) * speeds.trial
         # A frozen backbone sees an image once; images are counted by backbone and origin.
         frozen_images: dict[tuple[object, ...], float] = {}
-        for trial in self.trainings:
-            size_px = trial.size_px(settings.data)
+        for parameters in self.trainings:
+            size_px = parameters.size_px(settings.data)
             image_seconds = speeds.training * (size_px / 128) ** 2
-            each = image_seconds * _NETWORKS.get(trial.backbone, 1.0)
-            trained = _TRAINED_SHARE[trial.trainable]
+            per_image = image_seconds * _NETWORKS.get(parameters.backbone, 1.0)
+            trained = _TRAINED_SHARE[parameters.trainable]
             if trained:
-                real = self.epoch_steps * trial.batch_size
-                trained_images = trained * real * (1 + trial.synthetic_ratio)
+                real = self.epoch_steps * parameters.batch_size
+                trained_images = trained * real * (1 + parameters.synthetic_ratio)
                 in_epoch = trained_images + _FORWARD * self.held_out_images
                 network = epochs * in_epoch + _FORWARD * self.scored_images
-                seconds += self.replicates * each * network
+                seconds += self.replicates * per_image * network
                 continue
-            views = trial.views if trial.augmentation != "none" else 1
+            views = parameters.views if parameters.augmentation != "none" else 1
             real = self.held_out_images + self.scored_images
             real += self.replicates * views * self.train_images
             pool = 0
-            if trial.has_synthetic_images:
-                pool = trial.pool_size or extra_image_count(
-                    trial.synthetic_ratio, self.train_images
+            if parameters.has_synthetic_images:
+                pool = parameters.pool_size or extra_image_count(
+                    parameters.synthetic_ratio, self.train_images
                 )
-            kinds = {("real",): real, (trial.source, trial.donor): self.replicates * pool}
+            kinds = {("real",): real, (parameters.source, parameters.donor): self.replicates * pool}
             for kind, count in kinds.items():
-                key = (trial.backbone, size_px, *kind)
-                frozen_images[key] = max(each * count, frozen_images.get(key, 0.0))
+                key = (parameters.backbone, size_px, *kind)
+                frozen_images[key] = max(per_image * count, frozen_images.get(key, 0.0))
         return seconds + _FORWARD * sum(frozen_images.values())
 
     def _gan_seconds(self, speeds: Speeds) -> list[float]:
         """Return the time of each GAN; a longer run continues a shorter one."""
         longest: dict[GanSettings, int] = {}
-        for gan in (trial.gan for trial in self.trainings):
+        for gan in (parameters.gan for parameters in self.trainings):
             if gan:
                 lineage = gan.model_copy(update={"steps": 0})
                 longest[lineage] = max(gan.steps, longest.get(lineage, 0))

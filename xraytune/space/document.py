@@ -174,7 +174,7 @@ def parse_yaml(text: str, where: Path | str) -> Any:
         line = mark.line if mark else 0
         return FileLine(where, line + 1, lines[line]) if isinstance(where, Path) else where
 
-    def read(node: yaml.Node) -> Any:
+    def read_node(node: yaml.Node) -> Any:
         nonlocal node_count
         node_count += 1
         if node_count > most_nodes:
@@ -187,10 +187,10 @@ def parse_yaml(text: str, where: Path | str) -> Any:
                 if name in block:
                     what = f"'{name}' is given twice, first at {block.places[name]}"
                     raise ConfigError(what, place_of(key.start_mark), "keep one")
-                block.put(name, read(value), place_of(key.start_mark))
+                block.put(name, read_node(value), place_of(key.start_mark))
             return block
         if isinstance(node, yaml.SequenceNode):
-            items = Items(map(read, node.value))
+            items = Items(map(read_node, node.value))
             items.places = {
                 number: place_of(item.start_mark) for number, item in enumerate(node.value)
             }
@@ -204,7 +204,7 @@ def parse_yaml(text: str, where: Path | str) -> Any:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        return read(root) if root else None
+        return read_node(root) if root else None
     except RecursionError:
         what = "the values are nested too deeply"
         raise ConfigError(what, where, "close brackets, and use no alias inside itself") from None

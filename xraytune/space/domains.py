@@ -21,12 +21,12 @@ _FEW = 20
 def with_parents(names: Iterable[str], parents: Mapping[str, Iterable[str]]) -> set[str]:
     """Return parameters together with all parameters that they depend on, directly or not."""
     family: set[str] = set()
-    waiting = [*names]
-    while waiting:
-        name = waiting.pop()
+    pending = [*names]
+    while pending:
+        name = pending.pop()
         if name not in family:
             family.add(name)
-            waiting += parents.get(name, ())
+            pending += parents.get(name, ())
     return family
 
 
@@ -78,11 +78,11 @@ class ParameterSpec:
         if len(points) <= _FEW:
             return points
         low, high = self.values
-        chosen = {low, low + 1, high - 1, high}
+        corners = {low, low + 1, high - 1, high}
         for cut in cuts:
             if isinstance(cut, int):
-                chosen |= {value for value in (cut - 1, cut, cut + 1) if self.contains(value)}
-        return sorted(chosen)
+                corners |= {value for value in (cut - 1, cut, cut + 1) if self.contains(value)}
+        return sorted(corners)
 
     def contains(self, value: Value) -> bool:
         """Return whether a value is one of the parameter's values."""

@@ -44,7 +44,7 @@ class Encoder:
         prefix: The prefix of the layers' names in the file.
         features: A description of an image's features.
         seen: The data sets of the pretraining; images of NIH are also images of RSNA.
-        source: The publication of these facts.
+        reference: The publication of these facts.
     """
 
     architecture: str
@@ -54,7 +54,7 @@ class Encoder:
     features: str
     licence: str
     seen: tuple[str, ...]
-    source: str
+    reference: str
 
 
 def _torchxrayvision(file: str, *seen: str) -> Encoder:
@@ -66,7 +66,7 @@ def _torchxrayvision(file: str, *seen: str) -> Encoder:
         features="mean over positions",
         licence="Apache-2.0",
         seen=seen,
-        source="https://github.com/mlmed/torchxrayvision/blob/main/torchxrayvision/models.py",
+        reference="https://github.com/mlmed/torchxrayvision/blob/main/torchxrayvision/models.py",
     )
 
 
@@ -79,7 +79,7 @@ XRAY_ENCODERS: Mapping[str, Encoder] = {
         features="class token",
         licence="MIT",
         seen=(*_NIH, "chexpert", "mimic", "padchest", "brax"),
-        source="https://huggingface.co/microsoft/rad-dino",
+        reference="https://huggingface.co/microsoft/rad-dino",
     ),
     "biomedclip": Encoder(
         architecture="timm/vit_base_patch16_224",
@@ -93,7 +93,7 @@ XRAY_ENCODERS: Mapping[str, Encoder] = {
         features="class token",
         licence="MIT",
         seen=(),
-        source="https://huggingface.co/microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+        reference="https://huggingface.co/microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
     ),
     "xrv_densenet121_all": _torchxrayvision(
         "nih-pc-chex-mimic_ch-google-openi-kaggle",

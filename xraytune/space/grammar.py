@@ -68,8 +68,8 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
     specs = _complete(document, declared, task)
     unused = declared.keys() - specs
     if unused:
-        used = {name: declared[name] for name in declared if name in specs}
-        specs = _complete(document, used, task)
+        effective = {name: declared[name] for name in declared if name in specs}
+        specs = _complete(document, effective, task)
     for name in sorted(unused):
         path = ("parameters", name)
         parents = _with_deciding(name, declared) - {name}
@@ -89,10 +89,10 @@ def _deciding(name: str) -> set[str]:
     return {unless.parameter for unless in unless_of(PARAMETERS[name])}
 
 
-def _with_deciding(name: str, declared: Mapping[str, ParameterSpec]) -> set[str]:
+def _with_deciding(name: str, specs: Mapping[str, ParameterSpec]) -> set[str]:
     """Return a parameter, and all that decide whether it is active."""
     parents = {child: _deciding(child) for child in PARAMETERS}
-    for child, spec in declared.items():
+    for child, spec in specs.items():
         parents[child] |= {*spec.when}
     return with_parents([name], parents)
 
@@ -100,7 +100,7 @@ def _with_deciding(name: str, declared: Mapping[str, ParameterSpec]) -> set[str]
 def _complete(
     document: Document, declared: Mapping[str, ParameterSpec], task: TaskName
 ) -> dict[str, ParameterSpec]:
-    placed: dict[str, ParameterSpec] = {}
+    ordered: dict[str, ParameterSpec] = {}
 
     def place(name: str, children: tuple[str, ...] = ()) -> None:
         if name in children:
@@ -108,7 +108,7 @@ def _complete(
             what = f"the conditions go in a circle: {circle}"
             raise document.error(("parameters", name), what, "remove one `when`")
         is_missing = name not in declared and PARAMETERS[name].is_required()
-        if name in placed or is_missing or name in TASK_RULES[task].unused:
+        if name in ordered or is_missing or name in TASK_RULES[task].unused:
             return
         spec = declared.get(name) or ParameterSpec(name=name, values=_default(name))
         deciding = _deciding(name)
@@ -116,13 +116,13 @@ def _complete(
             place(parent, (*children, name))
         for parent in sorted(deciding):
             unplaced = ParameterSpec(name=parent, values=_default(parent))
-            spec = _restrict(spec, placed.get(parent, unplaced))
-        if any(name in point for point in corner_points([*placed.values(), spec], [name])):
-            placed[name] = spec
+            spec = _restrict(spec, ordered.get(parent, unplaced))
+        if any(name in point for point in corner_points([*ordered.values(), spec], [name])):
+            ordered[name] = spec
 
     for name in PARAMETERS:
         place(name)
-    return placed
+    return ordered
 
 
 def _restrict(spec: ParameterSpec, parent: ParameterSpec) -> ParameterSpec:
@@ -136,8 +136,10 @@ def _restrict(spec: ParameterSpec, parent: ParameterSpec) -> ParameterSpec:
     )
     if len(accepted) == len(possible) and may_be_default:
         return spec
-    both = tuple(value for value in spec.when.get(parent.name, possible) if value in accepted)
-    return replace(spec, when={**spec.when, parent.name: both})
+    accepted_by_both = tuple(
+        value for value in spec.when.get(parent.name, possible) if value in accepted
+    )
+    return replace(spec, when={**spec.when, parent.name: accepted_by_both})
 
 
 def _default(name: str) -> tuple[Value]:
@@ -145,12 +147,12 @@ def _default(name: str) -> tuple[Value]:
 
 
 def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpec]:
-    given = document.get("parameters") or {}
-    if not isinstance(given, dict):
-        what = f"parameters: {given!r} is not a mapping"
+    parameters = document.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        what = f"parameters: {parameters!r} is not a mapping"
         raise document.error(("parameters",), what, "write parameters: {lr: {value: 1e-4}}")
-    declared: dict[str, ParameterSpec] = {}
-    for name, content in given.items():
+    specs: dict[str, ParameterSpec] = {}
+    for name, content in parameters.items():
         block, _, key = name.rpartition(".")
         if key == "when":
             continue
@@ -166,21 +168,21 @@ def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpe
             values, distribution = _read_domain(document, name, content)
             if name in TASK_RULES[task].unused and values != _default(name):
                 raise document.error(path, f"{name} has no effect with task: {task}", "remove it")
-            declared[name] = ParameterSpec(
+            specs[name] = ParameterSpec(
                 name=name, values=values, distribution=distribution, when=when
             )
-    return declared
+    return specs
 
 
 def _read_conditions(document: Document, path: tuple[str, ...]) -> Conditions:
-    given = document.get(*path)
-    if given is None:
+    when = document.get(*path)
+    if when is None:
         return {}
-    if not isinstance(given, dict) or "source" in path:
-        what = f"{path[1]}: when: {given!r} is not a condition"
+    if not isinstance(when, dict) or "source" in path:
+        what = f"{path[1]}: when: {when!r} is not a condition"
         raise document.error(path, what, "write when: {source: gan}, not at source")
     conditions = {}
-    for parent, accepted in given.items():
+    for parent, accepted in when.items():
         values = accepted if isinstance(accepted, list) else [accepted]
         conditions[parent] = _read_values(document, (*path, parent), parent, values, "when: ")
     return conditions
@@ -204,8 +206,8 @@ def _read_values(
         if name in settings:
             fix = "it is a setting: write it at the top level of the file, not in parameters"
         raise document.error(path, f"{prefix}unknown key '{name}'", fix)
-    read = validate(document, _adapter(name), path, values, name=f"{prefix}{name}")
-    return tuple(str(value) if isinstance(value, Path) else value for value in read)
+    valid_values = validate(document, _adapter(name), path, values, name=f"{prefix}{name}")
+    return tuple(str(value) if isinstance(value, Path) else value for value in valid_values)
 
 
 def _read_domain(
@@ -269,30 +271,30 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
     """
     place = ("points_to_evaluate",)
     rows = validate(document, _ROWS, place, document.get(*place) or [])
-    known = {spec.name: spec for spec in specs}
+    spec_of = {spec.name: spec for spec in specs}
     constants = {spec.name: spec.values[0] for spec in specs if not spec.is_open}
     points: list[Point] = []
     for number, row in enumerate(rows):
-        given: Point = {}
-        kept: Point = {}
+        row_values: Point = {}
+        usable_values: Point = {}
         with document.collect():
             for name, value in flatten_blocks(row).items():
                 path = (*place, number, name)
-                (given[name],) = _read_values(document, path, name, [value])
-            for name, value in given.items():
-                problem = _why_not_in_space(name, value, known, {**constants, **given})
-                deciding = _with_deciding(name, known)
+                (row_values[name],) = _read_values(document, path, name, [value])
+            for name, value in row_values.items():
+                problem = _why_not_in_space(name, value, spec_of, {**constants, **row_values})
+                deciding = _with_deciding(name, spec_of)
                 is_excused = any(document.is_option(("parameters", each)) for each in deciding)
                 if not problem:
-                    kept[name] = value
+                    usable_values[name] = value
                 elif not is_excused:
                     raise document.error((*place, number, name), *problem)
         point: Point = {}
-        for name, spec in known.items():
+        for name, spec in spec_of.items():
             is_active = spec.is_active_at({**constants, **point})
-            if spec.is_open and name in kept and is_active:
-                point[name] = kept[name]
-        if ("source" in kept or "source" not in row) and point and point not in points:
+            if spec.is_open and name in usable_values and is_active:
+                point[name] = usable_values[name]
+        if ("source" in usable_values or "source" not in row) and point and point not in points:
             points.append(point)
     return tuple(points)
 

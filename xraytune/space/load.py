@@ -91,8 +91,8 @@ def load_space(
 
 def _read_settings(document: Document) -> Settings:
     """Return the settings of a file, with absolute paths."""
-    given = {key: value for key, value in document.content.items() if key not in SPACE_KEYS}
-    settings = validate(document, TypeAdapter(Settings), (), given)
+    content = {key: value for key, value in document.content.items() if key not in SPACE_KEYS}
+    settings = validate(document, TypeAdapter(Settings), (), content)
     if is_data_file(settings.data.path):
         what = f"data.path: {settings.data.path} is a data file"
         fix = "give it as --data FILE, or write the keys of its data: block here"
@@ -125,25 +125,25 @@ def refuse_unused(
         raise ConfigError(*problems)
 
 
-def data_settings(source: Path, base: DataSettings) -> DataSettings:
-    """Return the settings of a data source: an image folder, or a YAML file with a `data:` block.
+def data_settings(data_path: Path, base: DataSettings) -> DataSettings:
+    """Return the settings of data: an image folder, or a YAML file with a `data:` block.
 
     A file may give `path` (default: its own folder), `set`, `classes`, `positive`, `table`,
     `findings`, `uncertain`, `empty` and `split`; everything else is as in `base`. Raises
     ConfigError with all problems of the file, in file order.
     """
-    if not is_data_file(source):
-        return base.model_copy(update={"path": source})
-    place = str(source)
+    if not is_data_file(data_path):
+        return base.model_copy(update={"path": data_path})
+    place = str(data_path)
     content = write_yaml({"name": "data", "data": base.model_dump(mode="json")})
     document = Document(parse_yaml(content, place), place)
-    _apply_data_file(document, source)
+    _apply_data_file(document, data_path)
     return _read_settings(document).data
 
 
-def is_data_file(source: Path) -> bool:
-    """Return whether a data source is a YAML file, by its suffix."""
-    return source.suffix.lower() in {".yaml", ".yml"} and not source.is_dir()
+def is_data_file(data_path: Path) -> bool:
+    """Return whether data are given by a YAML file, by its suffix."""
+    return data_path.suffix.lower() in {".yaml", ".yml"} and not data_path.is_dir()
 
 
 def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] = ()) -> None:
@@ -153,19 +153,21 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
     `data.split.group_regex`. A file may be for several tasks; `without` names the keys of other
     tasks, which are left out.
     """
-    read = read_document(file)
+    data_file = read_document(file)
     of_spaces = {*Settings.model_fields, *SPACE_KEYS} - {"data"}
-    others = [repr(key) for key in read.content if key in of_spaces]
-    if others:
-        what = f"this is a search space, not a data file: it also has {join_names(others)}"
+    space_keys = [repr(key) for key in data_file.content if key in of_spaces]
+    if space_keys:
+        what = f"this is a search space, not a data file: it also has {join_names(space_keys)}"
         fix = "give the folder of the images, or a file with the data: block alone"
         raise ConfigError(Problem(what, file, fix))
-    validate(read, TypeAdapter(_DataFile), (), read.content)
-    data = read.get("data")
+    validate(data_file, TypeAdapter(_DataFile), (), data_file.content)
+    data = data_file.get("data")
     for key in data.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:
-        raise read.error(("data", key), f"data.{key} belongs to the space file", "write it there")
+        raise data_file.error(
+            ("data", key), f"data.{key} belongs to the space file", "write it there"
+        )
 
-    if read.get("data", "table", "patient") is not None:
+    if data_file.get("data", "table", "patient") is not None:
         document.put(("data", "split", "group_regex"), None, file)
     document.put(("data", "path"), file.parent.absolute(), file)
     document.put(("data", "table"), None, file)
@@ -192,9 +194,9 @@ def _apply_override(document: Document, override: str) -> None:
         document.put(tuple(key.split(".")), value, place)
         return
     if not isinstance(value, Block):
-        declared = Block()
-        declared.put("value", value, place)
-        value = declared
+        block = Block()
+        block.put("value", value, place)
+        value = block
     when = document.get("parameters", key, "when")
     if when is not None and "when" not in value:
         value.put("when", when, document.locate(("parameters", key, "when")))

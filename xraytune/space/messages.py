@@ -32,18 +32,20 @@ _SYNONYMS = {
 """The names in xraytune of things that other tools name differently."""
 
 
-def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
+def nearest(word: object, choices: Iterable[str], otherwise: str = "") -> str:
     """Return the fix for an unknown word.
 
     The fix is the known word that ends with the unknown one (`gan.steps`, `synthetic_ratio`), or
     else the most similar word, or else `otherwise`, or else all known words.
     """
-    names = {name.lower(): name for name in known}
+    names = {name.lower(): name for name in choices}
     word = str(word).lower()
-    meant = _SYNONYMS.get(word, word)
-    longer = [name for name in names if name.endswith((f".{meant}", f"_{meant}"))]
+    canonical = _SYNONYMS.get(word, word)
+    longer = [name for name in names if name.endswith((f".{canonical}", f"_{canonical}"))]
     similar = (
-        longer if longer and meant not in names else difflib.get_close_matches(meant, names, n=1)
+        longer
+        if longer and canonical not in names
+        else difflib.get_close_matches(canonical, names, n=1)
     )
     if similar:
         return f"did you mean '{names[min(similar, key=len)]}'?"

@@ -31,9 +31,9 @@ def check_space(space: Space, document: Document) -> Space:
     """
     facts = _known_facts(space.settings)
     for rule in RULES:
-        for refusal in _refusals(rule, space, facts):
+        for refusal in _find_refusals(rule, space, facts):
             if rule.is_useless and _is_excused(refusal, document):
-                space = _drop(space, refusal)
+                space = _with_change(space, refusal)
                 continue
             place = _locate(document, [*refusal.change, *rule.names])
             document.problems.append(_explain(refusal, place))
@@ -49,7 +49,7 @@ def check_space(space: Space, document: Document) -> Space:
     return space
 
 
-def _drop(space: Space, refusal: _Refusal) -> Space:
+def _with_change(space: Space, refusal: _Refusal) -> Space:
     """Return the space with the value to which a refusal changes a setting or parameter."""
     ((name, value),) = refusal.change.items()
     if name not in PARAMETERS:
@@ -57,28 +57,30 @@ def _drop(space: Space, refusal: _Refusal) -> Space:
     specs = []
     for spec in space.specs:
         if spec.name == name:
-            kept = [each for each in spec.values if each != refusal.values[name]]
-            spec = replace(spec, values=tuple(dict.fromkeys([*kept, value])), distribution=None)
+            values = [each for each in spec.values if each != refusal.values[name]]
+            spec = replace(spec, values=tuple(dict.fromkeys([*values, value])), distribution=None)
         specs.append(spec)
     return replace(space, specs=tuple(specs))
 
 
 def _check_final(space: Space, final: FinalSettings, document: Document) -> None:
-    given = final.values()
+    final_values = final.values()
     specs = [
-        replace(spec, values=(given[spec.name],), distribution=None) if spec.name in given else spec
+        replace(spec, values=(final_values[spec.name],), distribution=None)
+        if spec.name in final_values
+        else spec
         for spec in space.specs
     ]
     settings = final.settings_of(space.settings)
     trained = replace(space, specs=tuple(specs), settings=settings)
-    names = {name: f"final.{name}" for name in given}
+    names = {name: f"final.{name}" for name in final_values}
     if final.image_size:
         sizes = ("data.image_size", "gan.image_size", "input_size")
         names |= dict.fromkeys(sizes, "final.image_size")
     for rule in RULES:
         if rule.is_useless:
             continue
-        for refusal in _refusals(rule, trained, {}):
+        for refusal in _find_refusals(rule, trained, {}):
             values = {names.get(name, name): value for name, value in refusal.values.items()}
             change = {names.get(name, name): value for name, value in refusal.change.items()}
             renamed = refusal._replace(values=values, change=change)
@@ -92,7 +94,7 @@ def check_images(space: Space, **facts: int) -> None:
         _explain(refusal, "")
         for rule in RULES
         if not facts.keys().isdisjoint(rule.names)
-        for refusal in _refusals(rule, space, facts)
+        for refusal in _find_refusals(rule, space, facts)
     ]
     if problems:
         raise ConfigError(*problems)
@@ -112,7 +114,7 @@ def _known_facts(settings: Settings) -> dict[str, int]:
     return facts
 
 
-def _refusals(rule: Rule, space: Space, facts: Mapping[str, int]) -> Iterator[_Refusal]:
+def _find_refusals(rule: Rule, space: Space, facts: Mapping[str, int]) -> Iterator[_Refusal]:
     """Yield the refusals of a rule at the corner points of a space, once for each change.
 
     A rule that reads facts that are not known refuses nothing.
@@ -168,7 +170,7 @@ def _is_excused(refusal: _Refusal, document: Document) -> bool:
 
 
 def _explain(refusal: _Refusal, place: Place) -> Problem:
-    shown = ", ".join(
+    facts = ", ".join(
         FACTS[name].format(value) if name in FACTS else f"{name}: {_in_yaml(value)}"
         for name, value in refusal.values.items()
         if value is not None
@@ -176,7 +178,7 @@ def _explain(refusal: _Refusal, place: Place) -> Problem:
     why = refusal.rule.why
     reason = why[:1].lower() + why[1:].removesuffix(".")
     changes = " and ".join(f"{name}: {_in_yaml(value)}" for name, value in refusal.change.items())
-    return Problem(f"{shown}: {reason}", place, f"write {changes}{refusal.advice}")
+    return Problem(f"{facts}: {reason}", place, f"write {changes}{refusal.advice}")
 
 
 def _in_yaml(value: object) -> str:
@@ -190,7 +192,7 @@ def _in_yaml(value: object) -> str:
 
 
 def space_warnings(space: Space) -> Iterator[str]:
-    """Yield a warning about each parameter whose small values are hardly ever drawn."""
+    """Yield a warning about each parameter whose small values are hardly ever suggested."""
     for spec in space.specs:
         low = spec.values[0]
         high = spec.values[-1]

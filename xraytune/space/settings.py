@@ -429,8 +429,8 @@ class Parameters(StrictModel):
     """`class`: an extra image has the class that it was made for, or the label of its folder;
     `donor`: it has the probabilities that the classifier of its hospital predicts for it."""
     mixing: Annotated[Literal["additive", "pretrain"], _NO_EXTRA_IMAGES] = "additive"
-    """`additive`: a step draws extra images on top of its real ones; `pretrain`: the first r/(1+r)
-    of all steps draw only extra images, the remaining ones only real images."""
+    """`additive`: a step shows extra images on top of its real ones; `pretrain`: the first r/(1+r)
+    of all steps show only extra images, the remaining ones only real images."""
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
     generator: GivenFolder | None = None
@@ -446,7 +446,7 @@ class Parameters(StrictModel):
     with_flips: Annotated[bool, Unless("augmentation", ("none", "flip", "trivial"))] = False
     """Half of the views of `affine` are mirrored, too."""
     views: Annotated[ViewCount, Unless("augmentation", ("none",))] = 8
-    """Augmented versions per image, drawn in advance."""
+    """Augmented versions per image, sampled in advance."""
     mixup: Alpha = 0.0
     """Images of a step are blended in pairs, real and extra ones alike, and their labels with them,
     by a share from the Beta distribution with this alpha; 0: never. Cached features are blended."""
@@ -486,23 +486,23 @@ class Parameters(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_unused(cls, given: Any) -> Any:
+    def _drop_unused(cls, parameters: Any) -> Any:
         """Make trials equal if they differ only in parameters without an effect."""
-        if not isinstance(given, dict):
-            return given
-        values = {name: field.default for name, field in cls.model_fields.items()} | given
-        kept = {
+        if not isinstance(parameters, dict):
+            return parameters
+        values = {name: field.default for name, field in cls.model_fields.items()} | parameters
+        effective = {
             name: value
-            for name, value in given.items()
+            for name, value in parameters.items()
             if name not in cls.model_fields or has_effect(name, values)
         }
         source = values["source"]
         if source == "none":
-            kept["synthetic_ratio"] = 0.0
+            effective["synthetic_ratio"] = 0.0
         block = BLOCKS.get(source)
         if block and not any(field.is_required() for field in block.model_fields.values()):
-            kept.setdefault(source, {})
-        return kept
+            effective.setdefault(source, {})
+        return effective
 
     def with_gan(self, **changes: object) -> Self:
         """Return a copy with changed settings of the GAN."""
@@ -526,16 +526,16 @@ class Parameters(StrictModel):
         return extra_image_count(self.synthetic_ratio, self.batch_size)
 
     def pretraining_steps(self, total_steps: int) -> int:
-        """Return how many of the `total_steps` of a full run draw only extra images."""
+        """Return how many of the `total_steps` of a full run show only extra images."""
         is_pretrained = self.mixing == "pretrain"
         return pretraining_steps(self.synthetic_ratio, total_steps) if is_pretrained else 0
 
     @property
     def donor(self) -> Path | None:
         """The folder of another hospital that the extra images come from, if it is known."""
-        given = self.generator or self.statistics
-        if given:
-            return given.path
+        donor_block = self.generator or self.statistics
+        if donor_block:
+            return donor_block.path
         if self.folder:
             return self.folder.donor
         return self.gan.start_from if self.gan else None
@@ -626,9 +626,9 @@ REQUIRED = tuple(
 @refuses("source", *REQUIRED)
 def _give_paths(source: str, *paths: str | None) -> Change:
     """A source of given images needs their path."""
-    given = dict(zip(REQUIRED, paths, strict=True))
+    path_of = dict(zip(REQUIRED, paths, strict=True))
     needed = f"{source}.path"
-    return {needed: "PATH"} if given.get(needed, "") is None else {}
+    return {needed: "PATH"} if path_of.get(needed, "") is None else {}
 
 
 @refuses("source", "task")
@@ -640,7 +640,7 @@ def _suit_task(source: str, task: TaskName) -> Change:
 
 @refuses("trainable", "source")
 def _train_on_features(trainable: Trainable, source: str) -> Change:
-    """Statistics draw features, on which only a head can be trained."""
+    """Statistics yield features, on which only a head can be trained."""
     is_head = trainable == "head"
     return {} if is_head or source != "statistics" else {"trainable": "head"}
 
@@ -774,11 +774,11 @@ def extensions_of(backbone: str, source: str) -> dict[str, str]:
 
     The keys are names like `backbone tiny_net`.
     """
-    chosen = (
+    identities = (
         ("backbone", backbone, identity_of(backbone)),
         ("source", source, SOURCES.identity(source)),
     )
-    return {f"{kind} {name}": identity for kind, name, identity in chosen if identity != name}
+    return {f"{kind} {name}": identity for kind, name, identity in identities if identity != name}
 
 
 class Budget(StrictModel):
@@ -929,16 +929,16 @@ class FinalSettings(StrictModel):
     schedule: ScheduleName | None = None
 
     def __str__(self) -> str:
-        given = self.model_dump(exclude_none=True)
-        return ", ".join(f"{name}: {value}" for name, value in given.items())
+        settings = self.model_dump(exclude_none=True)
+        return ", ".join(f"{name}: {value}" for name, value in settings.items())
 
     def values(self) -> dict[str, Any]:
         """Return the parameters that it gives, by dotted name."""
-        given = self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
+        values = self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
         if self.image_size:
-            given["input_size"] = self.image_size
+            values["input_size"] = self.image_size
         sizes = get_args(GanSettings.model_fields["image_size"].annotation)
-        return given | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
+        return values | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings of the final training, which uses all patients."""
@@ -966,8 +966,8 @@ class Settings(StrictModel):
     weights_dir: FilePath | None = None
     data: DataSettings
     objective: Objective = Field(
-        default_factory=lambda given: Objective(
-            metric=TASK_RULES[given.get("task", "classification")].objectives[0]
+        default_factory=lambda values: Objective(
+            metric=TASK_RULES[values.get("task", "classification")].objectives[0]
         )
     )
     budget: Budget = Budget()
@@ -1017,8 +1017,8 @@ def _applies_only(name: str, other: str, *values: str) -> Rule:
     default = list_fields(Settings)[name].default
     reason = f"`{name}` has an effect only with `{other}: {' or '.join(values)}`."
 
-    def check(value: object, given: str) -> Change:
-        return {} if value == default or given in values else {name: default}
+    def check(value: object, other_value: str) -> Change:
+        return {} if value == default or other_value in values else {name: default}
 
     return Rule(names=(name, other), why=reason, check=check, is_useless=True)
 

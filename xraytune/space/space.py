@@ -62,16 +62,16 @@ class Space:
 
         Raises ConfigError if this point leaves parameters open.
         """
-        first: Point = next(iter(self.points_to_evaluate), {})
+        listed_point: Point = next(iter(self.points_to_evaluate), {})
         point: Point = {}
         still_open = []
         for spec in self.specs:
             if not spec.is_active_at(point):
                 continue
-            if spec.is_open and spec.name not in first:
+            if spec.is_open and spec.name not in listed_point:
                 still_open.append(spec.name)
             else:
-                point[spec.name] = first.get(spec.name, spec.values[0])
+                point[spec.name] = listed_point.get(spec.name, spec.values[0])
         if still_open:
             what = f"still open: {', '.join(still_open)}"
             fix = (
@@ -122,12 +122,12 @@ class Space:
         """
         if self.settings.sampler.name == "grid":
             return self.grid()
-        listed = self.points_to_evaluate
+        listed_points = self.points_to_evaluate
         baseline = self.baseline() or {}
         plain = {name: baseline[name] for name in ("source", *RIVALS) if name in baseline}
-        if not plain or any(plain.items() <= point.items() for point in listed):
-            return listed
-        return (baseline, *listed)
+        if not plain or any(plain.items() <= point.items() for point in listed_points):
+            return listed_points
+        return (baseline, *listed_points)
 
     def trial_budget(self) -> int:
         """Return the number of trials of a search; a grid has no more trials than points."""
@@ -142,8 +142,8 @@ class Space:
         Other parameters, and inactive ones, have their defaults.
         """
         points = corner_points(self.specs, names)
-        chosen = ({name: point[name] for name in names if name in point} for point in points)
-        return [*dict.fromkeys(map(parameters_from, chosen))]
+        values = ({name: point[name] for name in names if name in point} for point in points)
+        return [*dict.fromkeys(map(parameters_from, values))]
 
     def networks(self) -> list[Parameters]:
         """Return trials with the possible backbones, each with its weights and input sizes."""

@@ -22,8 +22,8 @@ class StrictModel(BaseModel):
         """Return a copy with other values, given by dotted name and not validated."""
         copy = self
         for name, value in changes.items():
-            block, dot, rest = name.partition(".")
-            inner = getattr(copy, block).with_values({rest: value}) if dot else value
+            block, dot, inner_name = name.partition(".")
+            inner = getattr(copy, block).with_values({inner_name: value}) if dot else value
             copy = copy.model_copy(update={block: inner})
         return copy
 

@@ -48,21 +48,21 @@ def validate(
     except ValidationError as error:
         details = error.errors()
 
-    found: dict[KeyPath, ErrorDetails] = {}
+    error_at: dict[KeyPath, ErrorDetails] = {}
     for detail in details:
         place = (*path, *detail["loc"])
         if detail["type"] not in ("missing", "extra_forbidden"):
-            known, _ = document.trace(place)  # the members of a union have one place
-            place = max(path, known, key=len)
+            key_path, _ = document.trace(place)  # the members of a union have one place
+            place = max(path, key_path, key=len)
         # The first member of a union is a word such as `auto`, the last one a number.
-        is_better = place not in found or not isinstance(detail["input"], str)
+        is_better = place not in error_at or not isinstance(detail["input"], str)
         is_consequence = detail["type"] == "default_factory_not_called" or (
             detail["type"] == "too_short" and detail["input"]
         )
         if is_better and not is_consequence:
-            found[place] = detail
+            error_at[place] = detail
     problems = []
-    for place, detail in found.items():
+    for place, detail in error_at.items():
         dotted = ".".join(key for key in place if isinstance(key, str))
         what, fix = _explain(name or dotted, detail)
         problems.append(Problem(what, document.locate(place), fix))
@@ -80,8 +80,12 @@ def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         if name in (*PARAMETERS, *BLOCKS):
             return f"unknown key '{name}'", f"did you mean 'parameters.{name}'?"
         names = [*list_fields(Settings), *SPACE_KEYS]
-        near = [known for known in names if known.startswith(f"{block}.")] if block else names
-        return f"unknown key '{name}'", nearest(key, near)
+        names_in_block = (
+            [name_in_block for name_in_block in names if name_in_block.startswith(f"{block}.")]
+            if block
+            else names
+        )
+        return f"unknown key '{name}'", nearest(key, names_in_block)
     if kind == "literal_error":
         choices = re.findall(r"[\w.+-]+", error["ctx"]["expected"].replace(" or ", " "))
         return f"{name}: unknown value {value!r}", nearest(value, choices, _OTHERS.get(name, ""))

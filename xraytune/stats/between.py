@@ -34,8 +34,8 @@ class Estimate:
 def mean_score(measured: StructuralComponents, arm: int) -> Estimate:
     """Return the mean score of an arm of `measured`, [A, K], over replicates and patients."""
     against_zero = _mix(measured, [arm], [[1.0], [0.0]])
-    found = compare(replace(against_zero, effective_patients=np.inf, variance=even_variance))
-    return Estimate(value=found.difference, low=found.low, high=found.high)
+    comparison = compare(replace(against_zero, effective_patients=np.inf, variance=even_variance))
+    return Estimate(value=comparison.difference, low=comparison.low, high=comparison.high)
 
 
 def place_between(
@@ -88,7 +88,7 @@ def _mix(
     measured: StructuralComponents, arms: Sequence[int], weights: Sequence[Sequence[float]]
 ) -> StructuralComponents:
     """Return two weighted sums of n arms, with weights [2, n]."""
-    chosen = [*arms]
-    scores = np.array(weights) @ measured.scores[chosen]
-    components = np.tensordot(weights, measured.components[chosen], 1)
+    rows = [*arms]
+    scores = np.array(weights) @ measured.scores[rows]
+    components = np.tensordot(weights, measured.components[rows], 1)
     return replace(measured, scores=scores, components=components)

@@ -2,7 +2,7 @@
 
 A metric is an entry of `METRICS`; tables, JSON and the model card follow from it. Each metric is
 computed over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap
-replicate an image's weight is how often it was drawn. All replicates are computed at once, which is
+replicate an image's weight is how often it is chosen. All replicates are computed at once, which is
 hundreds of times faster than scikit-learn and gives the same values (tests/stats/).
 
 With more than two classes, the prediction is the most probable class, metrics of one class are
@@ -203,10 +203,10 @@ def scored_findings(findings: Labels) -> list[int]:
     return np.flatnonzero(fewest >= FEWEST_LABELS).tolist()
 
 
-def rarest_findings(has: Flags) -> Labels:
+def rarest_findings(is_present: Flags) -> Labels:
     """Return the rarest finding, [N], that each image or patient has, [N, C]; C if it has none."""
-    counts = np.where(has, has.sum(axis=0), np.inf)
-    return np.asarray(np.where(has.any(axis=1), counts.argmin(axis=1), has.shape[1]))
+    counts = np.where(is_present, is_present.sum(axis=0), np.inf)
+    return np.asarray(np.where(is_present.any(axis=1), counts.argmin(axis=1), is_present.shape[1]))
 
 
 def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]:

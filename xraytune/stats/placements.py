@@ -143,11 +143,13 @@ def effective_patients(
     """
     names = np.asarray(patients)
     sides = [sides for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive)]
-    each = np.array([4 / sum(1 / len(np.unique(names[side])) for side in pair) for pair in sides])
+    of_pairs = np.array(
+        [4 / sum(1 / len(np.unique(names[side])) for side in pair) for pair in sides]
+    )
     if labels.ndim == 1:
-        return float(each.mean()), 1.0
-    combined = float((1 / each).sum() ** 2 / (1 / each**3).sum())
-    return combined, combined * float((1 / each).sum()) / len(each) ** 2
+        return float(of_pairs.mean()), 1.0
+    combined = float((1 / of_pairs).sum() ** 2 / (1 / of_pairs**3).sum())
+    return combined, combined * float((1 / of_pairs).sum()) / len(of_pairs) ** 2
 
 
 def _components(
@@ -164,9 +166,9 @@ def _components(
     ranks = np.zeros_like(scores)
     ranks[:, is_known] = rankdata(scores[:, is_known], axis=1)
     deviations = np.zeros_like(scores)
-    for side, others in ((is_positive, is_negative), (is_negative, is_positive)):
+    for side, is_other in ((is_positive, is_negative), (is_negative, is_positive)):
         below = ranks[:, side] - rankdata(scores[:, side], axis=1)
-        share_below = below / np.count_nonzero(others)
+        share_below = below / np.count_nonzero(is_other)
         placements = share_below if side is is_positive else 1 - share_below
         aurocs = placements.mean(axis=1)
         weight = _weight(patient_of_image[side])
@@ -243,9 +245,9 @@ def placement_variance(
     between single replicates of the arms. For means over findings, `share` multiplies the variance.
     """
     above, below = (ndtri(np.clip(auroc, _NEAREST, 1 - _NEAREST)) for auroc in (first, second))
-    same = _bivariate(above, above, within / 2) + _bivariate(below, below, within / 2)
+    within_arm = _bivariate(above, above, within / 2) + _bivariate(below, below, within / 2)
     gap = ndtr(above) - ndtr(below)
-    variance = same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2
+    variance = within_arm - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2
     return np.asarray(share * np.maximum(variance, _NEAREST**2))
 
 
@@ -307,9 +309,9 @@ def chance_difference(auroc: float, effective_patients: float) -> float:
 
 def _standard_error(auroc: float, effective_patients: float) -> float:
     """Return Hanley and McNeil's standard error with half of the patients in each class."""
-    each = effective_patients / 2
-    pairs = 1 + (each - 1) * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
-    return float(np.sqrt(auroc * (1 - auroc) * pairs) / each)
+    per_class = effective_patients / 2
+    pairs = 1 + (per_class - 1) * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
+    return float(np.sqrt(auroc * (1 - auroc) * pairs) / per_class)
 
 
 def _bivariate(first: Floats, second: Floats, correlation: float) -> Floats:

@@ -57,13 +57,15 @@ def weighted_outcomes(images: ScoredImages, weights: Floats) -> dict[str, Floats
         return {"iou": iou, "worst_dice": _worst_mean(dice, weights)}
     values = weighted_metrics(images, weights)
     classes = images.classes()
-    sensitivities = [weighted_sensitivity_at(each, weights, SPECIFICITY) for each in classes]
+    sensitivities = [weighted_sensitivity_at(scored, weights, SPECIFICITY) for scored in classes]
     values["sensitivity_at_90"] = np.mean(sensitivities, axis=0)
     if images.labels.ndim == 2:
         errors = []
-        for each in classes:
-            known = weights * (each.is_class | each.is_other)
-            errors.append(known @ (each.scores - each.is_class) ** 2 / known.sum(axis=1))
+        for scored in classes:
+            known_weights = weights * (scored.is_class | scored.is_other)
+            errors.append(
+                known_weights @ (scored.scores - scored.is_class) ** 2 / known_weights.sum(axis=1)
+            )
         values["brier"] = np.mean(errors, axis=0)
     return values
 
@@ -77,8 +79,8 @@ def _worst_mean(results: Floats, weights: Floats) -> Floats:
     weights = weights[:, order]
     of_worst = _WORST_SHARE * weights.sum(axis=1, keepdims=True)
     before = np.cumsum(weights, axis=1) - weights
-    used = np.clip(of_worst - before, 0, weights)
-    return np.asarray(used @ results[order] / of_worst[:, 0])
+    worst_weights = np.clip(of_worst - before, 0, weights)
+    return np.asarray(worst_weights @ results[order] / of_worst[:, 0])
 
 
 def secondary_components(

@@ -80,7 +80,7 @@ def _hd95(predicted: Masks, true: Masks) -> float:
         distance_transform_edt(~second)[first],
         distance_transform_edt(~first)[second],
     )
-    return max(float(np.quantile(each, 0.95)) for each in distances)
+    return max(float(np.quantile(distance, 0.95)) for distance in distances)
 
 
 def mask_metrics(masks: Sequence[ScoredMask], *, replicates: int, seed: int) -> MaskMetrics:

@@ -70,5 +70,5 @@ def logits_of(probabilities: Floats) -> Floats:
 
 def _platt_targets(is_positive: Flags) -> Floats:
     positives = int(is_positive.sum())
-    others = int((~is_positive).sum())
-    return np.where(is_positive, (positives + 1) / (positives + 2), 1 / (others + 2))
+    negatives = int((~is_positive).sum())
+    return np.where(is_positive, (positives + 1) / (positives + 2), 1 / (negatives + 2))

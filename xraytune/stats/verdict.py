@@ -227,10 +227,10 @@ def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
     Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and
     confidence interval for the difference in proportions for the paired-sample design".
     """
-    here = evidence.variance(*around(evidence.mean_score, evidence.difference))
-    there = evidence.variance(*around(evidence.mean_score, difference))
-    estimated = max(evidence.patient_variance, 0) * np.maximum(there / here, 1)
-    prior = 4 / evidence.effective_patients * there
+    variance_here = evidence.variance(*around(evidence.mean_score, evidence.difference))
+    variance_there = evidence.variance(*around(evidence.mean_score, difference))
+    estimated = max(evidence.patient_variance, 0) * np.maximum(variance_there / variance_here, 1)
+    prior = 4 / evidence.effective_patients * variance_there
     weight = PRIOR_PATIENTS / (evidence.effective_patients + PRIOR_PATIENTS)
     return np.asarray((1 - weight) * estimated + weight * prior)
 
@@ -276,7 +276,7 @@ def judge_pair(
     one-sided tests procedure and the power approach".
     """
     at_most, at_least = p_values(evidence, [0.0, rope, -rope])
-    holds: dict[PairWord, np.bool_] = {
+    applies: dict[PairWord, np.bool_] = {
         "better": at_most[0] < LEVEL / 2,
         "worse": at_least[0] < LEVEL / 2,
         "equivalent": max(at_least[1], at_most[2]) < LEVEL,
@@ -284,7 +284,7 @@ def judge_pair(
     return PairVerdict(
         control=control,
         kind=kind,
-        verdict=tuple(word for word in holds if holds[word]) or ("undecided",),
+        verdict=tuple(word for word in applies if applies[word]) or ("undecided",),
         p_better_by_rope=float(at_least[1]),
     )
 

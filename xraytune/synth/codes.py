@@ -112,8 +112,8 @@ class ClassCodes(nn.Module):
             weights = z @ self.keys.T
             of_own = weights.masked_fill(~is_own, -torch.inf)
             largest = of_own.topk(min(_COMBINED, len(self.codes)), dim=1).values
-            chosen = is_own & (weights >= largest.gather(1, combined - 1))
-            weights = F.normalize(weights * chosen, dim=1)
+            is_combined = is_own & (weights >= largest.gather(1, combined - 1))
+            weights = F.normalize(weights * is_combined, dim=1)
             noise = 1 - (1 - _NOISE) * combined / _COMBINED
 
             if has_findings:
@@ -149,11 +149,11 @@ class ClassCodes(nn.Module):
         Raises ArtifactError if the components were computed from other parts, such as from images
         alone if `features` are given.
         """
-        described = torch.cat(_describe(images, features), dim=1)
-        if described.shape[1] != len(self.origin):
+        descriptions = torch.cat(_describe(images, features), dim=1)
+        if descriptions.shape[1] != len(self.origin):
             fix = "set gan.features as in its training"
             raise ArtifactError("the generator has other components", fix=fix)
-        deviations = described - self.origin.cpu().double()
+        deviations = descriptions - self.origin.cpu().double()
         return (deviations @ self.axes.cpu().double()).to(self.means)
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:
@@ -192,7 +192,7 @@ def _find_components(rows: Tensor, code_dim: int) -> tuple[Tensor, Tensor, Tenso
     components, deviations, axes = torch.linalg.svd(rows - origin, full_matrices=False)
     count = min(code_dim, int((deviations > _LEAST_DEVIATION * deviations[0]).sum()))
     codes = torch.zeros(len(rows), code_dim)
-    kept = torch.zeros(len(origin), code_dim)
+    axes_per_code = torch.zeros(len(origin), code_dim)
     codes[:, :count] = components[:, :count] * math.sqrt(len(rows) - 1)
-    kept[:, :count] = axes[:count].T / deviations[:count] * scale
-    return origin, codes, kept
+    axes_per_code[:, :count] = axes[:count].T / deviations[:count] * scale
+    return origin, codes, axes_per_code

@@ -122,19 +122,21 @@ def donor_tensors(
         DataError: There is no donor's record, or it is for another network or other classes.
     """
     donor = read_donor(folder)
-    sent = {**donor.network, "trainable": "head"}
+    donor_values = {**donor.network, "trainable": "head"}
     needed = {**frozen_network(parameters, settings), "trainable": parameters.trainable}
     differences = [
-        f"{name} {sent.get(name)}, not {value}"
+        f"{name} {donor_values.get(name)}, not {value}"
         for name, value in needed.items()
-        if sent.get(name) != value
+        if donor_values.get(name) != value
     ]
-    known = [*donor.class_counts]
-    differences += [f"other classes than {name}" for name in class_names if name not in known]
+    donor_classes = [*donor.class_counts]
+    differences += [
+        f"other classes than {name}" for name in class_names if name not in donor_classes
+    ]
     if differences:
         what = f"the classifier and the statistics here are for {', '.join(differences)}"
         raise DataError(what, folder, HOW_TO_DONATE)
-    rows = [known.index(name) for name in class_names]
+    rows = [donor_classes.index(name) for name in class_names]
     return {name: tensor[rows] for name, tensor in load_file(folder / TENSORS_FILE).items()}
 
 

@@ -104,9 +104,9 @@ def _repetition(mean: Float64Array) -> float:
         for tiles in range(2, _MOST_TILES + 1):
             width = len(image) // tiles
             with np.errstate(invalid="ignore"):  # NaN if all images are blank
-                whole, half = (
+                whole_shift, half_shift = (
                     np.corrcoef(image[shift:].ravel(), image[: len(image) - shift].ravel())[0, 1]
                     for shift in (width, width // 2)
                 )
-            differences.append(whole - half)
+            differences.append(whole_shift - half_shift)
     return float(max(differences))

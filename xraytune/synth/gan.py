@@ -1,9 +1,9 @@
-"""The training of a GAN: losses, random draws, steps and checkpoints.
+"""The training of a GAN: losses, random numbers, steps and checkpoints.
 
-All random numbers of step t are drawn beforehand, from the seed and t, so that a GPU can replay the
+All random numbers of step t are sampled before it, from the seed and t, so a GPU can replay the
 rest of the step. On the CPU, a resumed or extended run is bit-identical to an uninterrupted one.
 
-Sources of the losses: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1 and, non-saturating,
+Losses from: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1 and, non-saturating,
 section 3; hinge: Miyato et al. 2018 (arXiv:1802.05957), equations 16 and 17.
 """
 
@@ -81,8 +81,8 @@ class GanTraining:
 
     Attributes:
         parts: The networks and optimizers, whose state a checkpoint holds.
-        ema_generator: Exponential moving average of `generator`, in evaluation mode, from which
-            images are drawn.
+        ema_generator: Exponential moving average of `generator`, in evaluation mode, which
+            generates the images.
         backbone: The frozen network of `settings.features`, if there are any.
     """
 
@@ -118,8 +118,8 @@ class GanTraining:
     def fit(self, planes: UInt8Array, labels: Int64Array) -> None:
         """Copy the training images to the device, before step 0 and when resuming.
 
-        Images are uint8 [N, C, S, S]; labels are int64 [N], or findings [N, C]. Classes are drawn
-        equally often, so that rare ones are learned; images with findings are drawn as often as
+        Images are uint8 [N, C, S, S]; labels are int64 [N], or findings [N, C]. Classes are shown
+        equally often, so that rare ones are learned; images with findings are shown as often as
         they occur. The images' features and, with `architecture: pca`, their codes are computed. A
         training that starts from another generator keeps the components of that generator.
         """
@@ -139,7 +139,7 @@ class GanTraining:
             self.ema_generator.get_submodule("prior").load_state_dict(prior.state_dict())
 
     def sample_inputs(self) -> StepInputs:
-        """Draw all random numbers of the next step, on the device.
+        """Sample all random numbers of the next step, on the device.
 
         They depend only on the seed and the number of the step. Returns the rows of the real
         images, int64 [B]; z, float32 [B, z_dim]; the shifts of the real images, and of the
@@ -169,9 +169,9 @@ class GanTraining:
             decay = 0.5 ** (batch / min(half_life, _EMA_WARM_UP * (self.step + 1) * batch))
         return rows, z, shifts, torch.full((), decay, dtype=torch.float64, device=device)
 
-    def update(self, draws: StepInputs) -> Tensor:
+    def update(self, step_inputs: StepInputs) -> Tensor:
         """Train one step; return the generator's and discriminator's losses, [2] on the device."""
-        rows, z, shifts, decay = draws
+        rows, z, shifts, decay = step_inputs
         images = _to_signed(self._images[rows])
         labels = self._labels[rows]
         half = len(images) // 2
@@ -188,20 +188,22 @@ class GanTraining:
         with autocast(self._compute):
             codes = z
             if prior is not None:  # the codes of the real images make up the first half
-                others = prior(z[half:], labels[half:])
-                codes = torch.cat([prior.codes[rows[:half]], others])
+                random_codes = prior(z[half:], labels[half:])
+                codes = torch.cat([prior.codes[rows[:half]], random_codes])
             fake = self.generator.decode(codes, labels)
         fake = fake.float()
 
-        drawn = fake.detach()
+        detached = fake.detach()
         is_hinge = self.settings.architecture == "pca"
         if is_hinge:  # spectral norm allows one batch of both, which is faster
-            both = discriminate(torch.cat([images, drawn]), torch.cat([*shifts[:2]], dim=1))
-            real_logits, fake_logits = both.chunk(2)
+            logits_of_both = discriminate(
+                torch.cat([images, detached]), torch.cat([*shifts[:2]], dim=1)
+            )
+            real_logits, fake_logits = logits_of_both.chunk(2)
             d_loss = F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
         else:  # batch norm needs separate statistics of real and of generated images
             real_logits = discriminate(images, shifts[0])
-            fake_logits = discriminate(drawn, shifts[1])
+            fake_logits = discriminate(detached, shifts[1])
             d_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
         _descend(self.parts["optimizer_d"], d_loss)
 
@@ -211,8 +213,8 @@ class GanTraining:
         if prior is not None:
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
         if self._features is not None:
-            shown = frozen_features(self.backbone, fake[:half])
-            error = F.mse_loss(shown, self._features[rows[:half]])
+            fake_features = frozen_features(self.backbone, fake[:half])
+            error = F.mse_loss(fake_features, self._features[rows[:half]])
             g_loss = g_loss + _FEATURE_WEIGHT * error / self._features.var(dim=0).mean()
         _descend(self.parts["optimizer_g"], g_loss)
         self.discriminator.requires_grad_(True)
@@ -271,7 +273,7 @@ def train_generator(
 
     Yields the number of steps so far. Images are uint8 [N, C, h, w], possibly memory-mapped, and
     are resized once; with C = 2, the second plane is a mask of 0 and 255. `labels` are int64 [N] in
-    [0, class_count), with each class at least once; all classes are drawn equally often. With
+    [0, class_count), with each class at least once; all classes are shown equally often. With
     findings, `labels` are [N, class_count]; a single finding, [N, 1], counts as two classes. At the
     end, `generator.safetensors` is written to the folder. The training waits for the device only at
     reports, and the interval of checkpoints is a multiple of the interval of reports.

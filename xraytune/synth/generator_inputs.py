@@ -33,8 +33,8 @@ def with_features(gan: GanSettings, weights_dir: Path | None) -> GanSettings:
         return gan
     from xraytune.nets.backbones import find_weights
 
-    without = "gan.features: null"
-    file = find_weights(FEATURE_BACKBONE, "imagenet", weights_dir, without=without)
+    alternative = "gan.features: null"
+    file = find_weights(FEATURE_BACKBONE, "imagenet", weights_dir, without_weights=alternative)
     return gan.model_copy(update={"features": file})
 
 

@@ -81,8 +81,11 @@ class Quality:
     @property
     def worst_agreement(self) -> tuple[str, float | None]:
         """The class with the lowest `agreement`, and this agreement."""
-        known = {name: one.agreement for name, one in self.classes.items()}
-        shares = {name: share for name, share in known.items() if share is not None}
+        shares = {
+            name: quality.agreement
+            for name, quality in self.classes.items()
+            if quality.agreement is not None
+        }
         return min(shares.items(), key=itemgetter(1)) if shares else ("", None)
 
     def __str__(self) -> str:
@@ -154,9 +157,9 @@ def label_agreement(train: LabelledFeatures, pool: LabelledFeatures) -> list[flo
     one side of the classifier's threshold.
     """
     features, labels = train
-    others, classes = pool
-    called = _linear_classifier().fit(features, labels).predict(others)
-    return [float((called[classes == label] == label).mean()) for label in np.unique(labels)]
+    pool_features, classes = pool
+    predicted = _linear_classifier().fit(features, labels).predict(pool_features)
+    return [float((predicted[classes == label] == label).mean()) for label in np.unique(labels)]
 
 
 def _linear_classifier() -> Pipeline:
@@ -177,19 +180,21 @@ def transfer_auroc(
     chance.
     """
     features, targets = train
-    others, truth = scored
+    scored_features, truth = scored
     has_findings = targets.ndim == 2
     if not (scored_findings(truth) if has_findings else targets.any()):
         return None
     model = _linear_classifier()
     probabilities = []
     for states in targets.T if has_findings else targets[None]:
-        known = states >= 0
-        learnt = np.full((len(others), 2), 0.5)
-        if len(np.unique(states[known])) > 1:
-            learnt = model.fit(features[known], states[known]).predict_proba(others)
-        probabilities.append(learnt)
+        is_known = states >= 0
+        predicted = np.full((len(scored_features), 2), 0.5)
+        if len(np.unique(states[is_known])) > 1:
+            predicted = model.fit(features[is_known], states[is_known]).predict_proba(
+                scored_features
+            )
+        probabilities.append(predicted)
     if not has_findings:
         return auroc(truth, probabilities[0], positive=positive)
-    of_findings = np.stack([learnt[:, 1] for learnt in probabilities], axis=1)
+    of_findings = np.stack([predicted[:, 1] for predicted in probabilities], axis=1)
     return auroc(truth, of_findings, positive=positive)

@@ -25,7 +25,7 @@ def image_grid(images: UInt8Array, columns: int) -> Image.Image:
 def with_outlines(planes: UInt8Array) -> UInt8Array:
     """Return images [n, 1, S, S] as [n, S, S], or images with masks as outlines, [n, T, T, 3].
 
-    Images with masks are [n, 2, S, S]; a line is drawn around each mask. Images below 128 px are
+    Images with masks are [n, 2, S, S]; a line is put around each mask. Images below 128 px are
     enlarged by a whole factor, so that the line covers little of them.
     """
     if planes.shape[1] == 1:

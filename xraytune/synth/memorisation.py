@@ -111,8 +111,7 @@ def measure_unseen(
         weights = torch.softmax(-squares / (2 * sigma_px**2), dim=1)  # sum to 1 at the edges too
         versions.append(weights @ sharp @ weights.T)
     ratios = [measure_closeness(version, training, training_patients).ratio for version in versions]
-    smallest: Float64Array = np.min(ratios, axis=0)
-    return smallest
+    return np.asarray(np.min(ratios, axis=0))
 
 
 def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memorisation:
@@ -270,10 +269,10 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
     def read_side(name: SideName, label: int) -> tuple[UInt8Array, list[str]]:
         """Return the images of a class, uint8 [n, S, S], and their patients."""
         side = side_image_set(name, prepared, context.cache)
-        chosen = np.flatnonzero(side.labels == label)
+        places = np.flatnonzero(side.labels == label)
         patients = prepared.side(name).patients
-        pixels = resize_planes(side.read(chosen)[:, None], size_px)[:, 0]
-        return pixels, [patients[place] for place in chosen]
+        pixels = resize_planes(side.read(places)[:, None], size_px)[:, 0]
+        return pixels, [patients[place] for place in places]
 
     def build(folder: Path) -> None:
         record = {}
@@ -293,10 +292,10 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
 
     path = build_once(context.cache, MEMORISATION_STAGE, inputs, build)
     rows = read_json(path / _RECORD)
-    found = []
+    reasons = []
     for name, pool in rows.items():
         if pool["chance"] <= FALSE_ALARMS / len(rows):
             of_class = f" of {name}" if len(rows) > 1 else ""
             chance = f"(chance of that {pool['chance']:.1g})"
-            found.append(f"{pool['near']} of {pool['images']} images{of_class} {chance}")
-    return ", ".join(found), path
+            reasons.append(f"{pool['near']} of {pool['images']} images{of_class} {chance}")
+    return ", ".join(reasons), path

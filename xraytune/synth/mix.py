@@ -63,10 +63,10 @@ def require_enough(
     folder = parameters.folder.path if parameters.folder else ""
     planned = plan_mix(prepared.train_counts, parameters)
     needed = np.bincount(planned, minlength=len(available))
-    for name, there, used in zip(prepared.class_names, available, needed, strict=True):
-        if there < used:
+    for name, available_count, count in zip(prepared.class_names, available, needed, strict=True):
+        if available_count < count:
             of_class = f" of {name}" if len(prepared.class_names) > 1 else ""
-            what = f"{there} images{of_class}, but the mix needs {used}"
+            what = f"{available_count} images{of_class}, but the mix needs {count}"
             name = "pool_size" if parameters.pool_size else "synthetic_ratio"
             raise DataError(what, folder, f"add images or lower {name}")
 

@@ -167,7 +167,7 @@ def _widths(settings: GanSettings) -> list[int]:
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Draw weights from N(0, 0.02) and batch norm gains from N(1, 0.02), and set biases to 0.
+    """Sample weights from N(0, 0.02) and batch norm gains from N(1, 0.02), and set biases to 0.
 
     These are the initial values of the DCGAN paper.
     """

@@ -1,6 +1,6 @@
-"""A saved generator: its record, its network, its plausible masks, and the images that it draws.
+"""A saved generator: its record, its network, its plausible masks, and the images that it makes.
 
-The record is in a folder that `xraytune generator train` wrote. Images are drawn in numbered
+The record is in a folder that `xraytune generator train` wrote. Images come in numbered
 blocks of 256, with masks in segmentation. A block depends only on the generator, the pool's seed,
 its class and its number. So a larger pool starts with the images of a smaller one, and half the
 synthetic ratio uses the first half of the images. Pairs with implausible masks are replaced from
@@ -161,25 +161,25 @@ def save_generator(generator: Generator, path: Path) -> None:
 
     The metadata holds what `load_generator` needs to rebuild it.
     """
-    about = {
+    metadata = {
         "kind": "gan",
         "settings": generator.settings.model_dump_json(exclude={"start_from", "features"}),
         "class_count": generator.class_count,
         "channels": generator.channels,
     }
     # One entry: their order is random.
-    save_state(generator.state_dict(), path, {"generator": json.dumps(about)})
+    save_state(generator.state_dict(), path, {"generator": json.dumps(metadata)})
 
 
 def load_generator(path: Path) -> Generator:
     """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
     with explain_unreadable("cannot read this generator", path, "train the generator again"):
         with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["generator"])
+            description = json.loads(file.metadata()["generator"])
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        settings = GanSettings.model_validate_json(about["settings"])
+        settings = GanSettings.model_validate_json(description["settings"])
         with torch.random.fork_rng(devices=[]):
-            generator = Generator(settings, about["class_count"], about["channels"])
+            generator = Generator(settings, description["class_count"], description["channels"])
         generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
 
@@ -194,10 +194,10 @@ def generate_block(
     typical: MaskRange | None = None,
     findings: Int64Array | None = None,
 ) -> UInt8Array:
-    """Draw a block of class `label` from a saved generator, uint8 [256, C, S, S].
+    """Generate a block of class `label` from a saved generator, uint8 [256, C, S, S].
 
-    If `typical` is given, rounds of 256 images are drawn until 256 have plausible masks. If
-    `findings`, int64 [256, C], are given, images are drawn for them and not for a class. The label
+    If `typical` is given, rounds of 256 images are made until 256 have plausible masks. If
+    `findings`, int64 [256, C], are given, images are made for them and not for a class. The label
     also seeds the noise, so two unconditional generators give different images.
 
     Raises:
@@ -205,10 +205,10 @@ def generate_block(
     """
     generator = load_generator(file).to(compute.device)
     labels = torch.full((BLOCK,), label) if findings is None else torch.from_numpy(findings)
-    kept: list[UInt8Array] = []
+    accepted: list[UInt8Array] = []
     for number in count():
         purpose = ("pool", label, block, *(("round", number) if number else ()))
-        # The noise is drawn on the CPU, so that it is the same for every device.
+        # The noise is sampled on the CPU, so that it is the same for every device.
         random = torch.Generator().manual_seed(derive_seed(seed, *purpose))
         z = torch.randn(BLOCK, generator.settings.z_dim, generator=random)
         with torch.inference_mode(), autocast(compute):
@@ -224,10 +224,10 @@ def generate_block(
                 f"training masks ({typical})"
             )
             raise TrialError(what, fix="train more steps (gan.steps)")
-        kept.append(planes)
-        if sum(map(len, kept)) >= BLOCK:
+        accepted.append(planes)
+        if sum(map(len, accepted)) >= BLOCK:
             break
-    return np.concatenate(kept)[:BLOCK]
+    return np.concatenate(accepted)[:BLOCK]
 
 
 def resize_planes(planes: UInt8Array, size_px: int) -> UInt8Array:

@@ -108,10 +108,10 @@ class Evaluation(Measured):
     def to_json(self) -> dict[str, Json]:
         """Return the evaluation as a JSON object, with the metrics at the top level."""
         content = to_json(self)
-        first: dict[str, Json] = {}
+        top_level: dict[str, Json] = {}
         for name in ("metrics", "further", "groups", "facts"):
-            first |= content.pop(name)
-        return first | content
+            top_level |= content.pop(name)
+        return top_level | content
 
 
 def fallen_metrics(
@@ -120,10 +120,10 @@ def fallen_metrics(
     validated: Sequence[CardMetric],
 ) -> str:
     """Return a text on metrics that were higher in validation than their interval here, or ""."""
-    before = {metric.name: metric.value for metric in validated if metric.value is not None}
+    in_validation = {metric.name: metric.value for metric in validated if metric.value is not None}
     fallen = []
     for name, (_, high) in intervals.items():
-        then = before.get(metric_label(name), -1.0)
+        then = in_validation.get(metric_label(name), -1.0)
         if name.startswith(("auroc", "sensitivity", "specificity")) and then > high:
             now = format_metric(name, metrics[name])
             fallen.append(f"{metric_label(name)} {now} (in validation {format_metric(name, then)})")

@@ -16,12 +16,12 @@ _IMAGES_PER_BIN = 20
 
 
 def plot_evaluation(folder: Path, sample: Sample) -> None:
-    """Draw the four panels, for the positive one of two classes or for every class."""
+    """Plot the four panels, for the positive one of two classes or for every class."""
     names = [figure_text(name) for name in sample.model.record.class_names]
     scored = sample.scored
     is_binary = len(names) == 2
-    shown = [names[scored.positive]] if is_binary else names
-    of = f"({shown[0]})" if is_binary else "(each class against the others)"
+    class_names = [names[scored.positive]] if is_binary else names
+    of = f"({class_names[0]})" if is_binary else "(each class against the others)"
     rule = f"threshold {scored.threshold:.3f}" if is_binary else "most probable"
     bins = min(_MOST_BINS, max(1, len(scored.labels) // _IMAGES_PER_BIN))
     files = [folder / "evaluation.png", folder / "evaluation.svg"]
@@ -30,9 +30,9 @@ def plot_evaluation(folder: Path, sample: Sample) -> None:
         (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
         for axes in (roc, calibration):
             axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle="--")
-        for name, one, colour in zip(shown, scored.classes(), cycle(COLOURS), strict=False):
+        for name, curve, colour in zip(class_names, scored.classes(), cycle(COLOURS), strict=False):
             style = {"color": colour, "clip_on": False}
-            truth, scores = one.is_class, one.scores
+            truth, scores = curve.is_class, curve.scores
             RocCurveDisplay.from_predictions(truth, scores, name=name, ax=roc, curve_kwargs=style)
             PrecisionRecallDisplay.from_predictions(
                 truth, scores, name=name, ax=pr, curve_kwargs=style
@@ -49,8 +49,8 @@ def plot_evaluation(folder: Path, sample: Sample) -> None:
             )
             pr.axhline(truth.mean(), color=colour, alpha=0.6, linewidth=0.7, linestyle="--")
             if is_binary:
-                false_rate = one.is_predicted[~truth].mean()
-                roc.plot(false_rate, one.is_predicted[truth].mean(), "o", label=rule, **style)
+                false_rate = curve.is_predicted[~truth].mean()
+                roc.plot(false_rate, curve.is_predicted[truth].mean(), "o", label=rule, **style)
         ConfusionMatrixDisplay.from_predictions(
             scored.labels,
             scored.predicted,

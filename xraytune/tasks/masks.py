@@ -108,8 +108,8 @@ class Masks(Task):
         dices = []
         start = 0
         for logits in outputs_of(network, batches, compute=compute):
-            inside = images.read_masks(slice(start, start + len(logits)))[:, None] > 0
-            masks = torch.from_numpy(inside).to(logits.device)
+            is_mask = images.read_masks(slice(start, start + len(logits)))[:, None] > 0
+            masks = torch.from_numpy(is_mask).to(logits.device)
             start += len(logits)
             entropy = binary_cross_entropy_with_logits(logits, masks.float(), reduction="none")
             losses.append(entropy.mean((1, 2, 3)).double())
@@ -143,8 +143,8 @@ class Masks(Task):
                 _save(outlined(image, mask), folder / "overlays" / names[file])
                 return f"masks/{names[file]}", float(mask.mean()), connected_parts(mask)
 
-            written, broken = _map_masks(model, images, write)
-            rows = [(file, *row) for file, row in written.items()]
+            row_of, broken = _map_masks(model, images, write)
+            rows = [(file, *row) for file, row in row_of.items()]
             table = csv_table(["file", "mask", "area", "parts"], rows)
             write_text(folder / "predictions.csv", table)
         areas = [area for _, _, area, _ in rows]

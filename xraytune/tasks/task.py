@@ -274,7 +274,7 @@ class Task:
         record = sample.model.record
         names = record.class_names
         positive = record.positive if len(names) == 2 else None
-        named = partial(name_metrics, class_count=len(names), positive=positive)
+        with_names = partial(name_metrics, class_count=len(names), positive=positive)
         scored = sample.scored
         patients = sample.patients
         total = measure(scored, patients, **sample.sampling)
@@ -307,7 +307,7 @@ class Task:
         if len({*means.labels.tolist()}) == len(names):
             by_patient = measure(means, owners, **sample.sampling)
             further["by_patient"] = by_patient.metrics
-            facts["by_patient_intervals"] = named(by_patient.intervals)
+            facts["by_patient_intervals"] = with_names(by_patient.intervals)
         subgroups: dict[str, dict[str, Measured]] = {}
         for column, values in sample.columns.items():
             subgroups[column] = {}
@@ -319,9 +319,9 @@ class Task:
                     other = names[subgroup.compared_with]
                     notes.append(f"{subgroup.value} is compared with all {other} images")
         return {
-            "metrics": named(total.metrics),
-            "intervals": named(total.intervals),
-            "further": {name: named(values) for name, values in further.items()},
+            "metrics": with_names(total.metrics),
+            "intervals": with_names(total.intervals),
+            "further": {name: with_names(values) for name, values in further.items()},
             "groups": {"classes": dict(zip(names, breakdown, strict=True))},
             "subgroups": subgroups,
             "facts": facts,
@@ -448,12 +448,12 @@ class Findings(Task):
         """Return the loss of `imbalance`: with weights of positives, [C], or the focal loss."""
         is_known = (targets >= 0).to(outputs.dtype)
         expected = targets.clamp(min=0).to(outputs.dtype)
-        each = binary_cross_entropy_with_logits(
+        losses = binary_cross_entropy_with_logits(
             outputs, expected, weight=is_known, pos_weight=weights, reduction="none"
         )
         if gamma:
-            each = each * (expected - outputs.sigmoid()).abs() ** gamma
-        return each.sum() / is_known.sum().clamp(min=1)
+            losses = losses * (expected - outputs.sigmoid()).abs() ** gamma
+        return losses.sum() / is_known.sum().clamp(min=1)
 
     def balance(self, real: NDArray[Any]) -> Floats:
         """Return the weights of positives, [C], which make them weigh as much as negatives."""
@@ -490,11 +490,12 @@ class Findings(Task):
         """Return the means over findings, and the AUROC of each."""
         means = super().card_metrics(prepared, threshold, validated)
         scored = ScoredImages(validated.labels, validated.results, positive=0)
-        each = _measure_each(
+        of_findings = _measure_each(
             scored, prepared.outputs, validated.patients, replicates=CARD_REPLICATES, seed=0
         )
         aurocs = [
-            CardMetric.of(measured, "auroc", f"AUROC ({name})") for name, measured in each.items()
+            CardMetric.of(measured, "auroc", f"AUROC ({name})")
+            for name, measured in of_findings.items()
         ]
         return *means, *aurocs
 
@@ -519,22 +520,22 @@ class Findings(Task):
         names = record.class_names
         scored = sample.scored
         total = measure(scored, sample.patients, **sample.sampling)
-        each = _measure_each(scored, names, sample.patients, **sample.sampling)
-        left_out = [name for name in names if name not in each]
+        of_findings = _measure_each(scored, names, sample.patients, **sample.sampling)
+        left_out = [name for name in names if name not in of_findings]
         notes = [f"too few of each kind for a score: {join_names(left_out)}"] if left_out else []
         subgroups: dict[str, dict[str, Measured]] = {column: {} for column in sample.columns}
         patients = np.asarray(sample.patients)
         for column, value, rows in sample.subgroups():
-            few = replace(
+            group = replace(
                 scored, labels=scored.labels[rows], probabilities=scored.probabilities[rows]
             )
-            measured = _measure_each(few, names, patients[rows].tolist(), **sample.sampling)
+            measured = _measure_each(group, names, patients[rows].tolist(), **sample.sampling)
             for name, of_finding in measured.items():
                 subgroups[column][f"{name}, {value}"] = of_finding
         return {
             "metrics": name_metrics(total.metrics, 0, None),
             "intervals": name_metrics(total.intervals, 0, None),
-            "groups": {"findings": each},
+            "groups": {"findings": of_findings},
             "subgroups": subgroups,
             "facts": {"left_out": left_out, "thresholds": record.thresholds},
             "notes": notes,
@@ -545,6 +546,6 @@ def _measure_each(
     scored: ScoredImages, names: Sequence[str], patients: Sequence[str], **sampling: int
 ) -> dict[str, Measured]:
     """Return the metrics of each of the `scored_findings`, by name."""
-    each = class_breakdown(scored, patients, **sampling)
+    breakdowns = class_breakdown(scored, patients, **sampling)
     numbers = scored_findings(scored.labels)
-    return {names[number]: measured for number, measured in zip(numbers, each, strict=True)}
+    return {names[number]: measured for number, measured in zip(numbers, breakdowns, strict=True)}

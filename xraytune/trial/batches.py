@@ -7,7 +7,7 @@ which were computed once for each view of an image. Otherwise, `PixelLoader` loo
 scales, augments and normalises them on the device.
 
 With mixup and cutmix, images of a step are blended in pairs, and their labels with them. The pairs
-and the share are random numbers of the step, drawn before it, so that a resumed training and a
+and the share are random numbers of the step, sampled before it, so that a resumed training and a
 captured step blend the same. Any two images of a step may be a pair, also a real and an extra one.
 Each image keeps the larger share of itself, so that `synthetic_weight` weighs what its name says.
 
@@ -69,8 +69,8 @@ class Batches:
         self._extra_stream = stream("extra", images.extra, per_step=self.parameters.extra_per_step)
         self._loader: FeatureLoader | PixelLoader
         if network.has_cached_features:
-            shown = zip(*map(self.images_of_step, range(total_steps)), strict=True)
-            self._loader = FeatureLoader(images, network, *map(np.concatenate, shown))
+            of_steps = zip(*map(self.images_of_step, range(total_steps)), strict=True)
+            self._loader = FeatureLoader(images, network, *map(np.concatenate, of_steps))
         else:
             self._loader = PixelLoader(images, network)
 
@@ -79,13 +79,13 @@ class Batches:
 
         The k-th step with real images shows the same ones in every trial.
         """
-        shown = []
+        parts = []
         is_pretraining = step < self.pretraining_steps
         if not is_pretraining:
-            shown.append(self._real_stream(step - self.pretraining_steps))
+            parts.append(self._real_stream(step - self.pretraining_steps))
         if is_pretraining or self.parameters.mixing == "additive":
-            shown.append(self._extra_stream(step))
-        numbers, views = map(np.concatenate, zip(*shown, strict=True))
+            parts.append(self._extra_stream(step))
+        numbers, views = map(np.concatenate, zip(*parts, strict=True))
         return numbers, views
 
     def step_inputs(self, steps: range) -> Iterator[StepInputs]:
@@ -97,30 +97,30 @@ class Batches:
         """
         device = self._network.compute.device
         images_per_step = self.parameters.batch_size + self.parameters.extra_per_step
-        most = _TRANSFER_BYTES // (images_per_step * self._loader.row_bytes)
-        at_once = min(_STEPS_AT_ONCE, 1 + most)
+        steps_in_transfer = _TRANSFER_BYTES // (images_per_step * self._loader.row_bytes)
+        at_once = min(_STEPS_AT_ONCE, 1 + steps_in_transfer)
         first_real = max(0, self.pretraining_steps - steps.start)
         for of_shape in (steps[:first_real], steps[first_real:]):
             for start in range(0, len(of_shape), at_once):
-                few = of_shape[start : start + at_once]
-                numbers, views = map(np.stack, zip(*map(self.images_of_step, few), strict=True))
+                group = of_shape[start : start + at_once]
+                numbers, views = map(np.stack, zip(*map(self.images_of_step, group), strict=True))
                 columns = [self._images.targets[numbers], *self._loader.prepare(numbers, views)]
                 if self._is_blended:
-                    columns += sample_pairs(few, numbers.shape[1], self.parameters, self._seed)
+                    columns += sample_pairs(group, numbers.shape[1], self.parameters, self._seed)
                 on_device = [
                     pinned(column, device).to(device, non_blocking=True) for column in columns
                 ]
                 yield from zip(*on_device, strict=True)
 
-    def load(self, draws: StepInputs, *, blends: bool = True) -> tuple[Tensor, Tensor]:
-        """Return the inputs and targets of a step, on the device, from its draws.
+    def load(self, step_inputs: StepInputs, *, blends: bool = True) -> tuple[Tensor, Tensor]:
+        """Return the inputs and targets of a step, on the device, from `step_inputs`.
 
         Targets are labels, int64 [B], findings or probabilities, [B, C], or masks, [B, 1, S, S].
         """
         if not self._is_blended:
-            return self._loader.load(*draws)
-        *own, partner, share, box = draws
-        inputs, targets = self._loader.load(*own)
+            return self._loader.load(*step_inputs)
+        *loader_inputs, partner, share, box = step_inputs
+        inputs, targets = self._loader.load(*loader_inputs)
         if not blends:
             return inputs, targets
         class_count = self._network.output_count
@@ -128,11 +128,11 @@ class Batches:
 
     def norm_batches(self) -> Iterator[Tensor]:
         """Yield the inputs of the first steps with real images, to estimate batch norms on."""
-        first = self.pretraining_steps
+        first_real = self.pretraining_steps
         count = min(len(self._images.real), _MAX_NORM_IMAGES)
-        steps = range(first, first + math.ceil(count / self.parameters.batch_size))
-        for draws in self.step_inputs(steps):
-            yield self.load(draws, blends=False)[0]
+        steps = range(first_real, first_real + math.ceil(count / self.parameters.batch_size))
+        for step_inputs in self.step_inputs(steps):
+            yield self.load(step_inputs, blends=False)[0]
 
 
 class FeatureLoader:
@@ -142,22 +142,22 @@ class FeatureLoader:
         self, images: TrainingSet, network: Network, numbers: Int64Array, views: Int64Array
     ) -> None:
         """`numbers` and `views`, [n], are the images that the steps show, and their views."""
-        tables = [network.views(source) for source in images.sources]
+        tables = [network.views(image_set) for image_set in images.image_sets]
         is_shown = np.zeros((len(images.targets), tables[0].shape[1]), dtype=bool)
         is_shown[numbers, views] = True
         self._row_of_view = np.full(is_shown.shape, _NOT_SHOWN)
         arrays: list[tuple[int, ReadRows]] = []
         first_image = 0
         first_row = 0
-        for source, table in zip(images.sources, tables, strict=True):
-            of_source = slice(first_image, first_image + len(table))
-            first_image = of_source.stop
-            places, which = np.nonzero(is_shown[of_source])
+        for image_set, table in zip(images.image_sets, tables, strict=True):
+            of_set = slice(first_image, first_image + len(table))
+            first_image = of_set.stop
+            places, view_numbers = np.nonzero(is_shown[of_set])
             if not len(places):
                 continue
-            features, rows = network.features(source, places, table[places, which])
+            features, rows = network.features(image_set, places, table[places, view_numbers])
             arrays.append((len(rows), partial(_read_rows, features, rows)))
-            self._row_of_view[of_source][places, which] = first_row + np.arange(len(rows))
+            self._row_of_view[of_set][places, view_numbers] = first_row + np.arange(len(rows))
             first_row += len(rows)
         self._rows = DeviceRows(arrays, network.compute.device)
         self.row_bytes = self._rows.row_bytes
@@ -174,8 +174,7 @@ class FeatureLoader:
 
 
 def _read_rows(features: NDArray[Any], rows: Int64Array, numbers: Int64Array) -> NDArray[Any]:
-    chosen: NDArray[Any] = features[rows[numbers]]
-    return chosen
+    return np.asarray(features[rows[numbers]])
 
 
 class PixelLoader:
@@ -186,10 +185,10 @@ class PixelLoader:
 
     def __init__(self, images: TrainingSet, network: Network) -> None:
         self._network = network
-        self._real_count = len(images.sources[0].rows)
+        self._real_count = len(images.image_sets[0].rows)
         self._is_augmented = network.experiment.parameters.augmentation != "none"
-        self._views = np.concatenate([network.views(source) for source in images.sources])
-        arrays = [(len(source.rows), source.planes) for source in images.sources]
+        self._views = np.concatenate([network.views(image_set) for image_set in images.image_sets])
+        arrays = [(len(image_set.rows), image_set.planes) for image_set in images.image_sets]
         device = network.compute.device
         self._groups = [DeviceRows(group, device) for group in (arrays[:1], arrays[1:]) if group]
         self.row_bytes = max(group.row_bytes for group in self._groups)
@@ -255,9 +254,9 @@ class DeviceRows:
     def _read(self, numbers: Int64Array) -> NDArray[Any]:
         rows = np.empty((*numbers.shape, *self._first_row.shape[1:]), dtype=self._first_row.dtype)
         array_of = np.searchsorted(self._ends, numbers, side="right")
-        for index, (count, read) in enumerate(self._arrays):
+        for index, (count, read_array) in enumerate(self._arrays):
             mask = array_of == index
-            rows[mask] = read(numbers[mask] - self._ends[index] + count)
+            rows[mask] = read_array(numbers[mask] - self._ends[index] + count)
         return rows
 
 
@@ -310,19 +309,19 @@ def sample_pairs(
 
 
 def blend(
-    inputs: Tensor, targets: Tensor, draws: tuple[Tensor, ...], *, class_count: int
+    inputs: Tensor, targets: Tensor, blending: tuple[Tensor, ...], *, class_count: int
 ) -> tuple[Tensor, Tensor]:
     """Return blended inputs, [B, ...], and their targets as probabilities.
 
     Targets are labels, int64 [B], findings or probabilities, [B, C], or masks, [B, 1, S, S]. A
     finding that is unknown for either image of a pair is unknown.
     """
-    partner, share, box = draws
+    partner, share, box = blending
     if targets.ndim == 1:
         targets = one_hot(targets, class_count)
     targets = targets.to(torch.float32)
-    others = targets[partner]
-    is_unknown = (targets == _UNKNOWN) | (others == _UNKNOWN)
+    partner_targets = targets[partner]
+    is_unknown = (targets == _UNKNOWN) | (partner_targets == _UNKNOWN)
     top, left, bottom, right = box.unbind(dim=-1)
     is_cut = bottom > top
     if inputs.ndim == 4:
@@ -333,11 +332,13 @@ def blend(
         is_others = (rows[:, None] & columns[None, :]).to(inputs.dtype)
         # With cutmix, the labels have the same shares as the pixels.
         share = torch.where(is_cut, 1 - is_others.mean(), share)
-        own = torch.where(is_cut, 1 - is_others, share.expand_as(is_others))
+        own_share = torch.where(is_cut, 1 - is_others, share.expand_as(is_others))
         if targets.ndim == 4:
-            return torch.lerp(inputs[partner], inputs, own), torch.lerp(others, targets, own)
-        inputs = torch.lerp(inputs[partner], inputs, own)
+            return torch.lerp(inputs[partner], inputs, own_share), torch.lerp(
+                partner_targets, targets, own_share
+            )
+        inputs = torch.lerp(inputs[partner], inputs, own_share)
     else:
         inputs = torch.lerp(inputs[partner], inputs, share)
-    mixed = torch.lerp(others, targets, share)
+    mixed = torch.lerp(partner_targets, targets, share)
     return inputs, torch.where(is_unknown, torch.full_like(mixed, _UNKNOWN), mixed)

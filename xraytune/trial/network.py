@@ -105,28 +105,28 @@ class Network:
         return network.to(self.compute.device)
 
     @cached_property
-    def _frozen(self) -> nn.Module:
+    def _frozen_backbone(self) -> nn.Module:
         """The backbone, as it computes features."""
         return fold_batch_norms(self.whole.get_submodule("backbone"))
 
-    def untrained(self, source: ImageSet) -> nn.Module:
+    def untrained(self, image_set: ImageSet) -> nn.Module:
         """Return the module that a trial trains, before its training.
 
         This is the whole network or, if the backbone is frozen, a new head. If training starts at a
-        donor's classifier, the head has the donor's weights. The first image of `source` is needed
+        donor's classifier, the head has the donor's weights. The first image of the set is needed
         only to find the number of features.
         """
         if not self.has_cached_features:
             return self.whole
         settings = self.experiment.settings
         parameters = self.experiment.parameters
-        feature_count = self.features(source, np.zeros(1, dtype=np.int64))[0].shape[1]
+        feature_count = self.features(image_set, np.zeros(1, dtype=np.int64))[0].shape[1]
         head = build_head(parameters, feature_count, self.output_count, seed=settings.seed)
         if self.experiment.donor:
-            sent = donor_tensors(
+            classifier = donor_tensors(
                 self.experiment.donor, self._context.prepared.class_names, parameters, settings
             )
-            linear_of(head).load_state_dict({name: sent[name] for name in ("weight", "bias")})
+            linear_of(head).load_state_dict({name: classifier[name] for name in ("weight", "bias")})
         return head.to(self.compute.device)
 
     @cached_property
@@ -145,49 +145,48 @@ class Network:
             "releases": releases("torch", "torchvision"),
         }
 
-    def views(self, source: ImageSet) -> Float32Array:
-        """Return the views of each image of a source that training shows, [n, V, 11]."""
+    def views(self, image_set: ImageSet) -> Float32Array:
+        """Return the views of each image that training shows, [n, V, 11]."""
         experiment = self.experiment
         return view_table(
             experiment.settings.seed,
             "views",
-            source.name,
-            image_count=len(source.rows),
+            image_set.name,
+            image_count=len(image_set.rows),
             parameters=experiment.parameters,
         )
 
     def features(
-        self, source: ImageSet, places: Int64Array, views: Float32Array | None = None
+        self, image_set: ImageSet, places: Int64Array, views: Float32Array | None = None
     ) -> tuple[Float32Array, Int64Array]:
         """Return features, float32 [N, D], and the row of each image in them, [n].
 
-        The images are at `places` of a source, [n], and shown in `views`, [n, 11]; without `views`,
+        The images are at `places` of a set, [n], and shown in `views`, [n, 11]; without `views`,
         they are not augmented. Features that the store lacks are computed. The returned features
         may be memory-mapped.
         """
-        if source.features is not None:
-            return source.features, places
+        if image_set.features is not None:
+            return image_set.features, places
         if views is None:
             views = np.broadcast_to(_IDENTITY, (len(places), len(_IDENTITY)))
         features, rows = open_store(self._context.cache, self.identity).find(
-            _name_views(source, places, views),
-            self._computer(source, places, views),
-            what=f"features of {source.name} images",
+            _name_views(image_set, places, views),
+            self._feature_function(image_set, places, views),
+            what=f"features of {image_set.name} images",
             on_progress=self._context.on_progress,
         )
-        if source.name == "real":  # a generator's images may be nearly equal themselves
+        if image_set.name == "real":  # a generator's images may be nearly equal themselves
             compared = features[rows[:: 1 + len(rows) // _COMPARED]]
             require_different(compared, self.experiment.parameters.backbone)
         return features, rows
 
-    def plain_features(self, source: ImageSet) -> Float32Array:
-        """Return the features of a source without augmentation, float32 [n, D]."""
-        features, rows = self.features(source, np.arange(len(source.rows)))
-        plain: Float32Array = features[rows]
-        return plain
+    def plain_features(self, image_set: ImageSet) -> Float32Array:
+        """Return the features of images without augmentation, float32 [n, D]."""
+        features, rows = self.features(image_set, np.arange(len(image_set.rows)))
+        return np.asarray(features[rows])
 
-    def _computer(
-        self, source: ImageSet, places: Int64Array, views: Float32Array
+    def _feature_function(
+        self, image_set: ImageSet, places: Int64Array, views: Float32Array
     ) -> Callable[[Int64Array], Iterator[Float32Array]]:
         """Return a function that computes the features of some of the images, given their numbers.
 
@@ -202,14 +201,14 @@ class Network:
 
         def compute_batch(backbone: nn.Module, numbers: Int64Array) -> Float32Array:
             batch = np.resize(numbers, self._batch)  # repeats them if there are fewer
-            images = self.scaled(source, places[batch])
+            images = self.scaled(image_set, places[batch])
             images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
             inputs = normalise(images, self.form)
             features = predict_logits(backbone, [inputs], compute=compute)
             return features[: len(numbers)]
 
         def compute_all(numbers: Int64Array) -> Iterator[Float32Array]:
-            backbone = self._frozen
+            backbone = self._frozen_backbone
             batches = np.split(numbers, range(self._batch, len(numbers), self._batch))
             pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
             with in_one_thread(), pool:
@@ -218,9 +217,9 @@ class Network:
 
         return compute_all
 
-    def scaled(self, source: ImageSet, places: Int64Array | slice) -> Tensor:
-        """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
-        return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
+    def scaled(self, image_set: ImageSet, places: Int64Array | slice) -> Tensor:
+        """Return images of a set on the device, float32 [n, 1, S, S] in [0, 1]."""
+        return to_unit(torch.from_numpy(image_set.read(places)).to(self.compute.device), self.form)
 
     def scaled_masks(self, masks: Tensor) -> Tensor:
         """Return masks, uint8 [n, h, w], as float32 [n, 1, S, S] of 0 and 1, scaled up."""
@@ -231,24 +230,24 @@ class Network:
             masks = (masks >= MASK_THRESHOLD).float()
         return masks
 
-    def batches(self, source: ImageSet) -> Iterator[Tensor]:
-        """Yield the inputs of all images of a source, unaugmented.
+    def batches(self, image_set: ImageSet) -> Iterator[Tensor]:
+        """Yield the inputs of all images of a set, unaugmented.
 
         These are batches of images, [n, C, S, S], or one batch of features, [n, D].
         """
         if self.has_cached_features:
-            yield torch.from_numpy(self.plain_features(source)).to(self.compute.device)
+            yield torch.from_numpy(self.plain_features(image_set)).to(self.compute.device)
             return
-        for start in range(0, len(source.rows), self._batch):
-            yield normalise(self.scaled(source, slice(start, start + self._batch)), self.form)
+        for start in range(0, len(image_set.rows), self._batch):
+            yield normalise(self.scaled(image_set, slice(start, start + self._batch)), self.form)
 
 
-def _name_views(source: ImageSet, places: Int64Array, views: Float32Array) -> list[bytes]:
+def _name_views(image_set: ImageSet, places: Int64Array, views: Float32Array) -> list[bytes]:
     """Return the keys of images in views: hashes of the pixels and, if augmented, of the view."""
     distinct, image_of = np.unique(places, return_inverse=True)
     images = []
     for start in range(0, len(distinct), _READ_AT_ONCE):
-        pixels = source.read(distinct[start : start + _READ_AT_ONCE])
+        pixels = image_set.read(distinct[start : start + _READ_AT_ONCE])
         images += [_hash(image.tobytes()) for image in pixels]
     is_plain = (views == _IDENTITY).all(axis=1)
     return [
@@ -261,11 +260,11 @@ def _hash(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:KEY_BYTES]
 
 
-def _grey_statistics(source: ImageSet) -> tuple[float, float]:
+def _grey_statistics(image_set: ImageSet) -> tuple[float, float]:
     """Return the mean and standard deviation of the pixels, scaled to [0, 1]."""
     histogram = np.zeros(256, dtype=np.int64)
-    for start in range(0, len(source.rows), _CPU_BATCH):  # bincount converts the pixels to int64
-        pixels = source.read(slice(start, start + _CPU_BATCH))
+    for start in range(0, len(image_set.rows), _CPU_BATCH):  # bincount converts the pixels to int64
+        pixels = image_set.read(slice(start, start + _CPU_BATCH))
         histogram += np.bincount(pixels.ravel(), minlength=256)
     values = np.arange(256) / 255
     mean = float((histogram * values).sum() / histogram.sum())

@@ -156,13 +156,13 @@ def _require_batches(space: Space) -> None:
         "synthetic_ratio",
         "mixing",
     )
-    for trial in space.extreme_parameters(*names):
-        is_alone = trial.source == "none" or trial.mixing == "pretrain"
-        if trial.trainable == "head" or trial.batch_size > 1 or not is_alone:
+    for parameters in space.extreme_parameters(*names):
+        is_alone = parameters.source == "none" or parameters.mixing == "pretrain"
+        if parameters.trainable == "head" or parameters.batch_size > 1 or not is_alone:
             continue
-        size_px = trial.size_px(space.settings.data)
-        if not accepts(trial.backbone, size_px, trains_on_one=True):
-            what = f"batch_size: 1, backbone: {trial.backbone}, images of {size_px} px"
+        size_px = parameters.size_px(space.settings.data)
+        if not accepts(parameters.backbone, size_px, trains_on_one=True):
+            what = f"batch_size: 1, backbone: {parameters.backbone}, images of {size_px} px"
             what += ": a batch norm would train on a single value"
             raise ConfigError(what, fix="write batch_size: 2")
 
@@ -193,14 +193,14 @@ def require_inputs(
         if name in PATHS and not Path(path).exists():
             what = f"{name}: there is nothing at this path"
             errors.append(DataError(what, Path(path), "check it"))
-    for trial in networks:
+    for parameters in networks:
         with collect(errors):
-            require_network(settings, trial, may_download=not errors)
+            require_network(settings, parameters, may_download=not errors)
     raise_together(errors)
 
 
 def require_network(
-    settings: Settings, trial: Parameters, *, may_download: bool = True
+    settings: Settings, parameters: Parameters, *, may_download: bool = True
 ) -> Path | None:
     """Return the file of a trial's weights, and check that its backbone accepts the images.
 
@@ -210,18 +210,20 @@ def require_network(
     Raises the errors of `find_weights`, ConfigError if the backbone does not accept the images, and
     ArtifactError if a model of `xraytune train` is damaged.
     """
-    backbone = trial.backbone
-    weights = trial.weights
+    backbone = parameters.backbone
+    weights = parameters.weights
     if is_model(weights):
         open_bundle(Path(weights))
     file = find_weights(backbone, weights, settings.weights_dir, may_download=may_download)
     if weights == "hub" or is_path("weights", weights) or BACKBONES.has(backbone):
         build_backbone(backbone, weights=file)
-    size_px = trial.size_px(settings.data)
+    size_px = parameters.size_px(settings.data)
     final_px = settings.final.image_size if settings.final else None
     for side_px in {size_px, final_px or size_px}:
         if not accepts(backbone, side_px):
             what = f"backbone: {backbone} does not take images of {side_px} px"
             fix = "use the size it was trained with, often 224, or choose another backbone"
-            raise ConfigError(what, "input_size" if trial.input_size else "data.image_size", fix)
+            raise ConfigError(
+                what, "input_size" if parameters.input_size else "data.image_size", fix
+            )
     return file

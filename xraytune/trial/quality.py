@@ -61,7 +61,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     """Return the quality of synthetic images, or the reason why it cannot be measured.
 
     Raises:
-        TrialError: The pool cannot be drawn.
+        TrialError: The pool cannot be made.
     """
     settings = experiment.settings
     prepared = context.prepared
@@ -81,9 +81,9 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
         while len(blocks) * BLOCK < count and len(blocks[-1].rows) == BLOCK:
             blocks.append(source.block(settings, context, label, len(blocks)))
         pools.append(blocks)
-        drawn = sum(len(block.rows) for block in blocks)
+        in_pool = sum(len(block.rows) for block in blocks)
         in_val_b = int((val_b.labels == label).sum())
-        for where, number in (("val-A", count), ("val-B", in_val_b), ("the pool", drawn)):
+        for where, number in (("val-A", count), ("val-B", in_val_b), ("the pool", in_pool)):
             if number < _FEWEST_IMAGES:
                 few = f"{number} images of {name} in {where}, fewer than {_FEWEST_IMAGES}"
                 return f"not measured: {few}"
@@ -101,32 +101,33 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     except MachineError as error:
         return f"not measured: {error.problems[0].what}"
 
-    def read_features(*sources: ImageSet) -> Floats:
+    def read_features(*image_sets: ImageSet) -> Floats:
         features = [
-            network.plain_features(_downsample(images, resolution_px)) for images in sources
+            network.plain_features(_downsample(images, resolution_px)) for images in image_sets
         ]
         return np.concatenate(features).astype(np.float64)
 
     def build(folder: Path) -> None:
         real = read_features(val_a)
-        others = read_features(val_b)
-        drawn = [read_features(*blocks) for blocks in pools]
+        val_b_features = read_features(val_b)
+        pool_features = [read_features(*blocks) for blocks in pools]
         classes = {}
         for label, name in enumerate(names):
             of_class = real[val_a.labels == label]
-            count = min(len(of_class), len(drawn[label]))  # the figures depend on the numbers
-            shown = sample_evenly(of_class, count)
-            pool = sample_evenly(drawn[label], count)
+            # The figures depend on the numbers of images.
+            count = min(len(of_class), len(pool_features[label]))
+            real_sample = sample_evenly(of_class, count)
+            pool_sample = sample_evenly(pool_features[label], count)
             classes[name] = ClassQuality(
                 images=count,
-                kid=kernel_inception_distance(shown, pool),
-                floor=kernel_inception_distance(of_class, others[val_b.labels == label]),
-                coverage=coverage(shown, pool),
+                kid=kernel_inception_distance(real_sample, pool_sample),
+                floor=kernel_inception_distance(of_class, val_b_features[val_b.labels == label]),
+                coverage=coverage(real_sample, pool_sample),
             )
         targets = np.concatenate([block.targets for blocks in pools for block in blocks])
         if settings.task == "classification":
-            learnt = (network.plain_features(train).astype(np.float64), train.labels)
-            shares = label_agreement(learnt, (np.concatenate(drawn), targets))
+            train_features = (network.plain_features(train).astype(np.float64), train.labels)
+            shares = label_agreement(train_features, (np.concatenate(pool_features), targets))
             for name, share in zip(names, shares, strict=True):
                 classes[name] = replace(classes[name], agreement=share)
         in_val_a = (real, val_a.targets)
@@ -135,7 +136,9 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
             features=f"{experiment.parameters.backbone} ({Path(str(network.weights)).name})",
             resolution_px=resolution_px,
             classes=classes,
-            gan_train=transfer_auroc((np.concatenate(drawn), targets), in_val_a, positive=positive),
+            gan_train=transfer_auroc(
+                (np.concatenate(pool_features), targets), in_val_a, positive=positive
+            ),
             real_train=transfer_auroc(
                 (read_features(train), train.targets), in_val_a, positive=positive
             ),
@@ -169,8 +172,8 @@ def _downsample(images: ImageSet, size_px: int) -> ImageSet:
 def _choose_image_set(name: SideName, context: RunContext) -> ImageSet:
     """Return at most `_MOST_IMAGES` images of each class of a side."""
     side = side_image_set(name, context.prepared, context.cache)
-    chosen = [
+    places = [
         sample_evenly(np.flatnonzero(side.labels == label), _MOST_IMAGES)
         for label in range(len(context.prepared.class_names))
     ]
-    return take(side, np.sort(np.concatenate(chosen)))
+    return take(side, np.sort(np.concatenate(places)))

@@ -1,6 +1,6 @@
 """Sample grids: what a generator has learned, next to training images of each class.
 
-Masks are drawn as outlines. The real images are only training images, never images of val-A, val-B
+Masks are shown as outlines. The real images are only training images, never images of val-A, val-B
 or the test folder.
 """
 
@@ -27,9 +27,9 @@ _FONT = ImageFont.load_default(16)
 
 
 def save_generator_grid(experiment: Experiment, context: RunContext, folder: Path) -> Path:
-    """Draw a generator's first images below its training images, and return the file.
+    """Show a generator's first images below its training images, and return the file.
 
-    If `folder` already has the file, it is not drawn again. All images have the size of the
+    If `folder` already has the file, it is not made again. All images have the size of the
     generated ones, so that these can be compared with what the generator has seen.
     """
     gan = Gan(experiment.parameters)
@@ -43,12 +43,14 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     grids = []
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(real.labels == label)
-        seen = resize_planes(real.planes(sample_evenly(places, COLUMNS)), settings.image_size)
+        real_planes = resize_planes(
+            real.planes(sample_evenly(places, COLUMNS)), settings.image_size
+        )
         block = gan.block(experiment.settings, context, label, 0)
         caption = f"{figure_text(class_name)}: {len(places):,} real training images"
-        grids.append((caption, image_grid(with_outlines(seen), COLUMNS)))
-        drawn = with_outlines(block.planes(np.arange(2 * COLUMNS)))
-        grids.append(("generated images", image_grid(drawn, COLUMNS)))
+        grids.append((caption, image_grid(with_outlines(real_planes), COLUMNS)))
+        generated = with_outlines(block.planes(np.arange(2 * COLUMNS)))
+        grids.append(("generated images", image_grid(generated, COLUMNS)))
     width_px = max(grid.width for _, grid in grids)
     height_px = sum(CAPTION_PX + grid.height for _, grid in grids)
     sheet = Image.new("RGB", (width_px, height_px), "white")

@@ -60,8 +60,7 @@ def label_images(images: ImageSet, experiment: Experiment, context: RunContext) 
         write_array(work / "labels.npy", predict(model or folder, images, experiment, context))
 
     path = build_once(context.cache, _STAGE, inputs, build)
-    labels: Float32Array = np.load(path / "labels.npy")
-    return labels
+    return np.asarray(np.load(path / "labels.npy"))
 
 
 def require_labeller(parameters: Parameters, settings: Settings, outputs: tuple[str, ...]) -> None:
@@ -127,10 +126,10 @@ def _predict_by_model(
     run = bundle.predictor(context.compute).run
     starts = range(0, len(images.rows), _BATCH)
     of_batches = [run(images.read(slice(start, start + _BATCH))) for start in starts]
-    chosen = np.concatenate(of_batches)[:, columns]
+    probabilities = np.concatenate(of_batches)[:, columns]
     if experiment.settings.task == "classification":
-        chosen /= chosen.sum(axis=1, keepdims=True)
-    return chosen.astype(np.float32)
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return probabilities.astype(np.float32)
 
 
 def _columns(bundle: Bundle, settings: Settings, outputs: tuple[str, ...]) -> list[int]:
@@ -148,11 +147,10 @@ def _predict_by_head(
 ) -> Float32Array:
     outputs = context.prepared.outputs
     classifier = _head_of(folder, experiment.settings, experiment.parameters, outputs)
-    sent = donor_tensors(folder, outputs, classifier.parameters, classifier.settings)
+    tensors = donor_tensors(folder, outputs, classifier.parameters, classifier.settings)
     features = torch.from_numpy(Network(classifier, context).plain_features(images))
-    logits = features.double() @ sent["weight"].double().T + sent["bias"].double()
-    labels: Float32Array = logits.softmax(dim=1).float().numpy()
-    return labels
+    logits = features.double() @ tensors["weight"].double().T + tensors["bias"].double()
+    return np.asarray(logits.softmax(dim=1).float().numpy())
 
 
 def _head_of(

@@ -81,9 +81,9 @@ class TrialTraining:
             self._val_a_features = [*self.network.batches(self.val_a)]
         self.trained = self.network.untrained(self.val_a)
 
-    def step(self, optimizer: Optimizer, draws: StepInputs) -> Tensor:
+    def step(self, optimizer: Optimizer, step_inputs: StepInputs) -> Tensor:
         """Train one step and return its loss, on the device."""
-        inputs, targets = self.batches.load(draws)
+        inputs, targets = self.batches.load(step_inputs)
         optimizer.zero_grad()
         with autocast_images(inputs, self.compute), fast_backward(self.trained, self.compute):
             outputs = self.trained(inputs)
@@ -123,7 +123,7 @@ class TrialTraining:
                 train_loss, lr = self._train_epoch(optimizer, update, records)
             val_loss, val_score = self.validate()
             if not math.isfinite(train_loss + val_loss):
-                raise self._diverged("loss", epoch)
+                raise self._divergence_error("loss", epoch)
 
             best_before = records[-1].best_val_score if records else -math.inf
             record = EpochRecord(
@@ -140,7 +140,7 @@ class TrialTraining:
             state = self.trained.state_dict()
             # A batch norm can hide weights that are not finite from the loss.
             if not all(tensor.isfinite().all() for tensor in state.values()):
-                raise self._diverged("network", epoch)
+                raise self._divergence_error("network", epoch)
             if val_score > best_before:
                 best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
             if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
@@ -149,7 +149,7 @@ class TrialTraining:
             yield record
         save_state(best, checkpoint_dir / BEST_FILE)
 
-    def _diverged(self, what: str, epoch: int) -> TrialError:
+    def _divergence_error(self, what: str, epoch: int) -> TrialError:
         where = f"lr {self.parameters.lr:g}"
         return TrialError(
             f"the {what} is not finite in epoch {epoch}", where, "search smaller values of lr"
@@ -172,12 +172,12 @@ class TrialTraining:
         on_gpu = self.compute.device == "cuda"
         with seeded(self.seed, "epoch", epoch, on_gpu=on_gpu):
             self.on_progress(TRAINING_STEPS, steps.start, total_steps)
-            for step, draws in zip(steps, self.batches.step_inputs(steps), strict=True):
+            for step, step_inputs in zip(steps, self.batches.step_inputs(steps), strict=True):
                 lr = learning_rate(
                     self.parameters, step, total_steps=total_steps, val_losses=val_losses
                 )
                 set_lr(optimizer, lr)
-                total_loss += update(draws)
+                total_loss += update(step_inputs)
                 self.on_progress(TRAINING_STEPS, step + 1, total_steps)
         mean_loss = float(total_loss) / len(steps)
         estimate_batch_norms(self.trained, self.batches.norm_batches, compute=self.compute)

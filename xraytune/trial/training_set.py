@@ -1,11 +1,11 @@
 """Which images a trial trains on, real and extra ones, and which of them a step shows.
 
-A data source is a set of images of one origin: the train side, a block of synthetic images, a
-folder of extra images. Each image of a training set has a label or findings, and a place in one of
-its sources. Steps draw from two seeded streams, one of real and one of extra images. A stream is an
-endless sequence of shuffled passes, of which each step takes the next part. So a resumed trial
-needs no sampler state, and two arms with one seed see the same real images, in the same views and
-the same order.
+An image set has images of one origin: the train side, a block of synthetic images, a folder of
+extra images. Each image of a training set has a label or findings, and a place in one of its image
+sets. Steps use two seeded streams, one of real and one of extra images. A stream is an endless
+sequence of shuffled passes, of which each step takes the next part. So a resumed trial needs no
+sampler state, and two arms with one seed see the same real images, in the same views and the same
+order.
 """
 
 from collections.abc import Callable
@@ -27,21 +27,21 @@ from xraytune.trial.soft_labels import label_images
 
 
 class TrainingSet(NamedTuple):
-    """The data sources of a trial, and which of their images are the real and the extra ones.
+    """The image sets of a trial, and which of their images are the real and the extra ones.
 
-    Images are numbered over all sources.
+    Images are numbered over all image sets.
 
     Attributes:
-        sources: The data sources. The first one has the real images; the images of all others have
+        image_sets: The first one has the real images; the images of all others have
             one size.
-        targets: Labels, int64 [total], or findings, [total, C], of the images of all sources. With
+        targets: Labels, int64 [total], or findings, [total, C], of all images. With
             `labels: donor`, probabilities of classes or findings, float32 [total, C].
         real: Numbers of the real images, or of the images shown in their place, int64 [R];
             `imbalance: oversample` repeats some.
         extra: Numbers of the extra images, int64 [E]; `duplicate` may repeat a number.
     """
 
-    sources: tuple[ImageSet, ...]
+    image_sets: tuple[ImageSet, ...]
     targets: Float32Array | Int64Array
     real: Int64Array
     extra: Int64Array
@@ -65,36 +65,36 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     source = source_of(parameters, has_real_extra=experiment.has_real_extra)
     if parameters.has_synthetic_pixels:
         refuse_memorised(experiment, context)
-    sources: tuple[ImageSet, ...] = (real,)
+    image_sets: tuple[ImageSet, ...] = (real,)
     if not source.repeats_real:
         counts = np.bincount(planned, minlength=class_count).tolist()
-        sources += source.image_sets(settings, context, counts)
-    targets: Float32Array | Int64Array = np.concatenate([images.targets for images in sources])
+        image_sets += source.image_sets(settings, context, counts)
+    targets: Float32Array | Int64Array = np.concatenate([images.targets for images in image_sets])
     if parameters.labels == "donor":
-        soft = [label_images(images, experiment, context) for images in sources[1:]]
-        known = real.targets if real.targets.ndim == 2 else np.eye(class_count)[real.targets]
-        targets = np.concatenate([known.astype(np.float32), *soft])
+        soft = [label_images(images, experiment, context) for images in image_sets[1:]]
+        one_hot = real.targets if real.targets.ndim == 2 else np.eye(class_count)[real.targets]
+        targets = np.concatenate([one_hot.astype(np.float32), *soft])
     real_numbers = np.arange(len(real.rows))
     if parameters.imbalance == "oversample":
         real_numbers = _level(real, settings.seed)
     if source.repeats_real and real.targets.ndim == 2 and parameters.balance == "equal":
         extra = levelling_order(real.targets, len(planned), settings.seed)
-        return TrainingSet(sources, targets, real_numbers, extra)
-    labels = np.concatenate([images.labels for images in sources])
+        return TrainingSet(image_sets, targets, real_numbers, extra)
+    labels = np.concatenate([images.labels for images in image_sets])
     usable = np.arange(0 if source.repeats_real else len(real.rows), len(labels))
     if not source.repeats_real:
         available = np.bincount(labels[usable], minlength=class_count).tolist()
         require_enough(available, parameters, prepared)
     extra = np.empty(len(planned), dtype=np.int64)
     for label in np.unique(planned).tolist():
-        chosen = planned == label
+        is_of_class = planned == label
         members = usable[labels[usable] == label]
         if source.is_shuffled:  # other real images in each replicate
             members = numpy_generator(settings.seed, "duplicates", label).permutation(members)
-        extra[chosen] = np.resize(members, int(chosen.sum()))
+        extra[is_of_class] = np.resize(members, int(is_of_class.sum()))
     if experiment.control == "synthetic_only":
-        return TrainingSet(sources, targets, extra, extra[:0])
-    return TrainingSet(sources, targets, real_numbers, extra)
+        return TrainingSet(image_sets, targets, extra, extra[:0])
+    return TrainingSet(image_sets, targets, real_numbers, extra)
 
 
 def _level(real: ImageSet, seed: int) -> Int64Array:
@@ -121,9 +121,9 @@ Stream: TypeAlias = Callable[[int], ShownImages]
 def image_stream(
     seed: int, purpose: str, images: Int64Array, *, per_step: int, view_count: int
 ) -> Stream:
-    """Return a stream that draws `per_step` of the images, given as numbers, in each step.
+    """Return a stream that takes `per_step` of the images, given as numbers, in each step.
 
-    Every pass shows each image once, in one of `view_count` views. A stream without images draws
+    Every pass shows each image once, in one of `view_count` views. A stream without images shows
     nothing. The purpose, "real" or "extra", separates streams of one seed.
     """
     count = len(images)
@@ -135,7 +135,7 @@ def image_stream(
         views = generator.integers(view_count, size=count)
         return images[order], views[order]
 
-    def draw(step: int) -> ShownImages:
+    def show(step: int) -> ShownImages:
         if count == 0 or per_step == 0:
             nothing = np.empty(0, dtype=np.int64)
             return nothing, nothing
@@ -146,4 +146,4 @@ def image_stream(
         part = slice(skipped, skipped + per_step)
         return numbers[part], views[part]
 
-    return draw
+    return show

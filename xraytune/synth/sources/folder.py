@@ -45,13 +45,13 @@ class Folder(Source):
 
     def seen_images_sha256(self) -> frozenset[str] | None:
         """Return the images that `folder.seen` or the provenance file lists."""
-        seen = self.settings.seen
-        if seen is not None and seen.is_dir():
-            return frozenset(_hashes(seen))
+        path = self.settings.seen
+        if path is not None and path.is_dir():
+            return frozenset(_hashes(path))
         provenance = self.settings.path / PROVENANCE_FILE
         try:
-            if seen is not None:
-                return frozenset(read_bytes(seen, DataError).decode().split())
+            if path is not None:
+                return frozenset(read_bytes(path, DataError).decode().split())
             if not provenance.is_file():
                 return None
             recorded = read_json(provenance).get("train_images")
@@ -59,10 +59,10 @@ class Folder(Source):
         except (ValueError, OSError, TypeError, AttributeError) as error:
             what = "the record of the images that these were made from cannot be read"
             fix = "write one SHA-256 per line, or draw the images again"
-            raise DataError(what, seen or provenance, fix) from error
+            raise DataError(what, path or provenance, fix) from error
 
     @classmethod
-    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
+    def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
         """Return a fingerprint of seen images, of a donor's classifiers, or of the usable images.
 
         The fingerprint of usable images includes their provenance. They are decoded, which finds
@@ -73,15 +73,15 @@ class Folder(Source):
         if setting == "seen":
             hashes = _hashes(path) if path.is_dir() else [sha256_of(path)]
             return sha256(" ".join(hashes).encode()).hexdigest()
-        images, _ = store_folder(path, study)
+        images, _ = store_folder(path, study_images)
         provenance = path / PROVENANCE_FILE
         of_provenance = sha256_of(provenance) if provenance.is_file() else ""
         return content_fingerprint(images) + of_provenance
 
-    def count_available(self, study: StudyImages) -> list[int]:
+    def count_available(self, study_images: StudyImages) -> list[int]:
         """Return the number of usable images of each class."""
-        images, _ = store_folder(self.settings.path, study)
-        return study.count_classes(images)
+        images, _ = store_folder(self.settings.path, study_images)
+        return study_images.count_classes(images)
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return up to 256 images of a class."""
@@ -105,7 +105,7 @@ def _hashes(folder: Path) -> list[str]:
     return sorted(sha256_of(folder / file) for file in list_images(folder))
 
 
-def store_folder(root: Path, study: StudyImages) -> tuple[ImageTable, Path]:
+def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Path]:
     """Return the usable images of a folder, and the artifact of their pixels in the same order.
 
     Images of patients in val-A or val-B, and identical copies of images there, are left out with a
@@ -115,24 +115,26 @@ def store_folder(root: Path, study: StudyImages) -> tuple[ImageTable, Path]:
         DataError: The folder is malformed, has a broken image, no usable image, or an image of a
             test patient.
     """
-    prepared = study.prepared
-    index = study.data_index
-    group_regex = study.data.split.group_regex
-    labelled = study.read_extra(root)
-    listed = labelled.images
+    prepared = study_images.prepared
+    index = study_images.data_index
+    group_regex = study_images.data.split.group_regex
+    labelled = study_images.read_extra(root)
+    folder_images = labelled.images
     folder = labelled.data.path
     if index is not None:
-        own = {index.root.resolve() / image.file for image in index.images}
-        inside = [image.file for image in listed if folder.resolve() / image.file in own]
-        if inside:
-            what = f"{len(inside)} of these extra images are among the images of {index.root}"
+        study_files = {index.root.resolve() / image.file for image in index.images}
+        of_study = [
+            image.file for image in folder_images if folder.resolve() / image.file in study_files
+        ]
+        if of_study:
+            what = f"{len(of_study)} of these extra images are among the images of {index.root}"
             fix = "move the extra images out of the data folder: they would count as real"
-            raise DataError(f"{what}: {join_names(inside, 3)}", root, fix)
+            raise DataError(f"{what}: {join_names(of_study, 3)}", root, fix)
         # Of the test folder, only names and hashes are read.
         owners = patients_by_file_name(index.all_images)
-        extra = patients_by_key(listed, group_regex, owners=owners)
-        known = shared_patients(patients_by_key(index.test, group_regex), extra)
-        shared = [image.file for image in index.test if image.patient in known]
+        extra = patients_by_key(folder_images, group_regex, owners=owners)
+        test_patients = shared_patients(patients_by_key(index.test, group_regex), extra)
+        shared = [image.file for image in index.test if image.patient in test_patients]
         if shared:
             what = (
                 f"{len(shared)} held-out test images have the ID, name or content of patients of "
@@ -142,8 +144,8 @@ def store_folder(root: Path, study: StudyImages) -> tuple[ImageTable, Path]:
             raise DataError(f"{what}: {join_names(shared)}", root, fix)
 
     owners = patients_by_file_name(prepared.images)
-    extra = patients_by_key(listed, group_regex, owners=owners)
-    ambiguous = ambiguous_files(listed, extra, prepared.images)
+    extra = patients_by_key(folder_images, group_regex, owners=owners)
+    ambiguous = ambiguous_files(folder_images, extra, prepared.images)
     if ambiguous:
         _logger.warning(
             "%s: %d extra images, such as %s, have a file name that several patients of the study "
@@ -158,11 +160,11 @@ def store_folder(root: Path, study: StudyImages) -> tuple[ImageTable, Path]:
         replace(image, in_table=None) for image in prepared.images if image.side in HELD_OUT
     ]
     held_out = shared_patients(extra, patients_by_key(validation, group_regex))
-    usable = [image for image in listed if image.patient not in held_out]
+    usable = [image for image in folder_images if image.patient not in held_out]
     # Images are sorted by content, so that the first ones are a fair sample whatever their names.
     images = ImageTable(sorted(usable, key=attrgetter("sha256", "file")))
-    if len(images) < len(listed):
-        count = f"{len(listed) - len(images)} of {len(listed)} extra images"
+    if len(images) < len(folder_images):
+        count = f"{len(folder_images) - len(images)} of {len(folder_images)} extra images"
         what = (
             f"{count} are left out: they have the ID, name or content of patients in val-A or val-B"
         )
@@ -170,7 +172,9 @@ def store_folder(root: Path, study: StudyImages) -> tuple[ImageTable, Path]:
             fix = "use images of other patients, with distinct names, such as of the train side"
             raise DataError(what, root, fix)
         _logger.warning("%s: %s; %s", root, what, EQUAL_IDS)
-    data = study.data.model_copy(update={"shift": None})  # images are not of the study's hospital
-    store = store_images(folder, images, data, cache=study.cache)
+    data = study_images.data.model_copy(
+        update={"shift": None}
+    )  # images are not of the study's hospital
+    store = store_images(folder, images, data, cache=study_images.cache)
     require_unbroken(store, root, "repair or remove them")
     return images, store

@@ -55,22 +55,24 @@ class _Generated(Source):
 
     def seen_images_sha256(self) -> frozenset[str]:
         """Return the training images of the given generator."""
-        given = self.parameters.donor
-        return frozenset(read_generator(given).train_images) if given else frozenset()
+        donor = self.parameters.donor
+        return frozenset(read_generator(donor).train_images) if donor else frozenset()
 
-    def drawn_findings(self, prepared: SplitData, number: int, seed: int) -> Int64Array | None:
-        """Return the findings, [256, C], that a block is drawn for, or None without findings."""
+    def block_findings(self, prepared: SplitData, number: int, seed: int) -> Int64Array | None:
+        """Return the findings, [256, C], that a block is made for, or None without findings."""
         targets = prepared.side("train").targets
         if targets.ndim == 1:
             return None
         return choose_findings(targets, number, seed, self.parameters.balance)
 
     @classmethod
-    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
+    def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
         """Return the SHA-256 of the weights of `features`, or of the generator's records."""
         if setting == "features":
             return weights_file_sha256(path)
-        of_generator = usable_generator_hash(path, study.prepared, is_start=setting == "start_from")
+        of_generator = usable_generator_hash(
+            path, study_images.prepared, is_start=setting == "start_from"
+        )
         return of_generator + donor_records_sha256(path)
 
 
@@ -81,16 +83,16 @@ class Gan(_Generated):
     settings: GanSettings
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
-        """Return a block that the trained GAN draws."""
+        """Return a block that the trained GAN makes."""
         gan = with_features(self.settings, settings.weights_dir)
         prepared = context.prepared
         generator = trained_generator(gan, context)
         inputs = {"generator": generator.name, "label": label, "block": number, "seed": gan.seed}
-        findings = self.drawn_findings(prepared, number, gan.seed)
+        findings = self.block_findings(prepared, number, gan.seed)
         if findings is not None and self.parameters.balance == "equal":
             inputs["balance"] = "equal"
 
-        def draw() -> UInt8Array:
+        def generate() -> UInt8Array:
             return generate_block(
                 generator / NETWORK_FILE,
                 label,
@@ -101,7 +103,7 @@ class Gan(_Generated):
                 findings=findings,
             )
 
-        return self.store_block(context, inputs, draw, findings)
+        return self.store_block(context, inputs, generate, findings)
 
 
 def trained_generator(settings: GanSettings, context: RunContext) -> Path:
@@ -169,7 +171,7 @@ class GivenGenerator(_Generated):
     settings: GivenFolder
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
-        """Return a block that the generator draws."""
+        """Return a block that the generator makes."""
         prepared = context.prepared
         compute = context.compute
         saved = read_generator(self.settings.path)
@@ -184,13 +186,13 @@ class GivenGenerator(_Generated):
             "block": number,
             "seed": settings.seed,
         }
-        findings = self.drawn_findings(prepared, number, settings.seed)
+        findings = self.block_findings(prepared, number, settings.seed)
         learnt = None
         if findings is not None:
             learnt = in_order_of(saved.findings, prepared.outputs, findings)
             inputs["findings"] = learnt.tolist()
 
-        def draw() -> UInt8Array:
+        def generate() -> UInt8Array:
             planes = generate_block(
                 self.settings.path / NETWORK_FILE,
                 [*saved.class_counts].index(name),
@@ -202,7 +204,7 @@ class GivenGenerator(_Generated):
             )
             return resize_planes(planes, min(prepared.image_size_px, saved.settings.image_size))
 
-        return self.store_block(context, inputs, draw, findings)
+        return self.store_block(context, inputs, generate, findings)
 
 
 OF_NETWORK = ("architecture", "image_size", "z_dim", "width")
@@ -214,9 +216,11 @@ def require_same_network(settings: GanSettings) -> None:
     if settings.start_from is None:
         return
     saved = read_generator(settings.start_from).settings
-    wanted = {name: getattr(saved, name) for name in OF_NETWORK}
+    saved_values = {name: getattr(saved, name) for name in OF_NETWORK}
     changes = [
-        f"gan.{name}: {value}" for name, value in wanted.items() if getattr(settings, name) != value
+        f"gan.{name}: {value}"
+        for name, value in saved_values.items()
+        if getattr(settings, name) != value
     ]
     generator = load_generator(settings.start_from / NETWORK_FILE)
     keeps_features = bool(generator.prior and generator.prior.keeps_features(generator.channels))
@@ -235,10 +239,10 @@ def usable_generator_hash(folder: Path, prepared: SplitData, *, is_start: bool) 
     """
     saved = read_generator(folder)
     names = prepared.outputs
-    known = saved.outputs
-    fits = known == names if is_start else {*names} <= {*known}
+    learnt_names = saved.outputs
+    fits = learnt_names == names if is_start else {*names} <= {*learnt_names}
     if not fits or saved.task != prepared.task:
-        makes = _describe_images(known, saved.task)
+        makes = _describe_images(learnt_names, saved.task)
         needed = _describe_images(names, prepared.task)
         what = f"this GAN makes images of {makes}, but the study's are of {needed}"
         fix = "train one on images that are labelled like the study's"

@@ -92,7 +92,7 @@ class Source:
         return frozenset()
 
     @classmethod
-    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
+    def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
         """Return a fingerprint of the content of a path in the source's settings.
 
         The content must not change during a study.
@@ -104,7 +104,7 @@ class Source:
         """
         raise NotImplementedError
 
-    def count_available(self, study: StudyImages) -> list[int] | None:
+    def count_available(self, study_images: StudyImages) -> list[int] | None:
         """Return the number of images of each class, or None if the source has no limit."""
         return None
 
@@ -134,17 +134,17 @@ class Source:
         self,
         context: RunContext,
         inputs: dict[str, Any],
-        draw: Callable[[], UInt8Array],
+        make: Callable[[], UInt8Array],
         findings: Int64Array | None = None,
     ) -> ImageSet:
-        """Return a block from the cache, or draw it first, uint8 [256, C, S, S].
+        """Return a block from the cache, or make it first, uint8 [256, C, S, S].
 
         `inputs` has everything that the block depends on, including `label` and `block`, its number
         within the class. If there is a second channel, it holds the masks.
         """
 
         def build(folder: Path) -> None:
-            planes = draw().swapaxes(0, 1)
+            planes = make().swapaxes(0, 1)
             for name, plane in zip(("pixels", "masks"), planes, strict=False):
                 write_array(folder / f"{name}.npy", plane)
 
@@ -176,9 +176,9 @@ class RealImages(Source):
 
     is_shuffled = True
 
-    def count_available(self, study: StudyImages) -> list[int]:
+    def count_available(self, study_images: StudyImages) -> list[int]:
         """Return the number of images of each class."""
-        return study.count_classes(study.prepared.side("others"))
+        return study_images.count_classes(study_images.prepared.side("others"))
 
     def image_sets(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
@@ -209,28 +209,28 @@ class Extension(Source):
             "seed": settings.seed,
         }
 
-        def draw() -> UInt8Array:
-            seen = train.read(places)
+        def make() -> UInt8Array:
+            real = train.read(places)
             seed = derive_seed(settings.seed, "source", self.name, label, number)
-            generate_block = SOURCES.load(self.name)
-            pixels = np.asarray(generate_block(seen, label=label, block=number, seed=seed))
-            shape = (BLOCK, *seen.shape[1:])
+            make_block = SOURCES.load(self.name)
+            pixels = np.asarray(make_block(real, label=label, block=number, seed=seed))
+            shape = (BLOCK, *real.shape[1:])
             if pixels.dtype != np.uint8 or pixels.shape != shape:
                 what = f"source {self.name} returned {pixels.dtype} {list(pixels.shape)}"
                 raise MachineError(what, fix=f"it must return uint8 {list(shape)}")
             return pixels[:, None]
 
-        return self.store_block(context, inputs, draw)
+        return self.store_block(context, inputs, make)
 
 
-def take(source: ImageSet, places: Int64Array) -> ImageSet:
-    """Return some images of a source."""
-    rows = source.rows[places]
+def take(image_set: ImageSet, places: Int64Array) -> ImageSet:
+    """Return some images of a set."""
+    rows = image_set.rows[places]
     return replace(
-        source,
+        image_set,
         rows=rows,
-        targets=source.targets[places],
-        inputs={**source.inputs, "rows": rows.tolist()},
+        targets=image_set.targets[places],
+        inputs={**image_set.inputs, "rows": rows.tolist()},
     )
 
 
@@ -244,7 +244,7 @@ def weights_file_sha256(file: Path) -> str:
 def choose_findings(
     targets: Int64Array, number: int, seed: int, balance: Balance = "natural"
 ) -> Int64Array:
-    """Return the findings, [256, C], that a block is drawn for, from those of N images, [N, C].
+    """Return the findings, [256, C], that a block is made for, from those of N images, [N, C].
 
     The findings of every image are used once before any are repeated. With `balance: equal`, the
     findings of images with rare findings come first and are repeated, as in `levelling_order`.

@@ -1,4 +1,4 @@
-"""`source: statistics`: features drawn from the mean and covariance that another hospital sent.
+"""`source: statistics`: features sampled from the mean and covariance that another hospital sent.
 
 The features can be used only with the same backbone, weights and size (synth/donor.py).
 """
@@ -34,7 +34,7 @@ class Statistics(Source):
         return frozenset(read_donor(self.settings.path).train_images)
 
     @classmethod
-    def read_input(cls, setting: str, path: Path, study: StudyImages) -> str:
+    def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
         """Return the SHA-256 of the donor's record."""
         read_donor(path)
         return sha256_of(path / DONOR_FILE)
@@ -60,8 +60,8 @@ class Statistics(Source):
             factor = np.linalg.cholesky(covariance + ridge)
             generator = numpy_generator(settings.seed, "statistics", names[label], number)
             normal = generator.standard_normal((BLOCK, len(factor)))
-            drawn = tensors["means"][label].numpy() + normal @ factor.T
-            write_array(folder / "features.npy", drawn.astype(np.float32))
+            features = tensors["means"][label].numpy() + normal @ factor.T
+            write_array(folder / "features.npy", features.astype(np.float32))
 
         path = build_once(context.cache, _STAGE, inputs, build)
         return ImageSet(

@@ -67,6 +67,6 @@ def seen_by_sources(mixes: Sequence[Parameters]) -> frozenset[str]:
     This includes the images that the classifiers of their donors have seen.
     """
     sources = {(mix.source, mix.folder, mix.donor): source_of(mix) for mix in mixes}
-    seen = [source.seen_images_sha256() or () for source in sources.values()]
+    contents = [source.seen_images_sha256() or () for source in sources.values()]
     donors = {mix.donor for mix in mixes if mix.donor}
-    return frozenset().union(*seen, *map(donor_images_sha256, donors))
+    return frozenset().union(*contents, *map(donor_images_sha256, donors))
