@@ -51,6 +51,14 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
     assert space.settings.data.path.name == "elsewhere"
 
 
+def test_one_override_may_be_text(tmp_path: Path) -> None:
+    new_study(tmp_path)
+
+    space = api.space_check(tmp_path / "small.yaml", overrides="budget.trials=3")
+
+    assert space.settings.budget.trials == 3
+
+
 @pytest.mark.nightly
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its trials in this process instead of Ray's."""

@@ -5,9 +5,10 @@
 `--set`, and in `data_phantom`, `image_size_px` is `--size` and `pairs` is `--masks`.
 
 Functions raise a subclass of `XraytuneError` where a command prints an error. Except for `demo`,
-they print nothing; `show_progress()` and `show_search()` show progress as commands do. Paths
-may be text or `Path` objects. docs/python.md goes through a whole search. Functions are imported on
-first use, so importing this module is fast and loads neither torch nor Ray.
+they print nothing; `show_progress()` and `show_search()` show progress as commands do. Paths may be
+text or `Path` objects, and one override needs no list. docs/python.md goes through a whole search.
+Functions are imported on first use, so importing this module is fast and loads neither torch nor
+Ray.
 
 This module and the entry points of extensions (examples/README.md) are the stable API, whose
 changes are listed in the changelog. All other modules may change with each release.
@@ -45,15 +46,18 @@ def __getattr__(name: str) -> Any:
 
 
 def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function, which also takes text for every argument that is a `Path`."""
-    parameters = signature(function)
+    """Return the function, which also takes text for a `Path`, or for a sequence of one text."""
+    parameters = signature(function).parameters
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = parameters.bind(*args, **kwargs)
-        for name, given in bound.arguments.items():
-            if isinstance(given, str) and "Path" in str(parameters.parameters[name].annotation):
-                bound.arguments[name] = Path(given)
+        bound = signature(function).bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            expected = str(parameters[name].annotation)
+            if isinstance(value, str) and "Path" in expected:
+                bound.arguments[name] = Path(value)
+            elif isinstance(value, str) and "Sequence[str]" in expected:
+                bound.arguments[name] = [value]
         return function(*bound.args, **bound.kwargs)
 
     return call

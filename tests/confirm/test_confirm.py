@@ -62,6 +62,17 @@ def test_a_study_without_a_finalist_is_refused_before_ray_starts(lab: Lab) -> No
     assert notes == []
 
 
+@pytest.mark.parametrize("number", [{"replicates": 1}, {"finalists": 0}, {"finalists": -1}])
+def test_too_few_for_a_comparison_are_refused_before_anything_is_trained_or_opened(
+    lab: Lab, number: dict[str, int]
+) -> None:
+    with pytest.raises(ConfigError, match="too few for a comparison"):
+        confirm(lab.study, test=lab.test, **number)  # type: ignore[arg-type]
+
+    assert not (lab.study / "confirm").exists()
+    assert not (lab.study / TEST_ACCESS_FILE).exists()
+
+
 def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_they_are_scored(
     lab: Lab,
 ) -> None:

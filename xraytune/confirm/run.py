@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from xraytune.base.errors import StudyError
+from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import require_writable
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.hospitals import choose_tests, judge_hospitals
@@ -96,7 +96,8 @@ def confirm(
             at most once; an exception leaves them sealed.
 
     Raises:
-        ConfigError: A column of `by` makes no subgroups.
+        ConfigError: No finalist or fewer than two replicates were asked for, or a column of `by`
+            makes no subgroups.
         StudyError: No study, no finalist, changed images or weights, runs scored on other test
             images, or a plan that has other finalists, more replicates, or no patients for more.
         DataError: No test images, or unusable ones.
@@ -104,6 +105,7 @@ def confirm(
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
+    _require_counts(finalists, replicates)
     study_folder = StudyFolder(study.resolve())
     space = study_folder.space(data=data, weights_dir=weights_dir)
     if not os.access(study_folder.path, os.W_OK):
@@ -162,6 +164,14 @@ def confirm(
         assert confirmation, "without a verdict, its own images are scored"
         earlier = before.hospitals if before else ()
         return judge_hospitals(opened, plan, hospitals, confirmation, earlier)
+
+
+def _require_counts(finalists: int | None, replicates: int | None) -> None:
+    """Refuse (ConfigError) numbers that the settings of a space may not have either."""
+    for name, number, fewest in (("finalists", finalists, 1), ("replicates", replicates, 2)):
+        if number is not None and number < fewest:
+            what = f"{number} {name} are too few for a comparison"
+            raise ConfigError(what, f"--{name}", f"give at least {fewest}")
 
 
 @contextmanager

@@ -179,7 +179,7 @@ def _read_split(file: Path, _sha256: str) -> SplitData:
     return read_prepared(file)
 
 
-_DAMAGE = (ArtifactError, FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
+_DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
 """The exceptions that readers raise for missing and damaged files."""
 
 
@@ -188,6 +188,8 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
     """Turn a reader's exception for a missing or damaged file into a StudyError that names it."""
     try:
         yield file
+    except ArtifactError as error:  # it names the line
+        raise StudyError(*error.problems) from error
     except _DAMAGE as error:
         why = f": {error}"[:200] if type(error) is ValueError else ""
         raise StudyError(f"a file of the study is missing or damaged{why}", file, fix) from error
