@@ -260,6 +260,7 @@ def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
     answer = confirmation(scores(gan=gan, real=real), arms=arms).to_json()["answer"]
     assert f"{found.gain:+.4f} AUROC" in answer
     assert ("the synthetic images reached" in answer) == is_clear
+    assert ("reached all of that" in answer) == (is_clear and share == 1)
     assert "reached -" not in answer
 
 

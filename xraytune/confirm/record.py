@@ -76,6 +76,18 @@ class HeadroomReached:
     share_low: float | None = None
     share_high: float | None = None
 
+    @property
+    def share_in_words(self) -> str:
+        """The share with its interval, such as "44% of that (8% to 66%)"; "" if there is none."""
+        if self.share is None:
+            return ""
+        if self.share_low == 1:
+            return "all of that"
+        share = f"{self.share:.0%} of that"
+        if self.share_low is not None:
+            share += f" ({self.share_low:.0%} to {self.share_high:.0%})"
+        return share
+
 
 @frozen
 class SecondaryOutcome:

@@ -146,11 +146,9 @@ def _notes(record: Confirmation) -> Iterator[str]:
         yield f"Exploratory: {reason}."
     if reached := finalist.headroom:
         gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f}) {record.metric}"
-        share = ""
-        if reached.share is not None:
-            share = f"; the synthetic images reached {reached.share:.0%} of that"
-            if reached.share_low is not None:
-                share += f" ({reached.share_low:.0%} to {reached.share_high:.0%})"
+        share = (
+            reached.share_in_words and f"; the synthetic images reached {reached.share_in_words}"
+        )
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
     if gifts := finalist.gifts:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())
