@@ -339,7 +339,7 @@ def _encoder_row(name: str, encoder: Encoder) -> str:
     cells = (
         f"`{name}`",
         f"`{encoder.architecture}`",
-        f"[`{encoder.file}`]({encoder.source})",
+        f"[`{encoder.file}`]({encoder.reference})",
         f"{images.side_px} px, {'grey' if len(images.mean) == 1 else 'three channels'}",
         constants,
         encoder.features,

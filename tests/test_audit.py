@@ -113,6 +113,26 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
     assert len((here / "studies/test_access.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.usefixtures("here")
+def test_a_folder_whose_name_means_something_in_yaml_is_audited_itself(
+    clinic: Path,
+) -> None:
+    """Without quotes, YAML would read the name of another folder."""
+    shutil.copytree(clinic / "copies", clinic / "new #2")
+
+    quick = said(
+        "audit",
+        clinic / "xrays",
+        clinic / "new #2",
+        "--quick",
+        "--cache",
+        clinic / "cache",
+        *settings(f"weights={clinic}/net.safetensors"),
+    )
+
+    assert quick["headline"].startswith("These images are copies of training images.")
+
+
 def test_other_class_names_or_a_folder_of_the_same_name_are_refused(
     clinic: Path, here: Path
 ) -> None:

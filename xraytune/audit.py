@@ -26,6 +26,7 @@ from xraytune.present.page import write_report
 from xraytune.present.verdict import verdict_sentence
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
+from xraytune.space.load import override_of
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import require_free
@@ -122,7 +123,8 @@ def audit(
     folder = synthetic.resolve().parent if synthetic.is_file() else synthetic.resolve()
     name = f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64]
     task = "findings" if synthetic.is_file() else "classification"
-    changes = [f"name={name}", f"task={task}", f"folder.path={synthetic.absolute()}", *overrides]
+    folder_path = override_of("folder.path", synthetic.absolute())
+    changes = [f"name={name}", f"task={task}", folder_path, *overrides]
     shipped = Path("commands/audit")
     space = open_space(shipped, changes, data=real, weights_dir=weights_dir)
     settings = space.settings

@@ -326,6 +326,8 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
     assert shown.to_json() == first.to_json()
     assert notes == ["the study cannot be written to: this is its recorded verdict"]
     assert write_report(done.study, out=done.path / "report.html").exists()
+    with pytest.raises(StudyError, match="nothing can be added to its verdict"):
+        confirm(done.study, by=["site"])
 
 
 def test_a_search_with_another_torch_is_noted(done: Lab, first: Confirmation) -> None:

@@ -131,6 +131,12 @@ def test_no_ratio_may_exceed_the_margin_before_generators_are_ruled_out(
     assert meaning in found.sentence
 
 
+def test_a_gain_that_may_be_large_does_not_rule_out_all_but_a_nearly_perfect_generator() -> None:
+    found = curve_of(point(40, 1.0, 0.001, 0.015, 0.060))
+
+    assert "too uncertain to compare with the margin of 0.01" in found.sentence
+
+
 def test_a_number_without_enough_other_patients_says_nothing_about_generators() -> None:
     found = curve_of(point(20, 1.0, -0.001, 0.005, 0.008))
 
@@ -141,7 +147,7 @@ def test_a_number_without_enough_other_patients_says_nothing_about_generators() 
     ("worth", "text"),
     [
         ((11.0, 4.2, 21.0), "11 (4 to 21)"),
-        ((11.0, -20.0, 40.0), "11 (fewer than -20 to more than 40)"),
+        ((11.0, -20.0, 40.0), "11 (less than -20 to more than 40)"),
         ((40.0, 40.0, 40.0), "more than 40"),
     ],
 )
@@ -236,6 +242,11 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
             note=notes.append,
         )
 
+        for file in sent.glob("donor.*"):
+            file.unlink()
+        bare = curve_in(root, overrides=frozen(root), patients=NUMBERS, donor=sent)
+
+    assert {point.arm for point in bare.points if "sent" in point.arm} == {"generator of sent"}
     gifts = {point.arm for point in found.points if point.patients == 16}
     assert gifts >= {
         "generator of sent",

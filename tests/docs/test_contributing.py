@@ -19,6 +19,7 @@ from xraytune.base.records import Compute
 from xraytune.data.prepare import RunContext
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
+from xraytune.space.settings import TASK_RULES
 from xraytune.stats.classification import METRICS, ScoredImages, weighted_metrics
 from xraytune.synth.sources.which import source_of
 from xraytune.tasks import TASKS
@@ -30,9 +31,11 @@ assert "youden" in [metric.name for metric in METRICS]
 assert weighted_metrics(images, np.ones((1, 4)))["youden"].tolist() == [0.5]
 
 assert type(TASKS["smoothed"]).__name__ == "Smoothed"
+for name, task in TASKS.items():
+    assert TASK_RULES[name].has_classes == task.has_classes
 
 Path("space.yaml").write_text(
-    "name: a\\ntask: smoothed\\ndata: {path: images, image_size: 32}\\n"
+    "name: a\\ntask: smoothed\\ndata: {path: images, image_size: 32, classes: binary}\\n"
     "parameters: {source: {value: noise}}"
 )
 space = load_space(Path("space.yaml"))

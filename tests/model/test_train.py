@@ -95,6 +95,22 @@ def test_an_interrupted_training_resumes_to_the_same_files(
     assert not list(private.path.glob("cache/train-1.work/*"))
 
 
+def test_a_study_that_does_not_exist_is_named(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"studies/typo: there is no such study\n.*status"):
+        train(lab.path / "studies/typo", out=tmp_path / "model")
+
+
+def test_the_test_folder_is_found_under_any_of_its_names(private: Lab) -> None:
+    test = private.xrays / "test"
+    trained = train(private.best, out=private.path / "again", data=private.xrays)
+    assert trained.test_folder == test
+
+    testing = test.rename(private.xrays / "Testing")
+
+    renamed = train(private.best, out=private.path / "renamed", data=private.xrays)
+    assert renamed.test_folder == testing
+
+
 def test_another_label_than_in_the_study_is_refused(private: Lab) -> None:
     first = min(private.xrays.glob("train/NORMAL/*"))
     first.rename(private.xrays / "train/PNEUMONIA" / first.name)

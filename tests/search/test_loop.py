@@ -49,6 +49,27 @@ def statuses(study: StudyFolder) -> dict[int, str]:
     return {number: row.status for number, row in ended_trials(study).items()}
 
 
+def test_a_log_of_a_repeated_trial_grows_alone(study: StudyFolder) -> None:
+    """If the search is killed before the repeat is recorded, the repeat is trained, and writes."""
+    loop = direct(study, "source={value: none}", "lr={values: [1e-3, 1e-4]}")
+    for number in range(2):
+        folder = study.trial_path(start(loop).number)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "sha256.jsonl").write_text("first\n")
+        complete(loop, number)
+    while len(ended_trials(study)) < 3:
+        loop.next_trial()
+
+    with (study.trial_path(2) / "sha256.jsonl").open("a") as log:
+        log.write("second\n")
+
+    assert [(study.trial_path(number) / "sha256.jsonl").read_text() for number in range(3)] == [
+        "first\n",
+        "first\n",
+        "first\nsecond\n",
+    ]
+
+
 def test_running_trials_finish_after_the_hours_are_spent(study: StudyFolder, clock: Clock) -> None:
     loop = direct(study, "budget.hours=1")
     running = start(loop)

@@ -218,6 +218,7 @@ def print_compared(studies: Sequence[StudySummary]) -> None:
 def print_data_inspect(inspection: Inspection, given: Options) -> None:
     """Print the inspection of a folder, and propose a command with the same options."""
     from xraytune.present.inspection import inspection_frame
+    from xraytune.space.load import override_of
 
     console.show(*inspection_frame(given["source"], inspection))
     values = {
@@ -225,7 +226,7 @@ def print_data_inspect(inspection: Inspection, given: Options) -> None:
         "data.positive": given["positive"],
         "data.split.group_regex": given["group_regex"],
     }
-    overrides = [f"{name}={value}" for name, value in values.items() if value is not None]
+    overrides = [override_of(*item) for item in values.items() if item[1] is not None]
     console.propose("search", given={"data": given["source"], "overrides": overrides})
 
 
@@ -239,6 +240,8 @@ def print_data_phantom(xrays: PhantomSet, _: Options) -> None:
 
 def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
     """Print the generator, its quality, the classifier beside it, and the next command."""
+    from xraytune.space.load import override_of
+
     generator = trained.generator
     if generator:
         settings = generator.settings
@@ -261,7 +264,7 @@ def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
     if generator and len(generator.class_counts) > 1:
         of_data = ("data.classes", "data.positive", "data.split.group_regex")
         overrides = [line for line in given.get("overrides") or () if line.startswith(of_data)]
-        overrides.append(f"generator.path={trained.path}")
+        overrides.append(override_of("generator.path", trained.path))
         words = ("search", "--space", "other_hospital_cpu")
         console.propose(*words, given={**given, "overrides": overrides})
 

@@ -126,7 +126,7 @@ class Curve:
         ratios = f"at ratios up to {perfect[-1].ratio:g}"
         if largest < self.margin:
             means = f"less than the margin of {self.margin:g}: no generator can help {ratios}"
-        elif low < 0 and largest >= 2 * self.margin:
+        elif largest >= 2 * self.margin and (low < 0 or gained < 2 * self.margin):
             means = (
                 f"too uncertain to compare with the margin of {self.margin:g}: more patients are "
                 "needed to tell"
@@ -150,7 +150,7 @@ class Curve:
         shown = []
         for end in (point.worth.value, point.worth.low, point.worth.high):
             text = f"more than {most:,}" if end >= most else f"{end:,.0f}"
-            shown.append(text if end > least else f"fewer than {least:,}")
+            shown.append(text if end > least else f"less than {least:,}")
         value, low, high = shown
         return f"{value}{unit}" + (f" ({low} to {high})" if low != high else "")
 
@@ -237,7 +237,8 @@ def curve(
         *(_halved(gift, study, notes) for gift in gifts),
     ]
     if donor:
-        arms += donor_controls(settings, prepared.outputs, gifts[0], notes)[:1]
+        controls = donor_controls(settings, prepared.outputs, gifts[0], notes)
+        arms += [control for control in controls if control.control == "donor"]
     contents = {}
     for arm in arms:
         inputs = inputs_of_trials([arm.parameters])

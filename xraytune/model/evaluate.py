@@ -68,7 +68,7 @@ def evaluate(
     bundle = open_bundle(model)
     record = bundle.record
     task = TASKS[record.task]
-    if calibrate_on and not (record.task == "classification" and len(record.class_names) == 2):
+    if calibrate_on and not (task.has_classes and len(record.class_names) == 2):
         what = "only a classifier of two classes can be calibrated"
         raise ConfigError(what, "--calibrate-on", "leave it out")
     labelled = _read_labelled(record, data, on_progress)
@@ -132,7 +132,7 @@ def _read_labelled(record: BundleRecord, data_path: Path, on_progress: Progress)
     )
     labels = {image.label for image in labelled.images}
     empty = [name for label, name in enumerate(record.class_names) if label not in labels]
-    if record.task == "classification" and empty:
+    if TASKS[record.task].has_classes and empty:
         what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
         fix = f"put images of each class into folders named {', '.join(record.class_names)}"
         raise DataError(what, labelled.data.path, f"{fix}; `xraytune predict` needs no classes")

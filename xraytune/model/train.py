@@ -17,7 +17,7 @@ from typing import Any
 
 from xraytune.base.artifacts import releases, start_folder
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ArtifactError, ConfigError, counted
+from xraytune.base.errors import ArtifactError, ConfigError, StudyError, counted
 from xraytune.base.files import copy_file, new_folder, require_new, sha256_of
 from xraytune.base.locks import LockHeldError, hold
 from xraytune.base.records import (
@@ -29,6 +29,8 @@ from xraytune.base.records import (
     ignore_progress,
     to_json,
 )
+from xraytune.data.folders import subfolders
+from xraytune.data.guesses import part_named
 from xraytune.data.images import ImageIndex
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import RunContext, SplitData
@@ -132,8 +134,8 @@ def train(
             `study` and `config` are given.
         DataError: The images are invalid.
         MachineError: Weights, GPUs or disk space are missing.
-        StudyError: The study of the exported trial is damaged, or its images have other patients or
-            labels now.
+        StudyError: There is no such study, that of the exported trial is damaged, or its images
+            have other patients or labels now.
         TrialError: The loss is not finite.
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
@@ -142,6 +144,9 @@ def train(
     if config_or_study is None or (config and study):
         fix = "write e.g. xraytune train studies/NAME -o model"
         raise ConfigError("give a study or --config FILE", fix=fix)
+    if study and not study.exists():
+        fix = "`xraytune status` lists the studies; a file of settings is given with --config"
+        raise StudyError("there is no such study", study, fix)
     require_new(out)
     if members < 1:
         raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
@@ -222,12 +227,13 @@ def train(
         raise ArtifactError(what, work, fix) from None
 
     _send_to_wandb(experiment, origin, trained, out, key=work.name)
-    test_folder = settings.data.path / "test"
+    folders = subfolders(settings.data.path) if settings.data.path.is_dir() else ()
+    test_folders = [folder for folder in folders if part_named(folder.name) == "test"]
     return Trained(
         path=out,
         record=record,
         metric=settings.metric,
-        test_folder=test_folder if test_folder.is_dir() else None,
+        test_folder=test_folders[0] if test_folders else None,
         epochs=len(trained.epochs[0]),
         seconds=time.monotonic() - started,
     )

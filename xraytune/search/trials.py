@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,15 @@ _SAVE_EVERY_SECONDS = 5.0
 
 
 def _link(file: str, new: str) -> None:
-    """Link a file of an ended trial, which is never changed, or copy it if links are impossible."""
-    try:
-        os.link(file, new)
-    except OSError:  # of a file system without links
-        copy_file(Path(file), Path(new))
+    """Link a file of an ended trial, which is never changed, or copy it if links are impossible.
+
+    A log is copied: it grows if the process is killed here, and the new trial is trained.
+    """
+    if not file.endswith(".jsonl"):
+        with suppress(OSError):  # a file system without links
+            os.link(file, new)
+            return
+    copy_file(Path(file), Path(new))
 
 
 class SearchTrials(TrialLoop):

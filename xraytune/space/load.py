@@ -4,7 +4,9 @@
 returns can run.
 """
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from xraytune.space.fields import flat_values
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
 from xraytune.space.rules import check_space
 from xraytune.space.settings import (
+    CLASS_TASKS,
     TASK_RULES,
     DataSettings,
     Experiment,
@@ -67,7 +70,7 @@ def load_space(
     for override in overrides:  # the last one for a key wins
         _apply_override(document, override)
     if data is not None and is_data_file(data):
-        has_classes = document.get("task") in (None, "classification")
+        has_classes = document.get("task") in (None, *CLASS_TASKS)
         _apply_data_file(document, data, without=_FINDING_KEYS if has_classes else ())
     elif data is not None:
         document.put(("data", "path"), data.absolute(), f"--data {data}")
@@ -201,6 +204,19 @@ def _apply_override(document: Document, override: str) -> None:
     if when is not None and "when" not in value:
         value.put("when", when, document.locate(("parameters", key, "when")))
     document.put(("parameters", key), value, place)
+
+
+def override_of(name: str, value: object) -> str:
+    """Return an override that gives a setting this value, quoted if YAML would read another one.
+
+    >>> override_of("folder.path", "gan #2")
+    'folder.path="gan #2"'
+    """
+    text = str(value)
+    with suppress(ConfigError):
+        if parse_yaml(text, name) == text:
+            return f"{name}={text}"
+    return f"{name}={json.dumps(text)}"
 
 
 def experiment_to_yaml(experiment: Experiment, folder: Path, header: str = "") -> str:

@@ -10,7 +10,7 @@ from xraytune.space.contract import FACTS, Change, Rule
 from xraytune.space.document import Document, KeyPath
 from xraytune.space.domains import Point
 from xraytune.space.fields import PARAMETERS
-from xraytune.space.settings import RULES, FinalSettings, Settings
+from xraytune.space.settings import CLASS_TASKS, RULES, FinalSettings, Settings
 from xraytune.space.space import Space, corner_points
 
 
@@ -107,7 +107,7 @@ def _known_facts(settings: Settings) -> dict[str, int]:
     classes = {"binary": 2, "three": 3}
     if data.table and data.table.labels:
         facts["class_count"] = len({*data.table.labels.values()})
-    elif data.classes in classes and settings.task == "classification" and not data.table:
+    elif data.classes in classes and settings.task in CLASS_TASKS and not data.table:
         facts["class_count"] = classes[data.classes]
     if settings.budget.steps_per_epoch:
         facts["total_steps"] = settings.budget.max_epochs * settings.budget.steps_per_epoch

@@ -71,25 +71,32 @@ class TaskRules:
         objectives: The objectives of the task; the first is the default.
         sources: The sources of extra images that the task can use, or None for all sources.
         unused: The parameters that have no effect.
+        has_classes: Whether an image has one of several classes.
     """
 
     objectives: tuple[ObjectiveName, ...]
     sources: tuple[str, ...] | None = None
     unused: tuple[str, ...] = ()
+    has_classes: bool = True
 
 
 _IMAGE_SOURCES = ("none", "duplicate", "folder", "generator", "gan")
 TASK_RULES: Mapping[TaskName, TaskRules] = {
     "classification": TaskRules(objectives=("val_auroc", "val_auprc", "val_sensitivity")),
     "findings": TaskRules(
-        objectives=("val_auroc", "val_auprc"), sources=_IMAGE_SOURCES, unused=("head", "loss")
+        objectives=("val_auroc", "val_auprc"),
+        sources=_IMAGE_SOURCES,
+        unused=("head", "loss"),
+        has_classes=False,
     ),
     "segmentation": TaskRules(
         objectives=("val_dice",),
         sources=_IMAGE_SOURCES,
         unused=("balance", "head", "loss", "imbalance", "dropout"),
+        has_classes=False,
     ),
 }
+CLASS_TASKS = tuple(name for name, rules in TASK_RULES.items() if rules.has_classes)
 _OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
     "val_auroc": "AUROC",
     "val_auprc": "AUPRC",
@@ -1036,8 +1043,8 @@ def _normalises_a_file(name: str) -> Rule:
 RULES: tuple[Rule, ...] = (
     *(rule for rule in [*vars().values()] if isinstance(rule, Rule)),
     *map(_normalises_a_file, ("pixel_mean", "pixel_std")),
-    _applies_only("data.classes", "task", "classification"),
-    _applies_only("data.positive", "task", "classification"),
+    _applies_only("data.classes", "task", *CLASS_TASKS),
+    _applies_only("data.positive", "task", *CLASS_TASKS),
     _applies_only("data.uncertain", "task", "findings"),
     _applies_only("data.empty", "task", "findings"),
     _applies_only("confirm.replicates", "confirm.leave_out", "none"),

@@ -14,7 +14,7 @@ from xraytune.base.records import to_json
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.networks import linear_of
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import CLASS_TASKS, Experiment
 from xraytune.space.space import Space
 from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
 from xraytune.trial.training import TrialTraining
@@ -42,7 +42,7 @@ def find_donor_experiment(space: Space) -> Experiment | None:
         "backbone", "weights", "input_channels", "input_size", "trainable"
     ):
         is_frozen = trial.trainable == "head" and trial.weights != "none"
-        if is_frozen and space.settings.task == "classification":
+        if is_frozen and space.settings.task in CLASS_TASKS:
             parameters = trial.model_copy(update={"lr": _LR})
             return Experiment(settings=space.settings, parameters=parameters)
     return None

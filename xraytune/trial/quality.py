@@ -16,7 +16,7 @@ from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.images import SideName
 from xraytune.data.prepare import ImageSet, RunContext, side_image_set
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import CLASS_TASKS, Experiment
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
     ClassQuality,
@@ -125,7 +125,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
                 coverage=coverage(real_sample, pool_sample),
             )
         targets = np.concatenate([block.targets for blocks in pools for block in blocks])
-        if settings.task == "classification":
+        if settings.task in CLASS_TASKS:
             train_features = (network.plain_features(train).astype(np.float64), train.labels)
             shares = label_agreement(train_features, (np.concatenate(pool_features), targets))
             for name, share in zip(names, shares, strict=True):

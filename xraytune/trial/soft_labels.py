@@ -22,7 +22,7 @@ from xraytune.base.files import sha256_of, write_array
 from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.nets.backbones import find_weights
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.settings import CLASS_TASKS, Experiment, Parameters, Settings
 from xraytune.synth.donor import (
     DONOR_FILE,
     HOW_TO_DONATE,
@@ -127,7 +127,7 @@ def _predict_by_model(
     starts = range(0, len(images.rows), _BATCH)
     of_batches = [run(images.read(slice(start, start + _BATCH))) for start in starts]
     probabilities = np.concatenate(of_batches)[:, columns]
-    if experiment.settings.task == "classification":
+    if experiment.settings.task in CLASS_TASKS:
         probabilities /= probabilities.sum(axis=1, keepdims=True)
     return probabilities.astype(np.float32)
 
