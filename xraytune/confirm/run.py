@@ -110,9 +110,9 @@ def confirm(
     space = study_folder.space(data=data, weights_dir=weights_dir)
     if not os.access(study_folder.path, os.W_OK):
         recorded = read_verdict(study_folder.path / CONFIRM_FOLDER)
-        if recorded and (by or finalists or replicates or test):
+        if recorded and (by or finalists or replicates):
             what = "the study cannot be written to, so nothing can be added to its verdict"
-            fix = "call confirm with the study alone for its verdict, or copy the study"
+            fix = "leave out --by, --finalists and --replicates for its verdict, or copy the study"
             raise StudyError(what, study_folder.path, fix)
         if recorded:
             callbacks.note("the study cannot be written to: this is its recorded verdict")
