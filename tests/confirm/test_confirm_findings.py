@@ -89,7 +89,7 @@ def test_arms_are_compared_by_the_mean_over_the_findings_with_enough_images(lab:
 
 def test_the_final_model_is_evaluated_and_predicts_by_finding(lab: Path) -> None:
     evaluation = evaluate(
-        lab / "model", data=lab / "xrays/data.yaml", out=lab / "ev", replicates=50
+        lab / "model", data=lab / "xrays/data.yaml", out=lab / "ev", resample_count=50
     )
     table = read_rows(lab / "ev/predictions.csv")
     for name, measured in evaluation.groups["findings"].items():

@@ -51,7 +51,7 @@ def copied(images: Iterable[Path], out: Path) -> Path:
 
 def evaluated(model: Path, data: Path, **more: Any) -> Evaluation:
     """Evaluate a model, with rough intervals."""
-    return evaluate(model, data=data, replicates=10, **more)
+    return evaluate(model, data=data, resample_count=10, **more)
 
 
 def test_patients_of_the_model_are_found_on_images_with_other_bytes(

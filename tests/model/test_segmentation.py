@@ -57,7 +57,7 @@ def train_in(folder: Path, name: str, *overrides: str) -> Trained:
 
 
 def evaluated(model: Path, data: Path, **arguments: Any) -> Evaluation:
-    return evaluate(model, data=data, replicates=50, **arguments)
+    return evaluate(model, data=data, resample_count=50, **arguments)
 
 
 def opened(file: Path) -> Image.Image:

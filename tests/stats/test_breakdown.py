@@ -45,11 +45,11 @@ def test_a_subgroup_has_the_metrics_of_its_images_and_files_without_a_value_are_
     }
     values[FILES[80]] = ""
 
-    north, south = subgroup_metrics(FILES, images, patients, values, replicates=50, seed=0)
+    north, south = subgroup_metrics(FILES, images, patients, values, resample_count=50, seed=0)
 
     rows = np.array([values.get(file) == "north" for file in FILES])
     of_north = ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4)
-    alone = measure(of_north, np.array(patients)[rows].tolist(), replicates=0, seed=0).metrics
+    alone = measure(of_north, np.array(patients)[rows].tolist(), resample_count=0, seed=0).metrics
     assert (north.value, south.value, north.compared_with) == ("north", "south", None)
     assert (north.images, north.images + south.images) == (rows.sum(), 80)
     assert north.patients == len({*np.array(patients)[rows]})
@@ -67,7 +67,7 @@ def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> N
         if labels[number]
     }
 
-    bacterial, viral = subgroup_metrics(FILES, images, patients, values, replicates=20, seed=0)
+    bacterial, viral = subgroup_metrics(FILES, images, patients, values, resample_count=20, seed=0)
 
     own = np.array([values.get(file) == "bacterial" for file in FILES])
     rows = own | (labels == 0)

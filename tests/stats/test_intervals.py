@@ -20,15 +20,15 @@ def overlapping_classes(image_count: int = 80) -> tuple[ScoredImages, list[str]]
 
 
 def intervals_of(
-    images: ScoredImages, patients: list[str], *, replicates: int = 2000, seed: int = 1
+    images: ScoredImages, patients: list[str], *, resample_count: int = 2000, seed: int = 1
 ) -> dict[str, Bounds]:
-    return measure(images, patients, replicates=replicates, seed=seed).intervals
+    return measure(images, patients, resample_count=resample_count, seed=seed).intervals
 
 
 def test_intervals_do_not_change_between_versions() -> None:
     images, patients = overlapping_classes(20)
 
-    brier = intervals_of(images, patients, replicates=250)["brier"]
+    brier = intervals_of(images, patients, resample_count=250)["brier"]
 
     assert brier == pytest.approx((0.06056031655429681, 0.15997915438278384), rel=1e-9)
 
@@ -42,9 +42,11 @@ def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
         probabilities=np.tile(images.probabilities, (10, 1)),
     )
 
-    once = intervals_of(images, patients, replicates=300)
-    copied = intervals_of(copies, patients * 10, replicates=300)
-    as_if_independent = intervals_of(copies, [str(number) for number in range(800)], replicates=300)
+    once = intervals_of(images, patients, resample_count=300)
+    copied = intervals_of(copies, patients * 10, resample_count=300)
+    as_if_independent = intervals_of(
+        copies, [str(number) for number in range(800)], resample_count=300
+    )
 
     assert copied["auroc"] == pytest.approx(once["auroc"])
     width, width_of_independent = (
@@ -61,8 +63,8 @@ def test_a_single_patient_of_a_class_gives_no_interval(positive_patients: int) -
     images = of_two_classes(labels, labels.astype(np.float64))
     of_findings = replace(images, labels=np.stack([labels, 1 - labels], axis=1))
 
-    measured = measure(images, patients, replicates=100, seed=0)
-    findings = class_breakdown(of_findings, patients, replicates=100, seed=0)
+    measured = measure(images, patients, resample_count=100, seed=0)
+    findings = class_breakdown(of_findings, patients, resample_count=100, seed=0)
 
     assert measured.metrics["sensitivity"] == 1
     for each in (measured, *findings):
@@ -72,6 +74,6 @@ def test_a_single_patient_of_a_class_gives_no_interval(positive_patients: int) -
 def test_no_replicate_loses_a_class_even_with_one_patient_in_it_or_patients_in_both() -> None:
     images = of_two_classes(np.array([0, 0, 0, 1, 0, 1]), np.linspace(0.1, 0.8, 6))
 
-    intervals = intervals_of(images, ["a", "b", "c", "d", "both", "both"], replicates=200)
+    intervals = intervals_of(images, ["a", "b", "c", "d", "both", "both"], resample_count=200)
 
     assert all(np.isfinite(interval).all() for interval in intervals.values())

@@ -31,7 +31,7 @@ def evaluate(
     skip_broken: bool = False,
     reason: str = "",
     calibrate_on: Path | None = None,
-    replicates: int = 2000,
+    resample_count: int = 2000,
     on_progress: Progress = ignore_progress,
 ) -> Evaluation:
     """Compare a model's predictions with true classes, findings or masks.
@@ -50,7 +50,7 @@ def evaluate(
         reason: Reason to record in the test-set access log.
         calibrate_on: Labelled images of the same hospital, but of other patients. With two classes,
             a `Calibration` is fitted to them, and the metrics use it.
-        replicates: Number of bootstrap samples.
+        resample_count: Number of bootstrap samples.
         on_progress: Called with progress.
 
     Raises:
@@ -93,7 +93,7 @@ def evaluate(
         images=images,
         scored=scored,
         columns=columns,
-        sampling={"replicates": replicates, "seed": 0},
+        sampling={"resample_count": resample_count, "seed": 0},
     )
     # Access is logged before any metric can be seen.
     overlap = overlap_of(bundle, labelled, sample.files, reason=reason)

@@ -28,7 +28,7 @@ from xraytune.stats.classification import (
 Bounds: TypeAlias = tuple[float, float]
 """Lower and upper end of a 95 % interval."""
 
-_REPLICATES_AT_ONCE = 100
+_RESAMPLES_AT_ONCE = 100
 
 
 @frozen
@@ -73,14 +73,14 @@ def bootstrap(
     labels: Labels,
     patients: Sequence[str],
     *,
-    replicates: int,
+    resample_count: int,
     seed: int,
 ) -> Measured:
     """Return statistics of all images, None for NaN, and 95 % percentile intervals over patients.
 
     `statistics` takes how often each image counts, float64 [R, N], and returns statistics by name,
     float64 [R]. A statistic that is NaN on any resample has no interval. There are no intervals at
-    all without replicates, or if a class has a single patient, who would be in each resample.
+    all without resamples, or if a class has a single patient, who would be in each resample.
 
     From: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile
     interval); resampling clusters: Davison & Hinkley 1997, section 3.8.
@@ -88,8 +88,8 @@ def bootstrap(
     if labels.ndim == 1:
         names = np.asarray(patients)
         if any(len({*names[labels == label]}) == 1 for label in np.unique(labels)):
-            replicates = 0
-    resamples = resample_patients(labels, patients, replicates=replicates, seed=seed)
+            resample_count = 0
+    resamples = resample_patients(labels, patients, resample_count=resample_count, seed=seed)
     chunks = [statistics(weights) for weights in resamples]
 
     metrics = {}
@@ -105,7 +105,7 @@ def bootstrap(
 
 
 def resample_patients(
-    labels: Labels, patients: Sequence[str], *, replicates: int, seed: int
+    labels: Labels, patients: Sequence[str], *, resample_count: int, seed: int
 ) -> Iterator[Floats]:
     """Yield how often each image counts in bootstrap samples of patients, [R, N] with R <= 100.
 
@@ -121,8 +121,8 @@ def resample_patients(
     strata = [np.flatnonzero(stratum == number) for number in range(int(stratum.max()) + 1)]
 
     generator = numpy_generator(seed, "patient-bootstrap")
-    for start in range(0, replicates, _REPLICATES_AT_ONCE):
-        counts = np.zeros((min(_REPLICATES_AT_ONCE, replicates - start), len(names)))
+    for start in range(0, resample_count, _RESAMPLES_AT_ONCE):
+        counts = np.zeros((min(_RESAMPLES_AT_ONCE, resample_count - start), len(names)))
         for members in strata:
             share = np.full(len(members), 1 / len(members))
             counts[:, members] = generator.multinomial(len(members), share, size=len(counts))
@@ -130,19 +130,19 @@ def resample_patients(
 
 
 def measure(
-    images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
+    images: ScoredImages, patients: Sequence[str], *, resample_count: int = 2000, seed: int
 ) -> Measured:
     """Return the `METRICS` of images, with intervals over `patients`, [N].
 
-    Without replicates, there are no intervals. Raises the errors of `auroc`.
+    Without resamples, there are no intervals. Raises the errors of `auroc`.
     """
     require_scorable(images.labels, images.probabilities)
     statistics = partial(weighted_metrics, images)
-    return bootstrap(statistics, images.labels, patients, replicates=replicates, seed=seed)
+    return bootstrap(statistics, images.labels, patients, resample_count=resample_count, seed=seed)
 
 
 def class_breakdown(
-    images: ScoredImages, patients: Sequence[str], *, replicates: int = 2000, seed: int
+    images: ScoredImages, patients: Sequence[str], *, resample_count: int = 2000, seed: int
 ) -> tuple[ClassMetrics, ...]:
     """Return the one-vs-rest metrics of every class, or of the `scored_findings`, in order."""
     classes = []
@@ -150,8 +150,10 @@ def class_breakdown(
     for scored in images.classes(both=True):
         statistics = partial(weighted_class_metrics, scored)
         fewest = min(len({*owners[side]}) for side in (scored.is_class, scored.is_other))
-        resamples = replicates if fewest > 1 else 0
-        measured = bootstrap(statistics, images.labels, patients, replicates=resamples, seed=seed)
+        resamples = resample_count if fewest > 1 else 0
+        measured = bootstrap(
+            statistics, images.labels, patients, resample_count=resamples, seed=seed
+        )
         classes.append(ClassMetrics(images=int(scored.is_class.sum()), **asdict(measured)))
     return tuple(classes)
 
@@ -186,7 +188,7 @@ def subgroup_metrics(
     patients: Sequence[str],
     values: Mapping[str, str],
     *,
-    replicates: int = 2000,
+    resample_count: int = 2000,
     seed: int,
 ) -> tuple[Subgroup, ...]:
     """Return the metrics of the images with each value of a column, sorted by value.
@@ -217,7 +219,7 @@ def subgroup_metrics(
         measured = Measured(metrics={}, intervals={})
         if min(counts) > 0:
             scored = replace(images, labels=labels, probabilities=images.probabilities[rows])
-            measured = measure(scored, owners.tolist(), replicates=replicates, seed=seed)
+            measured = measure(scored, owners.tolist(), resample_count=resample_count, seed=seed)
         metrics = {
             name: None if name == outside else measured.metrics.get(name) for name in reported
         }

@@ -97,7 +97,7 @@ def secondary_components(
     `components` has a column for each resample instead of each patient. Arguments are as for
     `structural_components`; with two classes, `thresholds` has the threshold of each network.
     """
-    resamples = resample_patients(labels, patients, replicates=_RESAMPLES, seed=seed)
+    resamples = resample_patients(labels, patients, resample_count=_RESAMPLES, seed=seed)
     weightings = [np.ones((1, len(labels))), *resamples]
     of_networks = []
     for number, of_network in enumerate(results):

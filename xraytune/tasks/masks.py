@@ -58,7 +58,7 @@ from xraytune.tasks.prediction import (
     Result,
     map_outputs,
 )
-from xraytune.tasks.task import CARD_REPLICATES, Mistakes, Results, Task, Validated
+from xraytune.tasks.task import CARD_RESAMPLES, Mistakes, Results, Task, Validated
 
 _WORST = 5
 _SMOOTHING = 1.0
@@ -129,7 +129,7 @@ class Masks(Task):
     ) -> tuple[CardMetric, ...]:
         """Return the mean Dice at the network's resolution."""
         dice = {"dice": validated.results[:, 0]}
-        means = measure_means(dice, validated.patients, replicates=CARD_REPLICATES, seed=0)
+        means = measure_means(dice, validated.patients, resample_count=CARD_RESAMPLES, seed=0)
         size_px = prepared.image_size_px
         return (CardMetric.of(means, "dice", f"mean Dice at {size_px} x {size_px} px"),)
 

@@ -70,7 +70,7 @@ _GAMMA = 2.0
 """The exponent of `imbalance: focal`, as published."""
 _SPECIFICITY = 0.9
 """The least specificity of `objective.metric: val_sensitivity`."""
-CARD_REPLICATES = 1000
+CARD_RESAMPLES = 1000
 
 
 @frozen
@@ -206,7 +206,7 @@ class Task:
         scored = ScoredImages(
             validated.labels, validated.results, positive=prepared.positive, threshold=threshold
         )
-        measured = measure(scored, validated.patients, replicates=CARD_REPLICATES, seed=0)
+        measured = measure(scored, validated.patients, resample_count=CARD_RESAMPLES, seed=0)
         names = prepared.class_names if self.has_classes else ()
         positive = names[prepared.positive] if len(names) == 2 else None
         return tuple(
@@ -289,7 +289,7 @@ class Task:
             "threshold": record.threshold if positive else None,
         }
         notes = []
-        if sample.sampling["replicates"] and not total.intervals:
+        if sample.sampling["resample_count"] and not total.intervals:
             notes.append("no intervals: a class has images of a single patient")
         further = {}
         means, owners, left_out = patient_means(scored, patients)
@@ -299,7 +299,7 @@ class Task:
         if positive:
             notes.append(f"threshold for {positive}: {record.threshold:.3f}")
             at_half = replace(scored, threshold=0.5)
-            further["at_half"] = measure(at_half, patients, replicates=0, seed=0).metrics
+            further["at_half"] = measure(at_half, patients, resample_count=0, seed=0).metrics
             names_of = {metric.of(metric.label, positive): metric.name for metric in METRICS}
             further["in_validation"] = {
                 names_of[metric.name]: metric.value for metric in record.metrics
@@ -491,7 +491,7 @@ class Findings(Task):
         means = super().card_metrics(prepared, threshold, validated)
         scored = ScoredImages(validated.labels, validated.results, positive=0)
         of_findings = _measure_each(
-            scored, prepared.outputs, validated.patients, replicates=CARD_REPLICATES, seed=0
+            scored, prepared.outputs, validated.patients, resample_count=CARD_RESAMPLES, seed=0
         )
         aurocs = [
             CardMetric.of(measured, "auroc", f"AUROC ({name})")
