@@ -266,7 +266,7 @@ def _arms(kind: Kind, hospital: Path, real: Path) -> dict[str, Arm]:
 def _plot(scores: Scores, picture: Path) -> None:
     """Draw the gain of each gift, a panel for each network and scanner."""
     panels = [
-        (f"{kind}\nB's scanner: {shift}", by_patients)
+        (f"{kind}\n{shift.replace('as', 'scanner as')}", by_patients)
         for kind, by_shift in scores.items()
         if not KINDS[kind].model_of
         for shift, by_patients in by_shift.items()
@@ -303,7 +303,7 @@ def _plot(scores: Scores, picture: Path) -> None:
                     axes.text(place, LOWEST, text, color=colour, ha="center", size=8)
             axes.set_xticks(range(len(by_patients)), [*by_patients])
             axes.set_xlabel("patients of B")
-            axes.set_title(title, size=8)
+            axes.set_title(title, size=7)
         all_axes[0].set_ylim(LOWEST - 0.003, None)
         all_axes[0].set_ylabel("gain in AUROC over B alone")
         found = [axes.get_legend_handles_labels() for axes in all_axes]

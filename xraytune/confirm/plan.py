@@ -286,10 +286,8 @@ def _sample_top_ups(
     for control, (there, missing) in count_trials(study.settings, best, sampled).items():
         further = sample_control(study.space, control, missing, sampled)
         if len(further) < missing and (further or there):
-            notes.append(
-                f"the space has only {len(further)} of {missing} further settings of the arm "
-                f"{control}"
-            )
+            there_are = f"only {len(further)}" if further else "none"
+            notes.append(f"the space has {there_are} of {missing} further settings of {control}")
         top_ups += further
     return {f"top-up {number}": parameters for number, parameters in enumerate(top_ups)}
 
