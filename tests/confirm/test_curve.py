@@ -1,4 +1,4 @@
-"""What patients, real images of others and gifts are worth, on nested draws of patients."""
+"""What patients, real images of others and gifts are worth, on nested samples of patients."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.pair_files import draw_xrays
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.confirm.curve import Curve, Point, curve
-from xraytune.confirm.draws import choose_draws, in_nested_order
+from xraytune.confirm.division import divide, patients_in_order
 from xraytune.data.index import read_index
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
@@ -200,15 +200,15 @@ def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
     settings = load_space(root / "space.yaml", ["data.train_patients=null"]).settings
     prepared, _ = prepare(settings, cache)
     side = prepared.side("train")
-    names = in_nested_order(side, settings.data.split.seed)
+    names = patients_in_order(side, settings.data.split.seed)
 
     with one_core():
         first, again = (
             curve_in(root, overrides=frozen(root), cache=cache, patients=[2, 4]) for _ in range(2)
         )
 
-    draws = choose_draws(names, [2, 4], 1.0)
-    used = {*draws.scored}.union(*draws.blocks)
+    division = divide(names, [2, 4], 1.0)
+    used = {*division.scored}.union(*division.blocks)
     count = sum(patient in used for patient in side.patients) + len(prepared.side("val_a"))
     (file,) = cache.glob(f"{FEATURES_STAGE}/*/{FEATURES_FILE}")
     assert first == again
@@ -271,14 +271,14 @@ def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_i
     order = nested_order([f"{number}" for number in range(300)], np.array(labels), seed=7)
     names = [f"{place}" for (place,) in order]
 
-    draws = choose_draws(names, [10, 30], 1.0)
+    division = divide(names, [10, 30], 1.0)
 
-    groups = [group for block in draws.blocks for group in (block[:10], block[:30], block[30:])]
-    for group in [*groups, draws.scored]:
+    groups = [group for block in division.blocks for group in (block[:10], block[:30], block[30:])]
+    for group in [*groups, division.scored]:
         positive = sum(labels[int(name)] for name in group)
         assert abs(positive - len(group) * 2 / 3) <= 1
-    everyone = [name for group in (*draws.blocks, draws.scored) for name in group]
-    assert sorted(everyone) == sorted(names), "nobody is in two draws, or drawn and scored"
+    everyone = [name for group in (*division.blocks, division.scored) for name in group]
+    assert sorted(everyone) == sorted(names), "nobody is in two samples, or sampled and scored"
 
 
 @pytest.mark.parametrize(
@@ -293,12 +293,12 @@ def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_i
 def test_draws_leave_a_quarter_of_the_patients_to_score_on(
     patients: int, wanted: Sequence[int], ratio: float, numbers: tuple[int, ...]
 ) -> None:
-    draws = choose_draws([f"{number}" for number in range(patients)], wanted, ratio)
+    division = divide([f"{number}" for number in range(patients)], wanted, ratio)
 
-    assert draws.numbers == numbers
-    assert len(draws.blocks) == 5
-    assert len(draws.scored) >= patients / 4
-    assert len({*draws.scored}.union(*draws.blocks)) == patients
+    assert division.numbers == numbers
+    assert len(division.blocks) == 5
+    assert len(division.scored) >= patients / 4
+    assert len({*division.scored}.union(*division.blocks)) == patients
 
 
 @pytest.mark.parametrize("wanted", [[20], [10, 31], [0, 10]])
@@ -306,7 +306,7 @@ def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does(
     wanted: Sequence[int],
 ) -> None:
     with pytest.raises(DataError, match="two or more, up to 30"):
-        choose_draws([f"{number}" for number in range(206)], wanted, 0.5)
+        divide([f"{number}" for number in range(206)], wanted, 0.5)
 
 
 @pytest.mark.slow

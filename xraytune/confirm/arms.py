@@ -122,11 +122,11 @@ class Plan(StrictModel):
         reasons = (*self.exploratory, *self.extended)
         if self.sites or self.replicates >= FEWEST_REPLICATES:
             return reasons
-        few = (
+        reason = (
             f"it has only {self.replicates} replicates, and the 95 % intervals need at least "
             f"{FEWEST_REPLICATES}"
         )
-        return (*reasons, few)
+        return (*reasons, reason)
 
     @property
     def is_opened(self) -> bool:
@@ -140,11 +140,11 @@ class Plan(StrictModel):
         """
         extended = self.extended
         if self.order:
-            why = (
+            note = (
                 f"it was extended from {self.replicates} to {count} replicates after its test "
                 f"images had been scored (verdict: {verdict})"
             )
-            extended = (*extended, why)
+            extended = (*extended, note)
         hospitals = [hospital.with_values({"access": ""}) for hospital in self.hospitals]
         return self.with_values(
             {
