@@ -248,8 +248,7 @@ def train_runs(
             what = f"the runs of this confirmation are {change}, so their scores are not comparable"
             fix = (
                 f"install those versions, or move {study_folder.path.name}/ away to train all "
-                "runs with "
-                "the current ones"
+                "runs with the current ones"
             )
             raise StudyError(what, study_folder.path, fix)
         study.runner.run(make_loop)
