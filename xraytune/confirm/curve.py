@@ -292,7 +292,7 @@ def _possible_cells(
 def _compute_features(trial: Experiment, context: RunContext, division: Division) -> None:
     """Compute the features of a frozen backbone for all images that are trained on or scored.
 
-    This is done at once, since each training would load the backbone for what it lacks.
+    This is done once for all, since otherwise each training would load the backbone.
     """
     network = Network(trial, context)
     if network.has_cached_features and trial.parameters.augmentation == "none":
@@ -407,7 +407,7 @@ def _gifts(
 
 
 def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
-    """Return a gift of which at most half of the images are used, as far as they are counted.
+    """Return a gift that uses at most half of its images, if their number is known.
 
     The class shares of a sample differ from those of a folder.
     """

@@ -122,8 +122,8 @@ def _refuse_partly_scored(
 ) -> None:
     """Refuse (StudyError) a hospital that shares images with one of the `sets` that are scored.
 
-    Sets that were scored before are added. The most common reason is that the hospital's folder has
-    changed since then.
+    Sets that were scored before count, too. The most common reason is that the folder of the
+    hospital has changed since then.
     """
     orders = {plan.order, *(record.order for record in plan.hospitals)} if plan else set()
     if hospital.order not in orders:

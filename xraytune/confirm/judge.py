@@ -184,7 +184,7 @@ def score_opened(
 def score_runs(
     study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
 ) -> None:
-    """Predict the test images with each run's network of its best val-A epoch; write results."""
+    """Predict the test images with each run's best network on val-A, and write the results."""
     folder = study.runs_folder
     compute = compute_like(study.compute, threads=study.compute.threads)
     pin(compute)

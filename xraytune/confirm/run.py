@@ -4,9 +4,9 @@ Both are trained with new seeds, and compared on patients that no trial has seen
 
     plan -> train -> score the test images -> judge -> record
 
-If the search left enough patients unused, each replicate trains on its own sample of them, and the
+If the search left enough patients unused, each replicate trains on its own draw of them, and the
 images of the remaining patients are the test images. Otherwise, the images of the test folder are
-scored, and the replicates train on samples of the unused patients if these suffice, else all on the
+scored, and the replicates train on draws of the unused patients if these suffice, else all on the
 search's patients. The same call again resumes after an interruption: all results are in the study's
 `confirm/`, and nothing is trained twice.
 """
@@ -169,7 +169,7 @@ def confirm(
 
 
 def _require_counts(finalists: int | None, replicates: int | None) -> None:
-    """Refuse (ConfigError) numbers that the settings of a space may not have either."""
+    """Refuse (ConfigError) numbers that the settings of a space would not allow either."""
     for name, number, fewest in (("finalists", finalists, 1), ("replicates", replicates, 2)):
         if number is not None and number < fewest:
             what = f"{number} {name} are too few for a comparison"

@@ -1,9 +1,9 @@
 """The images that a confirmation is judged on, checked before they are scored.
 
 The images are of unused patients, or of a test folder. Unused patients are those of the training
-folder that `data.train_patients` left out. They are divided into a draw for each
-replicate (side `draw_0`, `draw_1` ...), with as many patients as the search trained on, and a test
-side. The samples and the test side have about the class shares of the folder, and share no patient.
+folder that `data.train_patients` left out. They are divided into a draw for each replicate (side
+`draw_0`, `draw_1` ...), with as many patients as the search trained on, and a test side. The draws
+and the test side have about the class shares of the folder, and share no patient.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -44,8 +44,8 @@ ahead a trial is asked for, the fewer results the sampler knows."""
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
 """A function that returns the lineage of a trial's generator, or None if no generator need be
 trained first. Its arguments are `OpenTrial.generator_inputs`: the settings of the GAN, if there is
-one, the number of the replicate's own sample of patients, if it has one, and the side length of the
-images in pixels."""
+one, the number of the replicate's draw, if it has one, and the side length of the images in
+pixels."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
 """The part of the budget that is used up, so that no new trial starts; "" if none is. Once the

@@ -113,8 +113,8 @@ class StudyFolder:
     def prepared(self, experiment: Experiment | None = None) -> SplitData:
         """Return the images and their split.
 
-        For an `experiment`, the images have its size. If it is a replicate that trains on its own
-        draw of patients, these are the train side.
+        For an `experiment`, the images have its size. If it is a replicate with its own draw, the
+        patients of the draw are the train side.
         """
         with damage_explained(self.path / "split.json") as file:
             prepared = _read_split(file, sha256_of(file))

@@ -190,8 +190,8 @@ def read_inputs(
     """Return the content of each input: the SHA-256 of a file, a fingerprint of a folder's images.
 
     The images are decoded, so that broken ones are found before any trial starts. If the study's
-    data folder is given as `index`, images of patients in its sealed test folder are refused. Of
-    `mixes`, it is checked that there are enough extra images.
+    data folder is given as `index`, images of patients in its sealed test folder are refused. There
+    must be enough extra images for each of `mixes`.
 
     Raises:
         ArtifactError: A saved generator is damaged.
