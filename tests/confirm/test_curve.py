@@ -165,7 +165,7 @@ def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
     assert " ".join(shown.split()).startswith(found.sentence)
     assert trainings(root / "cache") == trained
     assert len(trained) == 5 * len(found.points)
-    assert len({*trained.values()}) == 5, "each draw has its own seed"
+    assert len({*trained.values()}) == 5, "each sample has its own seed"
     assert {point.arm for point in found.points} >= {"none", "duplicate", "other patients x1"}
     alone = found.points[:2]
     assert [point.patients for point in alone] == NUMBERS
@@ -192,7 +192,7 @@ def trainings(cache: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
+def test_of_a_frozen_network_only_images_that_are_sampled_or_scored_have_features(
     root: Path, tmp_path: Path
 ) -> None:
     """Once, also for another command."""
@@ -219,7 +219,7 @@ def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
 def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen(
     root: Path, tmp_path: Path
 ) -> None:
-    """Its patients are among the study's, and neither drawn nor scored."""
+    """Its patients are among the study's, and neither sampled nor scored."""
     (root / "donor.yaml").write_text(DONOR)
     settings = load_space(root / "space.yaml").settings
     with one_core():
@@ -265,7 +265,7 @@ def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_p
         curve_in(root, out=root / "xrays/curve")
 
 
-def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
+def test_each_sample_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
     """Two thirds of the patients are of class 1, so that the classes recur in their order."""
     labels = [int(number % 3 > 0) for number in range(300)]
     order = nested_order([f"{number}" for number in range(300)], np.array(labels), seed=7)
@@ -290,7 +290,7 @@ def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_i
         (1000, [100, 40, 40], 10.0, (40, 100)),
     ],
 )
-def test_draws_leave_a_quarter_of_the_patients_to_score_on(
+def test_samples_leave_a_quarter_of_the_patients_to_score_on(
     patients: int, wanted: Sequence[int], ratio: float, numbers: tuple[int, ...]
 ) -> None:
     division = divide([f"{number}" for number in range(patients)], wanted, ratio)
@@ -310,7 +310,7 @@ def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does(
 
 
 @pytest.mark.slow
-def test_a_space_without_a_baseline_or_with_a_draw_without_a_class_is_refused_before_the_training(
+def test_a_space_without_a_baseline_or_with_a_sample_without_a_class_is_refused_before_the_training(
     root: Path, tmp_path: Path
 ) -> None:
     xrays = shutil.copytree(root / "xrays/train", tmp_path / "xrays")
