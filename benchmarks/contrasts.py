@@ -45,8 +45,8 @@ def read(study: StudyFolder) -> Contrasts:
         study.prepared(),
         study.default_cache,
         replicates=plan.replicates,
-        compared=[arm.parameters for arm in plan.finalists],
-        planned=plan.test,
+        mixes=[arm.parameters for arm in plan.finalists],
+        planned_kind=plan.test,
         test=None,
     )
     return Contrasts(read_scores(runs, plan, sealed))

@@ -22,7 +22,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute, ignore_progress
 from xraytune.confirm.arms import replicate
 from xraytune.confirm.curve import real_extra, train_once
-from xraytune.confirm.draws import Draws, in_nested_order
+from xraytune.confirm.division import Division, patients_in_order
 from xraytune.confirm.sealed import TEST
 from xraytune.data.prepare import RunContext
 from xraytune.nets.compute import pin
@@ -80,15 +80,15 @@ def measure() -> Iterator[Figure]:
 def _draws(settings: Settings, context: RunContext, seed: int) -> StructuralComponents:
     """Return the scores [2, K] and components of networks with and without other patients, on the patients left over."""
     prepared = context.prepared
-    patients = in_nested_order(prepared.side("train"), seed)
+    patients = patients_in_order(prepared.side("train"), seed)
     size, count = 2 * _PATIENTS + _SPARE, _GROUPS * _REPLICATES
     starts = range(0, count * size, size)
-    draws = Draws(
+    division = Division(
         numbers=(_PATIENTS,),
         blocks=tuple(tuple(patients[start : start + size]) for start in starts),
         scored=tuple(patients[count * size :]),
     )
-    samples = draws.samples(prepared)[_PATIENTS]
+    samples = division.samples(prepared)[_PATIENTS]
     perfect = real_extra(_BASELINE, _RATIO)
     results = []
     for arm in (perfect, perfect.model_copy(update={"role": "matched", "parameters": _BASELINE})):

@@ -132,7 +132,7 @@ def _confirmed(settings: Settings, folder: Path, extra: Path) -> ControlVerdict:
         cast(OpenStudy, opened),
         None,
         replicates=settings.confirm.replicates,
-        compared=[],
+        mixes=[],
         folders=[folder / "hospital"],
     )
     assert sealed, "unused patients are the verdict's own"

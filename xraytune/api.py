@@ -39,10 +39,10 @@ __all__ = list(PLACES)
 def __getattr__(name: str) -> Any:
     if name not in PLACES:
         raise AttributeError(f"module 'xraytune.api' has no attribute {name!r}")
-    public = cli.load(PLACES[name])
-    public = _taking_text(public) if isfunction(public) else public
-    globals()[name] = public
-    return public
+    public_object = cli.load(PLACES[name])
+    public_object = _taking_text(public_object) if isfunction(public_object) else public_object
+    globals()[name] = public_object
+    return public_object
 
 
 def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,14 +51,14 @@ def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = signature(function).bind(*args, **kwargs)
-        for name, value in bound.arguments.items():
+        bound_arguments = signature(function).bind(*args, **kwargs)
+        for name, value in bound_arguments.arguments.items():
             expected = str(parameters[name].annotation)
             if isinstance(value, str) and "Path" in expected:
-                bound.arguments[name] = Path(value)
+                bound_arguments.arguments[name] = Path(value)
             elif isinstance(value, str) and "Sequence[str]" in expected:
-                bound.arguments[name] = [value]
-        return function(*bound.args, **bound.kwargs)
+                bound_arguments.arguments[name] = [value]
+        return function(*bound_arguments.args, **bound_arguments.kwargs)
 
     return call
 

@@ -125,8 +125,8 @@ def audit(
     task = "findings" if synthetic.is_file() else "classification"
     folder_path = override_of("folder.path", synthetic.absolute())
     changes = [f"name={name}", f"task={task}", folder_path, *overrides]
-    shipped = Path("commands/audit")
-    space = open_space(shipped, changes, data=real, weights_dir=weights_dir)
+    space_name = Path("commands/audit")
+    space = open_space(space_name, changes, data=real, weights_dir=weights_dir)
     settings = space.settings
     experiment = space.experiment()
     data = experiment.settings.data
@@ -163,11 +163,11 @@ def audit(
     except DataError as error:
         return replace(result, why_not=error.problems[0].what)
     prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))
-    available = source_of(mix).count_available(StudyImages(data, prepared, cache))
+    counts = source_of(mix).count_available(StudyImages(data, prepared, cache))
     ratios: list[float] = []
     try:
         for ratio in (0.25, 0.5, 1.0, 2.0):
-            require_enough(available, mix.model_copy(update={"synthetic_ratio": ratio}), prepared)
+            require_enough(counts, mix.model_copy(update={"synthetic_ratio": ratio}), prepared)
             ratios.append(ratio)
     except DataError as error:
         result = replace(result, why_not=f"there are only {error.problems[0].what}")
@@ -178,7 +178,7 @@ def audit(
     grid = ["sampler.name=grid", "points_to_evaluate=[]", f"synthetic_ratio={{values: {ratios}}}"]
     grid.append(f"data.train_patients={patients or 'null'}")
     search(
-        shipped,
+        space_name,
         data=real,
         weights_dir=weights_dir,
         overrides=[*grid, *changes],
@@ -218,12 +218,12 @@ def _measure(
     prepared = study_images.prepared
     cache = study_images.cache
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    training = {image.sha256 for image in prepared.images if image.side == "train"}
+    training_hashes = {image.sha256 for image in prepared.images if image.side == "train"}
     real_pixels = open_pixels(cache / prepared.pixels)
     return Audit(
         study=study,
         faults=tuple(find_faults(images, open_pixels(store), prepared.images, real_pixels)),
-        identical=sum(image.sha256 in training for image in images),
+        identical=sum(image.sha256 in training_hashes for image in images),
         report=report_pool(experiment, context),
     )
 
@@ -244,12 +244,12 @@ def _choose_patients(
     parts = 1 + settings.confirm.replicates
     has_test = index.test and not too_few_tested(index.test, index.outputs)
     fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
-    spare = 0 if has_test else fewest
-    needed = spare + parts * (patients or _FEWEST_PATIENTS)
-    if not has_test and prepared.train_patient_count < needed:
+    test_patients = 0 if has_test else fewest
+    need = test_patients + parts * (patients or _FEWEST_PATIENTS)
+    if not has_test and prepared.train_patient_count < need:
         what = (
-            f"without a test folder it needs {needed:,} training patients, {spare} of them to "
-            f"test on, and there are {prepared.train_patient_count:,}"
+            f"without a test folder it needs {need:,} training patients, {test_patients} of them "
+            f"to test on, and there are {prepared.train_patient_count:,}"
         )
         raise DataError(what)
     if not has_test and source_of(mix).seen_images_sha256() is None:
@@ -258,7 +258,7 @@ def _choose_patients(
             "from (--set folder.seen=...)"
         )
         raise DataError(what)
-    each = (prepared.train_patient_count - spare) // parts
-    if patients is None and each >= _FEWEST_PATIENTS:
-        return min(each, _MOST_PATIENTS)
+    share = (prepared.train_patient_count - test_patients) // parts
+    if patients is None and share >= _FEWEST_PATIENTS:
+        return min(share, _MOST_PATIENTS)
     return patients

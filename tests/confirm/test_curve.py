@@ -1,4 +1,4 @@
-"""What patients, real images of others and gifts are worth, on nested draws of patients."""
+"""What patients, real images of others and gifts are worth, on nested samples of patients."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.pair_files import draw_xrays
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.confirm.curve import Curve, Point, curve
-from xraytune.confirm.draws import choose_draws, in_nested_order
+from xraytune.confirm.division import divide, patients_in_order
 from xraytune.data.index import read_index
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
@@ -171,7 +171,7 @@ def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
     assert " ".join(shown.split()).startswith(found.sentence)
     assert trainings(root / "cache") == trained
     assert len(trained) == 5 * len(found.points)
-    assert len({*trained.values()}) == 5, "each draw has its own seed"
+    assert len({*trained.values()}) == 5, "each sample has its own seed"
     assert {point.arm for point in found.points} >= {"none", "duplicate", "other patients x1"}
     alone = found.points[:2]
     assert [point.patients for point in alone] == NUMBERS
@@ -198,7 +198,7 @@ def trainings(cache: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
+def test_of_a_frozen_network_only_images_that_are_sampled_or_scored_have_features(
     root: Path, tmp_path: Path
 ) -> None:
     """Once, also for another command."""
@@ -206,15 +206,15 @@ def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
     settings = load_space(root / "space.yaml", ["data.train_patients=null"]).settings
     prepared, _ = prepare(settings, cache)
     side = prepared.side("train")
-    names = in_nested_order(side, settings.data.split.seed)
+    names = patients_in_order(side, settings.data.split.seed)
 
     with one_core():
         first, again = (
             curve_in(root, overrides=frozen(root), cache=cache, patients=[2, 4]) for _ in range(2)
         )
 
-    draws = choose_draws(names, [2, 4], 1.0)
-    used = {*draws.scored}.union(*draws.blocks)
+    division = divide(names, [2, 4], 1.0)
+    used = {*division.scored}.union(*division.blocks)
     count = sum(patient in used for patient in side.patients) + len(prepared.side("val_a"))
     (file,) = cache.glob(f"{FEATURES_STAGE}/*/{FEATURES_FILE}")
     assert first == again
@@ -225,7 +225,7 @@ def test_of_a_frozen_network_only_images_that_are_drawn_or_scored_have_features(
 def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen(
     root: Path, tmp_path: Path
 ) -> None:
-    """Its patients are among the study's, and neither drawn nor scored."""
+    """Its patients are among the study's, and neither sampled nor scored."""
     (root / "donor.yaml").write_text(DONOR)
     settings = load_space(root / "space.yaml").settings
     with one_core():
@@ -277,20 +277,20 @@ def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_p
         curve_in(root, out=root / "xrays/curve")
 
 
-def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
+def test_each_sample_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
     """Two thirds of the patients are of class 1, so that the classes recur in their order."""
     labels = [int(number % 3 > 0) for number in range(300)]
     order = nested_order([f"{number}" for number in range(300)], np.array(labels), seed=7)
     names = [f"{place}" for (place,) in order]
 
-    draws = choose_draws(names, [10, 30], 1.0)
+    division = divide(names, [10, 30], 1.0)
 
-    groups = [group for block in draws.blocks for group in (block[:10], block[:30], block[30:])]
-    for group in [*groups, draws.scored]:
+    groups = [group for block in division.blocks for group in (block[:10], block[:30], block[30:])]
+    for group in [*groups, division.scored]:
         positive = sum(labels[int(name)] for name in group)
         assert abs(positive - len(group) * 2 / 3) <= 1
-    everyone = [name for group in (*draws.blocks, draws.scored) for name in group]
-    assert sorted(everyone) == sorted(names), "nobody is in two draws, or drawn and scored"
+    everyone = [name for group in (*division.blocks, division.scored) for name in group]
+    assert sorted(everyone) == sorted(names), "nobody is in two samples, or sampled and scored"
 
 
 @pytest.mark.parametrize(
@@ -302,15 +302,15 @@ def test_each_draw_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_i
         (1000, [100, 40, 40], 10.0, (40, 100)),
     ],
 )
-def test_draws_leave_a_quarter_of_the_patients_to_score_on(
+def test_samples_leave_a_quarter_of_the_patients_to_score_on(
     patients: int, wanted: Sequence[int], ratio: float, numbers: tuple[int, ...]
 ) -> None:
-    draws = choose_draws([f"{number}" for number in range(patients)], wanted, ratio)
+    division = divide([f"{number}" for number in range(patients)], wanted, ratio)
 
-    assert draws.numbers == numbers
-    assert len(draws.blocks) == 5
-    assert len(draws.scored) >= patients / 4
-    assert len({*draws.scored}.union(*draws.blocks)) == patients
+    assert division.numbers == numbers
+    assert len(division.blocks) == 5
+    assert len(division.scored) >= patients / 4
+    assert len({*division.scored}.union(*division.blocks)) == patients
 
 
 @pytest.mark.parametrize("wanted", [[20], [10, 31], [0, 10]])
@@ -318,11 +318,11 @@ def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does(
     wanted: Sequence[int],
 ) -> None:
     with pytest.raises(DataError, match="two or more, up to 30"):
-        choose_draws([f"{number}" for number in range(206)], wanted, 0.5)
+        divide([f"{number}" for number in range(206)], wanted, 0.5)
 
 
 @pytest.mark.slow
-def test_a_space_without_a_baseline_or_with_a_draw_without_a_class_is_refused_before_the_training(
+def test_a_space_without_a_baseline_or_with_a_sample_without_a_class_is_refused_before_the_training(
     root: Path, tmp_path: Path
 ) -> None:
     xrays = shutil.copytree(root / "xrays/train", tmp_path / "xrays")

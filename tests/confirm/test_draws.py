@@ -173,14 +173,14 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     compared = [Parameters(source="folder", folder=FolderSettings(path=tmp_path / "extra"))]
 
     auto = changed(ended.settings, confirm={"test": "auto"})
-    choice = ended.choose(auto, compared=compared)
+    choice = ended.choose(auto, mixes=compared)
 
     assert choice.kind == "draws"
     assert "leakage cannot be excluded" in choice.notes[0]
     with pytest.raises(
         DataError, match=r"(?s)leakage cannot be excluded.*use confirm.test: folder"
     ):
-        ended.choose(changed(ended.settings, confirm={"test": "unused"}), compared=compared)
+        ended.choose(changed(ended.settings, confirm={"test": "unused"}), mixes=compared)
 
 
 def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
@@ -200,7 +200,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     (tmp_path / "NORMAL").mkdir()
     shutil.copy(ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL/another.jpeg")
 
-    choice = ended.choose(compared=compared)
+    choice = ended.choose(mixes=compared)
 
     patients = {image.patient for image in seen}
     assert choice.kind == "unused"
@@ -217,7 +217,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     with pytest.raises(
         DataError, match=r"no patient to test on .* a generator or an encoder has seen"
     ):
-        ended.choose(on_folder, compared=compared)
+        ended.choose(on_folder, mixes=compared)
 
 
 def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(

@@ -55,7 +55,7 @@ class Lab:
             compared.append(Parameters(source="folder", folder=FolderSettings(path=extra)))
         given = read_labelled(test, prepared.class_names) if test else None
         return choose_test(
-            self.settings, prepared, self.cache, replicates=2, compared=compared, test=given
+            self.settings, prepared, self.cache, replicates=2, mixes=compared, test=given
         )
 
 

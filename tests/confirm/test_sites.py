@@ -203,9 +203,9 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     unknown = [Parameters(source="folder", folder=undeclared)]
 
     with pytest.raises(DataError, match=r"site hospital_.: too few test patients: PNEUMONIA"):
-        ended.choose(compared=known, replicates=3)
+        ended.choose(mixes=known, replicates=3)
     with pytest.raises(DataError, match=r"(?s)leakage cannot be excluded.*fix: declare them"):
-        ended.choose(compared=unknown, replicates=3)
+        ended.choose(mixes=unknown, replicates=3)
     many = changed(settings, train_patients=60)
     searched, _ = prepare(many, tmp_path / "cache")
     with pytest.raises(DataError, match="fewer than needed for 3 draws of 60") as refusal:

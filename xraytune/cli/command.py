@@ -33,17 +33,17 @@ def run(command: str, options: Options) -> Any:
     from xraytune.cli import results  # loads Optuna, which `--help` does not need
 
     function = load(COMMANDS[command])
-    accepted = signature(function).parameters
-    unknown = options.keys() - accepted.keys() - {"as_json", "yes"}
-    if unknown:
-        raise TypeError(f"api.{command}() does not take {', '.join(sorted(unknown))}")
-    with results.show_work(accepted, options) as callbacks:
-        given = {
+    parameters = signature(function).parameters
+    unknown_options = options.keys() - parameters.keys() - {"as_json", "yes"}
+    if unknown_options:
+        raise TypeError(f"api.{command}() does not take {', '.join(sorted(unknown_options))}")
+    with results.show_work(parameters, options) as callbacks:
+        arguments = {
             name: value
             for name, value in {**options, **callbacks}.items()
-            if value is not None and name in accepted
+            if value is not None and name in parameters
         }
-        result = function(**given)
+        result = function(**arguments)
     if options["as_json"]:
         console.show_json(result)
     else:

@@ -31,15 +31,7 @@ from rich.text import Text
 from xraytune.base.cores import repeated
 from xraytune.base.errors import XraytuneError, printable
 from xraytune.base.records import Progress, progress_text, to_json
-from xraytune.base.tables import (
-    Cell,
-    Entry,
-    Frame,
-    Table,
-    Tone,
-    duration,
-    text_of,
-)
+from xraytune.base.tables import Cell, Entry, Frame, Table, Tone, duration, text_of
 
 _STYLES: dict[Tone, str] = {
     "plain": "",
@@ -92,10 +84,12 @@ def write_command(command: str, before: str = "$ ") -> None:
 def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = "next") -> None:
     """Print the next command, with the options of the current command that it also needs."""
     options = given or {}
-    more = [("--data", options.get("data")), ("--weights-dir", options.get("weights_dir"))]
-    more += [("--set", line) for line in options.get("overrides") or ()]
-    named = [word for option, value in more if value is not None for word in (option, value)]
-    write_command(shlex.join(["xraytune", *map(str, (*words, *named))]), f"{when}: ")
+    option_values = [("--data", options.get("data")), ("--weights-dir", options.get("weights_dir"))]
+    option_values += [("--set", line) for line in options.get("overrides") or ()]
+    option_words = [
+        word for option, value in option_values if value is not None for word in (option, value)
+    ]
+    write_command(shlex.join(["xraytune", *map(str, (*words, *option_words))]), f"{when}: ")
 
 
 def show(*frame: Cell | str | Table) -> None:
@@ -163,7 +157,7 @@ def show_progress() -> Iterator[Progress]:
         speed_estimate_period=_SPEED_SECONDS,
     )
     tasks: dict[str, TaskID] = {}
-    logged: dict[str, float] = {}
+    log_times: dict[str, float] = {}
 
     def on_progress(what: str, done: int, total: int) -> None:
         text = printable(progress_text(what, done, total))
@@ -171,11 +165,11 @@ def show_progress() -> Iterator[Progress]:
             tasks[what] = screen.add_task(text, total=total)
         screen.update(tasks[what], completed=done, total=total, description=text)
         now = time.monotonic()
-        is_due = done == total or now - logged.setdefault(what, now) >= _LOG_EVERY_SECONDS
+        is_due = done == total or now - log_times.setdefault(what, now) >= _LOG_EVERY_SECONDS
         if screen.disable and is_due:
-            logged[what] = now
-            left = screen.tasks[tasks[what]].time_remaining
-            ending = f", {duration(left)} left" if left else ""
+            log_times[what] = now
+            seconds_left = screen.tasks[tasks[what]].time_remaining
+            ending = f", {duration(seconds_left)} left" if seconds_left else ""
             event(text + ending)
 
     with screen:
@@ -210,17 +204,19 @@ def render(frame: Frame) -> RenderableType:
 
 def _rich_table(table: Table) -> RenderableType:
     """Return a table; columns that do not fit on a narrow screen are named below it."""
-    shown = table.columns
-    for name in (*reversed([*table.optional]), *reversed(shown[2:])):
-        needed = Measurement.get(_OUT, _OUT.options.update(max_width=_WIDEST), _grid(table, shown))
-        size = needed.maximum if name in table.optional else needed.minimum
-        if size > _OUT.width and name in shown:
-            shown.remove(name)
-    hidden = [name.replace("\n", " ") for name in table.columns if name not in shown]
-    note = f"left out on this narrow screen: {', '.join(hidden)} (COLUMNS=200 shows more)"
+    columns = table.columns
+    for name in (*reversed([*table.optional]), *reversed(columns[2:])):
+        measurement = Measurement.get(
+            _OUT, _OUT.options.update(max_width=_WIDEST), _grid(table, columns)
+        )
+        size = measurement.maximum if name in table.optional else measurement.minimum
+        if size > _OUT.width and name in columns:
+            columns.remove(name)
+    hidden_names = [name.replace("\n", " ") for name in table.columns if name not in columns]
+    note = f"left out on this narrow screen: {', '.join(hidden_names)} (COLUMNS=200 shows more)"
     title = [_text(table.title, "strong")] if table.title else []
-    notes = [_text(note, "dim")] if hidden else []
-    return Group(Text(), *title, _grid(table, shown), *notes)
+    notes = [_text(note, "dim")] if hidden_names else []
+    return Group(Text(), *title, _grid(table, columns), *notes)
 
 
 def _grid(table: Table, names: Sequence[str]) -> RichTable:
@@ -254,6 +250,6 @@ def _text(entry: Entry, tone: Tone = "plain") -> Text:
     """
     if isinstance(entry, Cell):
         tone = entry.tone
-    here = re.escape(f"{Path.cwd()}/")
-    text = re.sub(rf"(?<![^\s'\"`(:=]){here}", "", text_of(entry))
+    folder = re.escape(f"{Path.cwd()}/")
+    text = re.sub(rf"(?<![^\s'\"`(:=]){folder}", "", text_of(entry))
     return Text(printable(text), style=_STYLES[tone])

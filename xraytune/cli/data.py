@@ -1,4 +1,4 @@
-"""`xraytune data`: inspect a folder of X-rays, or draw phantom images."""
+"""`xraytune data`: inspect a folder of X-rays, or make phantom images."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -67,7 +67,7 @@ def data_phantom(
         bool,
         options.flag(
             "--findings",
-            "Draw lobar and diffuse opacities and effusions, and a table of them; no classes.",
+            "Show lobar and diffuse opacities and effusions, with a table of them; no classes.",
         ),
     ] = False,
     sites: Annotated[
@@ -75,13 +75,13 @@ def data_phantom(
         Option(
             min=0,
             max=26,
-            help="Draw so many hospitals with different scanners, in folders SITE/CLASS without "
+            help="Make so many hospitals with different scanners, in folders SITE/CLASS without "
             "test/, with sex and age in patients.csv.",
         ),
     ] = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw phantom chest X-rays.
+    """Make phantom chest X-rays.
 
     Example: xraytune data phantom xrays --patients 200 --seed 1
     """

@@ -12,10 +12,10 @@ from typer.main import get_command
 from xraytune.cli import COMMANDS, confirm, console, data, generator, load, model, options, search
 
 _STEPS = """
-Draw chest X-rays of the large hospital A.
+Make chest X-rays of the large hospital A.
 $ data phantom {at}/hospital_a --patients {patients_a} --seed 2 --size 64 --difficulty 0
 
-Draw those of hospital B. Its test/ folder stays sealed.
+Make those of hospital B. Its test/ folder stays sealed.
 $ data phantom {at}/hospital_b --patients {patients_b} --seed 1 --size 64 --difficulty 0
 
 Hospital A trains a GAN, and gives it away.
@@ -69,15 +69,15 @@ def demo(
 
     Example: xraytune demo
     """
-    here = folder / "quick" if quick else folder
-    steps = _STEPS.format(at=quote(str(here)), **(_QUICK if quick else _WHOLE))
+    demo_folder = folder / "quick" if quick else folder
+    steps = _STEPS.format(at=quote(str(demo_folder)), **(_QUICK if quick else _WHOLE))
     console.write(
         "From X-rays to an answer, on phantom images. You can run each of these commands yourself.",
         "strong",
     )
     for number, step in enumerate(steps.strip().split("\n\n"), start=1):
-        why, line = step.replace("\n", " ").strip().split(" $ ", 1)
-        console.write(f"\n{number}. {why}", "strong")
+        reason, line = step.replace("\n", " ").strip().split(" $ ", 1)
+        console.write(f"\n{number}. {reason}", "strong")
         console.write_command(f"xraytune {line}")
         name = next(name for name in _FUNCTIONS if line.startswith(name))
         words = split(line.removeprefix(name))
@@ -90,7 +90,7 @@ def demo(
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
-    report = load(COMMANDS["report"])(here / "studies" / "other-hospital-demo")
+    report = load(COMMANDS["report"])(demo_folder / "studies" / "other-hospital-demo")
     console.write(f"report: {report}")
 
 

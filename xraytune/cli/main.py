@@ -36,7 +36,7 @@ _SPIN_COUNT = "1000"
 occupy cores that other threads wait for, so that a command beside other work becomes many times
 slower (docs/results.md#classifier-speed)."""
 _GROUPS = {
-    "data": "Inspect a folder of X-rays, or draw phantom ones.",
+    "data": "Inspect a folder of X-rays, or make phantom ones.",
     "generator": "Train a GAN, or generate images with it.",
     "space": "List, copy and validate search space files.",
     "cache": "Shrink the cache that studies share.",
@@ -86,15 +86,15 @@ def build_app() -> typer.Typer:
                 app.add_typer(groups[group], name=group, rich_help_panel=panel)
             # typer would keep the line breaks of the docstring.
             text = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(function) or "")
-            about, _, example = text.rpartition("\n\n")
-            add = groups[group].command(
+            summary, _, example = text.rpartition("\n\n")
+            decorator = groups[group].command(
                 name,
                 cls=Command,
-                help=about,
+                help=summary,
                 epilog=example,
                 rich_help_panel=None if group else panel,
             )
-            add(function)
+            decorator(function)
     return app
 
 
@@ -108,9 +108,9 @@ def main() -> None:
     build_app()()
 
 
-def _group(about: str) -> typer.Typer:
+def _group(summary: str) -> typer.Typer:
     return typer.Typer(
-        help=about,
+        help=summary,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -119,10 +119,10 @@ def _group(about: str) -> typer.Typer:
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        others = (
+        versions = (
             f"torch {version('torch')}, Ray {version('ray')}, Python {platform.python_version()}"
         )
-        console.write(f"xraytune {version('xraytune')} ({others})")
+        console.write(f"xraytune {version('xraytune')} ({versions})")
         raise typer.Exit
 
 

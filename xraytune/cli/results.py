@@ -94,10 +94,10 @@ def show_search() -> Iterator[Callbacks]:
             watcher = StudyWatcher(StudyFolder(study))
             console.event(f"study {study} (Ctrl-C stops it; run the same command again to resume)")
             _log_dashboard(dashboard)
-            shown = f"Ray dashboard: {dashboard}" if dashboard else ""
+            dashboard_line = f"Ray dashboard: {dashboard}" if dashboard else ""
             display.enter_context(
                 console.watching(
-                    lambda: live_frame(watcher.look(), dashboard=shown),
+                    lambda: live_frame(watcher.look(), dashboard=dashboard_line),
                     lambda: summary_line(watcher.look()),
                 )
             )
@@ -127,8 +127,8 @@ def _log_end(row: TrialRow) -> None:
     if row.value is None:
         console.event(f"#{row.number} failed: {row.reason.splitlines()[0]}")
     elif not console.is_live():
-        ended = f"{row.status} after {counted(row.epochs, 'epoch')}, {duration(row.seconds or 0.0)}"
-        console.event(f"#{row.number} {ended}: val-A {row.value:.3f}")
+        text = f"{row.status} after {counted(row.epochs, 'epoch')}, {duration(row.seconds or 0.0)}"
+        console.event(f"#{row.number} {text}: val-A {row.value:.3f}")
 
 
 def _log_dashboard(address: str) -> None:
@@ -146,38 +146,38 @@ def show_confirmation(*, is_asked: bool) -> Iterator[Options]:
     If there is a terminal and `is_asked`, the user is asked before test images are accessed.
     """
     with ExitStack() as display:
-        shown = _ConfirmationScreen(display, is_asked=is_asked)
+        screen = _ConfirmationScreen(display, is_asked=is_asked)
         callbacks = Callbacks(
             note=console.event,
             on_start=lambda _, dashboard: _log_dashboard(dashboard),
-            on_runs=shown.on_runs,
-            on_progress=shown.on_progress,
+            on_runs=screen.on_runs,
+            on_progress=screen.on_progress,
         )
-        yield {"callbacks": callbacks, "before_test": shown.before_test}
+        yield {"callbacks": callbacks, "before_test": screen.before_test}
 
 
 class _ConfirmationScreen:
-    """What is drawn of a confirmation: bars, or the table of the runs that are trained."""
+    """What is shown of a confirmation: bars, or the table of the runs that are trained."""
 
     _runs: RunsView
 
     def __init__(self, display: ExitStack, *, is_asked: bool) -> None:
-        self._drawing = display
+        self._display = display
         self._is_asked = is_asked
         self._open_bars()
 
     def _open_bars(self) -> None:
-        self._drawing.close()
+        self._display.close()
         self._has_table = False
-        self._bars = self._drawing.enter_context(console.show_progress())
+        self._bars = self._display.enter_context(console.show_progress())
 
     def on_runs(self, view: RunsView) -> None:
         """Show the runs in the table, and bars again once all have ended."""
         self._runs = view
         if not self._has_table:
-            self._drawing.close()
+            self._display.close()
             self._has_table = True
-            self._drawing.enter_context(
+            self._display.enter_context(
                 console.watching(lambda: runs_frame(self._runs), lambda: runs_line(self._runs))
             )
         if view.is_done:
@@ -190,7 +190,7 @@ class _ConfirmationScreen:
 
     def before_test(self) -> None:
         """Ask whether test images may be accessed; raise Exit if they may not."""
-        self._drawing.close()
+        self._display.close()
         can_ask = self._is_asked and console.is_live() and sys.stdin.isatty()
         question = "All replicates are trained. Access the test images now?"
         if can_ask and not confirm(question, err=True):
@@ -262,8 +262,10 @@ def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
         console.write(f"{what}: AUROC {donor.val_auroc:.3f} on val-A of {counts}")
     console.write("what each file reveals: card.md")
     if generator and len(generator.class_counts) > 1:
-        of_data = ("data.classes", "data.positive", "data.split.group_regex")
-        overrides = [line for line in given.get("overrides") or () if line.startswith(of_data)]
+        data_settings = ("data.classes", "data.positive", "data.split.group_regex")
+        overrides = [
+            line for line in given.get("overrides") or () if line.startswith(data_settings)
+        ]
         overrides.append(override_of("generator.path", trained.path))
         words = ("search", "--space", "other_hospital_cpu")
         console.propose(*words, given={**given, "overrides": overrides})

@@ -65,17 +65,17 @@ def space_check(
     space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     require_extensions(space)
     warnings = [*space_warnings(space)]
-    searched = space.searched
+    searched_names = space.searched
     if as_json:
-        content = {"searched": searched, "space": space.identity(), "warnings": warnings}
+        content = {"searched": searched_names, "space": space.identity(), "warnings": warnings}
         console.show_json({"file": file, **content})
         return
 
     what = "It is one experiment, for `xraytune train`"
-    if searched:
-        are = "parameter is" if len(searched) == 1 else "parameters are"
-        fixed = len(space.specs) - len(searched)
-        what = f"{len(searched)} {are} searched, {fixed} are fixed"
+    if searched_names:
+        verb = "parameter is" if len(searched_names) == 1 else "parameters are"
+        fixed_count = len(space.specs) - len(searched_names)
+        what = f"{len(searched_names)} {verb} searched, {fixed_count} are fixed"
     if find_space(file) != file:
         console.write(describe_space(file))
     console.write(f"{file}: valid. {what}.", "strong")

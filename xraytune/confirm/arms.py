@@ -30,8 +30,8 @@ Role = Literal["finalist", "matched", "tuned", "perfect", "donor"]
 TestKind = Literal["unused", "draws", "folder"]
 """What is scored, and what replicates are trained on.
 
-`unused`: each replicate is trained on its own sample of the patients that the search never used,
-and the remaining patients are scored. `draws`: replicates are trained likewise, but a test folder
+`unused`: each replicate is trained on its own draw of the patients that the search never used, and
+the remaining patients are scored. `draws`: replicates are trained likewise, but a test folder
 is scored. `folder`: a test folder is scored, and all replicates are trained on the search's
 patients.
 """
@@ -122,11 +122,11 @@ class Plan(StrictModel):
         reasons = (*self.exploratory, *self.extended)
         if self.sites or self.replicates >= FEWEST_REPLICATES:
             return reasons
-        few = (
+        reason = (
             f"it has only {self.replicates} replicates, and the 95 % intervals need at least "
             f"{FEWEST_REPLICATES}"
         )
-        return (*reasons, few)
+        return (*reasons, reason)
 
     @property
     def is_opened(self) -> bool:
@@ -140,11 +140,11 @@ class Plan(StrictModel):
         """
         extended = self.extended
         if self.order:
-            why = (
+            note = (
                 f"it was extended from {self.replicates} to {count} replicates after its test "
                 f"images had been scored (verdict: {verdict})"
             )
-            extended = (*extended, why)
+            extended = (*extended, note)
         hospitals = [hospital.with_values({"access": ""}) for hospital in self.hospitals]
         return self.with_values(
             {
@@ -157,7 +157,7 @@ class Plan(StrictModel):
 
     @property
     def trainings(self) -> dict[Arm, str]:
-        """The different trainings of each replicate, in order, with the first such arm's name."""
+        """The distinct trainings of a replicate, each with the name of its first arm, in order."""
         names: dict[Arm, str] = {}
         for arm in self.arms:
             names.setdefault(arm.training, arm.name)
@@ -226,7 +226,7 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
 def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestKind) -> list[Arm]:
     """Return the finalists, each followed by its matched controls.
 
-    If replicates are trained on samples of patients (`test` is not `folder`), an arm with real
+    If replicates are trained on draws (`test` is not `folder`), an arm with real
     images of other patients follows as well.
     """
     arms: list[Arm] = []

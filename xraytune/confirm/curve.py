@@ -24,7 +24,7 @@ from xraytune.base.figures import COLOURS, figure_text, new_figure
 from xraytune.base.files import new_folder, require_new, write_array, write_json
 from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.confirm.arms import Arm, Role, replicate
-from xraytune.confirm.draws import Draws, Samples, choose_draws, in_nested_order, require_usable
+from xraytune.confirm.division import Division, Samples, divide, patients_in_order, require_usable
 from xraytune.confirm.plan import donor_controls, possible_arm, sample_control
 from xraytune.confirm.sealed import TEST
 from xraytune.data.index import find_class_names
@@ -112,46 +112,46 @@ class Curve:
     @property
     def sentence(self) -> str:
         """What the largest gain from real images says about the gain from synthetic images."""
-        perfect = [
+        perfect_points = [
             point
             for point in self.points
             if point.role == "perfect" and point.patients == self.patients
         ]
-        where = f"At {self.patients:,} patients"
-        if not perfect:
-            return f"{where}, too few others are left to stand in for perfect synthetic images."
-        best = max(perfect, key=lambda point: point.gain.difference)
-        gained, low, high = best.gain.difference, best.gain.low, best.gain.high
-        largest = max(point.gain.high for point in perfect)
-        ratios = f"at ratios up to {perfect[-1].ratio:g}"
+        condition = f"At {self.patients:,} patients"
+        if not perfect_points:
+            return f"{condition}, too few others are left to stand in for perfect synthetic images."
+        best = max(perfect_points, key=lambda point: point.gain.difference)
+        difference, low, high = best.gain.difference, best.gain.low, best.gain.high
+        largest = max(point.gain.high for point in perfect_points)
+        ratios = f"at ratios up to {perfect_points[-1].ratio:g}"
         if largest < self.margin:
-            means = f"less than the margin of {self.margin:g}: no generator can help {ratios}"
-        elif largest >= 2 * self.margin and (low < 0 or gained < 2 * self.margin):
-            means = (
+            meaning = f"less than the margin of {self.margin:g}: no generator can help {ratios}"
+        elif largest >= 2 * self.margin and (low < 0 or difference < 2 * self.margin):
+            meaning = (
                 f"too uncertain to compare with the margin of {self.margin:g}: more patients are "
                 "needed to tell"
             )
-        elif gained < 2 * self.margin:
-            means = (
+        elif difference < 2 * self.margin:
+            meaning = (
                 f"less than twice the margin of {self.margin:g}: only a nearly perfect generator "
                 f"could help {ratios}"
             )
         else:
-            means = (
-                f"{gained / self.margin:.1f} times the margin of {self.margin:g}: a good "
+            meaning = (
+                f"{difference / self.margin:.1f} times the margin of {self.margin:g}: a good "
                 "generator can help"
             )
-        gain = f"{gained:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
-        return f"{where}, even perfect images gain {gain}, {means}."
+        gain = f"{difference:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
+        return f"{condition}, even perfect images gain {gain}, {meaning}."
 
     def worth_of(self, point: Point, unit: str = "") -> str:
         """Return how many patients an arm is worth, such as `11 (4 to more than 300)`."""
         least, most = (self.numbers[end] - point.patients for end in (0, -1))
-        shown = []
-        for end in (point.worth.value, point.worth.low, point.worth.high):
-            text = f"more than {most:,}" if end >= most else f"{end:,.0f}"
-            shown.append(text if end > least else f"less than {least:,}")
-        value, low, high = shown
+        texts = []
+        for count in (point.worth.value, point.worth.low, point.worth.high):
+            text = f"more than {most:,}" if count >= most else f"{count:,.0f}"
+            texts.append(text if count > least else f"less than {least:,}")
+        value, low, high = texts
         return f"{value}{unit}" + (f" ({low} to {high})" if low != high else "")
 
 
@@ -199,36 +199,38 @@ def curve(
         MachineError: Weights or disk space are missing.
         TrialError: A loss is not finite.
     """
-    loaded = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
-    own = loaded.settings.data
+    loaded_space = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
+    data_settings = loaded_space.settings.data
     if out:
-        require_new(out, outside=own.path)
-    everyone = loaded.settings.with_values({"data.train_patients": None})
-    point = {**flat_values(_without_extra(loaded)), "early_stop_epochs": None}
-    alone = replace(loaded, settings=everyone).at(point)
-    trial = alone.experiment()
+        require_new(out, outside=data_settings.path)
+    full_settings = loaded_space.settings.with_values({"data.train_patients": None})
+    baseline_values = {**flat_values(_without_extra(loaded_space)), "early_stop_epochs": None}
+    base_space = replace(loaded_space, settings=full_settings).at(baseline_values)
+    trial = base_space.experiment()
     settings = trial.settings
     baseline = trial.parameters
     # For a range, its two ends.
-    trials = loaded.extreme_parameters("source", "synthetic_ratio")
+    trials = loaded_space.extreme_parameters("source", "synthetic_ratio")
     ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio}) or [1.0]
 
-    # Patients whose images a gift was made from are neither drawn nor scored.
+    # Patients whose images a gift was made from are neither trained on nor scored.
     gifts = _gifts(settings, baseline, donor, folder)
     seen = seen_by([baseline, *(gift.parameters for gift in gifts)])
     cache = cache.resolve()
-    require_inputs(settings, alone.networks())
+    require_inputs(settings, base_space.networks())
     prepared, index = prepare_space(
-        alone, cache, seen=seen, skip_broken=skip_broken, note=note, on_progress=on_progress
+        base_space, cache, seen=seen, skip_broken=skip_broken, note=note, on_progress=on_progress
     )
-    known = patients_seen(index.images, seen)
-    in_order = in_nested_order(prepared.side("train"), own.split.seed)
-    draws = choose_draws([name for name in in_order if name not in known], patients, max(ratios))
-    samples = draws.samples(prepared)
-    require_usable(samples, own.path)
+    seen_patients = patients_seen(index.images, seen)
+    ordered_patients = patients_in_order(prepared.side("train"), data_settings.split.seed)
+    division = divide(
+        [name for name in ordered_patients if name not in seen_patients], patients, max(ratios)
+    )
+    samples = division.samples(prepared)
+    require_usable(samples, data_settings.path)
 
     # The last checks before a training: whether all arms can be trained on all samples.
-    study = StudyImages(settings.data, samples[draws.numbers[0]][0], cache, index)
+    study = StudyImages(settings.data, samples[division.numbers[0]][0], cache, index)
     notes: list[str] = []
     arms = [
         _arm("none", "matched", baseline),
@@ -242,8 +244,8 @@ def curve(
     contents = {}
     for arm in arms:
         inputs = inputs_of_trials([arm.parameters])
-        read = read_inputs(inputs, settings, study.prepared, cache, index=index)
-        contents[arm.name] = [*read.values()]
+        input_contents = read_inputs(inputs, settings, study.prepared, cache, index=index)
+        contents[arm.name] = [*input_contents.values()]
     cells = _possible_cells(arms, study, samples, notes)
     for text in notes:
         note(text)
@@ -251,24 +253,26 @@ def curve(
     compute = replace(compute_here(settings), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    _compute_features(trial, context, draws)
-    measured = _measure(cells, contents, samples, settings, context)
-    *smaller, _ = draws.numbers
-    most = own.train_patients or smaller[-1]
+    _compute_features(trial, context, division)
+    components = _measure(cells, contents, samples, settings, context)
+    *smaller_numbers, _ = division.numbers
+    limit = data_settings.train_patients or smaller_numbers[-1]
     result = Curve(
         name=settings.name,
         metric=task_of(settings).metric,
         margin=settings.confirm.rope,
-        patients=max((number for number in smaller if number <= most), default=smaller[0]),
-        numbers=draws.numbers,
-        test_patients=len(draws.scored),
+        patients=max(
+            (number for number in smaller_numbers if number <= limit), default=smaller_numbers[0]
+        ),
+        numbers=division.numbers,
+        test_patients=len(division.scored),
         baseline=mix_label(baseline),
-        points=_points(cells, measured, draws.numbers),
+        points=_points(cells, components, division.numbers),
     )
     if out:
-        with new_folder(out) as made:
-            write_json(made / "curve.json", to_json(result))
-            _plot(result, [made / "curve.png", made / "curve.svg"])
+        with new_folder(out) as new:
+            write_json(new / "curve.json", to_json(result))
+            _plot(result, [new / "curve.png", new / "curve.svg"])
     return result
 
 
@@ -278,24 +282,24 @@ def _possible_cells(
     """Return each arm at each number of patients for which it has enough extra images."""
     cells = []
     for arm in arms:
-        for number, sample in samples.items():
-            trained_on = [replace(study, prepared=drawn) for drawn in sample]
-            possible = possible_arm(arm, trained_on, notes if arm.role == "donor" else [])
-            if possible:
-                cells.append((possible, number))
+        for number, splits in samples.items():
+            training_sets = [replace(study, prepared=prepared) for prepared in splits]
+            usable_arm = possible_arm(arm, training_sets, notes if arm.role == "donor" else [])
+            if usable_arm:
+                cells.append((usable_arm, number))
     return cells
 
 
-def _compute_features(trial: Experiment, context: RunContext, draws: Draws) -> None:
-    """Compute the features of a frozen backbone for all images that are drawn or scored.
+def _compute_features(trial: Experiment, context: RunContext, division: Division) -> None:
+    """Compute the features of a frozen backbone for all images that are trained on or scored.
 
-    This is done at once, since each training would load the backbone for what it lacks.
+    This is done once for all, since otherwise each training would load the backbone.
     """
     network = Network(trial, context)
     if network.has_cached_features and trial.parameters.augmentation == "none":
-        used = {*draws.scored}.union(*draws.blocks)
+        used_patients = {*division.scored}.union(*division.blocks)
         side = context.prepared.side("train")
-        places = [place for place, patient in enumerate(side.patients) if patient in used]
+        places = [place for place, patient in enumerate(side.patients) if patient in used_patients]
         network.features(side_image_set("train", context.prepared, context.cache), np.array(places))
 
 
@@ -312,22 +316,22 @@ def _measure(
     """
     results: list[Results] = []
     for arm, number in cells:
-        for draw, drawn in enumerate(samples[number]):
-            experiment = replicate(arm, settings, draw, "unused")
-            of_draw = replace(context, prepared=drawn)
-            results.append(train_once(experiment, of_draw, contents[arm.name]))
+        for sample_number, sample in enumerate(samples[number]):
+            experiment = replicate(arm, settings, sample_number, "unused")
+            sample_context = replace(context, prepared=sample)
+            results.append(train_once(experiment, sample_context, contents[arm.name]))
             total = len(cells) * len(samples[number])
-            context.on_progress("training on draws of patients (networks)", len(results), total)
-    any_draw = next(iter(samples.values()))[0]  # all draws are scored on the same images
-    scored = any_draw.side(TEST)
-    measured = structural_components(
-        scored.targets, np.stack(results), scored.patients, any_draw.positive
+            context.on_progress("training on samples of patients (networks)", len(results), total)
+    first_sample = next(iter(samples.values()))[0]  # all samples are scored on the same images
+    test_images = first_sample.side(TEST)
+    components = structural_components(
+        test_images.targets, np.stack(results), test_images.patients, first_sample.positive
     )
-    return measured.by_arm(len(cells))
+    return components.by_arm(len(cells))
 
 
 def _points(
-    cells: Sequence[Cell], measured: StructuralComponents, numbers: Sequence[int]
+    cells: Sequence[Cell], components: StructuralComponents, numbers: Sequence[int]
 ) -> tuple[Point, ...]:
     """Return a point for each cell; the first ones are without extra images, on `numbers`."""
     return tuple(
@@ -336,10 +340,10 @@ def _points(
             role=arm.role,
             ratio=arm.parameters.synthetic_ratio,
             patients=number,
-            scores=tuple(measured.scores[place].tolist()),
-            score=mean_score(measured, place),
-            gain=compare(measured.pair(place, numbers.index(number))),
-            worth=worth_between(measured, place, numbers, number),
+            scores=tuple(components.scores[place].tolist()),
+            score=mean_score(components, place),
+            gain=compare(components.pair(place, numbers.index(number))),
+            worth=worth_between(components, place, numbers, number),
         )
         for place, (arm, number) in enumerate(cells)
     )
@@ -384,27 +388,27 @@ def _gifts(
 
     Raises DataError if the donor has no generator and its statistics do not suit the network.
     """
-    given: dict[str, Path] = {}
+    gift_paths: dict[str, Path] = {}
     if donor:
         if (donor / GENERATOR_FILE).is_file():
-            given["generator"] = donor
+            gift_paths["generator"] = donor
         try:
             donor_tensors(donor, find_class_names(settings.data), baseline, settings)
-            given["statistics"] = donor
+            gift_paths["statistics"] = donor
         except DataError:
-            if not given:
+            if not gift_paths:
                 raise
     if folder:
-        given["folder"] = folder
+        gift_paths["folder"] = folder
     gifts = []
-    for source, path in given.items():
+    for source, path in gift_paths.items():
         mix = {**_HALF, "source": source, f"{source}.path": str(path.resolve()), "pool_size": _POOL}
         gifts.append(_arm(f"{source} of {path.name}", "donor", baseline, **mix))
     return gifts
 
 
 def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
-    """Return a gift of which at most half of the images are used, as far as they are counted.
+    """Return a gift that uses at most half of its images, if their number is known.
 
     The class shares of a sample differ from those of a folder.
     """
@@ -414,9 +418,9 @@ def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
             f"{gift.name}: it is not known which images these were made from; if some are of this "
             "study's patients, they seem worth too much"
         )
-    available = source.count_available(study)
-    if available is not None:
-        pool = min(_POOL, max(1, sum(available) // 2))
+    counts = source.count_available(study)
+    if counts is not None:
+        pool = min(_POOL, max(1, sum(counts) // 2))
         gift = gift.with_values({"parameters.pool_size": pool})
     return gift
 
@@ -445,8 +449,8 @@ def train_once(
         training.on_progress = ignore_progress
         with in_one_thread() if training.network.has_cached_features else nullcontext():
             training.train_at_once()
-            scored = side_image_set(TEST, prepared, context.cache)
-            write_array(folder / "results.npy", training.results(scored))
+            test_images = side_image_set(TEST, prepared, context.cache)
+            write_array(folder / "results.npy", training.results(test_images))
 
     results: Results = np.load(build_once(context.cache, _STAGE, inputs, build) / "results.npy")
     return results
@@ -471,7 +475,7 @@ def _plot(curve: Curve, files: Sequence[Path]) -> None:
             means = [point.score.value for point in points]
             if points[0].role == "perfect":
                 axes.text(numbers[-1], means[-1], f"  x{points[0].ratio:g}", va="center", size=8)
-            worths = [curve.worth_of(each) for each in points if each.patients == curve.patients]
+            worths = [curve.worth_of(point) for point in points if point.patients == curve.patients]
             label = "\n".join([figure_text(name), *worths])
             axes.plot(numbers, means, marker="o", markersize=4, label=label, **style)
         axes.set_xscale("log")

@@ -106,43 +106,43 @@ def design_study(
     """
     settings = space.settings
     search = search_work(space, prepared)
-    synthetic = [trial for trial in search.trainings if trial.has_synthetic_images]
-    finalists = [*dict.fromkeys(synthetic)][: settings.confirm.finalists]
+    synthetic_trials = [trial for trial in search.trainings if trial.has_synthetic_images]
+    finalists = [*dict.fromkeys(synthetic_trials)][: settings.confirm.finalists]
     sites = left_out_sites(settings, prepared)
     replicates = len(sites) or settings.confirm.replicates
     sealed = None
     problem = None
     try:
-        possible = [mix for mix in mixes_of(space) if mix.has_synthetic_images]
+        synthetic_mixes = [mix for mix in mixes_of(space) if mix.has_synthetic_images]
         sealed = choose_test(
-            settings, prepared, cache, replicates=replicates, compared=possible, index=index
+            settings, prepared, cache, replicates=replicates, mixes=synthetic_mixes, index=index
         )
     except XraytuneError as error:  # `confirm` would raise it
         problem = error.problems[0]
 
     test: TestKind = sealed.kind if sealed else "folder"
     arms = _expected_arms(settings, prepared, finalists, search.trainings, test)
-    planned = Plan(test=test, replicates=replicates, arms=tuple(arms))
+    plan = Plan(test=test, replicates=replicates, arms=tuple(arms))
     counts = count_trials(settings, finalists, search.trainings).values()
-    top_ups = sum(missing for there, missing in counts if there)
+    top_ups = sum(top_up_count for trial_count, top_up_count in counts if trial_count)
     confirmation = replace(
         search,
-        trainings=[arm.parameters for arm in planned.trainings],
+        trainings=[arm.parameters for arm in plan.trainings],
         scored_images=len(sealed.images) if sealed else 0,
         replicates=replicates,
     )
-    scored = None
+    scored_size = None
     designs: list[Alternative] = []
     half_widths: dict[str, float] = {}
-    unknown = _why_unknown(settings, finalists, sites)
+    why_unknown = _why_unknown(settings, finalists, sites)
     if sealed:
-        scored = side_size("test", sealed.images, prepared.outputs, prepared.positive)
-    if sealed and not unknown:
-        designs = _possible_designs(settings, sealed, planned, auroc, sd)
-        for other in _OTHER_AUROCS:
-            expected = _possible_designs(settings, sealed, planned, other, sd)[0].precision
-            half_widths[f"{other:g}"] = expected.half_width
-    outlook = f"the width of the verdict's interval is not known beforehand: {unknown}"
+        scored_size = side_size("test", sealed.images, prepared.outputs, prepared.positive)
+    if sealed and not why_unknown:
+        designs = _possible_designs(settings, sealed, plan, auroc, sd)
+        for other_auroc in _OTHER_AUROCS:
+            precision = _possible_designs(settings, sealed, plan, other_auroc, sd)[0].precision
+            half_widths[f"{other_auroc:g}"] = precision.half_width
+    outlook = f"the width of the verdict's interval is not known beforehand: {why_unknown}"
     if problem and finalists:
         outlook = f"a confirmation cannot score anything: {problem.what}"
     elif designs:
@@ -164,10 +164,10 @@ def design_study(
         trials=len(search.trainings),
         generators=search.generators,
         replicates=replicates,
-        trainings=tuple(planned.trainings.values()),
+        trainings=tuple(plan.trainings.values()),
         top_ups=top_ups,
         test=sealed.kind if sealed else None,
-        scored=scored,
+        scored=scored_size,
         problem=problem,
         precision=designs[0].precision if designs else None,
         alternatives=tuple(designs[1:]),
@@ -199,14 +199,14 @@ def _expected_arms(
     test: TestKind,
 ) -> list[Arm]:
     """Return the arms of a confirmation, as `make_plan` will choose them."""
-    best = [
+    finalist_rows = [
         _stand_in(finalist, f"finalist {number}") for number, finalist in enumerate(finalists, 1)
     ]
-    tuned = []
+    control_rows = []
     for control in settings.confirm.controls.tuned:
-        of_arm = [trial for trial in trials if belongs_to_control(trial, control)]
-        tuned += [_stand_in(trial, f"of {control}") for trial in of_arm[:1]]
-    return arms_of(settings, prepared.outputs, best, tuned, test, [])
+        arm_trials = [trial for trial in trials if belongs_to_control(trial, control)]
+        control_rows += [_stand_in(trial, f"of {control}") for trial in arm_trials[:1]]
+    return arms_of(settings, prepared.outputs, finalist_rows, control_rows, test, [])
 
 
 def _stand_in(parameters: Parameters, label: str) -> TrialRow:
@@ -235,33 +235,37 @@ def _possible_designs(
     """
     images = ImageTable(sealed.images)
     prepared = sealed.prepared
-    scored = len({*images.patients})
-    effective, share = effective_patients(images.targets, images.patients, prepared.positive)
+    scored_count = len({*images.patients})
+    effective_count, share = effective_patients(images.targets, images.patients, prepared.positive)
     controls = plan.controls(plan.finalists[0])
-    planned = plan.replicates
+    planned_count = plan.replicates
 
     def expect(replicates: int, patients: int) -> Precision:
         return expect_precision(
             auroc,
             replicates=replicates,
             patients=patients,
-            effective_patients=effective * patients / scored,
+            effective_patients=effective_count * patients / scored_count,
             controls=sum(arm.kind != "synthetic_only" for arm in controls),
             share=share,
             sd=sd,
         )
 
     fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
-    designs = [Alternative(precision=expect(planned, scored))]
-    for replicates in [count for count in _MORE_REPLICATES if count > planned][:_ROWS]:
-        drawn = (replicates - planned) * prepared.train_patient_count
-        unscored = {"draws": len({*prepared.side("others").patients}), "folder": drawn}
-        patients = scored
-        if sealed.kind == "unused" and scored - drawn >= fewest:
-            patients = scored - drawn
-            drawn = 0
-        missing = max(0, drawn - unscored.get(sealed.kind, 0))
-        expected = expect(replicates, patients)
-        designs.append(Alternative(precision=expected, missing_patients=missing))
-    designs.append(Alternative(precision=expect(planned, 2 * scored), missing_patients=scored))
+    designs = [Alternative(precision=expect(planned_count, scored_count))]
+    for replicates in [count for count in _MORE_REPLICATES if count > planned_count][:_ROWS]:
+        training_patients = (replicates - planned_count) * prepared.train_patient_count
+        reserve = {"draws": len({*prepared.side("others").patients}), "folder": training_patients}
+        patients = scored_count
+        if sealed.kind == "unused" and scored_count - training_patients >= fewest:
+            patients = scored_count - training_patients
+            training_patients = 0
+        missing_patients = max(0, training_patients - reserve.get(sealed.kind, 0))
+        precision = expect(replicates, patients)
+        designs.append(Alternative(precision=precision, missing_patients=missing_patients))
+    designs.append(
+        Alternative(
+            precision=expect(planned_count, 2 * scored_count), missing_patients=scored_count
+        )
+    )
     return designs

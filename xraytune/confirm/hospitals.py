@@ -45,10 +45,10 @@ def choose_tests(
     plan: Plan | None,
     *,
     replicates: int,
-    compared: Sequence[Parameters],
+    mixes: Sequence[Parameters],
     folders: Sequence[Path],
 ) -> tuple[SealedTest | None, list[SealedTest]]:
-    """Choose and check the images of the verdict, and the images of further hospitals in `folders`.
+    """Choose and check the images of the verdict, and those of further hospitals in `folders`.
 
     If the study has no images for the verdict, it is scored on the first folder. Later calls find
     this folder among `folders` by its content. If it is not given again, the first result is None.
@@ -62,8 +62,8 @@ def choose_tests(
     prepared = study.prepared
     on_progress = study.callbacks.on_progress
     index = read_unchanged(settings, prepared, on_progress)
-    seen = seen_by(compared)
-    given: dict[str, LabelledImages] = {}
+    seen = seen_by(mixes)
+    labelled_by_order: dict[str, LabelledImages] = {}
     for folder in folders:
         labelled = read_labelled(
             folder,
@@ -73,31 +73,31 @@ def choose_tests(
             on_progress=on_progress,
         )
         decode_unbroken(labelled, settings.data, study.cache, on_progress=on_progress)
-        known = patients_seen(labelled.images, seen)
-        unseen = (image for image in labelled.images if image.patient not in known)
-        given[content_fingerprint(unseen, in_order=True)] = labelled
+        seen_patients = patients_seen(labelled.images, seen)
+        unseen_images = (image for image in labelled.images if image.patient not in seen_patients)
+        labelled_by_order[content_fingerprint(unseen_images, in_order=True)] = labelled
 
-    has_own = prepared.test_fingerprint is not None or (plan and plan.test == "unused")
-    own = None
-    if given and not has_own:
-        scored = plan.order if plan else ""
-        own = given.get(scored or next(iter(given)))
+    has_own_images = prepared.test_fingerprint is not None or (plan and plan.test == "unused")
+    verdict_images = None
+    if labelled_by_order and not has_own_images:
+        order = plan.order if plan else ""
+        verdict_images = labelled_by_order.get(order or next(iter(labelled_by_order)))
     sealed = None
-    if own or has_own or not given:
+    if verdict_images or has_own_images or not labelled_by_order:
         sealed = choose_test(
             settings,
             prepared,
             study.cache,
             replicates=replicates,
-            compared=compared,
-            planned=plan.test if plan else None,
-            test=own,
+            mixes=mixes,
+            planned_kind=plan.test if plan else None,
+            test=verdict_images,
             index=index,
         )
 
-    further: list[SealedTest] = []
-    for labelled in given.values():
-        if labelled is own and sealed and sealed.kind != "unused":
+    hospitals: list[SealedTest] = []
+    for labelled in labelled_by_order.values():
+        if labelled is verdict_images and sealed and sealed.kind != "unused":
             continue
         hospital = SealedTest(
             data=labelled.data,
@@ -106,15 +106,15 @@ def choose_tests(
             prepared=sealed.prepared if sealed else prepared,
         )
         refuse_patients_of_study(hospital, index, settings, seen)
-        refuse_patients_of_folders(hospital, index, settings, compared, prepared)
+        refuse_patients_of_folders(hospital, index, settings, mixes, prepared)
         refuse_too_few(hospital, prepared)
         if sealed and {*hospital.contents} == {*sealed.contents}:
             what = "these are the images of the verdict itself, and not of a further hospital"
             raise StudyError(what, hospital.data.path, "omit this --test")
-        sets = [each.contents for each in (sealed, *further) if each]
+        sets = [test.contents for test in (sealed, *hospitals) if test]
         _refuse_partly_scored(hospital, sets, plan, study.folder.path)
-        further.append(hospital)
-    return sealed, further
+        hospitals.append(hospital)
+    return sealed, hospitals
 
 
 def _refuse_partly_scored(
@@ -122,18 +122,18 @@ def _refuse_partly_scored(
 ) -> None:
     """Refuse (StudyError) a hospital that shares images with one of the `sets` that are scored.
 
-    Sets that were scored before are added. The most common reason is that the hospital's folder has
-    changed since then.
+    Sets that were scored before count, too. The most common reason is that the folder of the
+    hospital has changed since then.
     """
-    orders = {plan.order, *(each.order for each in plan.hospitals)} if plan else set()
+    orders = {plan.order, *(record.order for record in plan.hospitals)} if plan else set()
     if hospital.order not in orders:
         rows = accesses(study, hospital.contents)
         sets += [row["contents"] for row in rows if row.get("order") in orders]
-    shared = {*hospital.contents}.intersection(chain(*sets))
-    if shared:
+    shared_images = {*hospital.contents}.intersection(chain(*sets))
+    if shared_images:
         what = (
-            f"{counted(len(shared), 'image')} of this folder are in a set that this confirmation "
-            "scores, which has other images, too, or other names"
+            f"{counted(len(shared_images), 'image')} of this folder are in a set that this "
+            "confirmation scores, which has other images, too, or other names"
         )
         fix = "restore the folder as it was scored, or remove these images from it"
         raise StudyError(what, hospital.data.path, fix)
@@ -144,26 +144,30 @@ def judge_hospitals(
     plan: Plan,
     hospitals: Iterable[SealedTest],
     confirmation: Confirmation,
-    earlier: Iterable[Hospital],
+    earlier_verdicts: Iterable[Hospital],
 ) -> Confirmation:
     """Return a confirmation with the verdicts at hospitals, and write it after each of them.
 
-    The `earlier` verdicts of as many replicates are kept.
+    Of `earlier_verdicts`, those of as many replicates are kept.
     """
     folder = study.runs_folder.path
-    verdicts = {each.name: each for each in earlier if each.replicates == plan.replicates}
+    verdicts = {
+        verdict.name: verdict
+        for verdict in earlier_verdicts
+        if verdict.replicates == plan.replicates
+    }
     confirmation = replace(
         confirmation, study=study.folder.path, hospitals=tuple(verdicts.values())
     )
     write_verdict(folder, confirmation)
     for hospital in hospitals:
-        plan, found = judge_hospital(study, plan, hospital)
-        verdicts[found.name] = found
+        plan, verdict = judge_hospital(study, plan, hospital)
+        verdicts[verdict.name] = verdict
         confirmation = replace(confirmation, hospitals=tuple(verdicts.values()))
         write_verdict(folder, confirmation)
-    for each in plan.hospitals:
-        if each.name not in verdicts:
-            what = f"{each.name} was opened, and its verdict is not recorded"
+    for record in plan.hospitals:
+        if record.name not in verdicts:
+            what = f"{record.name} was opened, and its verdict is not recorded"
             study.callbacks.note(f"{what}: give its folder again (--test)")
     return confirmation
 
@@ -177,28 +181,28 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
         The plan, with the hospital added, and the verdict at the hospital.
     """
     scores_file = f"test-{hospital.order}.npy"
-    opened = {each.order: each for each in plan.hospitals}
-    here = opened.get(hospital.order)
-    if not (here and here.access):
+    records = {record.order: record for record in plan.hospitals}
+    record = records.get(hospital.order)
+    if not (record and record.access):
         access = open_images(study, scores_file)
-        if here is None:
+        if record is None:
             folder = hospital.data.path.resolve()
             name = folder.parent.name if part_named(folder.name) else folder.name
-            if name in {each.name for each in plan.hospitals}:
+            if name in {record.name for record in plan.hospitals}:
                 name += f" {hospital.order[:6]}"
             exploratory = earlier_access(study.folder.path, hospital)
-            here = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
-        here = here.with_values({"access": access})
-        opened[hospital.order] = here
-        plan = plan.with_values({"hospitals": tuple(opened.values())})
+            record = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
+        record = record.with_values({"access": access})
+        records[hospital.order] = record
+        plan = plan.with_values({"hospitals": tuple(records.values())})
         write_plan(plan, study.runs_folder.path)
-    there = plan.with_values({"exploratory": here.exploratory})
+    hospital_plan = plan.with_values({"exploratory": record.exploratory})
     # Every replicate is a network for this hospital, whatever site it left out.
-    all_runs = there.with_values({"sites": ()})
-    scores = score_opened(study, all_runs, hospital, scores_file, access=here.access)
+    plan_without_sites = hospital_plan.with_values({"sites": ()})
+    scores = score_opened(study, plan_without_sites, hospital, scores_file, access=record.access)
     return plan, Hospital(
-        name=here.name,
-        exploratory=why_exploratory(there, hospital.data.set),
+        name=record.name,
+        exploratory=why_exploratory(hospital_plan, hospital.data.set),
         test=held_out_set(hospital),
         finalist=judge_finalists(scores, rope=study.settings.confirm.rope)[0],
         notes=unscored_findings(scores, study.prepared.findings),

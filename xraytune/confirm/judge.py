@@ -100,31 +100,33 @@ class ArmScores:
             by_site = [self.measure_at(site, *arms).scores for site in self.plan.sites]
             return sample_of_sites(np.stack(by_site, axis=1))
         results = np.concatenate([self.results[self.plan.numbers(arm)] for arm in arms])
-        measured = structural_components(self.labels, results, self.patients, self.positive)
-        return measured.by_arm(len(arms))
+        components = structural_components(self.labels, results, self.patients, self.positive)
+        return components.by_arm(len(arms))
 
     def measure_at(self, site: str, *arms: Arm) -> StructuralComponents:
         """Return scores [A] and structural components [A, P] on the images of a site.
 
         For each of A arms, the replicate that leaves the site out is scored.
         """
-        there = self.at_site(site)
+        site_scores = self.at_site(site)
         replicate = self.plan.sites.index(site)
         numbers = [self.plan.numbers(arm)[replicate] for arm in arms]
-        results = there.results[numbers]
-        return structural_components(there.labels, results, there.patients, self.positive)
+        results = site_scores.results[numbers]
+        return structural_components(
+            site_scores.labels, results, site_scores.patients, self.positive
+        )
 
     def at_site(self, site: str) -> ArmScores:
         """Return the results on the images of a site."""
         return self.on_images(np.asarray(self.sites) == site)
 
-    def on_images(self, chosen: NDArray[np.bool_]) -> ArmScores:
+    def on_images(self, selection: NDArray[np.bool_]) -> ArmScores:
         """Return the results on the chosen images, [N], without their sites."""
         return replace(
             self,
-            results=self.results[:, chosen],
-            labels=self.labels[chosen],
-            patients=tuple(np.asarray(self.patients)[chosen].tolist()),
+            results=self.results[:, selection],
+            labels=self.labels[selection],
+            patients=tuple(np.asarray(self.patients)[selection].tolist()),
             sites=(),
         )
 
@@ -182,31 +184,31 @@ def score_opened(
 def score_runs(
     study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
 ) -> None:
-    """Predict the test images with each run's network of its best val-A epoch; write results."""
+    """Predict the test images with each run's best network on val-A, and write the results."""
     folder = study.runs_folder
     compute = compute_like(study.compute, threads=study.compute.threads)
     pin(compute)
     on_progress = study.callbacks.on_progress
-    opened: dict[int, ImageSet] = {}
+    image_sets: dict[int, ImageSet] = {}
     results: list[Floats] = []
     count = plan.replicates * len(plan.trainings)
     for number in range(count):
-        where = folder.trial_path(number)
+        trial_folder = folder.trial_path(number)
         experiment = folder.experiment(number)
         data = experiment.settings.data
-        if data.image_size not in opened:
+        if data.image_size not in image_sets:
             images = load_test_image_set(sealed, data, study.cache, on_progress=on_progress)
-            opened[data.image_size] = images
-        images = opened[data.image_size]
+            image_sets[data.image_size] = images
+        images = image_sets[data.image_size]
         prepared = folder.prepared(experiment)
         context = RunContext(prepared=prepared, cache=study.cache, compute=compute)
         network = Network(experiment, context)
-        trained = network.untrained(images)
-        load_best(where / "checkpoint", trained)
-        trained = fold_batch_norms(trained)
+        module = network.untrained(images)
+        load_best(trial_folder / "checkpoint", module)
+        module = fold_batch_norms(module)
         batches = network.batches(images)
-        _, scores, outputs = network.task.predict(trained, batches, images, compute)
-        require_finite_outputs(outputs, StudyError, where)
+        _, scores, outputs = network.task.predict(module, batches, images, compute)
+        require_finite_outputs(outputs, StudyError, trial_folder)
         results.append(scores)
         on_progress(f"scoring {images.name} (replicates)", len(results), count)
     write_array(folder.path / scores_file, np.stack(results), is_recorded=True)
@@ -237,8 +239,8 @@ def require_trained_networks(study_folder: StudyFolder) -> None:
     problems = []
     for row in ended_runs(study_folder).values():
         network = study_folder.network_path(row.number)
-        trained = row.network_sha256
-        if trained and not (network.exists() and sha256_of(network) == trained):
+        trained_sha256 = row.network_sha256
+        if trained_sha256 and not (network.exists() and sha256_of(network) == trained_sha256):
             what = "this is not the network that was trained"
             problems.append(Problem(what, network, "run the same command again"))
             append_run(study_folder, row.with_values({"status": "failed", "reason": what}))
@@ -255,15 +257,15 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
     finalists = []
     for arm, verdict in zip(plan.finalists, judge_finalists(test, rope=rope), strict=True):
         reports = _read_reports(study.runs_folder, plan.numbers(arm))
-        copying = sum(bool(report.copies) for report in reports)
-        if copying:
+        copies = sum(bool(report.copies) for report in reports)
+        if copies:
             notes.append(
-                f"the synthetic images of {copying} of {plan.replicates} replicates of {arm.name} "
+                f"the synthetic images of {copies} of {plan.replicates} replicates of {arm.name} "
                 "copy training images"
             )
         if arm.parameters.gan is None:  # the search has measured the same images
-            of_trial = [row.number for row in study.searched if row.label == arm.trial]
-            reports = _read_reports(study.folder, of_trial)
+            trial_numbers = [row.number for row in study.searched if row.label == arm.trial]
+            reports = _read_reports(study.folder, trial_numbers)
         caveat = quality_caveat(reports, rope, arm.parameters)
         finalists.append(replace(verdict, caveat=caveat))
     task = task_of(study.settings)
@@ -299,12 +301,12 @@ def held_out_set(sealed: SealedTest) -> HeldOutSet:
 
 def unscored_findings(test: ArmScores, findings: Sequence[str]) -> tuple[str, ...]:
     """Return a note that names the findings that are too rare for the mean, if there are any."""
-    scored = scored_findings(test.labels) if findings else []
-    left_out = [name for number, name in enumerate(findings) if number not in scored]
-    if not left_out:
+    scored_numbers = scored_findings(test.labels) if findings else []
+    unscored_names = [name for number, name in enumerate(findings) if number not in scored_numbers]
+    if not unscored_names:
         return ()
-    few = f"fewer than {FEWEST_LABELS} positive or negative test images"
-    return (f"findings with {few} are not in the mean: {join_names(left_out, 20)}",)
+    shortage = f"fewer than {FEWEST_LABELS} positive or negative test images"
+    return (f"findings with {shortage} are not in the mean: {join_names(unscored_names, 20)}",)
 
 
 def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
@@ -351,7 +353,7 @@ def _agreement_caveat(qualities: Sequence[Quality], parameters: Parameters) -> s
         for name, figures in quality.classes.items():
             if figures.agreement is not None:
                 shares[name].append(figures.agreement)
-    means = {name: float(np.mean(of_class)) for name, of_class in shares.items()}
+    means = {name: float(np.mean(class_shares)) for name, class_shares in shares.items()}
     if not means or min(means.values()) >= _LEAST_AGREEMENT:
         return ""
     name = min(means, key=means.__getitem__)
@@ -373,13 +375,13 @@ def _gan_train_caveat(qualities: Sequence[Quality], rope: float) -> str:
     ]
     if not pairs:
         return ""
-    synthetic, real = np.mean(pairs, axis=0)
-    if synthetic > real - rope:
+    synthetic_auroc, real_auroc = np.mean(pairs, axis=0)
+    if synthetic_auroc > real_auroc - rope:
         return ""
     return (
         f"The synthetic images do not show all that separates the classes: a classifier of them "
-        f"alone reached an AUROC of {synthetic:.3f} on val-A, and one of the real images "
-        f"{real:.3f}."
+        f"alone reached an AUROC of {synthetic_auroc:.3f} on val-A, and one of the real images "
+        f"{real_auroc:.3f}."
     )
 
 
@@ -398,19 +400,19 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
         for control in test.plan.controls(finalist):
             pair = test.measure(finalist, control)
             evidence = gather(pair)
-            words = judge_pair(evidence, rope=rope, control=control.name, kind=control.kind)
+            pair_verdict = judge_pair(evidence, rope=rope, control=control.name, kind=control.kind)
             comparisons.append(
                 ControlVerdict(
                     **asdict(score_interval(evidence)),
-                    **asdict(words),
+                    **asdict(pair_verdict),
                     arm=control.parameters.arm,
                     backbone=control.parameters.backbone,
                     control_score=float(pair.scores[1].mean()),
                     variance_components=variance_components(pair),
                 )
             )
-        word, controls = overall_verdict(comparisons)
-        is_tested = all(earlier.verdict == "helps" for earlier in verdicts)
+        overall, controls = overall_verdict(comparisons)
+        is_tested = all(earlier_verdict.verdict == "helps" for earlier_verdict in verdicts)
         scores = test.measure(finalist).scores[0]
         verdicts.append(
             FinalistVerdict(
@@ -422,7 +424,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
                 score=float(scores.mean()),
                 replicate_scores=tuple(scores.tolist()),
                 headroom=headroom_reached(test, finalist),
-                verdict=word if is_tested else "not_tested",
+                verdict=overall if is_tested else "not_tested",
                 because_of=controls if is_tested else (),
                 comparisons=tuple(comparisons),
             )
@@ -436,15 +438,17 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     Both gains are over training without extra images. The real images are of other patients.
     Returns None if the plan lacks the arm with real images or the arm without extra images.
     """
-    same = [arm for arm in test.plan.arms if arm.trial == finalist.trial]
-    perfect = [arm for arm in same if arm.role == "perfect"]
-    none = [arm for arm in same if arm.role == "matched" and arm.kind == "none"]
-    if not (perfect and none):
+    trial_arms = [arm for arm in test.plan.arms if arm.trial == finalist.trial]
+    perfect_arms = [arm for arm in trial_arms if arm.role == "perfect"]
+    plain_arms = [arm for arm in trial_arms if arm.role == "matched" and arm.kind == "none"]
+    if not (perfect_arms and plain_arms):
         return None
-    measured = test.measure(none[0], perfect[0], finalist)
-    best = compare(measured.pair(1, 0))
-    reached = HeadroomReached(gain=best.difference, low=best.low, high=best.high, share=None)
-    if best.low > 0:
-        share = place_between(measured, 2, range(2), (0.0, 1.0))
-        reached = replace(reached, share=share.value, share_low=share.low, share_high=share.high)
-    return reached
+    components = test.measure(plain_arms[0], perfect_arms[0], finalist)
+    real_gain = compare(components.pair(1, 0))
+    headroom = HeadroomReached(
+        gain=real_gain.difference, low=real_gain.low, high=real_gain.high, share=None
+    )
+    if real_gain.low > 0:
+        share = place_between(components, 2, range(2), (0.0, 1.0))
+        headroom = replace(headroom, share=share.value, share_low=share.low, share_high=share.high)
+    return headroom

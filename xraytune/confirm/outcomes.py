@@ -76,9 +76,9 @@ def add_secondary(
     it is empty unless there are two classes.
     """
     if test.plan.sites:
-        measured = _measure_at_sites(test, thresholds)
+        outcomes = _measure_at_sites(test, thresholds)
     else:
-        measured = secondary_components(
+        outcomes = secondary_components(
             test.labels,
             test.results,
             test.patients,
@@ -87,15 +87,15 @@ def add_secondary(
             seed=seed,
         )
     runs = {arm.name: test.plan.numbers(arm) for arm in test.plan.arms}
-    judged = []
+    judged_finalists = []
     for finalist in finalists:
         comparisons = []
         for comparison in finalist.comparisons:
             pair = np.array([runs[finalist.arm], runs[comparison.control]])
-            outcomes = (_compare(name, parts, pair) for name, parts in measured.items())
-            comparisons.append(replace(comparison, secondary=tuple(outcomes)))
-        judged.append(replace(finalist, comparisons=tuple(comparisons)))
-    return tuple(judged)
+            secondary = (_compare(name, components, pair) for name, components in outcomes.items())
+            comparisons.append(replace(comparison, secondary=tuple(secondary)))
+        judged_finalists.append(replace(finalist, comparisons=tuple(comparisons)))
+    return tuple(judged_finalists)
 
 
 def _measure_at_sites(
@@ -105,22 +105,24 @@ def _measure_at_sites(
     replicate_of_run = np.arange(len(test.results)) // len(test.plan.trainings)
     values: dict[str, list[float]] = {}
     for run, replicate in enumerate(replicate_of_run.tolist()):
-        there = test.at_site(test.plan.sites[replicate])
+        site_scores = test.at_site(test.plan.sites[replicate])
         images = ScoredImages(
-            there.labels,
-            there.results[run],
+            site_scores.labels,
+            site_scores.results[run],
             positive=test.positive,
             threshold=thresholds.get(run, 0.5),
         )
-        for name, value in weighted_outcomes(images, np.ones((1, len(there.labels)))).items():
+        for name, value in weighted_outcomes(images, np.ones((1, len(site_scores.labels)))).items():
             values.setdefault(name, []).append(float(value[0]))
     names = [metric.name for metric in SECONDARY if metric.name in values]
     return {name: sample_of_sites(np.array(values[name])) for name in names}
 
 
-def _compare(name: str, measured: StructuralComponents, runs: Labels) -> SecondaryOutcome:
+def _compare(name: str, components: StructuralComponents, runs: Labels) -> SecondaryOutcome:
     """Compare two arms with these runs, [2, K], by one outcome of all runs."""
-    pair = replace(measured, scores=measured.scores[runs], components=measured.components[runs])
+    pair = replace(
+        components, scores=components.scores[runs], components=components.components[runs]
+    )
     interval = compare(pair)
     score, control_score = pair.scores.mean(axis=1).tolist()
     return SecondaryOutcome(
@@ -195,27 +197,27 @@ def compare_in_groups(
         value_of_image = np.array([values.get(file, "") for file in files])
         for value in np.unique(value_of_image[value_of_image != ""]).tolist():
             has_value = value_of_image == value
-            there = test.on_images(has_value)
-            classes = np.unique(there.labels)
+            group_scores = test.on_images(has_value)
+            classes = np.unique(group_scores.labels)
             is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
             group = Subgroup(
                 column=column,
                 value=value,
-                images=len(there.labels),
-                patients=len({*there.patients}),
+                images=len(group_scores.labels),
+                patients=len({*group_scores.patients}),
                 is_of_one_class=is_of_one_class,
             )
-            scored = there
+            scored_group = group_scores
             if is_of_one_class:
-                scored = test.on_images(has_value | (test.labels != classes[0]))
-            if _is_large(scored):
-                measured = scored.measure(*pair)
-                scores = measured.scores.mean(axis=1).tolist()
+                scored_group = test.on_images(has_value | (test.labels != classes[0]))
+            if _is_large(scored_group):
+                components = scored_group.measure(*pair)
+                scores = components.scores.mean(axis=1).tolist()
                 group = replace(
                     group,
-                    difference=compare(measured),
+                    difference=compare(components),
                     scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
-                    rates={arm.name: _rates(scored, arm, thresholds) for arm in pair}
+                    rates={arm.name: _rates(scored_group, arm, thresholds) for arm in pair}
                     if thresholds and not is_of_one_class
                     else {},
                 )
@@ -233,13 +235,13 @@ def compare_sites(test: ArmScores, finalist: FinalistVerdict) -> tuple[Subgroup,
     groups = []
     for site in test.plan.sites:
         pair = test.measure_at(site, *(arms[name] for name in names))
-        there = test.at_site(site)
+        site_scores = test.at_site(site)
         groups.append(
             Subgroup(
                 column="site",
                 value=site,
-                images=len(there.labels),
-                patients=len({*there.patients}),
+                images=len(site_scores.labels),
+                patients=len({*site_scores.patients}),
                 difference=patient_interval(pair),
                 scores=dict(zip(names, pair.scores.tolist(), strict=True)),
             )
@@ -273,7 +275,7 @@ def _rates(group: ArmScores, arm: Arm, thresholds: Mapping[int, float]) -> tuple
     is_positive = group.labels == group.positive
     rates = []
     for number in group.plan.numbers(arm):
-        called = group.results[number, :, group.positive] >= thresholds[number]
-        rates.append((called[is_positive].mean(), (~called[~is_positive]).mean()))
+        positive_calls = group.results[number, :, group.positive] >= thresholds[number]
+        rates.append((positive_calls[is_positive].mean(), (~positive_calls[~is_positive]).mean()))
     sensitivity, specificity = np.mean(rates, axis=0).tolist()
     return sensitivity, specificity

@@ -117,19 +117,19 @@ def study_outlook(
             raise ConfigError("--space is missing", fix="give the space of the study to plan")
         return Outlook(checks=tuple(checks))
     note(describe_space(space))
-    loaded = load_space(space, overrides, data=data, weights_dir=weights_dir)
+    loaded_space = load_space(space, overrides, data=data, weights_dir=weights_dir)
     if _has_all(checks):
-        checks += check_space(loaded)
+        checks += check_space(loaded_space)
     if not _has_all(checks):
         return Outlook(checks=tuple(checks))
     from xraytune.confirm.design import design_study
     from xraytune.trial.prepare import prepare_space
 
-    require_extensions(loaded)
+    require_extensions(loaded_space)
     prepared, index = prepare_space(
-        loaded, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
+        loaded_space, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
     )
-    design = design_study(loaded, prepared, index, cache, auroc=auroc, sd=sd, gpus=gpus)
+    design = design_study(loaded_space, prepared, index, cache, auroc=auroc, sd=sd, gpus=gpus)
     return Outlook(checks=tuple(checks), design=design)
 
 
@@ -148,12 +148,12 @@ def check_machine(folder: Path) -> list[Check]:
 
 def _check_package(name: str) -> Check:
     command = [sys.executable, "-P", "-c", f"import {_PACKAGES[name]}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode == 0:
         return Check(name, "ok", version(name))
-    last_line = done.stderr.strip().rpartition("\n")[2]
+    last_line = process.stderr.strip().rpartition("\n")[2]
     fix = "reinstall the matching versions of requirements.lock (`make install`)"
-    return Check(name, "missing", last_line or f"exit code {done.returncode}", fix)
+    return Check(name, "missing", last_line or f"exit code {process.returncode}", fix)
 
 
 def _check_devices() -> Iterator[Check]:

@@ -45,38 +45,38 @@ from xraytune.trial.soft_labels import donor_start
 _MOST_SAMPLES = 5000
 
 
-def compared_settings(study: OpenStudy, plan: Plan | None, wanted: int | None) -> list[Parameters]:
+def compared_settings(study: OpenStudy, plan: Plan | None, request: int | None) -> list[Parameters]:
     """Return the settings of the finalists: of a plan, or of the best trials before there is one.
 
-    `wanted` is the number of finalists that was asked for. Raises StudyError if the plan has
-    another number, or if there is no trial with synthetic images.
+    Raises StudyError if the plan has another number than `request`, or if there is no trial
+    with synthetic images.
     """
     if plan is None:
-        best = choose_finalists(study.searched, wanted or study.settings.confirm.finalists)
-        return [trial.parameters for trial in best]
-    if wanted is not None:
-        there = len(choose_finalists(study.searched, wanted))
-        _require_planned(study, "finalists", len(plan.finalists), there)
+        finalists = choose_finalists(study.searched, request or study.settings.confirm.finalists)
+        return [trial.parameters for trial in finalists]
+    if request is not None:
+        finalist_count = len(choose_finalists(study.searched, request))
+        _require_planned(study, "finalists", len(plan.finalists), finalist_count)
     return [finalist.parameters for finalist in plan.finalists]
 
 
-def count_replicates(study: OpenStudy, plan: Plan | None, wanted: int | None) -> int:
-    """Return the number of replicates: as wanted, as planned, or as the space says.
+def count_replicates(study: OpenStudy, plan: Plan | None, request: int | None) -> int:
+    """Return the number of replicates: as requested, as planned, or as the space says.
 
     Raises StudyError if a plan has more, or if more would change who is scored.
     """
     if plan is None:
-        return wanted or study.settings.confirm.replicates
-    replicates = wanted or plan.replicates
-    added = replicates - plan.replicates
-    if added < 0:
+        return request or study.settings.confirm.replicates
+    replicates = request or plan.replicates
+    added_count = replicates - plan.replicates
+    if added_count < 0:
         _require_planned(study, "replicates", plan.replicates, replicates)
-    if added > 0 and plan.test == "unused":
+    if added_count > 0 and plan.test == "unused":
         folder = study.runs_folder.path
         patients = study.prepared.train_patient_count
         what = (
-            f"{counted(added, 'further draw')} of {patients} patients would need "
-            f"{added * patients} more patients: all that the search left unused are drawn or "
+            f"{counted(added_count, 'further draw')} of {patients} patients would need "
+            f"{added_count * patients} more patients: all that the search left unused are drawn or "
             "scored, and the scored ones must stay the same"
         )
         fix = f"move {folder.name}/ away to start over with more replicates"
@@ -86,11 +86,11 @@ def count_replicates(study: OpenStudy, plan: Plan | None, wanted: int | None) ->
     return replicates
 
 
-def _require_planned(study: OpenStudy, name: str, planned: int, wanted: int) -> None:
+def _require_planned(study: OpenStudy, name: str, planned_count: int, requested_count: int) -> None:
     """Refuse (StudyError) an option that an existing plan contradicts."""
-    if wanted != planned:
+    if requested_count != planned_count:
         folder = study.runs_folder.path
-        what = f"this confirmation has {planned} {name}, and {wanted} were asked for"
+        what = f"this confirmation has {planned_count} {name}, and {requested_count} were asked for"
         fix = f"omit --{name}, or move {folder.name}/ away to start over"
         raise StudyError(what, folder, fix)
 
@@ -105,22 +105,24 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     """
     notes = [*sealed.notes]
     trials = _train_missing(study, finalists, notes)
-    best = choose_finalists(trials, finalists)
-    tuned = _tuned_controls(study.settings, trials, notes)
-    arms = arms_of(study.settings, study.prepared.outputs, best, tuned, sealed.kind, notes)
-    trained_on = _trained_on(study, sealed, range(replicates))
-    possible = [possible_arm(arm, trained_on, notes) for arm in arms]
+    best_finalists = choose_finalists(trials, finalists)
+    control_trials = _tuned_controls(study.settings, trials, notes)
+    arms = arms_of(
+        study.settings, study.prepared.outputs, best_finalists, control_trials, sealed.kind, notes
+    )
+    training_sets = _training_sets(study, sealed, range(replicates))
+    possible_arms = [possible_arm(arm, training_sets, notes) for arm in arms]
     plan = Plan(
         test=sealed.kind,
         replicates=replicates,
         notes=tuple(notes),
         exploratory=earlier_access(study.folder.path, sealed),
         sites=sealed.prepared.left_out_sites,
-        arms=tuple(arm for arm in possible if arm),
+        arms=tuple(arm for arm in possible_arms if arm),
     )
-    alone = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
-    if alone:
-        what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
+    names = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
+    if names:
+        what = f"there is no control to compare {join_names(names)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
         raise StudyError(what, study.folder.path, fix)
     write_plan(plan, study.runs_folder.path)
@@ -132,40 +134,42 @@ def _train_missing(study: OpenStudy, finalists: int, notes: list[str]) -> list[T
     top_ups = _sample_top_ups(study, choose_finalists(study.searched, finalists), notes)
     trials = [*study.searched, *_train(study, top_ups, is_top_up=True)]
 
-    furthest: dict[str, Parameters] = {}
+    pruned_settings: dict[str, Parameters] = {}
     candidates = {"with synthetic images": choose_finalists(trials, finalists)}
     for control in study.settings.confirm.controls.tuned:
         candidates[f"of the arm {control}"] = _best_of_arm(trials, control)
-    for which, best in candidates.items():
-        pruned = {trial.label: trial.parameters for trial in best if trial.status == "pruned"}
-        if pruned:
-            names = join_names([*pruned])
-            notes.append(f"ASHA pruned all trials {which}; confirm trained {names} to the end")
-            furthest |= pruned
-    return [*trials, *_train(study, furthest, first=len(top_ups))]
+    for group, group_trials in candidates.items():
+        group_settings = {
+            trial.label: trial.parameters for trial in group_trials if trial.status == "pruned"
+        }
+        if group_settings:
+            names = join_names([*group_settings])
+            notes.append(f"ASHA pruned all trials {group}; confirm trained {names} to the end")
+            pruned_settings |= group_settings
+    return [*trials, *_train(study, pruned_settings, first=len(top_ups))]
 
 
 def _tuned_controls(
     settings: Settings, trials: Sequence[TrialRow], notes: list[str]
 ) -> list[TrialRow]:
     """Return the best trial of each tuned control's arm; a note says why there is none."""
-    tuned: list[TrialRow] = []
+    controls: list[TrialRow] = []
     for control in settings.confirm.controls.tuned:
-        best = _best_of_arm(trials, control)
-        tuned += best
-        if not best:
-            why = f"the space has no {control} arm"
+        arm_trials = _best_of_arm(trials, control)
+        controls += arm_trials
+        if not arm_trials:
+            reason = f"the space has no {control} arm"
             if any(belongs_to_control(trial.parameters, control) for trial in trials):
-                why = f"all trials of the arm {control} failed"
-            notes.append(f"{why}, so it has no tuned control")
-    return tuned
+                reason = f"all trials of the arm {control} failed"
+            notes.append(f"{reason}, so it has no tuned control")
+    return controls
 
 
 def arms_of(
     settings: Settings,
     outputs: tuple[str, ...],
     finalists: Sequence[TrialRow],
-    tuned: Sequence[TrialRow],
+    control_trials: Sequence[TrialRow],
     test: TestKind,
     notes: list[str],
 ) -> list[Arm]:
@@ -176,7 +180,7 @@ def arms_of(
     donor's classifier cannot be a control, the reason is added to `notes`.
     """
     arms = compared_arms(finalists, settings, test)
-    for trial in tuned:
+    for trial in control_trials:
         parameters = trial.parameters
         name = f"tuned {parameters.arm} {trial.label}"
         if parameters.rivals:
@@ -189,20 +193,20 @@ def arms_of(
 
 
 def extend_plan(
-    study: OpenStudy, plan: Plan, sealed: SealedTest, replicates: int, before: Confirmation | None
+    study: OpenStudy, plan: Plan, sealed: SealedTest, replicates: int, verdict: Confirmation | None
 ) -> Plan:
     """Return and write a plan with more replicates; the runs of the first ones stay as they are.
 
-    `before` is the verdict so far, of which a copy is kept. Raises DataError if a folder of extra
+    A copy of `verdict` is kept. Raises DataError if a folder of extra
     images is too small for the training set of a new replicate.
     """
     folder = study.runs_folder.path
-    trained_on = _trained_on(study, sealed, range(plan.replicates, replicates))
+    training_sets = _training_sets(study, sealed, range(plan.replicates, replicates))
     for arm in plan.arms:
-        require_images(arm, trained_on)
-    if before:
-        copy_file(folder / VERDICT_FILE, folder / f"verdict-{before.replicates}-replicates.json")
-    extended = plan.with_replicates(replicates, before.verdict if before else "not recorded")
+        require_images(arm, training_sets)
+    if verdict:
+        copy_file(folder / VERDICT_FILE, folder / f"verdict-{verdict.replicates}-replicates.json")
+    extended = plan.with_replicates(replicates, verdict.verdict if verdict else "not recorded")
     write_prepared(study.prepared, folder / "split.json")  # the draws that the plan has, and more
     write_plan(extended, folder)
     return extended
@@ -213,33 +217,33 @@ def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[s
 
     `before` is as for `accesses`.
     """
-    earlier = accesses(study, sealed.contents, before=before)
-    if not earlier:
+    earlier_accesses = accesses(study, sealed.contents, before=before)
+    if not earlier_accesses:
         return ()
-    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
-    commands = [f"`{row['command']}` of study {row['study']}" for row in earlier]
-    by = " and ".join(dict.fromkeys(commands))
-    return (f"test images had been accessed {times} before, by {by}",)
+    times = "once" if len(earlier_accesses) == 1 else f"{len(earlier_accesses)} times"
+    commands = [f"`{row['command']}` of study {row['study']}" for row in earlier_accesses]
+    names = " and ".join(dict.fromkeys(commands))
+    return (f"test images had been accessed {times} before, by {names}",)
 
 
 def why_exploratory(plan: Plan, *data_sets: str | None) -> tuple[str, ...]:
     """Return why the verdict is exploratory, for instance if an encoder has seen a data set."""
     networks = [(arm.parameters.backbone, arm.parameters.weights) for arm in plan.arms]
-    seen: list[str] = []
+    encoder_reasons: list[str] = []
     for data_set in dict.fromkeys(data_sets):
-        seen += describe_seen(networks, data_set)
-    return (*plan.why_exploratory, *seen)
+        encoder_reasons += describe_seen(networks, data_set)
+    return (*plan.why_exploratory, *encoder_reasons)
 
 
 def choose_finalists(trials: Iterable[TrialRow], count: int) -> list[TrialRow]:
     """Return the `best_trials` with synthetic images; raise StudyError if there are none."""
-    synthetic = [trial for trial in trials if trial.parameters.has_synthetic_images]
-    best = best_trials(synthetic)
-    if not best:
+    synthetic_trials = [trial for trial in trials if trial.parameters.has_synthetic_images]
+    finalists = best_trials(synthetic_trials)
+    if not finalists:
         what = "no trial with synthetic images is complete, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
         raise StudyError(what, fix=fix)
-    return best[:count]
+    return finalists[:count]
 
 
 def best_trials(trials: Sequence[TrialRow]) -> list[TrialRow]:
@@ -248,18 +252,18 @@ def best_trials(trials: Sequence[TrialRow]) -> list[TrialRow]:
     Of trials with equal scores, the simplest comes first. If no trial is complete, the pruned
     trials are returned, ordered by the number of trained epochs and then by the score on val-A.
     """
-    pruned = [trial for trial in trials if trial.status == "pruned"]
-    pruned.sort(key=lambda trial: (-trial.epochs, -(trial.value or 0)))
-    different: dict[Parameters, TrialRow] = {}
-    for trial in rank(trials) or pruned:
-        different.setdefault(trial.parameters, trial)
-    return [*different.values()]
+    pruned_trials = [trial for trial in trials if trial.status == "pruned"]
+    pruned_trials.sort(key=lambda trial: (-trial.epochs, -(trial.value or 0)))
+    trial_of_settings: dict[Parameters, TrialRow] = {}
+    for trial in rank(trials) or pruned_trials:
+        trial_of_settings.setdefault(trial.parameters, trial)
+    return [*trial_of_settings.values()]
 
 
 def _best_of_arm(trials: Iterable[TrialRow], control: str) -> list[TrialRow]:
     """Return the best trial of a tuned control's arm, if there is one."""
-    of_arm = [trial for trial in trials if belongs_to_control(trial.parameters, control)]
-    return best_trials(of_arm)[:1]
+    arm_trials = [trial for trial in trials if belongs_to_control(trial.parameters, control)]
+    return best_trials(arm_trials)[:1]
 
 
 def belongs_to_control(parameters: Parameters, control: str) -> bool:
@@ -280,15 +284,17 @@ def _sample_top_ups(
     All trials of the search count: complete, pruned and failed. `gan` and `augmented+gan` are one
     source. If the finalists have several sources, the source with the most trials counts.
     """
-    sampled = [trial.parameters for trial in study.searched]
-    best = [finalist.parameters for finalist in finalists]
+    searched_settings = [trial.parameters for trial in study.searched]
+    finalist_settings = [finalist.parameters for finalist in finalists]
     top_ups: list[Parameters] = []
-    for control, (there, missing) in count_trials(study.settings, best, sampled).items():
-        further = sample_control(study.space, control, missing, sampled)
-        if len(further) < missing and (further or there):
-            there_are = f"only {len(further)}" if further else "none"
-            notes.append(f"the space has {there_are} of {missing} further settings of {control}")
-        top_ups += further
+    counts = count_trials(study.settings, finalist_settings, searched_settings)
+    for control, (trial_count, missing_count) in counts.items():
+        samples = sample_control(study.space, control, missing_count, searched_settings)
+        if len(samples) < missing_count and (samples or trial_count):
+            there_are = f"only {len(samples)}" if samples else "none"
+            what = f"the space has {there_are} of {missing_count} further settings of {control}"
+            notes.append(what)
+        top_ups += samples
     return {f"top-up {number}": parameters for number, parameters in enumerate(top_ups)}
 
 
@@ -299,17 +305,17 @@ def count_trials(
 
     With the top-ups, a control has as many trials as a finalist's source.
     """
-    trials_of = Counter(trial.source for trial in trials)
-    wanted = max((trials_of[finalist.source] for finalist in finalists), default=0)
+    source_counts = Counter(trial.source for trial in trials)
+    target = max((source_counts[finalist.source] for finalist in finalists), default=0)
     counts: dict[str, tuple[int, int]] = {}
     for control in settings.confirm.controls.tuned:
-        there = sum(belongs_to_control(trial, control) for trial in trials)
-        counts[control] = (there, max(0, wanted - there))
+        trial_count = sum(belongs_to_control(trial, control) for trial in trials)
+        counts[control] = (trial_count, max(0, target - trial_count))
     return counts
 
 
 def sample_control(
-    space: Space, control: str, count: int, known: Iterable[Parameters]
+    space: Space, control: str, count: int, known_settings: Iterable[Parameters]
 ) -> list[Parameters]:
     """Sample `count` new, different settings of a control's arm, or fewer if there are no more.
 
@@ -318,15 +324,15 @@ def sample_control(
     the same study always gets the same top-ups.
     """
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
-    taken = {*known}
-    sampled: list[Parameters] = []
+    excluded_settings = {*known_settings}
+    new_settings: list[Parameters] = []
     for parameters in islice(random_parameters(space, seed), _MOST_SAMPLES):
-        if len(sampled) == count:
+        if len(new_settings) == count:
             break
-        if belongs_to_control(parameters, control) and parameters not in taken:
-            taken.add(parameters)
-            sampled.append(parameters)
-    return sampled
+        if belongs_to_control(parameters, control) and parameters not in excluded_settings:
+            excluded_settings.add(parameters)
+            new_settings.append(parameters)
+    return new_settings
 
 
 def _train(
@@ -350,7 +356,7 @@ def _train(
     ]
 
 
-def possible_arm(arm: Arm, trained_on: Iterable[StudyImages], notes: list[str]) -> Arm | None:
+def possible_arm(arm: Arm, training_sets: Iterable[StudyImages], notes: list[str]) -> Arm | None:
     """Return an arm, or None with a note if there are too few extra images for it.
 
     The extra images are from a folder, or real images of other patients. If there are fewer images
@@ -359,26 +365,26 @@ def possible_arm(arm: Arm, trained_on: Iterable[StudyImages], notes: list[str]) 
     Raises DataError if a finalist has too few extra images.
     """
     try:
-        require_images(arm, trained_on)
+        require_images(arm, training_sets)
     except DataError as error:
         if arm.role == "finalist":
             raise
         if arm.parameters.pool_size:
             arm = arm.with_values({"parameters.pool_size": None})
-            return possible_arm(arm, trained_on, notes)
+            return possible_arm(arm, training_sets, notes)
         notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
         return None
     return arm
 
 
-def require_images(arm: Arm, trained_on: Iterable[StudyImages]) -> None:
+def require_images(arm: Arm, training_sets: Iterable[StudyImages]) -> None:
     """Refuse (DataError) an arm without enough extra images for these training sets."""
     source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
-    for images in trained_on:
+    for images in training_sets:
         require_enough(source.count_available(images), arm.parameters, images.prepared)
 
 
-def _trained_on(
+def _training_sets(
     study: OpenStudy, sealed: SealedTest, replicates: Iterable[int]
 ) -> list[StudyImages]:
     """Return the images that these replicates train on."""
@@ -405,19 +411,19 @@ def donor_controls(
     parameters = parameters_from(values | {"synthetic_weight": 1.0, "mixing": "additive"})
     if folder:
         try:
-            own = donor_start(finalist.parameters, settings, outputs)
+            start_parameters = donor_start(finalist.parameters, settings, outputs)
         except DataError as error:
             (problem,) = error.problems
             notes.append(f"no classifier of the donor as a control: {problem.what}; {problem.fix}")
             folder = None
         else:
-            parameters = own
+            parameters = start_parameters
             controls = {
                 "donor": f"classifier of {folder.name}",
                 "donor_start": f"{finalist.trial} without extra images, started at it",
             }
-    shared = {"role": "donor", "parameters": parameters, "donor": folder}
+    shared_values = {"role": "donor", "parameters": parameters, "donor": folder}
     return [
-        finalist.with_values({**shared, "name": name, "control": control})
+        finalist.with_values({**shared_values, "name": name, "control": control})
         for control, name in controls.items()
     ]

@@ -145,24 +145,26 @@ class FinalistVerdict:
     @property
     def own(self) -> list[ControlVerdict]:
         """The comparisons with controls that use only the study's own images."""
-        return [each for each in self.comparisons if each.kind in ("none", "duplicate", "tuned")]
+        return [
+            result for result in self.comparisons if result.kind in ("none", "duplicate", "tuned")
+        ]
 
     @property
     def strongest(self) -> str:
         """The best control that uses only the study's own images, or else the best of all."""
-        best = max(self.own or self.comparisons, key=lambda each: each.control_score)
+        best = max(self.own or self.comparisons, key=lambda result: result.control_score)
         return best.control
 
     @property
     def is_small_gain(self) -> bool:
         """Whether the finalist beats all controls of `own`, but its verdict is `no_better`."""
-        is_better = bool(self.own) and all(each.is_better for each in self.own)
+        is_better = bool(self.own) and all(result.is_better for result in self.own)
         return self.verdict == "no_better" and is_better
 
     @property
     def encoder_caveat(self) -> str:
         """A caveat if the best control of `own` has another encoder and is at least as good."""
-        best = max(self.own, key=lambda each: each.control_score, default=None)
+        best = max(self.own, key=lambda result: result.control_score, default=None)
         if best is None or best.backbone == self.backbone or best.control_score < self.score:
             return ""
         return (

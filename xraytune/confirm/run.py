@@ -4,9 +4,9 @@ Both are trained with new seeds, and compared on patients that no trial has seen
 
     plan -> train -> score the test images -> judge -> record
 
-If the search left enough patients unused, each replicate trains on its own sample of them, and the
+If the search left enough patients unused, each replicate trains on its own draw of them, and the
 images of the remaining patients are the test images. Otherwise, the images of the test folder are
-scored, and the replicates train on samples of the unused patients if these suffice, else all on the
+scored, and the replicates train on draws of the unused patients if these suffice, else all on the
 search's patients. The same call again resumes after an interruption: all results are in the study's
 `confirm/`, and nothing is trained twice.
 """
@@ -109,69 +109,71 @@ def confirm(
     study_folder = StudyFolder(study.resolve())
     space = study_folder.space(data=data, weights_dir=weights_dir)
     if not os.access(study_folder.path, os.W_OK):
-        recorded = read_verdict(study_folder.path / CONFIRM_FOLDER)
-        if recorded and (by or finalists or replicates):
+        recorded_verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
+        if recorded_verdict and (by or finalists or replicates):
             what = "the study cannot be written to, so nothing can be added to its verdict"
             fix = "leave out --by, --finalists and --replicates for its verdict, or copy the study"
             raise StudyError(what, study_folder.path, fix)
-        if recorded:
+        if recorded_verdict:
             callbacks.note("the study cannot be written to: this is its recorded verdict")
-            return recorded
-    with _open_study(study_folder, space, cache, address, callbacks) as opened:
-        opened = replace(opened, reason=reason, before_test=lru_cache(before_test))
+            return recorded_verdict
+    with _open_study(study_folder, space, cache, address, callbacks) as open_study:
+        open_study = replace(open_study, reason=reason, before_test=lru_cache(before_test))
 
         # An earlier call decides what this one may still choose.
-        plan = read_plan(opened.runs_folder.path)
-        before = None
+        plan = read_plan(open_study.runs_folder.path)
+        earlier_verdict = None
         with suppress(StudyError):  # a damaged verdict is written anew
-            before = read_verdict(opened.runs_folder.path)
+            earlier_verdict = read_verdict(open_study.runs_folder.path)
 
         # What is compared comes before the images, which take minutes to read.
-        sites = left_out_sites(opened.settings, opened.prepared)
+        sites = left_out_sites(open_study.settings, open_study.prepared)
         _require_sites_alone(sites, replicates, by)
-        compared = compared_settings(opened, plan, finalists)
-        count = count_replicates(opened, plan, len(sites) or replicates)
+        finalist_settings = compared_settings(open_study, plan, finalists)
+        replicate_count = count_replicates(open_study, plan, len(sites) or replicates)
         if plan is None:
-            require_inputs(opened.settings, compared)
-            opened.runner.launch()  # it needs seconds, while the images are read
+            require_inputs(open_study.settings, finalist_settings)
+            open_study.runner.launch()  # it needs seconds, while the images are read
 
         # Whom the networks are tested on decides whom they are trained on.
         sealed, hospitals = choose_tests(
-            opened,
+            open_study,
             plan,
-            replicates=count,
-            compared=[*compared, *space.networks()],  # a control may have another encoder
+            replicates=replicate_count,
+            mixes=[*finalist_settings, *space.networks()],  # a control may have another encoder
             folders=[test] if isinstance(test, Path) else [*map(Path, test)],
         )
         if sealed:
-            columns = _columns_of_groups(sealed, before, by, callbacks)
-        elif before is None or by or before.replicates != count:
+            columns = _columns_of_groups(sealed, earlier_verdict, by, callbacks)
+        elif earlier_verdict is None or by or earlier_verdict.replicates != replicate_count:
             what = "the verdict's own test images are needed, and were not given"
             fix = "give their folder before the others: --test DIR --test OTHER"
-            raise StudyError(what, opened.runs_folder.path, fix)
-        prepared = sealed.prepared if sealed else opened.runs_folder.prepared()
-        opened = replace(opened, prepared=prepared)
+            raise StudyError(what, open_study.runs_folder.path, fix)
+        prepared = sealed.prepared if sealed else open_study.runs_folder.prepared()
+        open_study = replace(open_study, prepared=prepared)
 
         # The last check before a training: a plan may train further trials.
-        _require_same_inputs(opened, compared)
-        plan = _complete_plan(opened, plan, sealed, before, len(compared), count)
-        train_replicates(opened, plan)
-        opened.runner.close()
+        _require_same_inputs(open_study, finalist_settings)
+        plan = _complete_plan(
+            open_study, plan, sealed, earlier_verdict, len(finalist_settings), replicate_count
+        )
+        train_replicates(open_study, plan)
+        open_study.runner.close()
 
         # All is trained, so the test images are opened.
-        confirmation = before
+        confirmation = earlier_verdict
         if sealed:
-            scores = score_sealed(opened, plan, sealed)
+            scores = score_sealed(open_study, plan, sealed)
             plan = scores.plan
-            confirmation = judge(opened, scores, sealed)
-            confirmation = with_outcomes(confirmation, opened, scores, sealed, columns)
+            confirmation = judge(open_study, scores, sealed)
+            confirmation = with_outcomes(confirmation, open_study, scores, sealed, columns)
         assert confirmation, "without a verdict, its own images are scored"
-        earlier = before.hospitals if before else ()
-        return judge_hospitals(opened, plan, hospitals, confirmation, earlier)
+        earlier_hospitals = earlier_verdict.hospitals if earlier_verdict else ()
+        return judge_hospitals(open_study, plan, hospitals, confirmation, earlier_hospitals)
 
 
 def _require_counts(finalists: int | None, replicates: int | None) -> None:
-    """Refuse (ConfigError) numbers that the settings of a space may not have either."""
+    """Refuse (ConfigError) numbers that the settings of a space would not allow either."""
     for name, number, fewest in (("finalists", finalists, 1), ("replicates", replicates, 2)):
         if number is not None and number < fewest:
             what = f"{number} {name} are too few for a comparison"
@@ -231,26 +233,26 @@ def _require_sites_alone(sites: Sequence[str], replicates: int | None, by: Seque
 
 
 def _columns_of_groups(
-    sealed: SealedTest, before: Confirmation | None, by: Sequence[str], callbacks: Callbacks
+    sealed: SealedTest, verdict: Confirmation | None, by: Sequence[str], callbacks: Callbacks
 ) -> Mapping[str, Mapping[str, str]]:
-    """Return the value of each test image in the columns of `by`, else in those of `before`.
+    """Return the value of each test image in the columns of `by`, else in those of `verdict`.
 
     Raises ConfigError if a column makes no subgroups.
     """
     for note in sealed.notes:
         callbacks.note(note)
-    groups = before.subgroups if before and not sealed.prepared.left_out_sites else ()
-    asked = dict.fromkeys(group.column for group in groups)
-    return subgroup_columns(sealed.images, by or [*asked], sealed.data.path)
+    groups = verdict.subgroups if verdict and not sealed.prepared.left_out_sites else ()
+    earlier_columns = dict.fromkeys(group.column for group in groups)
+    return subgroup_columns(sealed.images, by or [*earlier_columns], sealed.data.path)
 
 
-def _require_same_inputs(study: OpenStudy, compared: Sequence[Parameters]) -> None:
+def _require_same_inputs(study: OpenStudy, finalist_settings: Sequence[Parameters]) -> None:
     """Refuse (StudyError) pixels, weights and extra images that changed since the search."""
     restore_pixels(
         study.settings, study.prepared, study.cache, on_progress=study.callbacks.on_progress
     )
-    inputs = inputs_of_trials(compared)
-    inputs |= {given for given in inputs_of_space(study.space) if given[0] not in PATHS}
+    inputs = inputs_of_trials(finalist_settings)
+    inputs |= {item for item in inputs_of_space(study.space) if item[0] not in PATHS}
     contents = read_inputs(inputs, study.settings, study.prepared, study.cache)
     require_same_inputs(study.folder, contents)
 
@@ -259,7 +261,7 @@ def _complete_plan(
     study: OpenStudy,
     plan: Plan | None,
     sealed: SealedTest | None,
-    before: Confirmation | None,
+    verdict: Confirmation | None,
     finalists: int,
     replicates: int,
 ) -> Plan:
@@ -272,8 +274,8 @@ def _complete_plan(
         fix = f"use those, or move {study.runs_folder.path.name}/ away to start over"
         raise StudyError(what, sealed.data.path, fix)
     elif sealed and replicates > plan.replicates:
-        plan = extend_plan(study, plan, sealed, replicates, before)
+        plan = extend_plan(study, plan, sealed, replicates, verdict)
     scored_set = sealed.data.set if sealed else None
-    for why in why_exploratory(plan, study.settings.data.set, scored_set):
-        study.callbacks.note(f"the verdict will be exploratory: {why}")
+    for reason in why_exploratory(plan, study.settings.data.set, scored_set):
+        study.callbacks.note(f"the verdict will be exploratory: {reason}")
     return plan

@@ -96,7 +96,7 @@ class RunList(TrialLoop):
         self._epoch_seconds: list[float] = []  # of the same, without their generators
         self._ended: set[int] = set()
         rows = ended_runs(study_folder).values()
-        kept = {row.number: row for row in rows if row.status != "failed"}
+        kept_rows = {row.number: row for row in rows if row.status != "failed"}
         for number, run in self._runs.items():
             config = study_folder.trial_path(number) / "config.json"
             identity = run.experiment.identity()
@@ -104,11 +104,13 @@ class RunList(TrialLoop):
                 what = "this run was started with other settings: the study or the options changed"
                 fix = f"use the same options, or move {study_folder.path.name}/ away to start over"
                 raise StudyError(what, config, fix)
-        waiting = [run for run in runs if run.number not in kept]
-        super().__init__(study_folder, waiting, generator_need=generator_need, callbacks=callbacks)
+        waiting_runs = [run for run in runs if run.number not in kept_rows]
+        super().__init__(
+            study_folder, waiting_runs, generator_need=generator_need, callbacks=callbacks
+        )
         for run in runs:
-            if run.number in kept:
-                self._add_end(run, kept[run.number].seconds)
+            if run.number in kept_rows:
+                self._add_end(run, kept_rows[run.number].seconds)
         self._rungs = rungs
         self.stops_trials = bool(rungs.epochs)
         self._reports_path = study_folder.path / "reports.jsonl"
@@ -147,7 +149,7 @@ class RunList(TrialLoop):
 
     def heartbeat(self) -> None:
         """Report what each running run is doing, and the time that is left."""
-        running: dict[str, str] = {}
+        states: dict[str, str] = {}
         shares: dict[str, list[float]] = {}
         for run in self._running.values():
             epochs = run.experiment.settings.budget.max_epochs
@@ -160,13 +162,13 @@ class RunList(TrialLoop):
                 if run.trains_generator and what == GAN_PROGRESS:
                     share = done / total / 2  # the network is trained after it
                     self.callbacks.on_progress(f"GAN of {run.label} (steps)", done, total)
-            running[run.label] = text
+            states[run.label] = text
             shares.setdefault(run.parameters.arm, []).append(share)
         self.callbacks.on_runs(
             RunsView(
                 what=self._what,
                 ended=len(self._ended),
-                running=running,
+                running=states,
                 waiting=len(self._waiting),
                 seconds_left=self._seconds_left(shares),
             )
@@ -182,14 +184,14 @@ class RunList(TrialLoop):
         if not self._seconds:
             return None
         all_seconds = [*chain(*self._seconds.values())]
-        waiting = Counter(run.parameters.arm for run in self._waiting.values())
+        waiting_counts = Counter(run.parameters.arm for run in self._waiting.values())
         work = 0.0
-        to_come = [*self._waiting.values(), *self._running.values()]
-        generating = {run.parameters.arm for run in to_come if run.parameters.gan}
-        for arm in {*shares, *waiting}:
-            usual = all_seconds if arm in generating else self._epoch_seconds
-            ended = self._seconds.get(arm, usual)
-            work += seconds_to_come(ended, shares.get(arm, ()), waiting[arm])
+        remaining_runs = [*self._waiting.values(), *self._running.values()]
+        generator_arms = {run.parameters.arm for run in remaining_runs if run.parameters.gan}
+        for arm in {*shares, *waiting_counts}:
+            default_seconds = all_seconds if arm in generator_arms else self._epoch_seconds
+            arm_seconds = self._seconds.get(arm, default_seconds)
+            work += seconds_to_come(arm_seconds, shares.get(arm, ()), waiting_counts[arm])
         return work / max(1, len(self._running))
 
     def _add_end(self, run: OpenTrial, seconds: float | None) -> None:
@@ -222,10 +224,10 @@ def train_runs(
         return {}
     if not (study_folder.path / "environment.json").exists():
         write_prepared(study.prepared, study_folder.path / "split.json")
-        where = environment(study.compute)
+        record = environment(study.compute)
         if study.runner.address is not None:
-            where = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")
-        machine = {**where, "compute": asdict(study.compute)}
+            record = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")
+        machine = {**record, "compute": asdict(study.compute)}
         write_json(study_folder.path / "environment.json", machine)
     make_loop = partial(
         RunList,
@@ -241,21 +243,20 @@ def train_runs(
         ),
     )
     if not make_loop(study.callbacks).is_done:
-        other = other_releases(study_folder)
-        if other:
-            what = f"the runs of this confirmation are {other}, so their scores are not comparable"
+        change = other_releases(study_folder)
+        if change:
+            what = f"the runs of this confirmation are {change}, so their scores are not comparable"
             fix = (
                 f"install those versions, or move {study_folder.path.name}/ away to train all "
-                "runs with "
-                "the current ones"
+                "runs with the current ones"
             )
             raise StudyError(what, study_folder.path, fix)
         study.runner.run(make_loop)
-    ended = ended_runs(study_folder)
-    rows = {run.number: ended[run.number] for run in runs}
-    failed = [row for row in rows.values() if row.status == "failed"]
-    if failed:
-        what = f"{len(failed)} of {len(runs)} {what} failed:{reasons_of(failed)}"
+    ended_rows = ended_runs(study_folder)
+    rows = {run.number: ended_rows[run.number] for run in runs}
+    failed_rows = [row for row in rows.values() if row.status == "failed"]
+    if failed_rows:
+        what = f"{len(failed_rows)} of {len(runs)} {what} failed:{reasons_of(failed_rows)}"
         fix = "run the same command again to retry them; see trials/*/error.txt there"
         raise TrialError(what, study_folder.path, fix)
     return rows

@@ -1,9 +1,9 @@
 """The images that a confirmation is judged on, checked before they are scored.
 
 The images are of unused patients, or of a test folder. Unused patients are those of the training
-folder that `data.train_patients` left out. They are divided into a draw for each
-replicate (side `draw_0`, `draw_1` ...), with as many patients as the search trained on, and a test
-side. The samples and the test side have about the class shares of the folder, and share no patient.
+folder that `data.train_patients` left out. They are divided into a draw for each replicate (side
+`draw_0`, `draw_1` ...), with as many patients as the search trained on, and a test side. The draws
+and the test side have about the class shares of the folder, and share no patient.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -93,15 +93,15 @@ def choose_test(
     cache: Path,
     *,
     replicates: int,
-    compared: Sequence[Parameters] = (),
-    planned: TestKind | None = None,
+    mixes: Sequence[Parameters] = (),
+    planned_kind: TestKind | None = None,
     test: LabelledImages | None = None,
     index: ImageIndex | None = None,
 ) -> SealedTest:
-    """Choose and check the images that a confirmation of the `compared` finalists scores.
+    """Choose and check the images that a confirmation of `mixes` scores.
 
-    `planned` is the kind that an earlier call chose. `test` takes the place of the study's test
-    folder. `index` has the study's images as they are now; by default, they are read.
+    `planned_kind` is the kind that an earlier call chose. `test` takes the place of the study's
+    test folder. `index` has the study's images as they are now; by default, they are read.
 
     Raises:
         DataError: There are no test images, they share patients or files with the training images,
@@ -110,32 +110,34 @@ def choose_test(
     """
     index = index or read_unchanged(settings, prepared, ignore_progress)
     sites = left_out_sites(settings, prepared)
-    seen = seen_by(compared)
-    given = test or LabelledImages(data=settings.data, images=index.test)
+    seen = seen_by(mixes)
+    test_set = test or LabelledImages(data=settings.data, images=index.test)
     has_folder = test is not None or prepared.test_fingerprint is not None
     if test:
         refuse_patients_of_study(test, index, settings)
 
     notes: list[str] = []
-    left_out = ""
-    known = patients_seen((*index.images, *given.images), seen)
-    if known:
-        count = counted(len(known), "patient")
-        left_out = (
+    exclusion = ""
+    seen_patients = patients_seen((*index.images, *test_set.images), seen)
+    if seen_patients:
+        count = counted(len(seen_patients), "patient")
+        exclusion = (
             f"{count} whose images a generator or an encoder has seen: neither drawn nor scored"
         )
-        notes.append(left_out)
-    unseen = ImageTable(image for image in given.images if image.patient not in known)
+        notes.append(exclusion)
+    unseen_images = ImageTable(
+        image for image in test_set.images if image.patient not in seen_patients
+    )
 
     def seal(kind: TestKind) -> SealedTest:
-        divided = prepared
-        images = unseen
+        split = prepared
+        images = unseen_images
         fewest = 0
         if kind == "unused":
             is_large = settings.confirm.test == "auto" and not sites
             fewest = FEWEST_UNUSED if is_large else 1
         if kind != "folder":
-            divided = divide_unused(
+            split = divide_unused(
                 prepared,
                 settings,
                 index,
@@ -146,16 +148,16 @@ def choose_test(
                 sites=sites,
             )
         if kind == "unused":
-            images = divided.side(TEST)
-        sealed = SealedTest(data=given.data, images=images, kind=kind, prepared=divided)
-        refuse_too_few(sealed, prepared, left_out)
+            images = split.side(TEST)
+        sealed = SealedTest(data=test_set.data, images=images, kind=kind, prepared=split)
+        refuse_too_few(sealed, prepared, exclusion)
         return sealed
 
     kinds: Sequence[TestKind]
-    if planned:
-        kinds = [planned]
+    if planned_kind:
+        kinds = [planned_kind]
     else:
-        kinds = _preferred_kinds(settings, compared, notes, is_given=test is not None)
+        kinds = _preferred_kinds(settings, mixes, notes, is_given=test is not None)
     if not has_folder:
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
@@ -174,79 +176,79 @@ def choose_test(
                 raise
             fix = f"{problem.fix}, or give images of other patients: {_GIVE_TEST}"
             raise DataError(problem.what, problem.where, fix) from error
-    refuse_patients_of_folders(sealed, index, settings, compared, prepared)
+    refuse_patients_of_folders(sealed, index, settings, mixes, prepared)
     return replace(sealed, notes=tuple(notes))
 
 
-def refuse_too_few(tested: LabelledImages, prepared: SplitData, left_out: str = "") -> None:
-    """Refuse (DataError) too few images for a verdict; `left_out` says which were left out."""
-    few = too_few_tested(tested.images, prepared.outputs)
-    if few:
-        what = f"{few} ({left_out})" if left_out else few
-        raise DataError(what, tested.data.path, "add test images of other patients")
+def refuse_too_few(test_set: LabelledImages, prepared: SplitData, exclusion: str = "") -> None:
+    """Refuse (DataError) too few images for a verdict; `exclusion` says which were left out."""
+    problem = too_few_tested(test_set.images, prepared.outputs)
+    if problem:
+        what = f"{problem} ({exclusion})" if exclusion else problem
+        raise DataError(what, test_set.data.path, "add test images of other patients")
 
 
 def refuse_patients_of_study(
-    tested: LabelledImages, index: ImageIndex, settings: Settings, seen: Collection[str] = ()
+    test_set: LabelledImages, index: ImageIndex, settings: Settings, seen: Collection[str] = ()
 ) -> None:
     """Refuse (DataError) images of the study's patients, or of patients with images in `seen`.
 
     `seen` has the SHA-256 of each image that a generator or an encoder has seen.
     """
     owners = patients_by_file_name(index.images)
-    keys = patients_by_key(tested.images, tested.data.split.group_regex, owners=owners)
-    own = patients_by_key(index.images, settings.data.split.group_regex)
-    known = shared_patients(keys, own) | patients_seen(tested.images, seen)
-    _refuse_patients(known, tested, _REMOVE)
+    keys = patients_by_key(test_set.images, test_set.data.split.group_regex, owners=owners)
+    study_keys = patients_by_key(index.images, settings.data.split.group_regex)
+    known_patients = shared_patients(keys, study_keys) | patients_seen(test_set.images, seen)
+    _refuse_patients(known_patients, test_set, _REMOVE)
 
 
 def refuse_patients_of_folders(
-    tested: LabelledImages,
+    test_set: LabelledImages,
     index: ImageIndex,
     settings: Settings,
-    compared: Sequence[Parameters],
+    mixes: Sequence[Parameters],
     prepared: SplitData,
 ) -> None:
     """Refuse (DataError) images of patients who are in a finalist's folder of extra images."""
-    owners = patients_by_file_name([*index.images, *tested.images])
-    keys = patients_by_key(tested.images, tested.data.split.group_regex)
+    owners = patients_by_file_name([*index.images, *test_set.images])
+    keys = patients_by_key(test_set.images, test_set.data.split.group_regex)
     group_regex = settings.data.split.group_regex
-    for folder in sorted({parameters.folder.path for parameters in compared if parameters.folder}):
-        extra = read_labelled(folder, prepared.outputs, settings.task, all_parts=True).images
-        known = shared_patients(keys, patients_by_key(extra, group_regex, owners=owners))
+    for folder in sorted({parameters.folder.path for parameters in mixes if parameters.folder}):
+        extra_images = read_labelled(folder, prepared.outputs, settings.task, all_parts=True).images
+        shared = shared_patients(keys, patients_by_key(extra_images, group_regex, owners=owners))
         # The study's own images must not change.
-        is_own = tested.data.path == settings.data.path
+        is_own = test_set.data.path == settings.data.path
         fix = f"start a new search without them in {folder}" if is_own else _REMOVE
-        _refuse_patients(known, tested, fix)
+        _refuse_patients(shared, test_set, fix)
 
 
 def _preferred_kinds(
-    settings: Settings, compared: Iterable[Parameters], notes: list[str], *, is_given: bool
+    settings: Settings, mixes: Iterable[Parameters], notes: list[str], *, is_given: bool
 ) -> Sequence[TestKind]:
     """Return what may be scored and trained on, the preferred kind first; a note says why.
 
     Images that were given are scored if unused patients do not suffice. Raises DataError if the
     space asks for unused patients, and the extra images may have been made from them.
     """
-    wanted = settings.confirm.test
+    test_setting = settings.confirm.test
     has_sites = settings.confirm.leave_out == "site"
     if has_sites:
-        wanted = "unused"
-    elif is_given and wanted == "unused":
-        wanted = "auto"
-    if any(source_of(parameters).seen_images_sha256() is None for parameters in compared):
+        test_setting = "unused"
+    elif is_given and test_setting == "unused":
+        test_setting = "auto"
+    if any(source_of(parameters).seen_images_sha256() is None for parameters in mixes):
         what = (
             "it is not known which images the extra ones were made from, "
             "so leakage cannot be excluded"
         )
-        if wanted == "unused":
+        if test_setting == "unused":
             fix = "declare them as `seen`" + ("" if has_sites else ", or use confirm.test: folder")
             raise DataError(what, "confirm.test", fix)
-        wanted = "folder"
+        test_setting = "folder"
         notes.append(f"the test folder is scored: {what}")
-    if wanted != "unused" and not settings.data.train_patients:
+    if test_setting != "unused" and not settings.data.train_patients:
         return ["folder"]
-    return _PREFERRED[wanted]
+    return _PREFERRED[test_setting]
 
 
 def divide_unused(
@@ -273,14 +275,18 @@ def divide_unused(
     """
     data = settings.data.with_values({"train_patients": None})
     sizes_px = [prepared.image_size_px]
-    everyone, _ = prepare_index(index, data, cache, sizes_px=sizes_px, skip_broken=True)
-    if everyone.pixels != prepared.pixels:
+    all_images, _ = prepare_index(index, data, cache, sizes_px=sizes_px, skip_broken=True)
+    if all_images.pixels != prepared.pixels:
         what = "unused images were added, changed or removed since the search"
         raise StudyError(what, data.path, "restore them, or start a new study")
-    known = {image.patient for image in prepared.images} | patients_seen(index.images, seen)
-    recorded = {image.file: image.site for image in (*prepared.images, *prepared.unused)}
-    images = [replace(image, site=recorded.get(image.file, "")) for image in everyone.images]
-    unused = ImageTable(image for image in images if image.patient not in known)
+    excluded_patients = {image.patient for image in prepared.images} | patients_seen(
+        index.images, seen
+    )
+    recorded_sites = {image.file: image.site for image in (*prepared.images, *prepared.unused)}
+    images = [
+        replace(image, site=recorded_sites.get(image.file, "")) for image in all_images.images
+    ]
+    unused = ImageTable(image for image in images if image.patient not in excluded_patients)
     order = nested_order(unused.patients, unused.targets, settings.data.split.seed)
     size = prepared.train_patient_count
     problem = too_few_unused(
@@ -291,21 +297,21 @@ def divide_unused(
     side_of = {image.file: image.side for image in prepared.images}
     side_of |= dict.fromkeys((image.file for image in unused), TEST if fewest else "others")
     for draw in range(replicates):
-        left_out = sites[draw] if sites else None
-        others = [places for places in order if unused[places[0]].site != left_out]
-        drawn = others[:size]
-        if len(drawn) < size:
-            what = f"without site {left_out}, {len(drawn)} unused patients are left for a draw of "
-            raise DataError(f"{what}{size}", "confirm.leave_out", _FEWER)
-        taken = {*drawn}
-        order = [places for places in order if places not in taken]
-        members = [unused[place] for place in chain(*drawn)]
+        site = sites[draw] if sites else None
+        candidates = [places for places in order if unused[places[0]].site != site]
+        draw_places = candidates[:size]
+        if len(draw_places) < size:
+            what = f"without site {site}, {len(draw_places)} unused patients are left for a"
+            raise DataError(f"{what} draw of {size}", "confirm.leave_out", _FEWER)
+        taken_places = {*draw_places}
+        order = [places for places in order if places not in taken_places]
+        members = [unused[place] for place in chain(*draw_places)]
         require_every_class(members, prepared, size)
         side_of |= dict.fromkeys((image.file for image in members), f"draw_{draw}")
-    divided = (
+    divided_files = (
         replace(image, side=side_of[image.file]) for image in images if image.file in side_of
     )
-    divided_images = replace(prepared, images=tuple(divided), unused=(), left_out_sites=sites)
+    divided_images = replace(prepared, images=tuple(divided_files), unused=(), left_out_sites=sites)
     _require_sites(divided_images)
     return divided_images
 
@@ -329,12 +335,12 @@ def _require_sites(prepared: SplitData) -> None:
     where = "confirm.leave_out"
     for draw, site in enumerate(prepared.left_out_sites):
         replicate = prepared.of_draw(draw)
-        tested = [image for image in prepared.side(TEST) if image.site == site]
-        if few := too_few_tested(tested, prepared.outputs):
-            raise DataError(f"site {site}: {few}", where, _FEWER)
+        site_images = [image for image in prepared.side(TEST) if image.site == site]
+        if problem := too_few_tested(site_images, prepared.outputs):
+            raise DataError(f"site {site}: {problem}", where, _FEWER)
         for side in side_sizes(replicate)[1:]:
-            if few := side.lacking(1):
-                what = f"without site {site}, {side.name} lacks patients of a class: {few}"
+            if problem := side.lacking(1):
+                what = f"without site {site}, {side.name} lacks patients of a class: {problem}"
                 fix = "use larger validation sides (data.split)"
                 raise DataError(what, where, fix)
 
@@ -342,9 +348,9 @@ def _require_sites(prepared: SplitData) -> None:
 def require_every_class(images: Iterable[ImageFile], prepared: SplitData, patients: int) -> None:
     """Refuse (DataError) a sample of `patients` patients whose images lack a class."""
     names = prepared.class_names
-    missing = {*names} - {names[image.label] for image in images}
-    if missing:
-        what = f"a draw of {patients} patients has no image of {join_names(sorted(missing))}"
+    classes = {*names} - {names[image.label] for image in images}
+    if classes:
+        what = f"a draw of {patients} patients has no image of {join_names(sorted(classes))}"
         raise DataError(what, "data.train_patients", "use more patients")
 
 
@@ -368,16 +374,16 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
     return index
 
 
-def _refuse_patients(patients: Collection[str], tested: LabelledImages, fix: str) -> None:
+def _refuse_patients(patients: Collection[str], test_set: LabelledImages, fix: str) -> None:
     """Refuse (DataError) to test on `patients`, whose images are used for training."""
-    shared = [image.file for image in tested.images if image.patient in patients]
-    if shared:
+    shared_files = [image.file for image in test_set.images if image.patient in patients]
+    if shared_files:
         what = (
-            f"{len(shared)} test images have the ID, name or content of patients used for training "
-            f"or validation: {join_names(shared)}"
+            f"{len(shared_files)} test images have the ID, name or content of patients used for "
+            f"training or validation: {join_names(shared_files)}"
         )
         why = "results on patients seen in training are biased"
-        raise DataError(what, tested.data.path, f"{fix}: {why}")
+        raise DataError(what, test_set.data.path, f"{fix}: {why}")
 
 
 def load_test_image_set(
@@ -398,10 +404,10 @@ def load_test_image_set(
 
 
 def decode_unbroken(
-    tested: LabelledImages, data: DataSettings, cache: Path, *, on_progress: Progress
+    test_set: LabelledImages, data: DataSettings, cache: Path, *, on_progress: Progress
 ) -> Path:
     """Decode test images, and return their store; refuse (DataError) broken ones."""
-    root = tested.data.path
-    store = store_images(root, tested.images, data, cache=cache, on_progress=on_progress)
+    root = test_set.data.path
+    store = store_images(root, test_set.images, data, cache=cache, on_progress=on_progress)
     require_unbroken(store, root, "repair them: a test folder is used as a whole")
     return store

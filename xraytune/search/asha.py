@@ -67,8 +67,8 @@ class Rungs:
         if epoch not in self.epochs:
             return True
         is_by_arm = self._scheduler.within == "arm"
-        compared = peers if is_by_arm else ""
-        decisions, values = self._reached.setdefault((compared, epoch), ({}, []))
+        group = peers if is_by_arm else ""
+        decisions, values = self._reached.setdefault((group, epoch), ({}, []))
         if trial not in decisions:
             is_first = len(values) < (_FIRST_OF_ARM if is_by_arm else 1)
             share = 1 - 1 / self._scheduler.reduction

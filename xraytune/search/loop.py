@@ -44,8 +44,8 @@ ahead a trial is asked for, the fewer results the sampler knows."""
 GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
 """A function that returns the lineage of a trial's generator, or None if no generator need be
 trained first. Its arguments are `OpenTrial.generator_inputs`: the settings of the GAN, if there is
-one, the number of the replicate's own sample of patients, if it has one, and the side length of the
-images in pixels."""
+one, the number of the replicate's draw, if it has one, and the side length of the images in
+pixels."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
 """The part of the budget that is used up, so that no new trial starts; "" if none is. Once the
@@ -124,21 +124,21 @@ class TrialLoop(ABC):
         """
         if self.is_done:
             return "done"
-        free = slots - self.slots_in_use()
-        if free <= 0:
+        free_slots = slots - self.slots_in_use()
+        if free_slots <= 0:
             return "wait"
         runnable = self._runnable()
         most_ahead = _STARTED_AHEAD * slots
         while not runnable and not self.used_up and len(self._waiting) < most_ahead:
-            if new := self.ask():
-                self._waiting[new.number] = new
+            if new_trial := self.ask():
+                self._waiting[new_trial.number] = new_trial
             runnable = self._runnable()
         if not runnable:
             return "wait"
         trial = runnable[0]
         if reserve:
             reserve(trial)
-        if self._running and trial.slots > free:
+        if self._running and trial.slots > free_slots:
             return "wait"
         lineage = self._generator_need(*trial.generator_inputs)
         trial.trains_generator = lineage is not None
@@ -178,18 +178,18 @@ class TrialLoop(ABC):
         """
         need = cache(self._generator_need)
         in_training = {need(*trial.generator_inputs) for trial in self._running.values()}
-        ready: list[OpenTrial] = []
+        ready_trials: list[OpenTrial] = []
         chains: dict[str, list[OpenTrial]] = {}
         for trial in self._startable():
             lineage = need(*trial.generator_inputs)
             if lineage is None:
-                ready.append(trial)
+                ready_trials.append(trial)
             elif lineage not in in_training:
                 chains.setdefault(lineage, []).append(trial)
         steps = attrgetter("parameters.gan.steps")
         by_steps = [sorted(chain, key=steps) for chain in chains.values()]
         by_steps.sort(key=lambda chain: steps(chain[-1]), reverse=True)
-        runnable = [*(chain[0] for chain in by_steps), *ready]
+        runnable = [*(chain[0] for chain in by_steps), *ready_trials]
         return sorted(runnable, key=self._has_begun, reverse=True)
 
     def on_result(self, number: int, message: TrialMessage) -> bool:

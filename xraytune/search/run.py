@@ -109,26 +109,26 @@ def search(
     note = callbacks.note
     # 1. The space
     file = space or _first_space(data, callbacks)
-    loaded = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
-    study_folder = StudyFolder((studies / loaded.settings.name).resolve())
+    loaded_space = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
+    study_folder = StudyFolder((studies / loaded_space.settings.name).resolve())
     cache = (cache or study_folder.default_cache).resolve()
     require_writable(study_folder.path)
     require_free(study_folder)
     is_resumed = study_folder.space_path.exists()
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         # 2. The study of an earlier start
         if is_resumed:
-            loaded = _require_same_study(study_folder, loaded, data, address)
-            opened.enter_context(locked(study_folder))
+            loaded_space = _require_same_study(study_folder, loaded_space, data, address)
+            stack.enter_context(locked(study_folder))
 
         # 3. What can be checked without reading an image
-        settings = loaded.settings
-        inputs = inputs_of_space(loaded)
-        require_inputs(settings, loaded.networks(), inputs)
+        settings = loaded_space.settings
+        inputs = inputs_of_space(loaded_space)
+        require_inputs(settings, loaded_space.networks(), inputs)
 
         # 4. Ray
         runner = Runner(study_folder, cache=cache, address=address, callbacks=callbacks)
-        opened.enter_context(closing(runner))
+        stack.enter_context(closing(runner))
         if not is_resumed:
             runner.launch()
         machine = _where_trials_run(
@@ -137,7 +137,7 @@ def search(
 
         # 5. The images
         prepared, index = prepare_space(
-            loaded,
+            loaded_space,
             cache,
             recorded=study_folder.prepared() if is_resumed else None,
             skip_broken=skip_broken,
@@ -145,29 +145,29 @@ def search(
             on_progress=callbacks.on_progress,
             on_index=(lambda: None) if is_resumed else runner.start,
         )
-        for text in _notes(loaded, prepared, index):
+        for text in _notes(loaded_space, prepared, index):
             note(text)
         if not is_resumed:
-            callbacks.on_prepared(loaded, prepared, index, cache)
-            _note_slow_search(loaded, prepared, runner)
+            callbacks.on_prepared(loaded_space, prepared, index, cache)
+            _note_slow_search(loaded_space, prepared, runner)
 
         # 6. The other inputs
         contents = read_inputs(
-            inputs, settings, prepared, cache, index=index, mixes=mixes_of(loaded)
+            inputs, settings, prepared, cache, index=index, mixes=mixes_of(loaded_space)
         )
 
         # 7. The study
         if not is_resumed:
-            create_study(study_folder, loaded, prepared, machine, contents)
-            opened.enter_context(locked(study_folder))
-            loaded = _require_same_study(study_folder, loaded, data, address)
+            create_study(study_folder, loaded_space, prepared, machine, contents)
+            stack.enter_context(locked(study_folder))
+            loaded_space = _require_same_study(study_folder, loaded_space, data, address)
         prepared = require_same_images(study_folder, prepared)
         require_same_inputs(study_folder, contents)
-        write_text(study_folder.space_path, loaded.to_yaml(study_folder.path))
+        write_text(study_folder.space_path, loaded_space.to_yaml(study_folder.path))
 
         # 8. The trials
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
-        _run_trials(study_folder, loaded, prepared, runner)
+        _run_trials(study_folder, loaded_space, prepared, runner)
     view = StudyWatcher(study_folder).look()
     if view.best is None:
         what = f"no trial completed{reasons_of(view.trials)}"
@@ -219,20 +219,20 @@ def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
 
 
 def _where_trials_run(
-    settings: Settings, recorded: Compute | None, runner: Runner
+    settings: Settings, recorded_compute: Compute | None, runner: Runner
 ) -> Compute | Mapping[str, Any]:
     """Set the resources of trials, and return what they compute on.
 
-    For a resumed study, this is what is `recorded`. The trials of a new study compute on this
+    For a resumed study, this is `recorded_compute`. The trials of a new study compute on this
     machine or, on a cluster, on a node whose `environment` is returned.
     """
-    if recorded:
-        runner.allocation = allocation_of(settings, has_gpu=recorded.device == "cuda")
-        return recorded
+    if recorded_compute:
+        runner.allocation = allocation_of(settings, has_gpu=recorded_compute.device == "cuda")
+        return recorded_compute
     if runner.address:
         return runner.survey(settings)
-    runner.allocation, here = resources_here(settings)
-    return here
+    runner.allocation, compute = resources_here(settings)
+    return compute
 
 
 def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
@@ -243,11 +243,11 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     """
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = compute_of(allocation)
-    here = Node(cpus=cpu_count(), gpus=gpu_count())
-    if count_slots(allocation, [here]) == 0:
+    node = Node(cpus=cpu_count(), gpus=gpu_count())
+    if count_slots(allocation, [node]) == 0:
         what = (
-            f"a trial needs {allocation.trial}, but this machine has only {here.cpus} cores and "
-            f"{here.gpus} GPUs"
+            f"a trial needs {allocation.trial}, but this machine has only {node.cpus} cores and "
+            f"{node.gpus} GPUs"
         )
         fix = "lower resources.cpus_per_trial or gpus_per_trial"
         raise MachineError(what, "resources", fix)
@@ -258,10 +258,10 @@ def _note_slow_search(space: Space, prepared: SplitData, runner: Runner) -> None
     """Say so if a search will take long on the CPU of this machine."""
     if runner.address or runner.allocation.trial.gpus:
         return
-    here = Machine(cores=cpu_count())
-    slow = describe_slow_search(search_work(space, prepared).seconds(here), here)
-    if slow:
-        runner.callbacks.note(slow)
+    machine = Machine(cores=cpu_count())
+    warning = describe_slow_search(search_work(space, prepared).seconds(machine), machine)
+    if warning:
+        runner.callbacks.note(warning)
 
 
 def _run_trials(
@@ -276,11 +276,11 @@ def _run_trials(
     if study_folder.seconds() == 0 and loop.journal.rows():
         note("wall.json is missing or damaged: the time used, also of budget.hours, counts from 0")
     if loop.is_done:
-        used = loop.used_up
+        part = loop.used_up
         count = loop.journal.count
-        is_whole_grid = used == "trials" and count < space.settings.budget.trials
-        how = "add values to the grid" if is_whole_grid else f"raise it with --set budget.{used}=N"
-        note(f"budget.{used} is used up after {counted(count, 'trial')}; to continue, {how}")
+        is_whole_grid = part == "trials" and count < space.settings.budget.trials
+        hint = "add values to the grid" if is_whole_grid else f"raise it with --set budget.{part}=N"
+        note(f"budget.{part} is used up after {counted(count, 'trial')}; to continue, {hint}")
         return
     if change := continue_under_releases(study_folder):
         note(change)
@@ -295,14 +295,14 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
     yield from filter(None, (chance_warning(sizes), settings.idle_asha))
     networks = [(trial.backbone, trial.weights) for trial in space.networks()]
-    for seen in describe_seen(networks, settings.data.set):
-        yield f"{seen} (data.set): a verdict of `confirm` on it will be exploratory"
+    for note in describe_seen(networks, settings.data.set):
+        yield f"{note} (data.set): a verdict of `confirm` on it will be exploratory"
     points = len(space.points())
     trials = settings.budget.trials
     if points > trials:
-        listed = "grid" if settings.sampler.name == "grid" else "list of first trials"
+        list_name = "grid" if settings.sampler.name == "grid" else "list of first trials"
         yield (
-            f"the {listed} has {points:,} points, of which the first {trials:,} (budget.trials) "
+            f"the {list_name} has {points:,} points, of which the first {trials:,} (budget.trials) "
             "are evaluated, in order"
         )
     if space.searched and space.baseline() is None:
@@ -311,19 +311,19 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
             "has no point with source: none and no augmentation"
         )
     if settings.data.train_patients is None:
-        few = too_few_tested(index.test, index.outputs) if index.test else ""
-        if few:
-            yield f"`confirm` cannot score test/: {few}"
+        shortage = too_few_tested(index.test, index.outputs) if index.test else ""
+        if shortage:
+            yield f"`confirm` cannot score test/: {shortage}"
     elif settings.confirm.test != "folder":
-        lacking = _unused_problem(settings, prepared, index)
-        if lacking:
-            yield f"`confirm` cannot score unused patients: {lacking.what}; {lacking.fix}"
+        problem = _unused_problem(settings, prepared, index)
+        if problem:
+            yield f"`confirm` cannot score unused patients: {problem.what}; {problem.fix}"
 
 
 def _unused_problem(settings: Settings, prepared: SplitData, index: ImageIndex) -> Problem | None:
     """Return why `confirm` cannot train on some unused patients and score the rest, if so."""
-    used = {image.patient for image in prepared.images}
-    unused = {image.patient for image in index.images} - used
+    used_patients = {image.patient for image in prepared.images}
+    unused_patients = {image.patient for image in index.images} - used_patients
     sites = index.images.sites
     leaves_out = settings.confirm.leave_out == "site"
     replicates = settings.confirm.replicates
@@ -332,7 +332,7 @@ def _unused_problem(settings: Settings, prepared: SplitData, index: ImageIndex) 
         replicates = len(sites)
         fewest = len(sites) * FEWEST_TESTED * len(index.class_names)
     return too_few_unused(
-        len(unused),
+        len(unused_patients),
         prepared.train_patient_count,
         replicates=replicates,
         fewest=fewest,
@@ -341,13 +341,13 @@ def _unused_problem(settings: Settings, prepared: SplitData, index: ImageIndex) 
 
 
 def expected_trials(space: Space) -> list[Parameters]:
-    """Return as many random trials as the search will have; the search's sampler may draw others.
+    """Return as many random trials as the search will have; its sampler may suggest others.
 
-    If there are many trials, only some of them are drawn, and then repeated.
+    If there are many trials, only some of them are sampled, and then repeated.
     """
     count = space.trial_budget()
-    drawn = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_SAMPLED))]
-    return [*islice(cycle(drawn), count)]
+    sample = [*islice(random_parameters(space, space.settings.seed), min(count, _MOST_SAMPLED))]
+    return [*islice(cycle(sample), count)]
 
 
 def search_work(space: Space, prepared: SplitData) -> Work:

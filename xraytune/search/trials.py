@@ -61,8 +61,8 @@ class SearchTrials(TrialLoop):
             reports=self.journal.reports(),
         )
         self._trial_budget = space.trial_budget()
-        listed = len(space.points())
-        while self.journal.count < listed and not self.used_up:
+        point_count = len(space.points())
+        while self.journal.count < point_count and not self.used_up:
             unfinished.append(self.journal.ask())  # at once, in case it needs a generator
         super().__init__(
             study_folder, unfinished, generator_need=generator_need, callbacks=callbacks
@@ -87,18 +87,20 @@ class SearchTrials(TrialLoop):
         returned. If the folder of the complete trial was removed, it is trained again.
         """
         trial = self.journal.ask()
-        earlier = self._complete.get(trial.parameters)
-        if earlier is None or not self.folder.trial_path(earlier).is_dir():
+        earlier_number = self._complete.get(trial.parameters)
+        if earlier_number is None or not self.folder.trial_path(earlier_number).is_dir():
             return trial
         path = self.folder.trial_path(trial.number)
-        shutil.copytree(self.folder.trial_path(earlier), path, copy_function=_link)
-        for epoch, value in self.journal.values(earlier).items():
+        shutil.copytree(self.folder.trial_path(earlier_number), path, copy_function=_link)
+        for epoch, value in self.journal.values(earlier_number).items():
             self.journal.report(trial.number, epoch, value)
             self._rungs.should_continue(trial.number, epoch, value, trial.parameters.peers)
-        row = self.journal.row(earlier)
+        row = self.journal.row(earlier_number)
         result = {name: getattr(row, name) for name in TrialResult.__dataclass_fields__}
         self.record(trial, "complete", {**result, "seconds": 0.0, "gpu_seconds": 0.0})
-        self.callbacks.note(f"#{trial.number} repeats #{earlier}, so it was not trained again")
+        self.callbacks.note(
+            f"#{trial.number} repeats #{earlier_number}, so it was not trained again"
+        )
         return None
 
     def should_continue(self, trial: OpenTrial, record: EpochRecord) -> bool:
@@ -113,10 +115,10 @@ class SearchTrials(TrialLoop):
     def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""
         number = trial.number
-        ended = dict(outcome)
+        attributes = dict(outcome)
         if (report := read_pool_report(self.folder.trial_path(number))) and report.quality:
-            ended["quality"] = report.quality.columns()
-        self.journal.tell(number, status, outcome.get("value"), ended)
+            attributes["quality"] = report.quality.columns()
+        self.journal.tell(number, status, outcome.get("value"), attributes)
         row = self.journal.row(number)
         self._keep(row)
         append_trial(self.folder, row)

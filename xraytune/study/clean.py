@@ -78,30 +78,30 @@ def clean_cache(
         fix = f"if xraytune made it, mark it: echo '{TAG_LINE} xraytune' > {tag}"
         raise ConfigError(what, cache, fix)
     removed: dict[Path, int] = {}
-    strange: list[Path] = []
+    other_paths: list[Path] = []
     with explain_disk_errors(cache):
         sizes: dict[Path, int] = {}
-        in_order: list[tuple[bool, float, Path]] = []  # leftovers, then artifacts, oldest first
+        entries: list[tuple[bool, float, Path]] = []  # leftovers, then artifacts, oldest first
         for path in _entries(cache):
             is_leftover = _LEFTOVER.fullmatch(path.name) is not None
             if not path.is_symlink() and (is_leftover or manifest_inputs(path) is not None):
-                used, sizes[path] = _last_use_and_bytes(path)
-                in_order.append((not is_leftover, used, path))
+                last_use, sizes[path] = _last_use_and_bytes(path)
+                entries.append((not is_leftover, last_use, path))
             elif not path.name.startswith("."):  # such as locks
-                strange.append(path)
-        left = sum(sizes.values())
-        for is_artifact, used, path in sorted(in_order):
-            if clock() - used > _OLD_SECONDS and (left > limit or not is_artifact):
+                other_paths.append(path)
+        remaining_bytes = sum(sizes.values())
+        for is_artifact, last_use, path in sorted(entries):
+            if clock() - last_use > _OLD_SECONDS and (remaining_bytes > limit or not is_artifact):
                 removed[path] = sizes[path]
-                left -= sizes[path]
+                remaining_bytes -= sizes[path]
         if not dry_run:
             for path in removed:
                 discard(path)
     notes = []
-    if left > limit:
-        notes.append(f"{left / 2**20:,.1f} MiB kept: used in the last hour")
-    if strange:
-        names = join_names([str(path.relative_to(cache)) for path in sorted(strange)])
+    if remaining_bytes > limit:
+        notes.append(f"{remaining_bytes / 2**20:,.1f} MiB kept: used in the last hour")
+    if other_paths:
+        names = join_names([str(path.relative_to(cache)) for path in sorted(other_paths)])
         notes.append(f"kept, since they are no artifacts of xraytune, or links: {names}")
     return Cleaned(path=cache, removed=removed, is_dry_run=dry_run, note="; ".join(notes))
 
@@ -120,11 +120,11 @@ def _last_use_and_bytes(path: Path) -> tuple[float, int]:
 
     Each use of an artifact touches its manifest. Links are not followed.
     """
-    used = 0.0
+    last_use = 0.0
     size = 0
     for entry in (path, *path.rglob("*")):
         with suppress(FileNotFoundError):
             status = entry.lstat()
-            used = max(used, status.st_mtime)
+            last_use = max(last_use, status.st_mtime)
             size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return used, size
+    return last_use, size

@@ -113,15 +113,15 @@ class StudyFolder:
     def prepared(self, experiment: Experiment | None = None) -> SplitData:
         """Return the images and their split.
 
-        For an `experiment`, the images have its size. If it is a replicate that trains on its own
-        draw of patients, these are the train side.
+        For an `experiment`, the images have its size. If it is a replicate with its own draw, the
+        patients of the draw are the train side.
         """
         with damage_explained(self.path / "split.json") as file:
             prepared = _read_split(file, sha256_of(file))
             if experiment is None:
                 return prepared
-            sized = prepared.sizes[experiment.settings.data.image_size]
-            return sized.of_draw(experiment.draw)
+            sized_images = prepared.sizes[experiment.settings.data.image_size]
+            return sized_images.of_draw(experiment.draw)
 
     def environment(self) -> dict[str, Any]:
         """Return the recorded device and versions of the study's trials."""
@@ -191,8 +191,8 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
     except ArtifactError as error:  # it names the line
         raise StudyError(*error.problems) from error
     except _DAMAGE as error:
-        why = f": {error}"[:200] if type(error) is ValueError else ""
-        raise StudyError(f"a file of the study is missing or damaged{why}", file, fix) from error
+        reason = f": {error}"[:200] if type(error) is ValueError else ""
+        raise StudyError(f"a file of the study is missing or damaged{reason}", file, fix) from error
 
 
 def environment(compute: Compute) -> dict[str, Any]:
@@ -210,11 +210,11 @@ def environment(compute: Compute) -> dict[str, Any]:
 
 def other_releases(study_folder: StudyFolder) -> str:
     """Return how the installed versions differ from the study's versions; "" if they do not."""
-    recorded, now = (
+    record, setup = (
         " and ".join(f"{name} {release}" for name, release in packages.items())
         for packages in (study_folder.releases()[-1], releases(*_NUMERIC))
     )
-    return "" if recorded == now else f"trained with {recorded}, but {now} is installed"
+    return "" if record == setup else f"trained with {record}, but {setup} is installed"
 
 
 @contextmanager
@@ -233,8 +233,8 @@ def locked(
             yield
     except LockHeldError as error:
         fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"
-        other = error.owner.work if error.owner else "searched"
-        what = f"the study is being {other} by {error.owner or 'another process'}"
+        work_of_owner = error.owner.work if error.owner else "searched"
+        what = f"the study is being {work_of_owner} by {error.owner or 'another process'}"
         raise StudyError(what, study_folder.path, fix) from error
 
 

@@ -85,7 +85,8 @@ class Journal:
             raise StudyError("the journal is missing", path, _LOST)
         if is_writable:
             cut_torn_line(path)
-        ended = _ended_trials(path.with_name(ROWS_FILE))  # before the journal, which is ahead of it
+        # Before the journal, which is ahead of it.
+        ended_numbers = _ended_trials(path.with_name(ROWS_FILE))
         self._backend = _ChainedLines(path)
         try:
             self._storage = JournalStorage(self._backend)
@@ -98,9 +99,11 @@ class Journal:
         _require_same_space(self.study.user_attrs.get(_SPACE), self._space, path.parent)
         self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
-        lost = ended - {trial.number for trial in self.trials if trial.state.is_finished()}
-        if lost:
-            what = f"its end was cut off: {ROWS_FILE} has {counted(len(lost), 'trial')} more"
+        losses = ended_numbers - {
+            trial.number for trial in self.trials if trial.state.is_finished()
+        }
+        if losses:
+            what = f"its end was cut off: {ROWS_FILE} has {counted(len(losses), 'trial')} more"
             raise StudyError(what, path, _LOST)
 
     @property
@@ -140,13 +143,13 @@ class Journal:
     def _open_trial(self, trial: optuna.trial.Trial) -> OpenTrial:
         parameters = self._suggest(trial)
         self._flush()
-        recorded = self._storage.get_trial(trial.number)
+        stored_trial = self._storage.get_trial(trial.number)
         return OpenTrial(
             number=trial.number,
             label=f"#{trial.number} {mix_label(parameters)}",
             experiment=Experiment(settings=self._settings, parameters=parameters),
-            epochs=max(recorded.intermediate_values, default=0),
-            failures=[*recorded.user_attrs.get(_FAILURES, [])],
+            epochs=max(stored_trial.intermediate_values, default=0),
+            failures=[*stored_trial.user_attrs.get(_FAILURES, [])],
         )
 
     def parameters(self, number: int) -> Parameters:
@@ -155,8 +158,8 @@ class Journal:
         Raises LookupError or ValueError while they are being suggested.
         """
         if number not in self._parameters:
-            recorded = FixedTrial(self._storage.get_trial(number).params)
-            self._parameters[number] = self._suggest(recorded)
+            stored_trial = FixedTrial(self._storage.get_trial(number).params)
+            self._parameters[number] = self._suggest(stored_trial)
         return self._parameters[number]
 
     def values(self, number: int) -> Mapping[int, float]:
@@ -200,10 +203,10 @@ class Journal:
 
     def rows(self, *, by_end: bool = False) -> list[TrialRow]:
         """Return the row of each ended trial, by number, or in the order in which they ended."""
-        ended = [trial for trial in self.trials if trial.state.is_finished()]
+        ended_trials = [trial for trial in self.trials if trial.state.is_finished()]
         if by_end:
-            ended.sort(key=attrgetter("datetime_complete"))
-        return [self.row(trial.number) for trial in ended]
+            ended_trials.sort(key=attrgetter("datetime_complete"))
+        return [self.row(trial.number) for trial in ended_trials]
 
     def row(self, number: int) -> TrialRow:
         """Return the row of a trial, `unfinished` if the trial has not ended.
@@ -292,26 +295,32 @@ def create_journal(path: Path, space: Space, study: Path) -> None:
     settings = space.settings
     path.touch()
     storage = JournalStorage(_ChainedLines(path))
-    created = optuna.create_study(storage=storage, study_name=settings.name, direction="maximize")
-    created.set_user_attr(_SPACE, space.relative_to(study).identity())
+    optuna_study = optuna.create_study(
+        storage=storage, study_name=settings.name, direction="maximize"
+    )
+    optuna_study.set_user_attr(_SPACE, space.relative_to(study).identity())
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        created.set_metric_names([settings.objective.metric])
+        optuna_study.set_metric_names([settings.objective.metric])
 
 
-def _require_same_space(began: Json, space: Space, study: Path) -> None:
+def _require_same_space(recorded_identity: Json, space: Space, study: Path) -> None:
     """Refuse (StudyError) another space than the search began with, and name the lines that differ.
 
     The space decides what the trials are, and how `confirm` compares and judges them.
     """
-    if began is None:
+    if recorded_identity is None:
         what = "the journal does not say what was searched: another version of xraytune wrote it"
         raise StudyError(what, study, "search the space again under another name")
-    before = _describe(began)
-    now = _describe(space.identity())
-    for name in now.keys() - before.keys():
+    recorded_lines = _describe(recorded_identity)
+    current_lines = _describe(space.identity())
+    for name in current_lines.keys() - recorded_lines.keys():
         if not name.startswith("parameters."):
-            del now[name]  # a setting of a later version, with its default
-    changes = [line for line in difflib.ndiff(_lines(before), _lines(now)) if line[0] in "+-"]
+            del current_lines[name]  # a setting of a later version, with its default
+    changes = [
+        line
+        for line in difflib.ndiff(_lines(recorded_lines), _lines(current_lines))
+        if line[0] in "+-"
+    ]
     if changes:
         what = "\n    ".join(["the study began with another space (- then, + now):", *changes])
         fix = f"restore these lines ({STUDY_NAME} there), or start a new study: --set name=..."
@@ -319,8 +328,8 @@ def _require_same_space(began: Json, space: Space, study: Path) -> None:
 
 
 def _lines(values: Mapping[str, str]) -> list[str]:
-    named = {name.removeprefix("parameters."): value for name, value in values.items()}
-    return [f"{name}: {value}" for name, value in sorted(named.items())]
+    named_values = {name.removeprefix("parameters."): value for name, value in values.items()}
+    return [f"{name}: {value}" for name, value in sorted(named_values.items())]
 
 
 def _describe(identity: Json, name: str = "") -> dict[str, str]:

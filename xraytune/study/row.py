@@ -12,11 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, PlainSerializer
 
-from xraytune.base.files import (
-    append_jsonl,
-    read_jsonl,
-    write_text,
-)
+from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import Parameters
@@ -47,7 +43,7 @@ class RunRow(StrictModel):
 
     number: int
     status: TrialStatus
-    label: str = Field(default_factory=lambda given: f"#{given['number']}")
+    label: str = Field(default_factory=lambda data: f"#{data['number']}")
     """Name of the run, such as `gan #12, replicate 1`; the name of a trial is `#12`."""
     value: float | None = None
     """The best objective on val-A so far; None before the first epoch."""
@@ -74,9 +70,9 @@ class TrialRow(RunRow):
 
     parameters: Annotated[
         Parameters,
-        PlainSerializer(lambda given, info: set_values(given, info.context), when_used="json"),
+        PlainSerializer(lambda value, info: set_values(value, info.context), when_used="json"),
     ]
-    arm: str = Field(default_factory=lambda given: given["parameters"].arm)
+    arm: str = Field(default_factory=lambda value: value["parameters"].arm)
     """The arm, such as `augmented+gan`."""
     gpu_seconds: float = 0.0
     """Number of GPUs that the trial held, times seconds."""
@@ -147,7 +143,9 @@ def rank(
     They are ranked by their score on val-B, which no decision of the search used, or by the
     search's objective on val-A.
     """
-    scored = [
+    scored_trials = [
         trial for trial in trials if trial.status == "complete" and getattr(trial, by) is not None
     ]
-    return sorted(scored, key=lambda trial: (-getattr(trial, by), trial.parameters.simplicity))
+    return sorted(
+        scored_trials, key=lambda trial: (-getattr(trial, by), trial.parameters.simplicity)
+    )

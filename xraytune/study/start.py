@@ -63,20 +63,20 @@ def create_study(
     study_folder: StudyFolder,
     space: Space,
     prepared: SplitData,
-    where: Compute | Mapping[str, Json],
+    machine: Compute | Mapping[str, Json],
     inputs: Mapping[Path, str] = MappingProxyType({}),
 ) -> None:
     """Create a study atomically, unless another search has just created it.
 
-    `where` is what the trials compute on here, or the `environment` of the machine that runs them.
-    `inputs` are the contents returned by `read_inputs`.
+    `machine` is what the trials compute on here, or the `environment` of the machine that runs
+    them. `inputs` are the contents returned by `read_inputs`.
     """
-    machine = environment(where) if isinstance(where, Compute) else where
+    record = environment(machine) if isinstance(machine, Compute) else machine
     with new_folder(study_folder.path, is_shared=True) as path:
         write_text(StudyFolder(path).space_path, space.to_yaml(study_folder.path))
         write_prepared(prepared, path / "split.json")
         write_inputs(path, study_folder.path, inputs)
-        write_json(path / "environment.json", {**machine})
+        write_json(path / "environment.json", {**record})
         create_journal(StudyFolder(path).journal_path, space, study_folder.path)
 
 
@@ -99,35 +99,41 @@ def with_recorded_images(study_folder: StudyFolder, space: Space) -> Space:
     the space has them.
     """
     settings = space.settings
-    recorded = study_folder.space().settings
+    recorded_settings = study_folder.space().settings
     if settings.data.path.exists():
         return space
     changes = {
-        "data": _completed(settings.data, recorded.data, DATA_FILE_KEYS),
-        "data.path": recorded.data.path,
-        "data.split": _completed(settings.data.split, recorded.data.split, ("group_regex", "site")),
-        "weights_dir": settings.weights_dir or recorded.weights_dir,
+        "data": _completed(settings.data, recorded_settings.data, DATA_FILE_KEYS),
+        "data.path": recorded_settings.data.path,
+        "data.split": _completed(
+            settings.data.split, recorded_settings.data.split, ("group_regex", "site")
+        ),
+        "weights_dir": settings.weights_dir or recorded_settings.weights_dir,
     }
     return replace(space, settings=settings.with_values(changes))
 
 
-def _completed(given: StrictModel, recorded: StrictModel, keys: Iterable[str]) -> StrictModel:
-    """Return the given settings, with recorded values for the `keys` that are not given."""
-    missing = {*keys} - given.model_fields_set
-    return given.with_values({key: getattr(recorded, key) for key in missing})
+def _completed(
+    settings: StrictModel, recorded_settings: StrictModel, keys: Iterable[str]
+) -> StrictModel:
+    """Return settings, with recorded values for the `keys` that are not set."""
+    missing_keys = {*keys} - settings.model_fields_set
+    return settings.with_values({key: getattr(recorded_settings, key) for key in missing_keys})
 
 
 def require_same_images(study_folder: StudyFolder, prepared: SplitData) -> SplitData:
     """Return the study's record of its images; raise StudyError if they or the split changed."""
-    recorded = study_folder.prepared()
-    require_same_data(recorded, prepared, study_folder.path)
-    if recorded.fingerprint == prepared.fingerprint:
-        return recorded
-    known = {image.file for image in images_without_test(recorded)}
-    added = [image.file for image in images_without_test(prepared) if image.file not in known]
+    recorded_images = study_folder.prepared()
+    require_same_data(recorded_images, prepared, study_folder.path)
+    if recorded_images.fingerprint == prepared.fingerprint:
+        return recorded_images
+    known_files = {image.file for image in images_without_test(recorded_images)}
+    new_files = [
+        image.file for image in images_without_test(prepared) if image.file not in known_files
+    ]
     changes = "the same ones are on other sides of the split"
-    if added:
-        changes = f"{len(added)} new: {join_names(added)}"
+    if new_files:
+        changes = f"{len(new_files)} new: {join_names(new_files)}"
     what = f"the images changed since the study began: {changes}"
     raise StudyError(what, study_folder.path, RESTORE)
 
@@ -144,8 +150,8 @@ def continue_under_releases(study_folder: StudyFolder) -> str:
         for checkpoint in study_folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
             checkpoint.unlink()
     content = study_folder.environment()
-    now = environment(study_folder.compute())
-    entry = {"packages": now["packages"], "started": now["started"]}
+    record = environment(study_folder.compute())
+    entry = {"packages": record["packages"], "started": record["started"]}
     content["continued"] = [*content.get("continued", ()), entry]
     write_json(study_folder.path / "environment.json", content)
     return (
@@ -184,8 +190,8 @@ def read_inputs(
     """Return the content of each input: the SHA-256 of a file, a fingerprint of a folder's images.
 
     The images are decoded, so that broken ones are found before any trial starts. If the study's
-    data folder is given as `index`, images of patients in its sealed test folder are refused. Of
-    `mixes`, it is checked that there are enough extra images.
+    data folder is given as `index`, images of patients in its sealed test folder are refused. There
+    must be enough extra images for each of `mixes`.
 
     Raises:
         ArtifactError: A saved generator is damaged.
@@ -201,19 +207,19 @@ def read_inputs(
         source, _, setting = name.partition(".")
         if name == OFFICIAL:
             backbone, weights = path.split(" ")
-            official = find_weights(backbone, weights, settings.weights_dir)
-            assert official, "these weights have a file"
-            contents[file] = sha256_of(official)
+            weights_file = find_weights(backbone, weights, settings.weights_dir)
+            assert weights_file, "these weights have a file"
+            contents[file] = sha256_of(weights_file)
         elif name == "weights":
             contents[file] = weights_sha256(path)
         else:
             contents[file] = SOURCE_CLASSES[source].read_input(setting, file, study)
-    available: dict[tuple[str, object], list[int] | None] = {}
+    counts: dict[tuple[str, object], list[int] | None] = {}
     for mix in mixes:
-        images = (mix.source, getattr(mix, mix.source, None))
-        if images not in available:
-            available[images] = source_of(mix).count_available(study)
-        require_enough(available[images], mix, prepared)
+        image_key = (mix.source, getattr(mix, mix.source, None))
+        if image_key not in counts:
+            counts[image_key] = source_of(mix).count_available(study)
+        require_enough(counts[image_key], mix, prepared)
     return contents
 
 
@@ -234,11 +240,13 @@ def require_same_inputs(
     If `is_complete`, inputs that the study did not record are refused, too.
     """
     with damage_explained(study_folder.path / INPUTS_FILE) as file:
-        recorded = _CONTENTS.validate_python(without_checksum(read_json(file))["contents"])
+        recorded_contents = _CONTENTS.validate_python(without_checksum(read_json(file))["contents"])
     problems = []
     for path, content in contents.items():
-        before = recorded.get(_key(path, study_folder.path), "" if is_complete else content)
-        if before != content:
+        recorded_content = recorded_contents.get(
+            _key(path, study_folder.path), "" if is_complete else content
+        )
+        if recorded_content != content:
             what = "this input changed since the study began"
             fix = "restore it, or start a study with another name"
             problems.append(Problem(what, path, fix))
@@ -248,8 +256,8 @@ def require_same_inputs(
 
 def write_inputs(folder: Path, study: Path, contents: Mapping[Path, str]) -> None:
     """Write a study's inputs to `folder`, which becomes the folder `study`."""
-    relative = {_key(path, study): content for path, content in contents.items()}
-    write_json(folder / INPUTS_FILE, with_checksum({"version": 2, "contents": relative}))
+    relative_contents = {_key(path, study): content for path, content in contents.items()}
+    write_json(folder / INPUTS_FILE, with_checksum({"version": 2, "contents": relative_contents}))
 
 
 def _key(path: Path, study: Path) -> str:

@@ -88,7 +88,7 @@ class StudyView:
 
     def to_json(self) -> dict[str, Any]:
         """Return the study as a JSON object, with what follows from its trials."""
-        derived = {
+        derived_values = {
             "seconds_left": self.seconds_left,
             "gpu_seconds": self.gpu_seconds,
             "name": self.name,
@@ -97,7 +97,7 @@ class StudyView:
             "arms": self.arms,
             "pruning": self.pruning,
         }
-        return to_json(self, self.path) | to_json(derived, self.path)
+        return to_json(self, self.path) | to_json(derived_values, self.path)
 
     def values_of(self, trial: TrialRow) -> dict[str, Value]:
         """Return the parameters that a trial sets, by dotted name.
@@ -122,17 +122,17 @@ class StudyView:
 
         On average, half of a running trial is assumed to be done.
         """
-        ended = [trial.seconds for trial in self.trials if trial.seconds is not None]
-        if not (ended and self.is_running):
+        ended_seconds = [trial.seconds for trial in self.trials if trial.seconds is not None]
+        if not (ended_seconds and self.is_running):
             return None
         halves = [0.5] * self.counts.get("running", 0)
-        waiting = self.trial_budget - len(ended) - len(halves)
-        to_come = seconds_to_come(ended, halves, waiting)
-        done = sum(ended) + seconds_to_come(ended, halves, 0)
-        left = self.seconds * to_come / done if done else 0.0
+        waiting_count = self.trial_budget - len(ended_seconds) - len(halves)
+        remaining_work = seconds_to_come(ended_seconds, halves, waiting_count)
+        finished_work = sum(ended_seconds) + seconds_to_come(ended_seconds, halves, 0)
+        seconds = self.seconds * remaining_work / finished_work if finished_work else 0.0
         if self.seconds_budget is None:
-            return left
-        return max(0.0, min(left, self.seconds_budget - self.seconds))
+            return seconds
+        return max(0.0, min(seconds, self.seconds_budget - self.seconds))
 
     @property
     def gpu_seconds(self) -> float:
@@ -164,17 +164,17 @@ class StudyView:
         reference = best_on_b.get(_REFERENCE)
         summaries = []
         for arm in dict.fromkeys(trial.arm for trial in trials):
-            on_a = best_on_a.get(arm)
-            on_b = best_on_b.get(arm)
+            row_a = best_on_a.get(arm)
+            row_b = best_on_b.get(arm)
             difference = None
-            if on_b and reference and arm != _REFERENCE:
-                difference = (on_b.val_b_score or 0.0) - (reference.val_b_score or 0.0)
+            if row_b and reference and arm != _REFERENCE:
+                difference = (row_b.val_b_score or 0.0) - (reference.val_b_score or 0.0)
             summaries.append(
                 ArmSummary(
                     arm=arm,
                     trials=dict(Counter(trial.status for trial in trials if trial.arm == arm)),
-                    val_a=(on_a.number, on_a.value or 0.0) if on_a else None,
-                    val_b=(on_b.number, on_b.val_b_score or 0.0) if on_b else None,
+                    val_a=(row_a.number, row_a.value or 0.0) if row_a else None,
+                    val_b=(row_b.number, row_b.val_b_score or 0.0) if row_b else None,
                     difference=difference,
                     standard_error=errors.get(arm),
                 )
@@ -184,15 +184,15 @@ class StudyView:
     @property
     def pruning(self) -> str:
         """A sentence on how many trials ASHA stopped and how many epochs it saved; "" if none."""
-        pruned = [trial for trial in self.trials if trial.status == "pruned"]
-        if not pruned:
+        pruned_trials = [trial for trial in self.trials if trial.status == "pruned"]
+        if not pruned_trials:
             return ""
-        ended = [*pruned, *(trial for trial in self.trials if trial.status == "complete")]
-        saved = sum(self.max_epochs - trial.epochs for trial in pruned)
-        epochs = saved + sum(trial.epochs for trial in ended)
+        trials = [*pruned_trials, *(trial for trial in self.trials if trial.status == "complete")]
+        saved_epochs = sum(self.max_epochs - trial.epochs for trial in pruned_trials)
+        epochs = saved_epochs + sum(trial.epochs for trial in trials)
         return (
-            f"ASHA stopped {len(pruned)} of {len(ended)} trials and saved {saved:,} of {epochs:,} "
-            "epochs"
+            f"ASHA stopped {len(pruned_trials)} of {len(trials)} trials and saved "
+            f"{saved_epochs:,} of {epochs:,} epochs"
         )
 
     @property
@@ -210,8 +210,8 @@ class StudyView:
     @property
     def has_finalist(self) -> bool:
         """Whether there is a trial with synthetic images that `confirm` can test."""
-        ended = [trial for trial in self.trials if trial.status in ("complete", "pruned")]
-        return any(trial.parameters.has_synthetic_images for trial in ended)
+        ended_trials = [trial for trial in self.trials if trial.status in ("complete", "pruned")]
+        return any(trial.parameters.has_synthetic_images for trial in ended_trials)
 
     @property
     def for_export(self) -> TrialRow | None:
@@ -281,7 +281,7 @@ def trial_table(view: StudyView) -> dict[str, list[Value]]:
         **{names.get(name, name): [getattr(trial, name) for trial in trials] for name in fields},
         **{name: [values.get(name) for values in set_by_trials] for name in view.searched},
         **{
-            name: [of_trial.get(name) for of_trial in figures]
+            name: [trial_figures.get(name) for trial_figures in figures]
             for name in dict.fromkeys(chain(*figures))
         },
     }
@@ -305,8 +305,8 @@ def _standard_errors(study_folder: StudyFolder, best: dict[str, TrialRow]) -> di
         return {}
     side = prepared.side("val_b")
     results = np.stack([study_folder.results(number) for number in numbers])
-    measured = structural_components(side.targets, results, side.patients, prepared.positive)
-    components = measured.components
+    structure = structural_components(side.targets, results, side.patients, prepared.positive)
+    components = structure.components
     differences = components - components[list(best).index(_REFERENCE)]
     errors = np.sqrt((differences**2).sum(axis=1)).tolist()
     return {arm: error for arm, error in zip(best, errors, strict=True) if arm != _REFERENCE}
@@ -358,7 +358,7 @@ class StudyWatcher:
             status = "running" if has_started else "waiting"
         is_preparing = has_started and not (has_ended or row.values)
         progress = read_progress(folder) if is_preparing else None
-        live = {
+        changes = {
             "mix": mix_label(parameters),
             "status": status,
             "busy_with": progress_text(*progress) if progress else "",
@@ -366,7 +366,7 @@ class StudyWatcher:
             "samples": read_samples(folder) if parameters.gan else "",
             "report": read_pool_report(folder) if parameters.has_synthetic_images else None,
         }
-        row = row.model_copy(update=live)
+        row = row.model_copy(update=changes)
         if has_ended:
             self._ended[number] = row
         return row

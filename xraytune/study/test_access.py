@@ -77,18 +77,18 @@ def accesses(study: Path, contents: Collection[str], *, before: str = "") -> lis
     rows = _read(study.parent)
     for path in sorted({study, *(file.parent for file in study.parent.glob("[!.]*/study.yaml"))}):
         rows += [{"study": path.name, **row} for row in _read(path)]
-    each: dict[str, TestAccess] = {}
+    row_of_id: dict[str, TestAccess] = {}
     for row in rows:
-        each.setdefault(str(row.get("id")), row)
-    known = {row.get("id") for row in _read(study) if row["command"] == before}
+        row_of_id.setdefault(str(row.get("id")), row)
+    own_ids = {row.get("id") for row in _read(study) if row["command"] == before}
     images = {*contents}
-    same = []
-    for row in sorted(each.values(), key=lambda row: str(row.get("time"))):
+    access_rows = []
+    for row in sorted(row_of_id.values(), key=lambda row: str(row.get("time"))):
         if not images.isdisjoint(row["contents"]):
-            if row.get("id") in known:
+            if row.get("id") in own_ids:
                 break
-            same.append(row)
-    return same
+            access_rows.append(row)
+    return access_rows
 
 
 def _read(folder: Path) -> list[TestAccess]:

@@ -166,10 +166,10 @@ def attempt(trial_dir: Path) -> Iterator[None]:
     write_text(trial_dir / _ATTEMPT_FILE, token, is_durable=False)
 
     def require_last() -> None:
-        last = ""
+        last_token = ""
         with suppress(FileNotFoundError):
-            last = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8")
-        if last != token:
+            last_token = (trial_dir / _ATTEMPT_FILE).read_text(encoding="utf-8")
+        if last_token != token:
             raise TakenOverError
 
     with fenced(require_last):

@@ -41,34 +41,34 @@ def ray_parent() -> Path:
 
     That is RAY_TMPDIR, or else TMPDIR if its path is short enough, or else /tmp.
     """
-    if given := os.environ.get("RAY_TMPDIR"):
-        return Path(given).absolute()
-    usual = Path(os.environ.get("TMPDIR", "/tmp")).absolute()
-    return usual if len(os.fsencode(usual)) <= _LONGEST_PARENT_BYTES else Path("/tmp")
+    if setting := os.environ.get("RAY_TMPDIR"):
+        return Path(setting).absolute()
+    default = Path(os.environ.get("TMPDIR", "/tmp")).absolute()
+    return default if len(os.fsencode(default)) <= _LONGEST_PARENT_BYTES else Path("/tmp")
 
 
 def why_ray_cannot_start() -> Problem | None:
     """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
     parent = ray_parent()
-    other = "export RAY_TMPDIR=DIR, a folder with a short path, space, and write access"
+    fix = "export RAY_TMPDIR=DIR, a folder with a short path, space, and write access"
     excess_bytes = len(os.fsencode(parent)) - _LONGEST_PARENT_BYTES
     if excess_bytes > 0:
         what = f"the path of Ray's temporary folder is {excess_bytes} bytes too long"
-        return Problem(what, parent, other)
+        return Problem(what, parent, fix)
     try:
         tempfile.TemporaryDirectory(dir=nearest_folder(parent)).cleanup()
     except OSError as error:
         what = f"Ray cannot write to its temporary folder ({error.strerror})"
-        return Problem(what, parent, other)
+        return Problem(what, parent, fix)
     disk = os.statvfs(nearest_folder(parent))
     free_bytes = disk.f_bavail * disk.f_frsize
-    left = ""
+    shortage = ""
     if free_bytes < _LEAST_FREE_BYTES:
-        left = f"{free_bytes // 2**20} MiB left, and needs {_LEAST_FREE_BYTES // 2**20}"
+        shortage = f"{free_bytes // 2**20} MiB left, and needs {_LEAST_FREE_BYTES // 2**20}"
     elif disk.f_files and disk.f_favail < _LEAST_FREE_INODES:  # without files: no limit
-        left = f"{disk.f_favail} inodes left, and needs {_LEAST_FREE_INODES}"
-    if left:
-        return Problem(f"Ray's temporary folder has {left}", parent, other)
+        shortage = f"{disk.f_favail} inodes left, and needs {_LEAST_FREE_INODES}"
+    if shortage:
+        return Problem(f"Ray's temporary folder has {shortage}", parent, fix)
     try:
         with socket.socket(type=socket.SOCK_DGRAM) as probe:
             probe.connect(("127.0.0.1", 1))  # sends nothing
@@ -114,21 +114,21 @@ def processes_of(folder: Path) -> dict[int, str]:
     a title and the working folder.
     """
     variable = b"RAY_TMPDIR=" + os.fsencode(folder)
-    found = {}
+    names = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is another user's
             works_in = str((process / "cwd").readlink()).removesuffix(" (deleted)")
             title = (process / "cmdline").read_bytes()
             is_agent = works_in == str(folder) and title.startswith((b"ray::", b"ray-"))
             if is_agent or variable in (process / "environ").read_bytes().split(b"\0"):
-                found[int(process.name)] = (process / "comm").read_text().strip()
-    return found
+                names[int(process.name)] = (process / "comm").read_text().strip()
+    return names
 
 
 def remove_with_processes(folder: Path) -> None:
     """Kill the processes of the Ray that uses a private folder, except this one, and remove it."""
-    until = time.monotonic() + _REMOVE_SECONDS
-    while folder.exists() and time.monotonic() < until:
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while folder.exists() and time.monotonic() < deadline:
         for process in processes_of(folder).keys() - {os.getpid()}:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -144,19 +144,19 @@ def protect_token() -> None:
     is_used = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
     if not is_used or os.environ.get("RAY_AUTH_TOKEN"):
         return
-    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    token_path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     folder = Path(os.path.expanduser("~"), ".ray")  # noqa: PTH111  raises nothing
     try:
-        if given and Path(given).stat().st_mode & 0o077:
+        if token_path and Path(token_path).stat().st_mode & 0o077:
             what = "other users can read Ray's token"
-            raise MachineError(what, Path(given), f"chmod 600 {shlex.quote(given)}")
-        if not given:
+            raise MachineError(what, Path(token_path), f"chmod 600 {shlex.quote(token_path)}")
+        if not token_path:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
     except OSError as error:
-        if given:
+        if token_path:
             what = f"Ray cannot read its token ({error.strerror})"
-            raise MachineError(what, Path(given), "unset RAY_AUTH_TOKEN_PATH") from error
+            raise MachineError(what, Path(token_path), "unset RAY_AUTH_TOKEN_PATH") from error
         what = f"Ray cannot write its token ({error.strerror})"
         fix = "export HOME=DIR, a folder that you can write to"
         raise MachineError(what, folder, fix) from error

@@ -209,8 +209,8 @@ def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> 
 def list_nodes() -> list[Node]:
     """Return the nodes that are there now."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in alive]
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in resources]
 
 
 def survey(
@@ -234,14 +234,14 @@ def survey(
         fix = "lower resources.cpus_per_trial or gpus_per_trial"
         note(f"waiting for a node with {trial} free; if the cluster has none, {fix}")
     try:
-        found = ray.get(answer)
+        record = ray.get(answer)
     except ray.exceptions.RayError as error:  # such as a node without xraytune
         last_line = str(error).strip().rpartition("\n")[2]
         fix = "install the same versions on all machines"
         raise MachineError(f"a node does not answer: {last_line}", fix=fix) from error
-    if isinstance(found, Problem):
-        raise MachineError(found)
-    return allocation, found
+    if isinstance(record, Problem):
+        raise MachineError(record)
+    return allocation, record
 
 
 @ray.remote(max_calls=1)

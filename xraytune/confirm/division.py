@@ -19,7 +19,7 @@ from xraytune.data.prepare import HELD_OUT, SplitData
 from xraytune.data.sides import too_few_tested
 from xraytune.data.split import nested_order
 
-_DRAWS = 5
+_SAMPLES = 5
 _NUMBERS = [25 * 2**power for power in range(20)]
 """The numbers of patients that are compared by default, as far as there are enough patients."""
 _TEST_SHARE = 0.25
@@ -33,7 +33,7 @@ Samples: TypeAlias = Mapping[int, Sequence[SplitData]]
 
 
 @frozen
-class Draws:
+class Division:
     """Disjoint samples of patients, and the patients who are scored, by name.
 
     Attributes:
@@ -67,14 +67,14 @@ class Draws:
         return samples
 
 
-def in_nested_order(images: ImageTable, seed: int) -> list[str]:
+def patients_in_order(images: ImageTable, seed: int) -> list[str]:
     """Return the patients in the order in which `data.train_patients` keeps them."""
     patients = images.patients
     order = nested_order(patients, images.targets, seed)
     return [patients[places[0]] for places in order]
 
 
-def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -> Draws:
+def divide(patients: Sequence[str], request: Sequence[int], ratio: float) -> Division:
     """Divide patients, in nested order, into disjoint samples and patients to score.
 
     By default, the numbers of patients are 25, 50 and so on. Each sample also has patients for real
@@ -84,20 +84,22 @@ def choose_draws(patients: Sequence[str], wanted: Sequence[int], ratio: float) -
     Raises DataError if there are fewer than two numbers of patients, or if they do not leave a
     quarter of the patients to score.
     """
-    most = int((1 - _TEST_SHARE) * len(patients)) // _DRAWS
-    fitting = [number for number in _NUMBERS if number <= most]
-    usual = fitting if len(fitting) > 1 else [most // 2, most]
-    numbers = sorted({*(wanted or usual)})
-    if len(numbers) < 2 or numbers[0] < 1 or numbers[-1] > most:
+    largest = int((1 - _TEST_SHARE) * len(patients)) // _SAMPLES
+    possible_numbers = [number for number in _NUMBERS if number <= largest]
+    default_numbers = possible_numbers if len(possible_numbers) > 1 else [largest // 2, largest]
+    numbers = sorted({*(request or default_numbers)})
+    if len(numbers) < 2 or numbers[0] < 1 or numbers[-1] > largest:
         what = f"{len(patients):,} training patients make no curve of these numbers of patients"
-        raise DataError(what, fix=f"give two or more, up to {most} (--patients), or add patients")
-    size = min(most, math.ceil((1 + _SPARE * ratio) * numbers[-1]))
-    first = len(patients) - _DRAWS * size
-    starts = range(first, len(patients), size)
-    return Draws(
+        raise DataError(
+            what, fix=f"give two or more, up to {largest} (--patients), or add patients"
+        )
+    size = min(largest, math.ceil((1 + _SPARE * ratio) * numbers[-1]))
+    scored_count = len(patients) - _SAMPLES * size
+    starts = range(scored_count, len(patients), size)
+    return Division(
         numbers=tuple(numbers),
         blocks=tuple(tuple(patients[start : start + size]) for start in starts),
-        scored=tuple(patients[:first]),
+        scored=tuple(patients[:scored_count]),
     )
 
 
@@ -108,8 +110,8 @@ def require_usable(samples: Samples, where: Path) -> None:
     """
     number = min(samples)
     smallest = samples[number]
-    for drawn in smallest:
-        require_every_class(drawn.side("train"), drawn, number)
-    few = too_few_tested(smallest[0].side(TEST), smallest[0].outputs)
-    if few:
-        raise DataError(few, where, "add patients")
+    for sample in smallest:
+        require_every_class(sample.side("train"), sample, number)
+    problem = too_few_tested(smallest[0].side(TEST), smallest[0].outputs)
+    if problem:
+        raise DataError(problem, where, "add patients")
