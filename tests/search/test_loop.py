@@ -70,6 +70,16 @@ def test_a_log_of_a_repeated_trial_grows_alone(study: StudyFolder) -> None:
     ]
 
 
+def test_a_trial_that_ended_before_its_node_was_lost_stays_ended(study: StudyFolder) -> None:
+    loop = direct(study)
+    complete(loop, start(loop).number)
+
+    loop.restart(0)
+
+    assert statuses(study) == {0: "complete"}
+    assert start(loop).number == 1
+
+
 def test_running_trials_finish_after_the_hours_are_spent(study: StudyFolder, clock: Clock) -> None:
     loop = direct(study, "budget.hours=1")
     running = start(loop)

@@ -224,10 +224,14 @@ class TrialLoop(ABC):
         return continues
 
     def restart(self, number: int) -> None:
-        """Let a running trial wait again, such as one whose node was lost; counts no failure."""
-        trial = self._running[number]
-        self._stop(trial)
-        self._waiting[number] = trial
+        """Let a running trial wait again, such as one whose node was lost; counts no failure.
+
+        A trial that has ended stays ended.
+        """
+        trial = self._running.get(number)
+        if trial:
+            self._stop(trial)
+            self._waiting[number] = trial
 
     def _stop(self, trial: OpenTrial) -> None:
         del self._running[trial.number]
