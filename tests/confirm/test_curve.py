@@ -13,7 +13,7 @@ from tests.in_process import command, one_core, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.confirm.curve import Curve, Point, curve
+from xraytune.confirm.curve import Curve, CurvePoint, curve
 from xraytune.confirm.division import divide, patients_in_order
 from xraytune.data.index import read_index
 from xraytune.data.phantom import paint_phantoms
@@ -72,7 +72,7 @@ def curve_in(root: Path, **options: Any) -> Curve:
 
 def point(
     patients: int, ratio: float, low: float, difference: float, high: float, *worth: float
-) -> Point:
+) -> CurvePoint:
     gain = Interval(
         difference=difference,
         low=low,
@@ -84,7 +84,7 @@ def point(
         p_value=0.5,
     )
     value, least, most = worth or (20.0, 10.0, 30.0)
-    return Point(
+    return CurvePoint(
         arm=f"other patients x{ratio:g}",
         role="perfect",
         ratio=ratio,
@@ -96,7 +96,7 @@ def point(
     )
 
 
-def curve_of(*points: Point) -> Curve:
+def curve_of(*points: CurvePoint) -> Curve:
     return Curve(
         name="room",
         metric="AUROC",

@@ -55,12 +55,12 @@ _HALF: dict[str, Value] = {"synthetic_ratio": 4.0, "synthetic_weight": 0.25}
 _POOL = 1000
 """At most this many different images of a gift are used."""
 
-Cell: TypeAlias = tuple[Arm, int]
+ArmAtSize: TypeAlias = tuple[Arm, int]
 """An arm at a number of patients."""
 
 
 @frozen
-class Point:
+class CurvePoint:
     """The scores of an arm at one number of patients.
 
     All intervals account for the variation over samples of patients and over scored patients.
@@ -107,7 +107,7 @@ class Curve:
     numbers: tuple[int, ...]
     test_patients: int
     baseline: str
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
 
     @property
     def sentence(self) -> str:
@@ -144,7 +144,7 @@ class Curve:
         gain = f"{difference:.3f} {self.metric} ({low:.3f} to {high:.3f}) at ratio {best.ratio:g}"
         return f"{condition}, even perfect images gain {gain}, {meaning}."
 
-    def worth_of(self, point: Point, unit: str = "") -> str:
+    def worth_of(self, point: CurvePoint, unit: str = "") -> str:
         """Return how many patients an arm is worth, such as `11 (4 to more than 300)`."""
         least, most = (self.numbers[end] - point.patients for end in (0, -1))
         texts = []
@@ -278,7 +278,7 @@ def curve(
 
 def _possible_cells(
     arms: Iterable[Arm], study: StudyImages, samples: Samples, notes: list[str]
-) -> list[Cell]:
+) -> list[ArmAtSize]:
     """Return each arm at each number of patients for which it has enough extra images."""
     cells = []
     for arm in arms:
@@ -304,7 +304,7 @@ def _compute_features(trial: Experiment, context: RunContext, division: Division
 
 
 def _measure(
-    cells: Sequence[Cell],
+    cells: Sequence[ArmAtSize],
     contents: Mapping[str, Sequence[str]],
     samples: Samples,
     settings: Settings,
@@ -331,11 +331,11 @@ def _measure(
 
 
 def _points(
-    cells: Sequence[Cell], components: StructuralComponents, numbers: Sequence[int]
-) -> tuple[Point, ...]:
+    cells: Sequence[ArmAtSize], components: StructuralComponents, numbers: Sequence[int]
+) -> tuple[CurvePoint, ...]:
     """Return a point for each cell; the first ones are without extra images, on `numbers`."""
     return tuple(
-        Point(
+        CurvePoint(
             arm=arm.name,
             role=arm.role,
             ratio=arm.parameters.synthetic_ratio,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from xraytune.base.tables import Cell, Entry, Table, Tone
-from xraytune.confirm.curve import Curve, Point
+from xraytune.confirm.curve import Curve, CurvePoint
 
 
 def curve_frame(curve: Curve) -> Iterator[Cell | Table]:
@@ -25,7 +25,7 @@ def curve_frame(curve: Curve) -> Iterator[Cell | Table]:
     yield Table([*rows.values()])
 
 
-def _cell(point: Point, curve: Curve) -> Cell:
+def _cell(point: CurvePoint, curve: Curve) -> Cell:
     gain = point.gain
     if point.arm == "none":
         half = (point.score.high - point.score.low) / 2
