@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from xraytune.study.test_access import (
 WRITE = """
 import sys
 from pathlib import Path
+from typing import Any
 from xraytune.study.test_access import folders_with_logs, log_test_access
 study = Path(sys.argv[1])
 for number in range(15):
@@ -40,6 +42,19 @@ def test_access_counts_once_per_study_if_it_shares_an_image(study: StudyFolder) 
     for one in (study.path, study.path.with_name("new")):
         found = accesses(one, ["same", "further"])
         assert [row["study"] for row in found] == ["small", "removed since"]
+
+
+def test_a_kill_between_two_logs_leaves_an_access_that_the_next_call_completes(
+    study: StudyFolder,
+) -> None:
+    """The log next to the studies is what remains if the study is removed."""
+    about: dict[str, Any] = {"command": "confirm", "contents": ["same"], "reason": "", "id": "1"}
+    log_test_access(study.path, **about)
+
+    log_test_access(*folders_with_logs(study.path), **about)
+
+    for folder in folders_with_logs(study.path):
+        assert [row["id"] for row in read_jsonl(folder / TEST_ACCESS_FILE)] == ["1"]
 
 
 def test_moved_study_keeps_its_test_accesses(study: StudyFolder, tmp_path: Path) -> None:

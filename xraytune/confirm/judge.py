@@ -60,7 +60,7 @@ from xraytune.stats.verdict import (
 )
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_run, ended_runs
-from xraytune.study.test_access import CONFIRM, accesses, folders_with_logs, log_test_access
+from xraytune.study.test_access import CONFIRM, folders_with_logs, log_test_access
 from xraytune.study.trial import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of
@@ -166,17 +166,16 @@ def score_opened(
     if not (folder.path / scores_file).exists():
         require_trained_networks(folder)
         path = study.folder.path
-        if access not in {row.get("id") for row in accesses(path, sealed.contents)}:
-            log_test_access(
-                *folders_with_logs(path),
-                command=CONFIRM,
-                study=path.name,
-                reason=study.reason,
-                fingerprint=sealed.fingerprint,
-                order=sealed.order,
-                contents=sealed.contents,
-                id=access,
-            )
+        log_test_access(
+            *folders_with_logs(path),
+            command=CONFIRM,
+            study=path.name,
+            reason=study.reason,
+            fingerprint=sealed.fingerprint,
+            order=sealed.order,
+            contents=sealed.contents,
+            id=access,
+        )
         score_runs(study, plan, sealed, scores_file)
     return read_scores(folder, plan, sealed, scores_file)
 

@@ -36,6 +36,9 @@ def log_test_access(
 ) -> None:
     """Add one access by `predict`, `evaluate` or `confirm` to the log of each folder.
 
+    A log that has an access with this `id` already stays as it is, so that after a kill between
+    two logs, the same call completes them.
+
     The folders are those of `folders_with_logs`, or the folder of a model. `contents` has the
     `short_sha256` of each image.
     """
@@ -51,6 +54,8 @@ def log_test_access(
     }
     for folder in folders:
         with build_lock(folder / f".{TEST_ACCESS_FILE}.turn"):  # several processes may append to it
+            if row["id"] in {logged.get("id") for logged in _read(folder)}:
+                continue
             append_jsonl(
                 folder / TEST_ACCESS_FILE,
                 row | ({"model": relative_path(model, folder)} if model else {}),
