@@ -76,7 +76,7 @@ def loop_of(folder: StudyFolder, space: Space, prepared: SplitData, cache: Path)
 
 def job_of(trial: OpenTrial, folder: StudyFolder, cache: Path) -> Job:
     """The task of a trial's worker."""
-    return Job(study=folder, cache=cache, number=trial.number, label="", resources={})
+    return Job(study_folder=folder, cache=cache, number=trial.number, label="", resources={})
 
 
 class InProcess:
@@ -88,7 +88,7 @@ class InProcess:
     def __init__(
         self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any
     ) -> None:
-        self.study = folder
+        self.study_folder = folder
         self.cache = cache
         self.callbacks = callbacks
 
@@ -110,7 +110,7 @@ class InProcess:
 
     def run_trial(self, work: TrialLoop, suggestion: OpenTrial) -> None:
         """Run a trial until it ends or is stopped."""
-        with closing(TrialWorker(job_of(suggestion, work.folder, self.cache))) as worker:
+        with closing(TrialWorker(job_of(suggestion, work.study_folder, self.cache))) as worker:
             while work.on_result(suggestion.number, worker.step()):
                 pass
 

@@ -64,7 +64,7 @@ class Told:
     def run(self, make_loop: Callable[[Callbacks], TrialLoop]) -> None:
         work = make_loop(NO_CALLBACKS)
         while isinstance(asked := work.next_trial(), OpenTrial):
-            for message in self._says(work.folder, asked.number):
+            for message in self._says(work.study_folder, asked.number):
                 if not work.on_result(asked.number, message):
                     break
 
@@ -88,7 +88,7 @@ def each(*values: float) -> Says:
 def open_study(root: Path, says: Says = well) -> OpenStudy:
     space = write_space(root, SMALL)
     return OpenStudy(
-        folder=StudyFolder(root / "studies/small"),
+        study_folder=StudyFolder(root / "studies/small"),
         space=space,
         prepared=two_images(),
         compute=CPU,

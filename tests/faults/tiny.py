@@ -201,7 +201,7 @@ def _run(
 ) -> None:
     while isinstance(trial := work.next_trial(), OpenTrial):
         marks.current = number = trial.number
-        worker = TrialWorker(job_of(trial, work.folder, cache))
+        worker = TrialWorker(job_of(trial, work.study_folder, cache))
         continues = True
         epoch = 0
         while continues and not is_lost(trial, epoch):

@@ -64,7 +64,7 @@ def job(
         del content["settings"]["tracking"]
     write_json(trial / "config.json", content)
     return Job(
-        study=study,
+        study_folder=study,
         cache=study.default_cache,
         number=number,
         reports_every_epoch=reports_every_epoch,

@@ -112,7 +112,7 @@ def choose_tests(
             what = "these are the images of the verdict itself, and not of a further hospital"
             raise StudyError(what, hospital.data.path, "omit this --test")
         sets = [test.contents for test in (sealed, *hospitals) if test]
-        _refuse_partly_scored(hospital, sets, plan, study.folder.path)
+        _refuse_partly_scored(hospital, sets, plan, study.study_folder.path)
         hospitals.append(hospital)
     return sealed, hospitals
 
@@ -157,7 +157,7 @@ def judge_hospitals(
         if verdict.replicates == plan.replicates
     }
     confirmation = replace(
-        confirmation, study=study.folder.path, hospitals=tuple(verdicts.values())
+        confirmation, study=study.study_folder.path, hospitals=tuple(verdicts.values())
     )
     write_verdict(folder, confirmation)
     for hospital in hospitals:
@@ -190,7 +190,7 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
             name = folder.parent.name if part_named(folder.name) else folder.name
             if name in {record.name for record in plan.hospitals}:
                 name += f" {hospital.order[:6]}"
-            exploratory = earlier_access(study.folder.path, hospital)
+            exploratory = earlier_access(study.study_folder.path, hospital)
             record = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
         record = record.with_values({"access": access})
         records[hospital.order] = record

@@ -138,7 +138,7 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
     """
     if not plan.is_opened:
         access = open_images(study, SCORES_FILE)
-        path = study.folder.path
+        path = study.study_folder.path
         exploratory = plan.exploratory or earlier_access(path, sealed, before=CONFIRM)
         plan = plan.with_values(
             {"order": sealed.order, "access": access, "exploratory": exploratory}
@@ -165,7 +165,7 @@ def score_opened(
     folder = study.runs_folder
     if not (folder.path / scores_file).exists():
         require_trained_networks(folder)
-        path = study.folder.path
+        path = study.study_folder.path
         log_test_access(
             *folders_with_logs(path),
             command=CONFIRM,
@@ -264,12 +264,12 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
             )
         if arm.parameters.gan is None:  # the search has measured the same images
             trial_numbers = [row.number for row in study.searched if row.label == arm.trial]
-            reports = _read_reports(study.folder, trial_numbers)
+            reports = _read_reports(study.study_folder, trial_numbers)
         caveat = quality_caveat(reports, rope, arm.parameters)
         finalists.append(replace(verdict, caveat=caveat))
     task = task_of(study.settings)
     return Confirmation(
-        study=study.folder.path,
+        study=study.study_folder.path,
         metric=task.metric,
         objective=study.settings.metric,
         network=task.network,

@@ -116,7 +116,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         test=sealed.kind,
         replicates=replicates,
         notes=tuple(notes),
-        exploratory=earlier_access(study.folder.path, sealed),
+        exploratory=earlier_access(study.study_folder.path, sealed),
         sites=sealed.prepared.left_out_sites,
         arms=tuple(arm for arm in possible_arms if arm),
     )
@@ -124,7 +124,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     if names:
         what = f"there is no control to compare {join_names(names)} with, neither matched nor tuned"
         fix = "start a search with `none` in confirm.controls.matched"
-        raise StudyError(what, study.folder.path, fix)
+        raise StudyError(what, study.study_folder.path, fix)
     write_plan(plan, study.runs_folder.path)
     return plan
 

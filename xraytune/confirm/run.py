@@ -202,7 +202,7 @@ def _open_study(
         if change := other_releases(study_folder):
             callbacks.note(f"the trials of the search were {change}")
         yield OpenStudy(
-            folder=study_folder,
+            study_folder=study_folder,
             space=space,
             prepared=study_folder.prepared(),
             compute=compute,
@@ -254,7 +254,7 @@ def _require_same_inputs(study: OpenStudy, finalist_settings: Sequence[Parameter
     inputs = inputs_of_trials(finalist_settings)
     inputs |= {item for item in inputs_of_space(study.space) if item[0] not in PATHS}
     contents = read_inputs(inputs, study.settings, study.prepared, study.cache)
-    require_same_inputs(study.folder, contents)
+    require_same_inputs(study.study_folder, contents)
 
 
 def _complete_plan(

@@ -48,7 +48,7 @@ class OpenStudy:
         reason: Why they are scored, for the test-set access log.
     """
 
-    folder: StudyFolder
+    study_folder: StudyFolder
     space: Space
     prepared: SplitData
     compute: Compute
@@ -68,7 +68,7 @@ class OpenStudy:
     @property
     def runs_folder(self) -> StudyFolder:
         """The folder of the replicates."""
-        return StudyFolder(self.folder.path / CONFIRM_FOLDER)
+        return StudyFolder(self.study_folder.path / CONFIRM_FOLDER)
 
 
 class RunList(TrialLoop):
@@ -137,14 +137,14 @@ class RunList(TrialLoop):
     def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a run in `runs.jsonl`."""
         number = trial.number
-        network = self.folder.network_path(number)
+        network = self.study_folder.network_path(number)
         digest = sha256_of(network) if status == "complete" and network.exists() else None
         label = trial.label
         row = RunRow(number=number, label=label, status=status, network_sha256=digest, **outcome)
-        append_run(self.folder, row)
+        append_run(self.study_folder, row)
         self._add_end(trial, row.seconds)
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
-            self.folder.drop_checkpoint(number)
+            self.study_folder.drop_checkpoint(number)
         self._report_progress()
 
     def heartbeat(self) -> None:
@@ -155,7 +155,7 @@ class RunList(TrialLoop):
             epochs = run.experiment.settings.budget.max_epochs
             text = f"epoch {run.epochs}/{epochs}" if run.epochs else "starting"
             share = run.epochs / epochs
-            progress = read_progress(self.folder.trial_path(run.number))
+            progress = read_progress(self.study_folder.trial_path(run.number))
             if progress and not run.epochs:
                 text = progress_text(*progress)
                 what, done, total = progress
@@ -198,7 +198,7 @@ class RunList(TrialLoop):
         self._ended.add(run.number)
         if seconds is not None:
             self._seconds.setdefault(run.parameters.arm, []).append(seconds)
-            epochs = read_jsonl(self.folder.trial_path(run.number) / "epochs.jsonl")
+            epochs = read_jsonl(self.study_folder.trial_path(run.number) / "epochs.jsonl")
             self._epoch_seconds.append(sum(epoch["seconds"] for epoch in epochs))
 
     def _report_progress(self) -> None:

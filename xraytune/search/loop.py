@@ -58,7 +58,7 @@ class TrialLoop(ABC):
     All calls must come from one thread.
 
     Args:
-        folder: Folder that contains the trials.
+        study_folder: Folder that contains the trials.
         unfinished: The trials to run first.
         generator_need: Called anew each time, since a generator may have been trained meanwhile.
         callbacks: Called when a trial starts or is retried.
@@ -78,7 +78,7 @@ class TrialLoop(ABC):
         generator_need: GeneratorNeeds,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
-        self.folder = study_folder
+        self.study_folder = study_folder
         self.callbacks = callbacks
         self._generator_need = generator_need
         self._waiting = {trial.number: trial for trial in unfinished}
@@ -145,7 +145,7 @@ class TrialLoop(ABC):
         self.callbacks.on_trial_start(trial)
         # Written at each start, since resources, tracking and the locations of files may have
         # changed since the last one.
-        path = self.folder.trial_path(trial.number)
+        path = self.study_folder.trial_path(trial.number)
         config = trial.experiment.model_dump(mode="json", context=path)
         write_json(path / "config.json", config)
         self._running[trial.number] = self._waiting.pop(trial.number)
@@ -165,7 +165,7 @@ class TrialLoop(ABC):
         ]
 
     def _has_begun(self, trial: OpenTrial) -> bool:
-        return (self.folder.trial_path(trial.number) / "config.json").exists()
+        return (self.study_folder.trial_path(trial.number) / "config.json").exists()
 
     def _runnable(self) -> list[OpenTrial]:
         """Return the trials that can start now, the best one first.
@@ -260,7 +260,7 @@ class TrialLoop(ABC):
                 f"started: {reason}"
             )
             fix = "fix the cause, then run the same command again; see trials/*/error.txt"
-            raise TrialError(what, self.folder.path, fix)
+            raise TrialError(what, self.study_folder.path, fix)
 
     def _end(self, trial: OpenTrial, status: Status, outcome: dict[str, Any]) -> None:
         self._stop(trial)
@@ -279,11 +279,11 @@ class TrialLoop(ABC):
 class TuneRun:
     """A request to run the trials of a loop; Ray's process makes the loop from the study's files.
 
-    The folder of a confirmation's trials is inside the folder of the `study`.
+    The folder of a confirmation's trials is inside that of the study.
     """
 
     make_loop: Callable[[Callbacks], TrialLoop]
-    study: StudyFolder
+    study_folder: StudyFolder
     cache: Path
     allocation: Allocation
 

@@ -88,10 +88,10 @@ class SearchTrials(TrialLoop):
         """
         trial = self.journal.ask()
         earlier_number = self._complete.get(trial.parameters)
-        if earlier_number is None or not self.folder.trial_path(earlier_number).is_dir():
+        if earlier_number is None or not self.study_folder.trial_path(earlier_number).is_dir():
             return trial
-        path = self.folder.trial_path(trial.number)
-        shutil.copytree(self.folder.trial_path(earlier_number), path, copy_function=_link)
+        path = self.study_folder.trial_path(trial.number)
+        shutil.copytree(self.study_folder.trial_path(earlier_number), path, copy_function=_link)
         for epoch, value in self.journal.values(earlier_number).items():
             self.journal.report(trial.number, epoch, value)
             self._rungs.should_continue(trial.number, epoch, value, trial.parameters.peers)
@@ -116,13 +116,13 @@ class SearchTrials(TrialLoop):
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""
         number = trial.number
         attributes = dict(outcome)
-        if (report := read_pool_report(self.folder.trial_path(number))) and report.quality:
+        if (report := read_pool_report(self.study_folder.trial_path(number))) and report.quality:
             attributes["quality"] = report.quality.columns()
         self.journal.tell(number, status, outcome.get("value"), attributes)
         row = self.journal.row(number)
         self._keep(row)
-        append_trial(self.folder, row)
-        self.folder.drop_checkpoint(number)
+        append_trial(self.study_folder, row)
+        self.study_folder.drop_checkpoint(number)
         self.save_seconds()
         self.callbacks.on_trial_end(row)
 
@@ -142,7 +142,7 @@ class SearchTrials(TrialLoop):
     def save_seconds(self) -> None:
         """Save the wall time that the study has used, summed over all starts."""
         self._saved = time.monotonic()
-        write_json(self.folder.wall_path, {"seconds": self._seconds()})
+        write_json(self.study_folder.wall_path, {"seconds": self._seconds()})
 
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._started

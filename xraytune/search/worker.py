@@ -50,8 +50,8 @@ class TrialWorker:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._study = job.study
-        self._folder = job.study.trial_path(job.number)
+        self._study = job.study_folder
+        self._folder = job.study_folder.trial_path(job.number)
         self._open = ExitStack()
         self._tracker: WandbRun | None = None
         self._summary: dict[str, Any] = {"status": "pruned"}  # without a last message

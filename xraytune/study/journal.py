@@ -90,13 +90,13 @@ class Journal:
         self._backend = _ChainedLines(path)
         try:
             self._storage = JournalStorage(self._backend)
-            self.study = optuna.load_study(study_name=None, storage=self._storage)
+            self.optuna_study = optuna.load_study(study_name=None, storage=self._storage)
         except StudyError:
             raise
         except Exception as error:  # another study makes Optuna raise anything
             what = f"the journal cannot be read: {error}"
             raise StudyError(what, path, _LOST) from error
-        _require_same_space(self.study.user_attrs.get(_SPACE), self._space, path.parent)
+        _require_same_space(self.optuna_study.user_attrs.get(_SPACE), self._space, path.parent)
         self._parameters: dict[int, Parameters] = {}
         self.count = len(self.trials)  # including those suggested since opening
         losses = ended_numbers - {
@@ -111,7 +111,7 @@ class Journal:
         """All trials by number; read-only."""
         return [
             trial
-            for trial in self.study.get_trials(deepcopy=False)
+            for trial in self.optuna_study.get_trials(deepcopy=False)
             if trial.state is not TrialState.WAITING
         ]
 
@@ -122,11 +122,14 @@ class Journal:
     def ask(self) -> OpenTrial:
         """Return the next trial: the listed point with its number, or else a sampled one."""
         number = self.count
-        self.study.sampler = _NumberedSampler(self._settings.sampler, number)
+        self.optuna_study.sampler = _NumberedSampler(self._settings.sampler, number)
         # A killed search may already have enqueued the point.
-        if number < len(self._points) and len(self.study.get_trials(deepcopy=False)) == number:
-            self.study.enqueue_trial({**self._points[number]})
-        trial = self.study.ask()
+        if (
+            number < len(self._points)
+            and len(self.optuna_study.get_trials(deepcopy=False)) == number
+        ):
+            self.optuna_study.enqueue_trial({**self._points[number]})
+        trial = self.optuna_study.ask()
         self.count += 1
         return self._open_trial(trial)
 
@@ -135,9 +138,9 @@ class Journal:
         trials = []
         for trial in self.trials:
             if trial.state is TrialState.RUNNING:
-                self.study.sampler = _NumberedSampler(self._settings.sampler, trial.number)
+                self.optuna_study.sampler = _NumberedSampler(self._settings.sampler, trial.number)
                 # A journal contains one study, so a trial's id is its number.
-                trials.append(self._open_trial(optuna.trial.Trial(self.study, trial.number)))
+                trials.append(self._open_trial(optuna.trial.Trial(self.optuna_study, trial.number)))
         return trials
 
     def _open_trial(self, trial: optuna.trial.Trial) -> OpenTrial:
@@ -194,7 +197,9 @@ class Journal:
         for name, attribute in attributes.items():
             if name not in ("value", "epochs"):  # these are Optuna's own
                 self._storage.set_trial_user_attr(number, name, attribute)
-        self.study.tell(number, value if status == "complete" else None, state=_STATES[status])
+        self.optuna_study.tell(
+            number, value if status == "complete" else None, state=_STATES[status]
+        )
         self._flush()
 
     def _flush(self) -> None:

@@ -102,13 +102,13 @@ class Job:
     """The arguments of a worker.
 
     Attributes:
-        study: The study or, in a confirmation, the folder of its runs.
+        study_folder: The study or, in a confirmation, the folder of its runs.
         label: The trial's name in the dashboard and in trackers.
         resources: The cores and GPUs that the trial holds, by Ray's names.
         reports_every_epoch: Whether every epoch is reported, and not only the last of each second.
     """
 
-    study: StudyFolder
+    study_folder: StudyFolder
     cache: Path
     number: int
     reports_every_epoch: bool = True

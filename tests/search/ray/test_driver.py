@@ -50,7 +50,7 @@ def test_without_nodes_it_waits_and_says_so_once(
     loop = direct(study)
     order = TuneRun(
         make_loop=lambda _: loop,
-        study=study,
+        study_folder=study,
         cache=study.path,
         allocation=Allocation(trial=Share(cpus=1, gpus=0.0)),
     )

@@ -42,7 +42,7 @@ if isinstance(order, tuple):  # a new study asks a node what trials there comput
         "packages": {name: version(name) for name in ("torch", "torchvision")},
         "started": "now"}),))
     order = connection.recv()
-connection.send(("on_start", (order.study.path, "")))
+connection.send(("on_start", (order.study_folder.path, "")))
 print(repr(order.allocation.trial), file=open(sys.argv[2], "a"))
 """
 )

@@ -47,7 +47,7 @@ class TrialActor(tune.Trainable):
 
     def __repr__(self) -> str:
         """Return the name in the dashboard, which Ray fixes when the process starts."""
-        return f"{self._job.study.path}: several trials in turn"
+        return f"{self._job.study_folder.path}: several trials in turn"
 
     def step(self) -> dict[str, Any]:
         """Train until the trial has a message, such as an epoch, and return it."""

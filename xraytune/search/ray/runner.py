@@ -67,7 +67,7 @@ class Runner:
     def __init__(
         self, study_folder: StudyFolder, *, cache: Path, address: str | None, callbacks: Callbacks
     ) -> None:
-        self.study = study_folder
+        self.study_folder = study_folder
         self.cache = cache
         self.address = address
         self.callbacks = callbacks
@@ -164,7 +164,10 @@ class Runner:
             MachineError: Ray cannot or does not start, or dies repeatedly.
         """
         order = TuneRun(
-            make_loop=make_loop, study=self.study, cache=self.cache, allocation=self.allocation
+            make_loop=make_loop,
+            study_folder=self.study_folder,
+            cache=self.cache,
+            allocation=self.allocation,
         )
         fruitless = 0
         while True:
@@ -174,7 +177,9 @@ class Runner:
                 return
             except RayDiedError as error:
                 fruitless = 0 if self._has_results else fruitless + 1
-                with self.study.log_path.open("ab") as log:  # what it wrote before the trials
+                with self.study_folder.log_path.open(
+                    "ab"
+                ) as log:  # what it wrote before the trials
                     log.write(self._read_output())
                 if fruitless == _FRUITLESS_STARTS:
                     what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
@@ -182,7 +187,7 @@ class Runner:
                         "if the machine was overloaded, run the same command again; otherwise, "
                         "run `xraytune plan`"
                     )
-                    raise MachineError(what, self.study.log_path, fix) from error
+                    raise MachineError(what, self.study_folder.log_path, fix) from error
                 self.close()
                 self.callbacks.note(f"{error}; restarting Ray and resuming the trials")
 

@@ -58,8 +58,8 @@ def serve(connection: Connection, dashboard: str) -> None:
         with report_errors(connection):
             if isinstance(order, TuneRun):
                 if not is_shown:
-                    log_to(order.study.log_path)
-                    callbacks.on_start(order.study.path, dashboard)
+                    log_to(order.study_folder.log_path)
+                    callbacks.on_start(order.study_folder.path, dashboard)
                 is_shown = True
                 run_trials(connection, callbacks, order)
             else:
@@ -126,11 +126,11 @@ class JournalSearcher(Searcher):
                 return str(Searcher.FINISHED)
             if isinstance(trial, OpenTrial):
                 job = Job(
-                    study=self._loop.folder,
+                    study_folder=self._loop.study_folder,
                     cache=self._order.cache,
                     number=trial.number,
                     reports_every_epoch=self._loop.stops_trials,
-                    label=f"{self._order.study.path.name} {trial.label}",
+                    label=f"{self._order.study_folder.path.name} {trial.label}",
                     resources=trial.resources,
                 )
                 return {"job": job}
@@ -185,9 +185,11 @@ class JournalScheduler(FIFOScheduler):
 
 def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> None:
     """Run trials until all have ended."""
-    with build_lock(order.study.driver_lock_path):  # the process before this one may not have ended
+    with build_lock(
+        order.study_folder.driver_lock_path
+    ):  # the process before this one may not have ended
         loop = order.make_loop(callbacks)
-        scratch = loop.folder.path / SCRATCH_NAME
+        scratch = loop.study_folder.path / SCRATCH_NAME
         shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
         tune.run(
             TrialActor,
