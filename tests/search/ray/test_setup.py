@@ -68,10 +68,7 @@ def test_processes_of_ray_end_with_its_folder_even_if_their_title_hides_the_envi
     with private_folder() as folder:
         environment = {} if is_titled else {"RAY_TMPDIR": str(folder)}
         works_in = folder if is_titled else tmp_path
-        title = "ray::DashboardAgent" if is_titled else "sleep"
-        process = subprocess.Popen(
-            [title, "60"], executable="/bin/sleep", cwd=works_in, env=environment
-        )
+        process = subprocess.Popen(["/bin/sleep", "60"], cwd=works_in, env=environment)
         assert process.pid in processes_of(folder)
 
     assert process.wait(timeout=10) < 0
@@ -83,7 +80,7 @@ def test_a_users_shell_in_the_private_folder_does_not_end_with_it(
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
     with private_folder() as folder:
-        shell = subprocess.Popen(["/bin/sleep", "60"], cwd=folder, env={})
+        shell = subprocess.Popen(["/bin/sleep", "60"], cwd=folder, env={"PATH": "/bin"})
 
     try:
         assert shell.poll() is None

@@ -110,17 +110,17 @@ def private_folder() -> Iterator[Path]:
 def processes_of(folder: Path) -> dict[int, str]:
     """Return the processes of the Ray that uses a private folder, with their names.
 
-    They have a variable of their environment or, as Ray's agents write their title over that, such
-    a title and the working folder.
+    They have a variable of their environment or, as Ray's agents write their title over that, no
+    environment and the working folder. A user's shell in the folder has an environment.
     """
     variable = b"RAY_TMPDIR=" + os.fsencode(folder)
     names = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is another user's
             works_in = str((process / "cwd").readlink()).removesuffix(" (deleted)")
-            title = (process / "cmdline").read_bytes()
-            is_agent = works_in == str(folder) and title.startswith((b"ray::", b"ray-"))
-            if is_agent or variable in (process / "environ").read_bytes().split(b"\0"):
+            environment = (process / "environ").read_bytes().split(b"\0")
+            has_title = not any(line.startswith(b"PATH=") for line in environment)
+            if variable in environment or (has_title and works_in == str(folder)):
                 names[int(process.name)] = (process / "comm").read_text().strip()
     return names
 
