@@ -2,8 +2,8 @@
 
     make bench ONLY=opponents DATA=chest_xray WEIGHTS=weights HOSPITAL_A=hospital_a PICTURES=docs/studies
 
-Hospitals and draws of patients are those of `benchmarks/other_hospital.py`; nothing of A's is used,
-so that with 400 patients, of whom there would not be enough, A's are B's.
+Hospitals and draws of patients are those of `benchmarks/other_hospital.py`. Nothing of A's is used, so
+with 400 patients, A's patients join B's: otherwise, there would be too few.
 
 Plan, committed before the first run:
 

@@ -135,7 +135,7 @@ def confirm(
             require_inputs(open_study.settings, finalist_settings)
             open_study.runner.launch()  # it needs seconds, while the images are read
 
-        # Whom the networks are tested on decides whom they are trained on.
+        # Patients who are tested on must not be trained on, so the test images are chosen first.
         sealed, hospitals = choose_tests(
             open_study,
             plan,
