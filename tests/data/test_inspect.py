@@ -1,4 +1,4 @@
-"""What `data inspect` tells, and which images look like copies of each other."""
+"""What `data inspect` tells."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tests.data.conftest import DataFolder
 from tests.pair_files import draw_xrays
 from xraytune.base.records import to_json
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.inspect import close_pairs, inspect_folder
+from xraytune.data.inspect import inspect_folder
 
 
 @pytest.mark.slow
@@ -85,19 +85,3 @@ def test_the_shortcut_baseline_finds_a_class_by_its_size(
     found = inspect_folder(tmp_path)
 
     assert found.shortcut_auroc == pytest.approx(auroc, abs=0.09)
-
-
-def test_every_pair_within_the_threshold_is_found_once() -> None:
-    """Against a comparison of each two, over several blocks."""
-    random = numpy_generator(1, "hashes")
-    base = random.integers(0, 2**64, (40, 4), dtype=np.uint64)
-    flips = random.integers(0, 2**64, (300, 4), dtype=np.uint64)
-    for _ in range(3):  # 1 in 16 bits is flipped, so that pairs lie on both sides of the threshold
-        flips &= random.integers(0, 2**64, (300, 4), dtype=np.uint64)
-    hashes = base[random.integers(0, 40, 300)] ^ flips
-
-    found = np.concatenate([np.stack(pair, axis=1) for pair in close_pairs(hashes)])
-
-    bits = np.bitwise_count(hashes[:, None] ^ hashes).sum(axis=-1)
-    np.testing.assert_array_equal(found, np.argwhere(np.triu(bits <= 24, k=1)))
-    assert 100 < len(found) < 1000

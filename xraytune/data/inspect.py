@@ -2,39 +2,28 @@
 
 The shortcut baseline is a logistic regression on width, height, aspect ratio and mean grey. It
 shows which AUROC a classifier can reach without looking at a lung.
-
-Copies of one X-ray under several names (resized, saved again, slightly brighter) are found by a
-hash (pHash). Each image is reduced to 256 bits, the signs of its lowest frequencies relative to
-their median. Copies differ in few bits, at most in the 24 that were measured (docs/data.md, Near
-duplicates).
-
-From: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section
-3.2.1. Here, the hash has 16 x 16 frequencies, since 8 x 8 do not separate copies from X-rays of
-different patients.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.fft import dctn  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
+from xraytune.base.arrays import Float64Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.records import Progress, frozen, ignore_progress
+from xraytune.data.copies import NearDuplicates, find_near_duplicates, perceptual_hash
 from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
-from xraytune.data.images import ImageFile, ImageTable
+from xraytune.data.images import ImageTable
 from xraytune.data.index import identical_images, read_folder
 from xraytune.data.masks import connected_parts, use_mask
 from xraytune.data.sides import SideSize, sizes_of_index
@@ -42,29 +31,8 @@ from xraytune.data.split import part_notes
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings, SplitSettings
 
-HASH_SIZE_PX = 64
-"""Side of the square images to hash."""
-_THRESHOLD_BITS = 24
-_BLOCK = 128
-"""The number of images that are compared with all others at a time."""
-_MOST_EXAMPLES = 100
-
-Hashes: TypeAlias = NDArray[np.uint64]
-
-
-@frozen
-class NearDuplicates:
-    """Pairs of images of different patients that look like copies.
-
-    Attributes:
-        in_training_and_test: The number of pairs with one image in test.
-        examples: The files of up to 100 pairs, those in training and test first.
-    """
-
-    pairs: int = 0
-    in_training_and_test: int = 0
-    in_two_classes: int = 0
-    examples: tuple[tuple[str, str], ...] = ()
+_SIZE_PX = 64
+"""Side of the squares that images are decoded to."""
 
 
 @frozen
@@ -149,7 +117,7 @@ def inspect_folder(
     formats: Counter[str] = Counter()
     broken = []
     files = [image.file for image in index.all_images]
-    decoded = decode_files(index.root, files, HASH_SIZE_PX, on_progress=on_progress)
+    decoded = decode_files(index.root, files, _SIZE_PX, on_progress=on_progress)
     for image, square in zip(index.all_images, decoded, strict=True):
         is_training = image.part != "test"  # of test images, only the hashes are used
         if isinstance(square, BrokenImage):
@@ -236,57 +204,3 @@ def _shortcut_auroc(images: ImageTable, features: Float64Array) -> float | None:
         return None
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return float(np.mean(cross_val_score(model, features, labels, cv=folds, scoring="roc_auc_ovr")))
-
-
-def find_near_duplicates(
-    images: Sequence[ImageFile],
-    hashes: Sequence[Hashes],
-    *,
-    on_progress: Progress = ignore_progress,
-) -> NearDuplicates:
-    """Compare all images with each other; `hashes` has a [4] uint64 for each."""
-    pairs = leaking = contradicting = 0
-    examples = []
-    for first, second in close_pairs(np.array(hashes).reshape(-1, 4), on_progress=on_progress):
-        for place, other_place in zip(first.tolist(), second.tolist(), strict=True):
-            image = images[place]
-            other = images[other_place]
-            if image.patient == other.patient:
-                continue
-            is_apart = (image.part == "test") == (other.part == "test")
-            is_same = image.label == other.label
-            pairs += 1
-            leaking += not is_apart
-            contradicting += not is_same
-            examples.append((is_apart, is_same, image.file, other.file))
-        examples = sorted(examples)[:_MOST_EXAMPLES]
-    return NearDuplicates(
-        pairs=pairs,
-        in_training_and_test=leaking,
-        in_two_classes=contradicting,
-        examples=tuple((file, other) for _, _, file, other in examples),
-    )
-
-
-def perceptual_hash(pixels: UInt8Array) -> Hashes:
-    """Hash an image, uint8 [64, 64], to [4] uint64."""
-    low = dctn(pixels.astype(np.float32))[:16, :16]
-    return np.packbits(low > np.median(low)).view(np.uint64)
-
-
-def close_pairs(
-    hashes: Hashes, *, on_progress: Progress = ignore_progress
-) -> Iterator[tuple[Int64Array, Int64Array]]:
-    """Find pairs of `hashes`, [N, 4], that differ in at most 24 of 256 bits.
-
-    Yields:
-        The first and second positions of pairs, for one block of images at a time. Each pair occurs
-        once, in order, with first < second.
-    """
-    for start in range(0, len(hashes), _BLOCK):
-        block = hashes[start : start + _BLOCK]
-        different = block[:, None] ^ hashes[None, start:]
-        bits = np.bitwise_count(different).sum(axis=-1, dtype=np.uint16)
-        first, second = np.nonzero(np.triu(bits <= _THRESHOLD_BITS, k=1))
-        yield first + start, second + start
-        on_progress("comparing images", min(start + _BLOCK, len(hashes)), len(hashes))
