@@ -36,7 +36,7 @@ from benchmarks.figures import Figure, figure
 from xraytune import api
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.record import FinalistVerdict
-from xraytune.data.guesses import patient_of
+from xraytune.data.file_names import patient_of
 
 NEEDS = ("WEIGHTS",)
 _STUDIES, _SEARCHES = 10, 20

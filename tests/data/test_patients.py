@@ -4,29 +4,9 @@ import pytest
 
 from tests.data.conftest import DataFolder
 from xraytune.base.errors import ConfigError, DataError, Problem
-from xraytune.data.guesses import patient_of, positive_class
+from xraytune.data.guesses import positive_class
 from xraytune.data.patients import patients_by_regex
 from xraytune.data.table import find_table
-
-
-@pytest.mark.parametrize(
-    ("file", "patient"),
-    [
-        ("train/PNEUMONIA/person12_bacteria_46.jpeg", "bacteria:12"),
-        ("train/PNEUMONIA/person447_virus_921_1.jpeg", "virus:447"),
-        ("IM-0115-0001-0002.jpeg", "IM:0115"),
-        ("IM-0115-0001_jpeg.rf.0a1b2c3d.jpg", "IM:0115"),
-        ("NORMAL2-IM-0115-0001.png", "NORMAL2-IM:0115"),
-        ("BACTERIA-1008087-0002.jpeg", "BACTERIA:1008087"),
-        ("a.png", None),
-        ("person12.jpeg", None),
-        ("xIM-0115-0001.jpeg", None),
-        ("person1_fungus_2.jpeg", None),
-        ("IM-1.jpeg", None),
-    ],
-)
-def test_kermany_name_gives_series_and_number(file: str, patient: str | None) -> None:
-    assert patient_of(file) == patient
 
 
 @pytest.mark.parametrize(
@@ -94,7 +74,7 @@ def test_numbers_with_and_without_leading_zeros_are_one_patient(
 
 def test_images_of_our_own_generator_show_nobody(xrays: DataFolder) -> None:
     xrays.images("{NORMAL,PNEUMONIA}/gan_00000{0,1,2}.png")
-    assert "do not identify the patient" in " ".join(xrays.index().warnings)
+    assert "do not name the patient" in " ".join(xrays.index().warnings)
 
     xrays.table("{}", name="provenance.json")
 

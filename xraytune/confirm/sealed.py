@@ -361,7 +361,10 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
     """
     where = settings.data.path
     index = read_index(
-        settings.data, pairs=settings.task == "segmentation", on_progress=on_progress
+        settings.data,
+        pairs=settings.task == "segmentation",
+        name_sets=prepared.name_sets,
+        on_progress=on_progress,
     )
     require_same_data(prepared, index, where)
     what = ""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.errors import DataError, Problem, join_names
+from xraytune.data.file_names import OTHER_WORDS, class_in_name
 from xraytune.data.folders import (
     holds_pairs,
     missing_classes,
@@ -20,14 +21,11 @@ from xraytune.data.folders import (
     walk_folder,
 )
 from xraytune.data.guesses import (
-    OTHER_WORDS,
     PartName,
     composed,
     folded,
     inner_folders,
     means_no_disease,
-    patient_of,
-    pneumonia_type,
     shows_generated,
     shows_overlays,
 )
@@ -260,11 +258,7 @@ def _file_name_class(file: str, class_names: Sequence[str]) -> str | None:
 
     Return None for other names and classes.
     """
-    if not patient_of(file):
-        return None
-    pneumonia = pneumonia_type(file)
-    class_of_names = {
-        BINARY_CLASSES: BINARY_CLASSES[pneumonia is not None],
-        THREE_CLASSES: pneumonia or "normal",
-    }
-    return class_of_names.get(tuple(class_names))
+    name = class_in_name(file)
+    if name and tuple(class_names) == BINARY_CLASSES:
+        return BINARY_CLASSES[name != "normal"]
+    return name if tuple(class_names) == THREE_CLASSES else None

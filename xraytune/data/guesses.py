@@ -1,4 +1,4 @@
-"""Guess from names: parts, patients, which class is healthy, and which images are no X-rays.
+"""Guess from names: parts, which class is healthy, and which images are no X-rays.
 
 A wrong guess would train on test images, or swap sensitivity and specificity without a trace, so
 only words that leave no doubt decide. Otherwise, the user is asked.
@@ -31,13 +31,6 @@ _GENERATED = re.compile(
     r"(.*[ _-])?(generated|synth(etic|esi[sz]ed)?|fakes?|(ac|c|cycle|dc|pro|star|style|w)?gans?"
     r"|ddpm|stable[ _-]?diffusion)\d*([ _-].*)?",
     re.IGNORECASE,
-)
-OTHER_WORDS = {"bacteria": "bacterial", "virus": "viral"}
-"""The germs in Kermany file names, and their classes of `classes: three`."""
-_KERMANY_NAME = re.compile(
-    r"(person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?"
-    r"|(?P<series>IM|NORMAL2-IM|NORMAL|BACTERIA|VIRUS)-(?P<number>\d+)-\d{4}(-\d{4})?)"
-    r"(_jpe?g\.rf\.\w+)?"  # added by Roboflow
 )
 YES = frozenset("1 pos positive present true wahr vrai verdadero y yes".split())
 NO = frozenset("0 absent false falsch faux falso n neg negative no".split())
@@ -122,23 +115,6 @@ def is_view_column(name: str) -> bool:
 def says_other_view(cell: str) -> bool:
     """Return whether a cell of a view column, or a DICOM header, means a lateral view, CT or MR."""
     return _OTHER_VIEW.search(cell) is not None
-
-
-def patient_of(file: str) -> str | None:
-    """Return the patient in a Kermany file name, as `series:number`; None for other names.
-
-    Each series is numbered separately: `person12_bacteria` and `person12_virus` are two people.
-    """
-    match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
-    if match is None:
-        return None
-    return f"{match['germ'] or match['series']}:{match['person'] or match['number']}"
-
-
-def pneumonia_type(file: str) -> str | None:
-    """Return `bacterial` or `viral` if a Kermany file name states it."""
-    series = (patient_of(file) or "").partition(":")[0]
-    return OTHER_WORDS.get(series.lower())
 
 
 def positive_class(class_name: str | None, class_names: Sequence[str]) -> int | Problem:

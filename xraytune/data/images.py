@@ -20,6 +20,7 @@ from pydantic import Field
 from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import Problem
 from xraytune.base.records import frozen
+from xraytune.data.file_names import SETS
 from xraytune.data.findings import numbers_of
 from xraytune.data.guesses import PartName
 
@@ -161,6 +162,7 @@ class ImageIndex:
             `read_index` raises them.
         findings: Names of the findings of all images; empty unless `data.findings` is given.
         positive: Label of the positive class; meaningless unless there are two classes.
+        name_sets: The public sets whose file names give the patients.
     """
 
     root: Path
@@ -170,6 +172,7 @@ class ImageIndex:
     warnings: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     positive: int = 0
+    name_sets: tuple[str, ...] = SETS
 
     @cached_property
     def images(self) -> ImageTable:

@@ -24,11 +24,11 @@ from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.class_folders import STANDARD_CLASSES, list_class_folders
 from xraytune.data.decoding import NAMING_SUFFIXES, ignore_decoder_warnings, read_header
 from xraytune.data.dicom import Header
+from xraytune.data.file_names import SETS, known_name
 from xraytune.data.folders import PROVENANCE_FILE, holds_pairs, part_folders, require_folder
 from xraytune.data.guesses import (
     PartName,
     part_named,
-    patient_of,
     positive_class,
     says_other_view,
     shows_other_view,
@@ -52,9 +52,15 @@ _logger = logging.getLogger(__name__)
 
 
 def read_index(
-    settings: DataSettings, *, pairs: bool = False, on_progress: Progress = ignore_progress
+    settings: DataSettings,
+    *,
+    pairs: bool = False,
+    name_sets: Sequence[str] = SETS,
+    on_progress: Progress = ignore_progress,
 ) -> ImageIndex:
     """Read the folder of `settings`; with `pairs`, X-rays and their masks instead of classes.
+
+    `name_sets` are the public sets whose file names give the patients; a study records them.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group, or there is a label
@@ -74,7 +80,7 @@ def read_index(
         positive = 0
     if problems:
         raise DataError(*problems, *listing.warnings)  # left-out files may be the cause
-    index = _read_images(settings, listing, on_progress)
+    index = _read_images(settings, replace(listing, name_sets=tuple(name_sets)), on_progress)
     with add_notes(index.warnings):
         _refuse_test_patients(index)
         if settings.split.site is not None:
@@ -285,7 +291,7 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
     if not patients:
         patient_ids = {image.file: image.patient_id for image in images if image.patient_id}
         patient_ids, notes = join_patients(patient_ids, {})
-        patients, name_notes = patients_by_name(files, patient_ids)
+        patients, name_notes = patients_by_name(files, patient_ids, listing.name_sets)
         if not (data.path / PROVENANCE_FILE).is_file():  # generated images show nobody
             notes += name_notes
     # Broken files are not compared, since all empty files are equal.
@@ -315,14 +321,15 @@ def _read_content(path: Path) -> tuple[str, Header]:
 def _same_name_problems(listing: ImageIndex) -> list[Problem]:
     """Return files that would be one patient by mistake.
 
-    These are files with a Kermany name in several folders, and images in several formats. Other
-    images are identified by their path, since each folder may count from 1.
+    These are files with the name of a public set in several folders, and images in several formats.
+    Other images are identified by their path, since each folder may count from 1.
     """
     by_name = defaultdict(list)
     for image in listing.all_images:
         path = PurePosixPath(image.file)
         if path.suffix.lower() in NAMING_SUFFIXES:  # scanners repeat names of DICOM files
-            name = path.stem if patient_of(image.file) else str(path.with_suffix(""))
+            known = known_name(image.file)
+            name = known.name if known else str(path.with_suffix(""))
             by_name[image.part == "test", name.casefold()].append(image.file)
     texts = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
     what = f"files with the same name: {join_names(texts)}"

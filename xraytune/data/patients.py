@@ -1,9 +1,8 @@
 """Find the patient of each image, the unit by which images are split.
 
 The patient is read, in this order, from a table (`data/table.py`), by `data.split.group_regex`,
-from a DICOM header, or from a file name of the Kermany set (`person12_virus_4.jpeg`). A file that
-matches none of these is a patient of its own. Patients who share identical files are joined into
-one.
+from a DICOM header, or from a file name of a public set (`data/file_names.py`). A file that matches
+none of these is a patient of its own. Patients who share identical files are joined into one.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from xraytune.base.errors import ConfigError, DataError, join_names
-from xraytune.data.guesses import composed, patient_of
+from xraytune.base.errors import ConfigError, DataError, counted, join_names
+from xraytune.data.file_names import Unit, known_name, propose_patients
+from xraytune.data.guesses import composed
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
@@ -25,27 +25,33 @@ EQUAL_IDS = (
 
 
 def patients_by_name(
-    files: Sequence[str], patient_ids: Mapping[str, str]
+    files: Sequence[str], patient_ids: Mapping[str, str], sets: Collection[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the patient of every file, by its header, its name or its path, and notes."""
+    """Return the patient of every file, by its header, its name or its path, and notes.
+
+    `sets` are the public sets whose names are read.
+    """
     patients = {}
     unknown = []
+    units: dict[Unit, None] = {}
     for file in files:
-        name = patient_of(file)
+        known = known_name(file, sets)
+        patients[file] = known.patient if known else file
         if file in patient_ids:
-            name = f"dicom:{hashlib.sha256(patient_ids[file].encode()).hexdigest()[:12]}"
-        elif name is None:
+            digest = hashlib.sha256(patient_ids[file].encode()).hexdigest()
+            patients[file] = f"dicom:{digest[:12]}"
+        elif known is None or known.pattern.unit != "patient":
             unknown.append(file)
-        patients[file] = name or file
+            units[known.pattern.unit if known else "image"] = None
     notes = []
     if unknown:
-        notes.append(
-            f"{len(unknown)} of {len(files)} file names do not identify the patient "
-            f"({join_names(unknown, 3)}): each of them counts as a separate patient. If a patient "
-            "has several images, these may end up in both training and validation, "
-            "which makes scores too optimistic; "
-            f"give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
-        )
+        note = f"{len(unknown)} of {len(files)} file names do not name the patient "
+        note += f"({unknown[0]}): each {' or '.join(units)} counts as one"
+        proposal = propose_patients(unknown)
+        if proposal:
+            note += f"; --group-regex '{proposal.group_regex}' would make "
+            note += counted(proposal.patient_count, "patient")
+        notes.append(note)
     most = max(Counter(patient_ids.values()).values(), default=0)
     if most >= 10 and most > len(patient_ids) / 3:
         notes.append(

@@ -32,6 +32,7 @@ from xraytune.base.errors import (
 from xraytune.base.files import read_json, sha256_of, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
+from xraytune.data.file_names import OLDEST_SETS, SETS
 from xraytune.data.images import RECORDED, ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.data.index import read_index
 from xraytune.data.pixels import (
@@ -80,6 +81,7 @@ class SplitData:
         left_out_sites: The site that each draw of a confirmation leaves out; empty if no site is
             left out.
         other_sizes: The same images, in the same rows, in the other sizes that trials use.
+        name_sets: The public sets whose file names gave the patients (data/file_names.py).
     """
 
     class_names: tuple[str, ...]
@@ -97,6 +99,7 @@ class SplitData:
     test_patients: str | None = None
     left_out_sites: tuple[str, ...] = ()
     other_sizes: tuple[StoredPixels, ...] = ()
+    name_sets: tuple[str, ...] = OLDEST_SETS
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -215,19 +218,24 @@ def prepare(
     *,
     sizes_px: Sequence[int] = (),
     seen: Collection[str] = (),
+    name_sets: Sequence[str] = SETS,
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> tuple[SplitData, tuple[str, ...]]:
     """Index, decode and split the images of `settings.data`, in all sizes that trials use.
 
     The default size is `data.image_size`. Returns the record, and warnings for the user. Patients
-    with images in `seen`, given as SHA-256, are on no validation side.
+    with images in `seen`, given as SHA-256, are on no validation side. For `name_sets`, see
+    `read_index`.
 
     Raises DataError if the folder, its labels or an image is invalid; `skip_broken` leaves broken
     images out.
     """
     index = read_index(
-        settings.data, pairs=settings.task == "segmentation", on_progress=on_progress
+        settings.data,
+        pairs=settings.task == "segmentation",
+        name_sets=name_sets,
+        on_progress=on_progress,
     )
     return prepare_index(
         index,
@@ -304,6 +312,7 @@ def prepare_index(
         test_patients=index.test_patients_fingerprint,
         test_contents=tuple(sorted(image.short_sha256 for image in index.test)),
         findings=index.findings,
+        name_sets=index.name_sets,
         images=tuple(image for image in recorded if image.side != "unused"),
         unused=tuple(image for image in recorded if image.side == "unused"),
     )
@@ -356,7 +365,13 @@ def restore_pixels(
         if is_intact(store) and _content(store) == sized.pixels_sha256:
             continue
         sized_settings = settings.of_size(size_px)
-        again, _ = prepare(sized_settings, cache, skip_broken=True, on_progress=on_progress)
+        again, _ = prepare(
+            sized_settings,
+            cache,
+            name_sets=prepared.name_sets,
+            skip_broken=True,
+            on_progress=on_progress,
+        )
         if (again.pixels, again.pixels_sha256) == (sized.pixels, sized.pixels_sha256):
             continue
         what = "the cache has lost the study's pixels, and the images changed since"
@@ -476,7 +491,8 @@ def read_prepared(path: Path) -> SplitData:
             columns = content[name]
             rows = zip(*columns.values(), strict=True)
             content[name] = tuple(ImageFile(**dict(zip(columns, row, strict=True))) for row in rows)
-        for name in content.keys() & {"class_names", "findings", "test_contents", "left_out_sites"}:
+        names = ("class_names", "findings", "test_contents", "left_out_sites", "name_sets")
+        for name in content.keys() & {*names}:
             content[name] = tuple(content[name])
         sizes = content.pop("other_sizes", ())
         content["other_sizes"] = tuple(StoredPixels(**stored) for stored in sizes)

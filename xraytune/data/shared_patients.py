@@ -15,8 +15,8 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from xraytune.data.file_names import patient_of
 from xraytune.data.folders import bare_name
-from xraytune.data.guesses import patient_of
 from xraytune.data.images import ImageFile
 from xraytune.data.patients import match_patients, patient_key
 
@@ -40,9 +40,9 @@ def patients_by_key(
     """Return the patients of a folder by everything that identifies them.
 
     A patient is identified by the content of a file and by each name that the patient had before
-    patients who share an image were merged. This is the name in the folder's table, or else the
-    name in the file name and the match of an expression in the path. Images with the same patient
-    in the folder belong to one person.
+    patients who share an image were merged. These are the name in the file name of a public set
+    and the name in the folder's table or else the match of an expression in the path. Images with
+    the same patient in the folder belong to one person.
 
     For an external folder, `owners` are the `patients_by_file_name` of the study. An external image
     without a patient's name and without a DICOM header belongs to the owner of its file name, and
@@ -53,14 +53,14 @@ def patients_by_key(
     patients = defaultdict(set)
     for image in images:
         file = image.file
-        names = {patient_of(file), matches.get(file)} - {None, file}
+        names = {patient_of(file)}
         if image.in_table and image.in_table.patient:
-            names = {image.in_table.patient}
-        if owners is None:
-            names |= {image.patient, patient_of(file)}
-        elif image.patient not in files:
+            names.add(image.in_table.patient)
+        elif matches.get(file) != file:
+            names.add(matches.get(file))
+        if owners is None or image.patient not in files:
             names.add(image.patient)
-        elif not names:
+        elif names == {None}:
             names.add(owners.get(bare_name(file)))
         for name in names - {None}:
             patients[patient_key(str(name))].add(image.patient)

@@ -23,6 +23,7 @@ from xraytune.base.files import read_bytes
 from xraytune.base.records import frozen
 from xraytune.data.decoding import without_suffix
 from xraytune.data.dicom import read_attribute
+from xraytune.data.file_names import pneumonia_type
 from xraytune.data.findings import ABSENT, PRESENT
 from xraytune.data.guesses import (
     EMPTY,
@@ -31,7 +32,6 @@ from xraytune.data.guesses import (
     folded,
     is_view_column,
     part_named,
-    pneumonia_type,
     says_other_view,
     word_in,
 )

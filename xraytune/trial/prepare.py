@@ -14,6 +14,7 @@ from xraytune.base.errors import ConfigError, DataError, XraytuneError, collect,
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.changes import require_same_data
+from xraytune.data.file_names import SETS
 from xraytune.data.folders import require_folder
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import find_class_names, read_index
@@ -102,7 +103,10 @@ def prepare_space(
         if trial.gan:
             with_features(trial.gan, settings.weights_dir)
     index = read_index(
-        settings.data, pairs=settings.task == "segmentation", on_progress=on_progress
+        settings.data,
+        pairs=settings.task == "segmentation",
+        name_sets=recorded.name_sets if recorded else SETS,
+        on_progress=on_progress,
     )
     if recorded is not None:
         require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
