@@ -244,7 +244,8 @@ def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdi
         image.file: image.patient
         for image in read_labelled(done.test, ("NORMAL", "PNEUMONIA")).images
     }
-    rows = [f"{file},{owners[file]},{'FM'[len(owners[file]) % 2]}" for file in files]
+    sexes = ["", *["FM"[len(owners[file]) % 2] for file in files[1:]]]
+    rows = [f"{file},{owners[file]},{sex}" for file, sex in zip(files, sexes, strict=True)]
     (done.test / "patients.csv").write_text("file,patient,sex\n" + "\n".join(rows) + "\n")
     trained = times_of(done.study, "*.safetensors")
 
@@ -255,10 +256,9 @@ def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdi
     write_report(done.study)
 
     assert asked.finalists == first.finalists
-    assert [(group.column, group.value) for group in asked.subgroups] == [
-        ("sex", "F"),
-        ("sex", "M"),
-    ]
+    unnamed, *named = asked.subgroups
+    assert (unnamed.value, unnamed.images, unnamed.difference) == ("(no value)", 1, None)
+    assert [(group.column, group.value) for group in named] == [("sex", "F"), ("sex", "M")]
     assert sum(group.images for group in asked.subgroups) == len(files)
     assert later == asked
     assert trained == times_of(done.study, "*.safetensors")
@@ -321,13 +321,14 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
     monkeypatch.setattr("os.access", refuse)
     notes = list[str]()
 
-    shown = done.confirm(callbacks=Callbacks(note=notes.append))
+    shown = confirm(done.study, callbacks=Callbacks(note=notes.append))
 
     assert shown.to_json() == first.to_json()
     assert notes == ["the study cannot be written to: this is its recorded verdict"]
     assert write_report(done.study, out=done.path / "report.html").exists()
-    with pytest.raises(StudyError, match="nothing can be added to its verdict"):
-        confirm(done.study, by=["site"])
+    for addition in ({"by": ["site"]}, {"test": done.path / "hospital_b"}):
+        with pytest.raises(StudyError, match="nothing can be added to its verdict"):
+            confirm(done.study, **addition)
 
 
 def test_a_search_with_another_torch_is_noted(done: Lab, first: Confirmation) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.confirm.labs import Lab, changed, search_space, sides_of
+from tests.confirm.labs import Lab, changed, draw_hospital, search_space, sides_of
 from tests.in_process import command
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
@@ -21,15 +22,17 @@ from xraytune.confirm.outlook import study_outlook
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
-from xraytune.data.index import read_index
+from xraytune.data.index import read_index, read_labelled
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
+from xraytune.data.table import subgroup_columns
 from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 
+CLASSES = ("NORMAL", "PNEUMONIA")
 REPLICATES = 4
 TRAINED_ON = 16
 FEWEST = 30
@@ -162,6 +165,21 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
         assert pools[0] == pools[1], "real images in the place of synthetic ones"
     assert extended.test == first.test
     assert extended.exploratory[0].startswith("it was extended from 2 to 3 replicates")
+
+
+def test_unused_patients_are_scored_as_the_study_reads_them_also_beside_another_hospital(
+    ended: Lab, tmp_path: Path
+) -> None:
+    """Its settings may name another table, another rule for patients, or another public set."""
+    hospital = read_labelled(draw_hospital(tmp_path / "hospital_b", seed=11), CLASSES)
+    hospital = replace(hospital, data=hospital.data.with_values({"set": "nih"}))
+    prepared = replace(StudyFolder(ended.study).prepared(), test_fingerprint=None)
+
+    choice = ended.choose(prepared=prepared, test=hospital)
+
+    assert (choice.kind, choice.data) == ("unused", ended.settings.data)
+    columns = subgroup_columns(choice.images, ["pneumonia"], choice.data.path)
+    assert {*columns["pneumonia"].values()} == {"", "bacterial", "viral"}
 
 
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from xraytune.confirm.plan import (
     sample_control,
     why_exploratory,
 )
+from xraytune.space.encoders import DataSet
 from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.space.space import Space
@@ -143,9 +144,9 @@ def test_tuned_controls_may_have_any_backbone_of_the_space(tmp_path: Path) -> No
 
 
 def test_a_verdict_on_a_set_that_an_encoder_has_seen_is_exploratory() -> None:
-    """Of the study or of the test images; random layers have seen nothing."""
+    """Of the study or of the test images; likewise an undeclared set. Random layers saw nothing."""
 
-    def reasons(weights: str, *data_sets: str | None) -> tuple[str, ...]:
+    def reasons(weights: str, *data_sets: DataSet | None) -> tuple[str, ...]:
         finalist = gan_arm()
         encoder = {"backbone": "rad_dino", "weights": weights}
         control = finalist.model_copy(
@@ -156,8 +157,10 @@ def test_a_verdict_on_a_set_that_an_encoder_has_seen_is_exploratory() -> None:
 
     because = "the encoder rad_dino was pretrained on images of nih"
     assert reasons("x.pth", "nih", "nih") == (because,)
-    assert reasons("x.pth", None, "nih") == (because,)
-    assert reasons("x.pth", "kermany", None) == reasons("none", "nih", "nih") == ()
+    assert reasons("x.pth", "other", "nih") == (because,)
+    assert reasons("x.pth", "kermany", "other") == reasons("none", "nih", None) == ()
+    (unknown,) = reasons("x.pth", "kermany", None)
+    assert "may have been pretrained on these images" in unknown
 
 
 def test_equal_arms_share_their_runs_in_every_replicate() -> None:

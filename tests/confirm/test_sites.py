@@ -172,6 +172,8 @@ def test_a_further_hospital_is_scored_by_all_replicates(ended: Lab, tmp_path: Pa
     assert hospital.test.images == images_there
     assert len(hospital.finalist.replicate_scores) == len(SITES)
     assert hospital.finalist.comparisons[0].variance_components["patient"] > 0
+    assert confirmed.exploratory == ()
+    assert hospital.exploratory[0].startswith("it has only 3 replicates")
 
 
 def test_options_that_a_verdict_over_sites_does_not_have_are_refused(ended: Lab) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.data.conftest import DataFolder
+from tests.data.conftest import DataFolder, paths
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.data.guesses import positive_class
 from xraytune.data.patients import patients_by_regex
@@ -70,6 +70,23 @@ def test_numbers_with_and_without_leading_zeros_are_one_patient(
     assert len({*patients[:4]}) == len({*patients[4:6]}) == 1
     assert len({*patients}) == 4
     assert "leading zeros" in " ".join(index.warnings)
+
+
+def test_an_id_in_other_case_is_the_same_patient_on_one_side(xrays: DataFolder) -> None:
+    """As COVID001 and Covid001 of a published split, which another program wrote."""
+    files = paths("train/{NORMAL,PNEUMONIA}/{1,2}.png test/{NORMAL,PNEUMONIA}/3.png")
+    xrays.images(files)
+
+    def name_patients(*names: str) -> None:
+        rows = [f"{file},{name}" for file, name in zip(files, names, strict=True)]
+        xrays.table("file,patient", *rows)
+
+    name_patients("P1", "p1", "P3", "P4", "q5", "q6")
+    index = xrays.index()
+    assert [image.patient for image in index.images] == ["P1", "P1", "P3", "P4"]
+    assert "P1 and p1" in " ".join(index.warnings)
+    name_patients("P1", "p1", "P3", "P4", "q5", "p4")
+    assert "both in training and in test" in xrays.refusal()
 
 
 def test_images_of_our_own_generator_show_nobody(xrays: DataFolder) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.space.backbones import identity_of
-from xraytune.space.encoders import KNOWN_SETS, XRAY_ENCODERS
+from xraytune.space.encoders import XRAY_ENCODERS, DataSet
 from xraytune.space.load import load_space
 from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
 from xraytune.trial.prepare import require_inputs
@@ -199,5 +200,5 @@ def test_encoders_of_one_space_have_their_own_sizes_and_channels(write_space: Wr
 def test_every_row_names_its_reference_and_known_sets() -> None:
     for encoder in XRAY_ENCODERS.values():
         assert encoder.reference.startswith("https://")
-        assert {*encoder.seen} <= {*KNOWN_SETS}
+        assert {*encoder.seen} <= {*get_args(DataSet)} - {"other"}
         assert len(encoder.images.mean) == len(encoder.images.std)

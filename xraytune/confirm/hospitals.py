@@ -196,10 +196,9 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
         records[hospital.order] = record
         plan = plan.with_values({"hospitals": tuple(records.values())})
         write_plan(plan, study.runs_folder.path)
-    hospital_plan = plan.with_values({"exploratory": record.exploratory})
     # Every replicate is a network for this hospital, whatever site it left out.
-    plan_without_sites = hospital_plan.with_values({"sites": ()})
-    scores = score_opened(study, plan_without_sites, hospital, scores_file, access=record.access)
+    hospital_plan = plan.with_values({"exploratory": record.exploratory, "sites": ()})
+    scores = score_opened(study, hospital_plan, hospital, scores_file, access=record.access)
     return plan, Hospital(
         name=record.name,
         exploratory=why_exploratory(hospital_plan, hospital.data.set),

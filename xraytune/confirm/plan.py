@@ -28,7 +28,7 @@ from xraytune.confirm.record import VERDICT_FILE, Confirmation
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.data.prepare import write_prepared
-from xraytune.space.encoders import describe_seen
+from xraytune.space.encoders import DataSet, describe_seen
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings
 from xraytune.space.space import Space
@@ -226,7 +226,7 @@ def earlier_access(study: Path, sealed: SealedTest, before: str = "") -> tuple[s
     return (f"test images had been accessed {times} before, by {names}",)
 
 
-def why_exploratory(plan: Plan, *data_sets: str | None) -> tuple[str, ...]:
+def why_exploratory(plan: Plan, *data_sets: DataSet | None) -> tuple[str, ...]:
     """Return why the verdict is exploratory, for instance if an encoder has seen a data set."""
     networks = [(arm.parameters.backbone, arm.parameters.weights) for arm in plan.arms]
     encoder_reasons: list[str] = []

@@ -110,9 +110,9 @@ def confirm(
     space = study_folder.space(data=data, weights_dir=weights_dir)
     if not os.access(study_folder.path, os.W_OK):
         recorded_verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
-        if recorded_verdict and (by or finalists or replicates):
+        if recorded_verdict and (test or by or finalists or replicates):
             what = "the study cannot be written to, so nothing can be added to its verdict"
-            fix = "leave out --by, --finalists and --replicates for its verdict, or copy the study"
+            fix = "give no further options for its recorded verdict, or copy the study"
             raise StudyError(what, study_folder.path, fix)
         if recorded_verdict:
             callbacks.note("the study cannot be written to: this is its recorded verdict")

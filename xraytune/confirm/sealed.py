@@ -149,7 +149,8 @@ def choose_test(
             )
         if kind == "unused":
             images = split.side(TEST)
-        sealed = SealedTest(data=test_set.data, images=images, kind=kind, prepared=split)
+        data = settings.data if kind == "unused" else test_set.data
+        sealed = SealedTest(data=data, images=images, kind=kind, prepared=split)
         refuse_too_few(sealed, prepared, exclusion)
         return sealed
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from xraytune.base.errors import ConfigError, DataError, counted, join_names
 from xraytune.data.file_names import Unit, known_name, propose_patients
-from xraytune.data.guesses import composed
+from xraytune.data.guesses import composed, folded
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
@@ -100,18 +100,21 @@ def match_patients(
 
 
 def patient_key(name: str) -> str:
-    """Return the name by which patients are compared, even if a spreadsheet wrote a number."""
+    """Return the name by which patients are compared, without case, and as a spreadsheet writes it.
+
+    A spreadsheet writes the number 0012 as 12 or 12.0.
+    """
     number = re.fullmatch(r"0*([0-9]+)([.,]0)?", name.strip())
-    return number[1] if number else name.strip()
+    return number[1] if number else folded(name.strip())
 
 
 def join_patients(
     patients: Mapping[str, str], contents: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Join patients whose names are the same number, `0012` and `12`, or who share a file.
+    """Join patients whose names have the same `patient_key`, or who share a file.
 
     Joined patients get the first of their sorted names. Returns the patient of every file, and a
-    note if numbers were joined.
+    note if names were joined.
 
     `patients` has the patient of every file, `contents` the SHA-256 of the files to compare.
     """
@@ -120,17 +123,19 @@ def join_patients(
 
     joined = DisjointSet(patients.values())
     first_with: dict[str, str] = {}
-    names = sorted({*patients.values()})
-    for name in names:
-        joined.merge(first_with.setdefault(f"name {patient_key(name)}", name), name)
-    spellings = len(names) - len(first_with)
+    spellings = []
+    for name in sorted({*patients.values()}):
+        first = first_with.setdefault(f"name {patient_key(name)}", name)
+        joined.merge(first, name)
+        if first != name:
+            spellings.append(f"{first} and {name}")
     for file, sha256 in contents.items():
         joined.merge(first_with.setdefault(sha256, patients[file]), patients[file])
     first_name = {patient: min(same) for same in joined.subsets() for patient in same}
     notes = []
     if spellings:
         notes.append(
-            f"{spellings} patient IDs are numbers that occur with and without leading zeros, as "
-            "0012 and 12 do: each number is one patient"
+            f"{len(spellings)} patient IDs differ from another one only in upper and lower case or "
+            f"in leading zeros, and count as the same patient: {join_names(spellings, 3)}"
         )
     return {file: first_name[patient] for file, patient in patients.items()}, notes

@@ -42,6 +42,7 @@ from xraytune.space.messages import nearest
 from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
 
 _MOST_SUBGROUPS = 20
+_NO_VALUE = "(no value)"
 JOINING = "docs/data.md, Other formats"
 _PATIENTS_TABLE = TableSettings(
     file=(PATIENTS_CSV,), image="file", patient="patient", label="class"
@@ -173,9 +174,9 @@ def subgroup_columns(
 ) -> dict[str, Mapping[str, str]]:
     """Return the values of images below `root` that define subgroups: column -> file -> value.
 
-    The values are `column_values`; files without a value are left out. Unless the table has such a
-    column, `pneumonia` is bacterial or viral, as Kermany file names state, and `site` is the site
-    of an image.
+    The values are `column_values`; images without one are a group of their own. Unless the table
+    has such a column, `pneumonia` is bacterial or viral, as Kermany file names state, and `site` is
+    the site of an image.
 
     Raises ConfigError if the files have no value in a column, or too many different ones.
     """
@@ -183,13 +184,13 @@ def subgroup_columns(
     columns: dict[str, Mapping[str, str]] = {}
     problems = []
     for name in names:
-        values: Mapping[str, str | None] = column_values(images, name, root)
-        if name == "pneumonia" and not values:
-            values = {file: pneumonia_type(file) for file in cells_of}
+        values = column_values(images, name, root)
+        if name == "pneumonia" and not values:  # "" is in no group: healthy images have no type
+            values = {file: pneumonia_type(file) or "" for file in cells_of}
         if name == "site" and not values:
-            values = {image.file: image.site for image in images}
-        columns[name] = {file: value for file, value in values.items() if value}
-        count = len({*columns[name].values()})
+            values = {image.file: image.site for image in images if image.site}
+        columns[name] = dict.fromkeys(cells_of, _NO_VALUE) | values
+        count = len({*values.values()} - {""})
         if not 0 < count <= _MOST_SUBGROUPS:
             what = f"these images have {count} different values of it in table and headers; "
             what += f"1 to {_MOST_SUBGROUPS} make subgroups"

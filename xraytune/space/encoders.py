@@ -7,6 +7,7 @@ the size of its images, its pixel constants, and the data sets on which a score 
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from xraytune.base.files import read_json
 from xraytune.base.records import frozen
@@ -16,8 +17,10 @@ RECORD_FILE = "bundle.json"
 MODEL_FILE = "model.safetensors"
 """Files of a model that `xraytune train` wrote (trial/saved_model.py)."""
 
-KNOWN_SETS = ("nih", "chexpert", "mimic", "padchest", "brax", "vinbig", "rsna", "openi", "kermany")
-"""The names of public data sets (`data.set`); a private set may have any other name."""
+DataSet: TypeAlias = Literal[
+    "nih", "chexpert", "mimic", "padchest", "brax", "vinbig", "rsna", "openi", "kermany", "other"
+]
+"""The public sets that encoders may have seen (`data.set`); all further sets are `other`."""
 
 
 @frozen
@@ -53,11 +56,11 @@ class Encoder:
     images: ExpectedImages
     features: str
     licence: str
-    seen: tuple[str, ...]
+    seen: tuple[DataSet, ...]
     reference: str
 
 
-def _torchxrayvision(file: str, *seen: str) -> Encoder:
+def _torchxrayvision(file: str, *seen: DataSet) -> Encoder:
     """Return a row of TorchXRayVision's DenseNets, whose pixels are in [-1024, 1024]."""
     return Encoder(
         architecture="densenet121",
@@ -70,7 +73,7 @@ def _torchxrayvision(file: str, *seen: str) -> Encoder:
     )
 
 
-_NIH = ("nih", "rsna")
+_NIH: tuple[DataSet, ...] = ("nih", "rsna")
 XRAY_ENCODERS: Mapping[str, Encoder] = {
     "rad_dino": Encoder(
         architecture="timm/vit_base_patch14_dinov2",
@@ -141,14 +144,20 @@ def expected_images(backbone: str, weights: str) -> ExpectedImages | None:
     return encoder.images if encoder else None
 
 
-def describe_seen(networks: Iterable[tuple[str, str]], data_set: str | None) -> list[str]:
-    """Return a sentence for each encoder that was pretrained on a data set.
+def describe_seen(networks: Iterable[tuple[str, str]], data_set: DataSet | None) -> list[str]:
+    """Return a sentence for each encoder that was, or may have been, pretrained on a data set.
 
     `networks` are pairs of backbone and weights.
     """
+    sentences = []
     pretrained = [backbone for backbone, weights in networks if weights != "none"]
-    return [
-        f"the encoder {backbone} was pretrained on images of {data_set}"
-        for backbone in dict.fromkeys(pretrained)
-        if backbone in XRAY_ENCODERS and data_set in XRAY_ENCODERS[backbone].seen
-    ]
+    for backbone in dict.fromkeys(pretrained):
+        encoder = XRAY_ENCODERS.get(backbone)
+        if encoder is None or not encoder.seen:
+            continue
+        if data_set is None:
+            what = "may have been pretrained on these images, whose public set is not declared"
+            sentences.append(f"the encoder {backbone} {what}")
+        elif data_set in encoder.seen:
+            sentences.append(f"the encoder {backbone} was pretrained on images of {data_set}")
+    return sentences

@@ -28,7 +28,7 @@ from pydantic.fields import FieldInfo
 from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import ENCODERS, BackboneName, has_weights, identity_of
 from xraytune.space.contract import Change, Listed, Rule, Unless, refuses
-from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, expected_images
+from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, DataSet, expected_images
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
 from xraytune.space.strict_model import Several, StrictModel, list_fields
@@ -240,9 +240,9 @@ class DataSettings(StrictModel):
     """The images, their classes and their size."""
 
     path: FilePath
-    set: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] | None = None
-    """The public data set that they come from, such as `nih` (docs/spaces.md): the verdict is
-    exploratory if an encoder was pretrained on it."""
+    set: DataSet | None = None
+    """The public data set that they come from, or `other`: the verdict is exploratory if an encoder
+    was pretrained on it, or may have been."""
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
     """The positive class of two, for sensitivity. It need not be given if the other one is called
