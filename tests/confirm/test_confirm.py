@@ -40,11 +40,17 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
 
     with pytest.raises(
         StudyError,
-        match=r"in a set that this confirmation scores.*other names\n.*restore the folder",
+        match=r"in a set that this confirmation scores.*other names.*\n.*restore the folder",
     ):
         confirm(done.study, test=other)
-    with pytest.raises(StudyError, match="or other names"):
+    with pytest.raises(StudyError, match="other names"):
         done.confirm()
+    files = [image.relative_to(copy) for image in copy.rglob("*.jpeg")]
+    table = copy / "patients.csv"
+    table.write_text("\n".join(["file,patient", *(f"{file},{file.name[:3]}" for file in files)]))
+    with pytest.raises(StudyError, match="or other patients"):
+        confirm(done.study, test=copy)
+    table.unlink()
     (done.folder / "test.npy").unlink()
 
     assert confirm(done.study, test=copy).to_json() == first.to_json()

@@ -1,5 +1,6 @@
 """Further hospitals: the kept networks of a confirmation, scored on other test images as well."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,12 @@ def test_a_hospital_that_changed_is_refused_until_it_is_restored(done: Lab, fold
     ):
         confirm(done.study, test=folder)
     (folders / removed.name).rename(removed)
+    table = folder / "patients.csv"
+    rows = table.read_text()
+    table.write_text(re.sub(r":\d+$", "", rows, flags=re.MULTILINE))
+    with pytest.raises(StudyError, match="or other patients"):
+        confirm(done.study, test=folder)
+    table.write_text(rows)
     both = confirm(done.study, test=[folder, same_name])
 
     assert both.hospitals[0] == found.hospitals[0]

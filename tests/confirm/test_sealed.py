@@ -68,7 +68,7 @@ def test_images_that_changed_are_refused(lab: Lab) -> None:
     prepared = lab.prepared()
 
     next((lab.xrays / "test/NORMAL").iterdir()).unlink()
-    with pytest.raises(StudyError, match="the test folder changed since the search"):
+    with pytest.raises(StudyError, match="the test folder, or its grouping by patient, changed"):
         lab.sealed(prepared=prepared)
     shutil.copy(lab.xrays / prepared.images[-1].file, lab.xrays / prepared.images[0].file)
 
@@ -86,7 +86,7 @@ def test_other_patients_of_the_test_images_are_refused(lab: Lab) -> None:
     write_table(lab.xrays, **{first.stem: "anna"})
     lab.sealed(prepared=prepared)
     write_table(lab.xrays, **{first.stem: "anna", second.stem: "anna"})
-    with pytest.raises(StudyError, match="the patients of the test folder changed"):
+    with pytest.raises(StudyError, match="the test folder, or its grouping by patient, changed"):
         lab.sealed(prepared=prepared)
 
 

@@ -107,12 +107,12 @@ def choose_tests(
         )
         refuse_patients_of_study(hospital, index, settings, seen)
         refuse_patients_of_folders(hospital, index, settings, mixes, prepared)
-        refuse_too_few(hospital, prepared)
         if sealed and {*hospital.contents} == {*sealed.contents}:
             what = "these are the images of the verdict itself, and not of a further hospital"
             raise StudyError(what, hospital.data.path, "omit this --test")
         sets = [test.contents for test in (sealed, *hospitals) if test]
         _refuse_partly_scored(hospital, sets, plan, study.study_folder.path)
+        refuse_too_few(hospital, prepared)
         hospitals.append(hospital)
     return sealed, hospitals
 
@@ -133,7 +133,7 @@ def _refuse_partly_scored(
     if shared_images:
         what = (
             f"{counted(len(shared_images), 'image')} of this folder are in a set that this "
-            "confirmation scores, which has other images, too, or other names"
+            "confirmation scores, which has other images, too, other names, or other patients"
         )
         fix = "restore the folder as it was scored, or remove these images from it"
         raise StudyError(what, hospital.data.path, fix)

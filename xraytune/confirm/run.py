@@ -270,7 +270,10 @@ def _complete_plan(
         assert sealed, "only a planned confirmation has a verdict"
         plan = make_plan(study, finalists, replicates=replicates, sealed=sealed)
     elif sealed and plan.order not in ("", sealed.order):
-        what = "this confirmation was scored on other test images, or under other names"
+        what = (
+            "this confirmation was scored on other test images, or under other names of files or "
+            "patients"
+        )
         fix = f"use those, or move {study.runs_folder.path.name}/ away to start over"
         raise StudyError(what, sealed.data.path, fix)
     elif sealed and replicates > plan.replicates:

@@ -80,10 +80,7 @@ class SealedTest(LabelledImages):
 
     @property
     def order(self) -> str:
-        """A hash (32 hex digits) of the content in the order of the file names.
-
-        The scores are in the same order.
-        """
+        """The fingerprint in the order of the file names, in which the scores are, too."""
         return content_fingerprint(self.images, in_order=True)
 
 
@@ -368,13 +365,9 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
         on_progress=on_progress,
     )
     require_same_data(prepared, index, where)
-    what = ""
     if prepared.test_fingerprint not in (None, index.test_fingerprint):
-        what = "the test folder"
-    elif prepared.test_patients not in (None, index.test_patients_fingerprint):
-        what = "the patients of the test folder"
-    if what:
-        raise StudyError(f"{what} changed since the search", where, RESTORE)
+        what = "the test folder, or its grouping by patient, changed since the search"
+        raise StudyError(what, where, RESTORE)
     return index
 
 

@@ -186,17 +186,8 @@ class ImageIndex:
 
     @property
     def test_fingerprint(self) -> str | None:
-        """A hash of the test part, independent of file names, or None without a test part."""
+        """The `content_fingerprint` of the test part, or None without a test part."""
         return content_fingerprint(self.test) if self.test else None
-
-    @property
-    def test_patients_fingerprint(self) -> str | None:
-        """A hash of how the test images are grouped by patient, independent of all names."""
-        of_patient = defaultdict(list)
-        for image in self.test:
-            of_patient[image.patient].append(image.sha256)
-        groups = sorted(" ".join(sorted(contents)) for contents in of_patient.values())
-        return _hash_lines(groups) if groups else None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -205,13 +196,14 @@ class ImageIndex:
 
 
 def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) -> str:
-    """Return a hash of labels, images and masks, 32 hex digits.
+    """Return a hash of labels, images and masks, and of which of them show the same patient.
 
-    Renaming files changes the hash only with `in_order`.
+    It has 32 hex digits. Other names of patients do not change it, and other names of files change
+    it only with `in_order`.
     """
-    lines = [f"{image.label} {image.content}" for image in images]
-    return _hash_lines(lines if in_order else sorted(lines))
-
-
-def _hash_lines(lines: Iterable[str]) -> str:
-    return sha256("\n".join(lines).encode()).hexdigest()[:32]
+    of_patient = defaultdict(list)
+    for place, image in enumerate(images):
+        line = f"{image.label} {image.content}"
+        of_patient[image.patient].append(f"{place} {line}" if in_order else line)
+    patients = [" ".join(sorted(lines)) for lines in of_patient.values()]
+    return sha256("\n".join(sorted(patients)).encode()).hexdigest()[:32]

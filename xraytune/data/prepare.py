@@ -72,8 +72,8 @@ class SplitData:
         pixels: The pixel artifact, relative to the cache.
         pixels_sha256: Hash of the artifact's pixels and masks; another release of the decoder may
             produce other pixels from the same files.
-        test_fingerprint: A hash of the held-out test folder; None if there is none.
-        test_patients: A hash of how the images of the test folder are grouped by patient.
+        test_fingerprint: The `content_fingerprint` of the held-out test folder; None if there is
+            none.
         test_contents: The `short_sha256` of each image of the test folder, sorted.
         images: All images that are trained on, validated on or scored, in the order of the index.
         unused: The other images of the folder, except those of its test folder.
@@ -96,7 +96,6 @@ class SplitData:
     has_masks: bool = False
     findings: tuple[str, ...] = ()
     unused: tuple[ImageFile, ...] = ()
-    test_patients: str | None = None
     left_out_sites: tuple[str, ...] = ()
     other_sizes: tuple[StoredPixels, ...] = ()
     name_sets: tuple[str, ...] = OLDEST_SETS
@@ -309,7 +308,6 @@ def prepare_index(
         resize=data.resize,
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
-        test_patients=index.test_patients_fingerprint,
         test_contents=tuple(sorted(image.short_sha256 for image in index.test)),
         findings=index.findings,
         name_sets=index.name_sets,
