@@ -28,7 +28,7 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
     ("files", "table", "settings", "words"),
     [
         case("", "no images in it\n  fix: put images there (.bmp, .dcm"),
-        case("PNEUMONIA/{a,b}.png", "no training images of NORMAL"),
+        case("PNEUMONIA/{a,b}.png", "there are fewer than two classes: PNEUMONIA"),
         case(
             "a/{NORMAL,TB}/{1,2}.png b/NORMAL/3.png",
             "a, b would be classes, but contain the folders NORMAL, TB",
@@ -56,13 +56,12 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
         case(
             f"train/{PAIR}.png test/{{COVID,PNEUMONIA}}/d.png",
             f"1 {UNKNOWN}test/COVID/d.png; folders found: COVID, NORMAL, PNEUMONIA",
-            "data.classes: auto",
         ),
-        case("{NORMAL,BACTERIA,VIRUS}/{a,b}.png", f"4 {UNKNOWN}"),
+        case("{NORMAL,BACTERIA,VIRUS}/{a,b}.png", f"4 {UNKNOWN}", classes="binary"),
         case(
             "{train,test}/{NORMAL,PNEUMONIA}/{1,2,3}.png", "6 images are in none", classes="three"
         ),
-        case("{a,b,c}.png", f"3 {UNKNOWN}a.png, b.png, c.png; folders found: none"),
+        case("{a,b,c}.png", "there are fewer than two classes: none"),
         case(f"{{val,test}}/{PAIR}.png", "it contains val/ and test/ but no train/"),
         case(f"train/{PAIR}.png {{test,Testing}}/{PAIR}.png", "Testing/ and test/ are both test"),
         case(
@@ -73,11 +72,13 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
             "{a,b,c}.png",
             f"1 {UNKNOWN}c.png (odd in patients.csv)",
             table="a.png,p1,NORMAL b.png,p2,PNEUMONIA c.png,p3,odd",
+            classes="binary",
         ),
         case(
             "NORMAL/a.png PNEUMONIA/b.png",
             f"1 {UNKNOWN}NORMAL/a.png (PNEUMONIA in patients.csv)",
             table="a.png,p1,PNEUMONIA b.png,p2,",
+            classes="binary",
         ),
         case(
             f"{KERMANY} PNEUMONIA/IM-0001-0001.jpeg",
@@ -154,9 +155,11 @@ GERMS = "{BACTERIA,VIRUS}-{1,2,3}-0001.png"
         ("{e,d,c}/deep/er/{1,2,3}.png", "auto", ("c", "d", "e"), [3, 3, 3]),
         ("{e,d,c}/{0,1,2}/{1,2}.png", "auto", ("c", "d", "e"), [6, 6, 6]),
         ("{none,tb}/{none,other}/{1,2}.png", "auto", ("none", "tb"), [4, 4]),
-        ("Train/{normal,Pneumonia}/{a,b,c}.PNG", "binary", CLASSES, [3, 3]),
-        (SITES.replace("}", "}.png"), "binary", CLASSES, [6, 6]),
-        ("IM-000{1,2,3}-0001.png person{1,2,3}_{virus,bacteria}_1.png", "binary", CLASSES, [3, 6]),
+        ("Train/{normal,Pneumonia}/{a,b,c}.PNG", "auto", CLASSES, [3, 3]),
+        (SITES.replace("}", "}.png"), "auto", CLASSES, [6, 6]),
+        ("IM-000{1,2,3}-0001.png person{1,2,3}_{virus,bacteria}_1.png", "auto", CLASSES, [3, 6]),
+        ("{NORMAL,PNEUMONIA,TB}/{a,b,c}.png", "auto", (*CLASSES, "TB"), [3, 3, 3]),
+        ("{No_findings,Pneumonia}/{a,b,c}.png", "auto", ("No_findings", "Pneumonia"), [3, 3]),
         ("IM-000{1,2,3}-0001.png person{1,2,3}_{virus,bacteria}_1.png", "three", THREE, [3, 3, 3]),
     ],
 )
@@ -169,6 +172,26 @@ def test_classes_come_from_folders_or_file_names(
 
     assert (index.class_names, labels_of(index)) == (names, dict(enumerate(counts)))
     assert not [warning for warning in index.warnings if "ignored" in warning]
+
+
+@pytest.mark.parametrize(
+    ("folders", "pairs"),
+    [
+        ("{COVID19,Covid-19,Normal}", "COVID19 = Covid-19"),
+        ("{Lung_Opacity,lung-opacity,Normal}", "Lung_Opacity = lung-opacity"),
+        ("{Tuberculosis,Tuberclosis,Normal}", "Tuberclosis = Tuberculosis"),
+        ("{stage_1,stage_2,Normal}", ""),
+        ("{bacterial_pneumonia,viral_pneumonia,Normal}", ""),
+    ],
+)
+def test_classes_with_nearly_equal_names_are_pointed_out(
+    xrays: DataFolder, folders: str, pairs: str
+) -> None:
+    xrays.images(f"{folders}/{{a,b,c}}.png")
+
+    notes = [note for note in xrays.index().warnings if "similar names" in note]
+
+    assert [note.partition(": ")[2] for note in notes] == ([pairs] if pairs else [])
 
 
 def test_masks_and_drawings_in_class_folders_are_left_out(xrays: DataFolder) -> None:

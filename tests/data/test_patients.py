@@ -124,7 +124,11 @@ def test_class_name_escaping_folder_is_refused_with_line(xrays: DataFolder, name
 
 @pytest.mark.parametrize(
     "pair",
-    ["NORMAL PNEUMONIA", "healthy cancer", "No_Finding Edema", "no-findings x", "0 1", "no yes"],
+    [
+        *("NORMAL PNEUMONIA", "healthy cancer", "No_findings Pneumonia", "no-findings x", "0 1"),
+        *("no yes", "negative positive", "Normals TB", "NoDisease Disease", "NonCOVID COVID"),
+        *("non-covid covid", "covid_negative covid_positive", "no_tb tb", "uninfected infected"),
+    ],
 )
 def test_the_other_class_than_a_healthy_one_is_positive(pair: str) -> None:
     healthy, ill = pair.split()
@@ -139,7 +143,11 @@ def test_the_other_class_than_a_healthy_one_is_positive(pair: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("alpha", "beta"), ("covid", "tb"), ("normal", "healthy"), ("not normal", "ill")]
+    "names",
+    [
+        *(("alpha", "beta"), ("covid", "tb"), ("normal", "healthy"), ("not normal", "ill")),
+        ("COVID-19", "COVID-20"),
+    ],
 )
 def test_otherwise_it_is_asked_for(names: tuple[str, str]) -> None:
     found = positive_class(None, names)

@@ -162,6 +162,23 @@ def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space
             search(space, studies=studies, overrides=[changed])
 
 
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_study_keeps_the_classes_that_an_earlier_default_gave_it(
+    space: Path, is_given: bool
+) -> None:
+    data = space.parent / "xrays"
+    search(space, studies=space.parent / "studies", overrides=["data.classes=binary"])
+
+    view = search(
+        space,
+        data=data if is_given else None,
+        studies=space.parent / "studies",
+        overrides=["budget.trials=2"],
+    )
+
+    assert view.counts == {"complete": 2}
+
+
 def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
     refused = (

@@ -12,11 +12,9 @@ from xraytune.cli.command import run
 def data_inspect(
     source: options.DataArgument,
     classes: Annotated[
-        Literal["binary", "three", "auto"],
-        Option(
-            help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."
-        ),
-    ] = "binary",
+        Literal["auto", "binary", "three"],
+        Option(help="One class per folder; NORMAL and PNEUMONIA; or normal, bacterial and viral."),
+    ] = "auto",
     positive: Annotated[
         str | None,
         Option(

@@ -222,7 +222,7 @@ def print_data_inspect(inspection: Inspection, given: Options) -> None:
 
     console.show(*inspection_frame(given["source"], inspection))
     values = {
-        "data.classes": None if given["classes"] == "binary" else given["classes"],
+        "data.classes": None if given["classes"] == "auto" else given["classes"],
         "data.positive": given["positive"],
         "data.split.group_regex": given["group_regex"],
     }

@@ -47,10 +47,7 @@ _TABLE = (
     f"give {PATIENTS_CSV} a column class, or describe a label table in a data file (docs/data.md, "
     "Label tables)"
 )
-_FIX = (
-    "put the images of each class into a folder of its own, give their parent folder, use "
-    f"data.classes: auto (--classes), {_TABLE}"
-)
+_FIX = f"put the images of each class into a folder of its own, give their parent folder, {_TABLE}"
 
 
 def list_class_folders(
@@ -95,6 +92,9 @@ def list_class_folders(
         if image.part == "train" and image.file not in class_in_csv and folders_of[image.file]
     ]
     outermost = [parents[0] for parents in of_train]
+    words_of = folders_of | {file: (name,) for file, name in class_in_csv.items()}
+    if classes == "auto" and are_binary(words_of):
+        classes = "binary"
     words = class_words(of_train, site)
     names = name_classes(classes, [*class_in_csv.values(), *words], folders["train"], _FIX)
     if classes == "auto":
@@ -164,6 +164,22 @@ def list_class_folders(
     )
 
 
+def are_binary(words_of: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether all images with words are NORMAL or PNEUMONIA, and there are both.
+
+    `words_of` has the folders of each image, or its class in a table. A Kermany file name states
+    the class of an image without words.
+    """
+    names = set()
+    for file, words in words_of.items():
+        name = folder_class(words, file, BINARY_CLASSES)
+        if words:
+            names.add(name)
+        elif name := _file_name_class(file, BINARY_CLASSES):
+            names.add(name)
+    return names == {*BINARY_CLASSES}
+
+
 def class_words(of_images: Sequence[tuple[str, ...]], site: str | None = None) -> list[str]:
     """Return, for each image, the one of the folders around it that is its class with `auto`.
 
@@ -209,8 +225,7 @@ def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) ->
         what = f"{join_names(sorted(sites))} would be classes, but contain the folders "
         what += f"{join_names(folders)}, which seem to be the classes"
         fix = "give data.split.site: folder, if they are hospitals; put the folder of each class "
-        fix += "outermost, such as NORMAL/hospital1; or omit "
-        fix += f"data.classes: auto, if the classes are {join_names(BINARY_CLASSES)}; or {_TABLE}"
+        fix += f"outermost, such as NORMAL/hospital1; or {_TABLE}"
         raise DataError(what, where, fix)
     if len(names_inside) > _MOST_SMALL_FOLDERS and count < _SMALL * len(names_inside):
         what = f"{len(names_inside)} folders with {count} images would be classes, but seem to be "

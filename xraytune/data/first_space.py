@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from unicodedata import normalize
 
-from xraytune.base.errors import DataError, counted, join_names
+from xraytune.base.errors import counted, join_names
 from xraytune.base.files import write_text
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.base.templates import open_templates
@@ -59,7 +59,8 @@ def write_first_space(
 
     Raises DataError if the images cannot be used.
     """
-    settings, index = _read(data, on_progress)
+    settings = data_settings(data, DataSettings(path=data.absolute()))
+    index = read_folder(settings, on_progress=on_progress)
     task = _task_of(index)
     images = index.images
     patients = len({*images.patients})
@@ -83,7 +84,7 @@ def write_first_space(
     template = open_templates("xraytune.data").get_template("first_space.yaml")
     text = template.render(
         facts=facts,
-        takes_all_folders=settings.classes == "auto" and settings.table is None,
+        takes_all_folders=task == "classification" and settings.table is None,
         has_gpu=has_gpu,
         file=shlex.quote(str(out)),
         name=_study_name(out.name.removesuffix(".yaml")),
@@ -123,18 +124,6 @@ def _study_name(text: str) -> str:
 
 def _as_yaml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _read(data: Path, on_progress: Progress) -> tuple[DataSettings, ImageIndex]:
-    """Read the images, with the classes of their folders if they are not NORMAL and PNEUMONIA."""
-    settings = data_settings(data, DataSettings(path=data.absolute()))
-    try:
-        return settings, read_folder(settings, on_progress=on_progress)
-    except DataError:
-        if settings.classes != "binary" or settings.table or settings.findings:
-            raise
-        settings = settings.model_copy(update={"classes": "auto"})
-        return settings, read_folder(settings, on_progress=on_progress)
 
 
 def _task_of(index: ImageIndex) -> TaskName:

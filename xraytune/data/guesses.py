@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import combinations
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 from unicodedata import normalize
@@ -39,12 +41,15 @@ UNCERTAIN = frozenset("-1 equivocal possible u uncertain unclear".split())
 EMPTY = frozenset(["", "n/a", "na", "nan", "none", "null", "unknown"])
 """Cells that say neither yes nor no."""
 READ_CELLS = YES | NO | UNCERTAIN | EMPTY
-_HEALTHY = frozenset(
+_HEALTHY = NO | frozenset(
     (
-        "0 absent clear control controls healthy negative no nofinding nofindings none normal well"
+        "clear control controls healthy nodisease nofinding nofindings non none normal normals not "
+        "unaffected uninfected unremarkable well without"
     ).split()
 )
 """Names of a class without disease, without blanks and the like."""
+_SIMILAR = 0.9
+"""The least share of common letters of names that are one by mistake, such as `Tuberclosis`."""
 _VIEW_COLUMNS = frozenset(
     "view views viewposition viewcode projection frontallateral lateral modality".split()
 )
@@ -131,12 +136,33 @@ def positive_class(class_name: str | None, class_names: Sequence[str]) -> int | 
     if class_name is not None:
         what = f"{class_name!r} is no class; the classes are {join_names(class_names)}"
         return Problem(what, "data.positive", nearest(class_name, class_names))
-    healthy = [means_no_disease(name) for name in class_names]
-    if healthy[0] != healthy[1]:
-        return healthy.index(False)
     first, second = class_names
+    for names in (class_names, [_own_words(first, second), _own_words(second, first)]):
+        healthy = [means_no_disease(name) for name in names]
+        if healthy[0] != healthy[1]:
+            return healthy.index(False)
     what = f"the names do not tell which class is the disease, {first} or {second}"
     return Problem(what, "data.positive", f"use data.positive: {first}, or data.positive: {second}")
+
+
+def _own_words(name: str, other: str) -> str:
+    """Return what a name has besides the words of another one: `Non` for `NonCOVID` and `covid`."""
+    words, other_words = (
+        re.split(r"[\W_]+", folded(_CAMEL_CASE.sub(" ", text))) for text in (name, other)
+    )
+    return " ".join(word for word in words if word not in other_words)
+
+
+def find_similar(names: Sequence[str]) -> list[str]:
+    """Return the pairs of names that differ in blanks, hyphens or a few letters, `A = B`."""
+    letters = {name: re.sub(r"[\W_]", "", folded(name)) for name in names}
+    digits = {name: re.sub(r"\D", "", name) for name in names}
+    return [
+        f"{first} = {second}"
+        for first, second in combinations(names, 2)
+        if digits[first] == digits[second]
+        and SequenceMatcher(None, letters[first], letters[second]).ratio() >= _SIMILAR
+    ]
 
 
 def means_no_disease(name: str) -> bool:

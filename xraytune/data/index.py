@@ -28,6 +28,7 @@ from xraytune.data.file_names import SETS, known_name
 from xraytune.data.folders import PROVENANCE_FILE, holds_pairs, part_folders, require_folder
 from xraytune.data.guesses import (
     PartName,
+    find_similar,
     part_named,
     positive_class,
     says_other_view,
@@ -87,6 +88,9 @@ def read_index(
             require_sites(index.all_images, index.root)
     images = index.all_images
     notes = [*index.warnings]
+    similar = find_similar(index.class_names)
+    if similar:
+        notes.append(f"classes with similar names, which may be one: {join_names(similar, 3)}")
     contradictory = [
         " = ".join(image.file for image in same)
         for same in identical_images(images)
@@ -122,12 +126,9 @@ def read_folder(settings: DataSettings, *, on_progress: Progress = ignore_progre
     return read_index(settings, pairs=pairs, on_progress=on_progress)
 
 
-def find_class_names(settings: DataSettings) -> tuple[str, ...]:
-    """Return the classes in the order of their labels.
-
-    Reads the data folder only for `classes: auto`.
-    """
-    if settings.findings:
+def find_class_names(settings: DataSettings, *, pairs: bool = False) -> tuple[str, ...]:
+    """Return the classes in the order of their labels, without reading an image."""
+    if settings.findings or pairs:
         return SINGLE_CLASS
     return STANDARD_CLASSES.get(settings.classes) or _list(settings).class_names
 

@@ -85,7 +85,7 @@ class Inspection:
 def inspect_folder(
     source: Path,
     *,
-    classes: Literal["binary", "three", "auto"] = "binary",
+    classes: Literal["binary", "three", "auto"] = "auto",
     positive: str | None = None,
     group_regex: str | None = None,
     on_progress: Progress = ignore_progress,
@@ -96,8 +96,7 @@ def inspect_folder(
 
     Args:
         source: The folder, or a YAML file with a `data:` block, whose settings override these.
-        classes: `binary` for NORMAL and PNEUMONIA, `three` for normal, bacterial and viral, or
-            `auto` for one class per subfolder.
+        classes: See `data.classes`.
         positive: The positive class of two; by default, it is recognised by name.
         group_regex: A regular expression for file paths, whose first group is the patient.
         on_progress: Called with the number of images read.

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
 from xraytune.base.files import read_bytes
-from xraytune.data.class_folders import class_words, folder_class, name_classes
+from xraytune.data.class_folders import are_binary, class_words, folder_class, name_classes
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.folders import list_images, missing_classes
 from xraytune.data.guesses import PartName, composed, inner_folders, part_named
@@ -105,7 +105,8 @@ def _list_classes(
     words = [*table.settings.labels.values()]
     words = words or class_words([*filter(None, words_of.values())], data.split.site)
     fix = "give each class a label in data.table.labels"
-    names = name_classes(class_names or data.classes, words, table.path, fix)
+    classes = "binary" if data.classes == "auto" and are_binary(words_of) else data.classes
+    names = name_classes(class_names or classes, words, table.path, fix)
     labelled = []
     unknown: set[str] = set()
     for image in images:

@@ -185,7 +185,7 @@ def _require_same_study(
     Returns the space. If no `data` are given and the images of the space are gone, it has the
     images that the study recorded.
     """
-    if data is None:
+    if data is None or data.exists():
         space = with_recorded_images(study_folder, space)
     Journal(study_folder.journal_path, space, is_writable=False)  # it refuses another space
     compute = study_folder.compute()

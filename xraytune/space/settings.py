@@ -243,7 +243,9 @@ class DataSettings(StrictModel):
     set: DataSet | None = None
     """The public data set that they come from, or `other`: the verdict is exploratory if an encoder
     was pretrained on it, or may have been."""
-    classes: Literal["binary", "three", "auto"] = "binary"
+    classes: Literal["binary", "three", "auto"] = "auto"
+    """`binary` is NORMAL and PNEUMONIA, `three` normal, bacterial and viral. `auto` is `binary` if
+    all images are of these two, and else one class per folder, or per name in the table."""
     positive: str | None = None
     """The positive class of two, for sensitivity. It need not be given if the other one is called
     NORMAL, healthy or the like."""

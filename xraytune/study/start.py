@@ -96,12 +96,13 @@ def with_recorded_images(study_folder: StudyFolder, space: Space) -> Space:
     """Return a space with the images of its study, if there are none at its own `data.path`.
 
     Settings that a data file may have given for these images are taken from the study, too, unless
-    the space has them.
+    the space has them. The classes always are, since their default may change.
     """
     settings = space.settings
     recorded_settings = study_folder.space().settings
     if settings.data.path.exists():
-        return space
+        data = _completed(settings.data, recorded_settings.data, ("classes",))
+        return replace(space, settings=settings.with_values({"data": data}))
     changes = {
         "data": _completed(settings.data, recorded_settings.data, DATA_FILE_KEYS),
         "data.path": recorded_settings.data.path,

@@ -97,14 +97,15 @@ def prepare_space(
     require_writable(cache)
     for warning in space_warnings(space):
         note(warning)
-    check_images(space, class_count=len(find_class_names(settings.data)))
+    pairs = settings.task == "segmentation"
+    check_images(space, class_count=len(find_class_names(settings.data, pairs=pairs)))
     _require_batches(space)
     for trial in space.extreme_parameters("source", "gan.features"):
         if trial.gan:
             with_features(trial.gan, settings.weights_dir)
     index = read_index(
         settings.data,
-        pairs=settings.task == "segmentation",
+        pairs=pairs,
         name_sets=recorded.name_sets if recorded else SETS,
         on_progress=on_progress,
     )
