@@ -9,20 +9,21 @@ are lines with the time.
 
 import json
 import logging
+import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.measure import Measurement
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table as RichTable
@@ -46,7 +47,8 @@ _SPEED_SECONDS = 3600.0
 """The time left is estimated from the progress of the last hour."""
 _FRAME_EVERY_SECONDS = 1.0
 _SUMMARY_EVERY_SECONDS = 30.0
-_WIDEST = 10_000
+_GAP = 2
+"""The width between two columns of a table."""
 
 
 class _Stderr:
@@ -65,6 +67,15 @@ class _Stderr:
             self.__getattr__("flush")()
 
 
+def _go_on_unread(screen: Console) -> None:
+    """Print nothing more once nobody reads it, as after `| head`, and let the work end."""
+    screen.quiet = True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+Console.on_broken_pipe = _go_on_unread  # type: ignore[method-assign]  # also of `--help`
+if not os.environ.get("COLUMNS", "80").strip("0"):  # in CI; rich would print nothing
+    del os.environ["COLUMNS"]
 # One console per stream, so that lines appear above what is shown live.
 _OUT = Console(highlight=False)
 _STDERR: Any = _Stderr()
@@ -101,7 +112,7 @@ def show_json(content: object) -> None:
     """Print the result, a dict or a record, as one JSON object; nothing else goes to stdout."""
     if hasattr(content, "to_json"):
         content = content.to_json()
-    print(json.dumps(to_json(content), indent=2, allow_nan=False))
+    _OUT.out(json.dumps(to_json(content), indent=2, allow_nan=False), highlight=False)
 
 
 def log(text: str, tone: Tone = "plain") -> None:
@@ -203,44 +214,61 @@ def render(frame: Frame) -> RenderableType:
 
 
 def _rich_table(table: Table) -> RenderableType:
-    """Return a table; columns that do not fit on a narrow screen are named below it."""
-    columns = table.columns
-    for name in (*reversed([*table.optional]), *reversed(columns[2:])):
-        measurement = Measurement.get(
-            _OUT, _OUT.options.update(max_width=_WIDEST), _grid(table, columns)
-        )
-        size = measurement.maximum if name in table.optional else measurement.minimum
-        if size > _OUT.width and name in columns:
-            columns.remove(name)
-    hidden_names = [name.replace("\n", " ") for name in table.columns if name not in columns]
-    note = f"left out on this narrow screen: {', '.join(hidden_names)} (COLUMNS=200 shows more)"
-    title = [_text(table.title, "strong")] if table.title else []
-    notes = [_text(note, "dim")] if hidden_names else []
-    return Group(Text(), *title, _grid(table, columns), *notes)
+    """Return a table; columns that do not fit on a narrow screen are named below it.
 
+    Texts wrap between words, and numbers do not. Only a word of the first column that is longer
+    than the screen is wide, such as a path, continues on the next line.
+    """
+    cells = {
+        name: [_text(name, "dim"), *(_text(row[name]) for row in table.rows)]
+        for name in table.columns
+    }
+    needed = {name: _widest(texts) for name, texts in cells.items()}
+    fewest = {
+        name: _widest(word for text in texts for word in text.plain.split())
+        if table.is_text(name)
+        else needed[name]
+        for name, texts in cells.items()
+    }
+    names = [*cells]
 
-def _grid(table: Table, names: Sequence[str]) -> RichTable:
-    has_header = any(name.strip() for name in names)
+    def spare_width(widths: Mapping[str, int]) -> int:
+        return _OUT.width - sum(widths[name] + _GAP for name in names) + _GAP
+
+    for name in (*reversed([*table.optional]), *reversed([*cells][1:])):
+        widths = needed if name in table.optional else fewest
+        if name in names and spare_width(widths) < 0:
+            names.remove(name)
+
     grid = RichTable(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
-        show_header=has_header,
+        show_header=any(name.strip() for name in names),
     )
+    spare = spare_width(fewest)
+    widths = {}
+    for count, name in enumerate(sorted(names, key=lambda name: needed[name] - fewest[name])):
+        added = min(needed[name] - fewest[name], spare // (len(names) - count))
+        widths[name] = fewest[name] + added
+        spare -= added
     for name in names:
-        is_text = table.is_text(name)
-        cells = [name, *(text_of(row[name]) for row in table.rows)]
-        width = max(len(line) for cell in cells for line in cell.split("\n"))
-        grid.add_column(
-            _text(name, "dim"),
-            justify="left" if is_text else "right",
-            min_width=None if is_text else width,
-            overflow="fold",
-        )
-    for row in table.rows:
-        grid.add_row(*(_text(row[name]) for name in names))
-    return grid
+        justify: Literal["left", "right"] = "left" if table.is_text(name) else "right"
+        grid.add_column(cells[name][0], justify=justify, width=widths[name], overflow="fold")
+    for texts in zip(*(cells[name][1:] for name in names), strict=True):
+        grid.add_row(*texts)
+
+    title = [_text(table.title, "strong")] if table.title else []
+    hidden_names = [name.replace("\n", " ") for name in cells if name not in names]
+    note = f"left out on this narrow screen: {', '.join(hidden_names)} (COLUMNS=200 shows more)"
+    notes = [_text(note, "dim")] if hidden_names else []
+    return Group(Text(), *title, grid, *notes)
+
+
+def _widest(texts: Iterable[Text | str]) -> int:
+    """Return the width of the widest line of some texts, at least 1."""
+    return max((cell_len(line) for text in texts for line in str(text).split("\n")), default=1)
 
 
 def _text(entry: Entry, tone: Tone = "plain") -> Text:
