@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -172,3 +174,43 @@ def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (4, "")
     assert "the current folder is not there any more" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+PROGRAM = f"{sys.executable} -m xraytune"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", ["0", ""])
+@pytest.mark.parametrize("words", ["space list", "--help"])
+def test_a_screen_without_columns_shows_what_others_show(columns: str, words: str) -> None:
+    shown = other_process(f"{PROGRAM} {words}", env={**os.environ, "COLUMNS": columns})
+
+    assert shown.stdout == other_process(f"{PROGRAM} {words}").stdout
+    assert len(shown.stdout.splitlines()) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "<&- 1>&- 2>&-"])
+def test_work_is_done_with_closed_streams(closed: str, tmp_path: Path) -> None:
+    """As in cron."""
+    line = f"{PROGRAM} data phantom {tmp_path}/xrays --patients 20 --size 32 {closed}"
+
+    done = other_process("sh -c", line)
+
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "xrays/train/NORMAL").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["space list", "--help", "data phantom {} --size 32 --json"])
+def test_a_result_that_nobody_reads_to_the_end_is_a_success(words: str, tmp_path: Path) -> None:
+    """As after `| head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    program = [sys.executable, "-m", "xraytune", *words.format(tmp_path / "xrays").split()]
+    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, check=False)
+
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert b"Error" not in done.stderr

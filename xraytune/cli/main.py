@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -100,6 +101,11 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in ("stdin", "stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as by cron's `2>&-`
+            null = Path(os.devnull).open("r+")
+            os.set_inheritable(null.fileno(), True)
+            setattr(sys, stream, null)
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
     for number in (signal.SIGINT, signal.SIGTERM):  # ignored in the background; sent by queues

@@ -73,12 +73,12 @@ class WandbRun:
                 ),
             )
             mode = os.environ.get("WANDB_MODE")
-            if not mode:
-                mode = "online" if wandb.login(prompt=False) else "offline"
             try:
+                # Sends the key, if there is one, to W&B.
+                mode = mode or ("online" if wandb.login(prompt=False) else "offline")
                 self._run = start(mode=mode)
             except Exception as error:
-                if mode != "online":
+                if mode not in (None, "online"):
                     raise
                 _logger.warning("W&B failed: %r; written offline, for `wandb sync`", error)
                 wandb.teardown()  # its process still has the run

@@ -46,6 +46,7 @@ def output_of(folder: Path, mode: str, **environment: str) -> str:
     own = {
         "HOME": str(folder.parent),
         "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_HTTP_TIMEOUT": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     done = subprocess.run(
@@ -60,16 +61,23 @@ def output_of(folder: Path, mode: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("key", ["0f" * 20, ""], ids=["no network", "no key"])
+KEY = "0f" * 20
+
+
+@pytest.mark.parametrize(
+    ("mode", "key"),
+    [("online", KEY), ("online", ""), ("auto", KEY), ("auto", "short"), ("auto", f"{KEY}\n{KEY}")],
+    ids=["no network", "no key", "a key without network", "a short key", "a line break"],
+)
 def test_a_run_that_cannot_be_sent_is_written_offline_with_a_warning(
-    key: str, tmp_path: Path
+    mode: str, key: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "trial"
     folder.mkdir()
 
-    output = output_of(folder, "online", WANDB_API_KEY=key)
+    output = output_of(folder, mode, WANDB_API_KEY=key)
 
-    assert output.count("written offline") == 2, output
+    assert (output.count("written offline"), output.count("W&B failed")) == (2, 2), output
     written = folder.glob("wandb/offline-run-*/*.wandb")
     assert [read_run(file).epochs for file in written] == [[epoch.epoch for epoch in EPOCHS]] * 2
 
