@@ -24,10 +24,10 @@ from xraytune.search.loop import TrialLoop, count_slots, reserve
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.load import load_space
-from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.trial import OpenTrial, TrialMessage
+from xraytune.synth.generator_inputs import Training
 
 _SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
 _NODES = (Node(cpus=16, gpus=1), Node(cpus=64, gpus=8))
@@ -56,10 +56,10 @@ class SimulatedNode:
     log: list[tuple[float, float, float]] = field(default_factory=list)
     """Until when, the seconds of slots in use, and those of training."""
 
-    def need(self, generator: GanSettings | None, draw: int | None, size_px: int) -> str | None:
+    def need(self, generator: Training | None, draw: int | None, size_px: int) -> str | None:
         """Return the lineage of a generator that is not trained yet; the space has one."""
         del draw, size_px
-        return "GAN" if generator and self.steps_trained < generator.steps else None
+        return "GAN" if generator and self.steps_trained < generator.length else None
 
     def run(self, loop: TrialLoop) -> None:
         """Start trials until no slot is free, then pass on the next report, until all have ended."""

@@ -304,10 +304,10 @@ def space_reference() -> str:
     schema: Any = Settings.model_json_schema()
     definitions, top = schema["$defs"], schema["properties"]
     fields = PARAMETERS
-    values = {
-        name: TypeAdapter(Annotated[field.annotation, field]).json_schema()
-        for name, field in fields.items()
-    }
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        kind: Any = Annotated[field.annotation, field]
+        values[name] = TypeAdapter(kind).json_schema()
     return _SPACE_PAGE.format(
         top=_setting_table(top, definitions),
         blocks="\n\n".join(
@@ -350,7 +350,7 @@ def _encoder_row(name: str, encoder: Encoder) -> str:
 
 
 def _parameter_row(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
-    from xraytune.space.settings import SOURCES
+    from xraytune.space.sources import SOURCES
 
     named = {"backbone": "one of the [backbones](#backbones)", "source": _codes(SOURCES.built_in)}
     shown = named.get(name) or _values(values)

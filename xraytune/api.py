@@ -56,7 +56,7 @@ def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:
             expected = str(parameters[name].annotation)
             if isinstance(value, str) and "Path" in expected:
                 bound_arguments.arguments[name] = Path(value)
-            elif isinstance(value, str) and "Sequence[str]" in expected:
+            elif isinstance(value, str) and "Sequence[str" in expected:
                 bound_arguments.arguments[name] = [value]
         return function(*bound_arguments.args, **bound_arguments.kwargs)
 

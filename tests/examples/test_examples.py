@@ -23,7 +23,7 @@ SPACE = """\
 name: own
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:
-  source: {value: mixup}
+  source: {value: blend}
   synthetic_ratio: {value: 0.5}
   backbone: {value: tiny_net}
   weights: {value: none}
@@ -56,7 +56,7 @@ def test_model_records_the_versions_of_its_extensions_and_is_refused_without_the
     packages = read_json(lab / "model/bundle.json")["packages"]
 
     assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
-    assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
+    assert packages["source blend"].startswith("blend of xraytune-examples 0.1.0 ")
     with pytest.raises(ArtifactError, match="not valid in this version of xraytune: backbone: "):
         open_bundle(lab / "model")
 

@@ -293,11 +293,13 @@ class Gans:
     def __init__(self) -> None:
         self.trained: set[tuple[int, int]] = set()
 
-    def need(self, generator: GanSettings | None, draw: int | None, size_px: int) -> str | None:
+    def need(self, generator: object, draw: int | None, size_px: int) -> str | None:
         del draw, size_px
-        if generator is None or (generator.width, generator.steps) in self.trained:
+        if generator is None:
             return None
-        return f"width {generator.width}"
+        assert isinstance(generator, GanSettings)
+        is_trained = (generator.width, generator.steps) in self.trained
+        return None if is_trained else f"width {generator.width}"
 
 
 def gan_search(

@@ -38,7 +38,7 @@ from xraytune.base.locks import build_lock
 CACHE_TAG = "CACHEDIR.TAG"
 """This tag marks a cache, also for backup programs. Source: https://bford.info/cachedir/."""
 TAG_LINE = "Signature: 8a477f597d28d172789f06886806bc55"
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _logger = logging.getLogger(__name__)
 
 
@@ -67,7 +67,7 @@ def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
 def start_folder(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
     """Create the folder of an artifact that grows or is in progress, with a manifest."""
     path = artifact_path(cache, stage, inputs)
-    write_json(path / _MANIFEST, {"stage": path.parent.name, "inputs": inputs})
+    write_json(path / MANIFEST, {"stage": path.parent.name, "inputs": inputs})
     return path
 
 
@@ -114,7 +114,7 @@ def build_once(
                 for file in sorted(folder.rglob("*"))
                 if file.is_file()
             }
-            write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
+            write_json(folder / MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
     return path
 
 
@@ -138,12 +138,12 @@ def is_intact(path: Path) -> bool:
 def record_use(path: Path) -> None:
     """Set the time of an artifact's last use to now, if the artifact is there."""
     with suppress(OSError):  # a read-only cache, or a file of another user
-        os.utime(path / _MANIFEST)
+        os.utime(path / MANIFEST)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     """Read the manifest of an artifact, finished or not; ValueError if it is another one's."""
-    return _parse_manifest(path.parent.name, path.name, read_bytes(path / _MANIFEST))
+    return _parse_manifest(path.parent.name, path.name, read_bytes(path / MANIFEST))
 
 
 @lru_cache(

@@ -146,6 +146,10 @@ def read_bytes(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -
         return stream.read()
 
 
+TEMPORARY_NAME = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+"""Matches what `temporary_name` returns; a file of this name was left by a killed process."""
+
+
 def temporary_name(path: Path) -> Path:
     """Return a unique hidden name in the folder of `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")

@@ -51,6 +51,7 @@ def confirm(
     yes: options.Yes = False,
     cache: options.Cache = None,
     address: options.Address = None,
+    extensions: options.Extensions = None,
     reason: options.Reason = "",
     as_json: options.AsJson = False,
 ) -> None:

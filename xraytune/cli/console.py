@@ -97,6 +97,7 @@ def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = 
     options = given or {}
     option_values = [("--data", options.get("data")), ("--weights-dir", options.get("weights_dir"))]
     option_values += [("--set", line) for line in options.get("overrides") or ()]
+    option_values += [("--extension", place) for place in options.get("extensions") or ()]
     option_words = [
         word for option, value in option_values if value is not None for word in (option, value)
     ]

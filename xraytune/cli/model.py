@@ -34,6 +34,7 @@ def train(
     overrides: options.Overrides = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
+    extensions: options.Extensions = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train the final model, without Ray, and write it with a model card.

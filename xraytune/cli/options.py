@@ -74,6 +74,15 @@ Cache = Annotated[
         "next to the studies folder or, without a study, in the current folder.",
     ),
 ]
+Extensions = Annotated[
+    list[str] | None,
+    Option(
+        "--extension",
+        metavar="FILE.py:CLASS",
+        help="Generator of your own, which is then a source of the file's name; repeatable. "
+        "Its code is run.",
+    ),
+]
 SkipBroken = Annotated[
     bool,
     flag("--skip-broken", "Leave out broken images and list them, instead of stopping."),

@@ -311,12 +311,13 @@ def print_curve(measured: Curve, given: Options) -> None:
     console.propose("search", "--space", given["space"], given=given)
 
 
-def print_search(view: StudyView, _: Options) -> None:
+def print_search(view: StudyView, given: Options) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
     when = "next"
     if view.has_finalist:
-        console.propose("confirm", view.path)
+        extensions = {"extensions": given.get("extensions")}
+        console.propose("confirm", view.path, given=extensions)
         when = "without a verdict"
     console.propose("export", view.path, "-o", "best.yaml", when=when)
 

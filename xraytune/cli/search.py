@@ -27,6 +27,7 @@ def search(
     cache: options.Cache = None,
     address: options.Address = None,
     skip_broken: options.SkipBroken = False,
+    extensions: options.Extensions = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Search a space of augmentation mixes. Run the same command again to resume.
@@ -59,6 +60,7 @@ def plan(
     ] = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
+    extensions: options.Extensions = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Say, before a search, what a verdict could tell, and how long it takes to get it.
@@ -103,6 +105,7 @@ def curve(
     ] = None,
     cache: options.Cache = None,
     skip_broken: options.SkipBroken = False,
+    extensions: options.Extensions = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure, before a search, how many patients synthetic or other images are worth.

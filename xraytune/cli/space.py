@@ -10,6 +10,7 @@ from xraytune.cli import console, options
 from xraytune.space.load import load_space
 from xraytune.space.rules import space_warnings
 from xraytune.space.shipped import copy_space, describe_space, find_space, list_spaces
+from xraytune.space.sources import SOURCES
 from xraytune.space.space import require_extensions
 
 
@@ -54,6 +55,7 @@ def space_check(
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
+    extensions: options.Extensions = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Validate a search space file and print it with all defaults.
@@ -62,6 +64,7 @@ def space_check(
 
     Example: xraytune space check gan_ratio.yaml
     """
+    SOURCES.register(extensions or ())
     space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     require_extensions(space)
     warnings = [*space_warnings(space)]

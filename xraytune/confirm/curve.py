@@ -33,6 +33,7 @@ from xraytune.nets.compute import compute_here, in_one_thread, pin
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import Experiment, Parameters, Settings, extensions_of
+from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.stats.between import Estimate, mean_score, worth_between
 from xraytune.stats.placements import StructuralComponents, structural_components
@@ -167,6 +168,7 @@ def curve(
     out: Path | None = None,
     cache: Path = Path("cache"),
     skip_broken: bool = False,
+    extensions: Sequence[str | type] = (),
     on_progress: Progress = ignore_progress,
     note: Callable[[str], None] = lambda _: None,
 ) -> Curve:
@@ -189,6 +191,7 @@ def curve(
         out: Folder to create, with `curve.json`, `curve.png` and `curve.svg`.
         cache: Artifact cache.
         skip_broken: Leave out broken images.
+        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
         on_progress: Called with progress.
         note: Called with messages for the user.
 
@@ -199,6 +202,7 @@ def curve(
         MachineError: Weights or disk space are missing.
         TrialError: A loss is not finite.
     """
+    SOURCES.register(extensions)
     loaded_space = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
     data_settings = loaded_space.settings.data
     if out:

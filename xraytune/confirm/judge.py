@@ -37,6 +37,7 @@ from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.space.settings import Parameters
+from xraytune.space.sources import SOURCES
 from xraytune.stats.between import place_between
 from xraytune.stats.classification import (
     FEWEST_LABELS,
@@ -262,7 +263,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
                 f"the synthetic images of {copies} of {plan.replicates} replicates of {arm.name} "
                 "copy training images"
             )
-        if arm.parameters.gan is None:  # the search has measured the same images
+        if not arm.parameters.trains_generator:  # the search has measured the same images
             trial_numbers = [row.number for row in study.searched if row.label == arm.trial]
             reports = _read_reports(study.study_folder, trial_numbers)
         caveat = quality_caveat(reports, rope, arm.parameters)
@@ -314,11 +315,7 @@ def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
         f"{trial.backbone} ({Path(trial.weights).name} weights, trainable: {trial.trainable})"
         for trial in finalists
     )
-    generators = (
-        f"{gan.architecture} GAN of {gan.image_size} px, trained for {gan.steps:,} steps"
-        for trial in finalists
-        if (gan := trial.gan)
-    )
+    generators = filter(None, map(_describe_generator, finalists))
     packages = study.runs_folder.environment()["packages"]
     return Searched(
         trials=len(study.searched),
@@ -329,6 +326,25 @@ def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
         generators=tuple(dict.fromkeys(generators)),
         packages={name: packages[name] for name in ("xraytune", "torch")},
     )
+
+
+def _kind_of_generator(parameters: Parameters) -> str:
+    """Return what each replicate trained, as in "GANs"; "" if it trained no generator."""
+    if parameters.gan:
+        return "GAN"
+    return f"{parameters.source} generator" if parameters.trains_generator else ""
+
+
+def _describe_generator(parameters: Parameters) -> str:
+    """Return what generator a trial trains, in words; "" if it trains none."""
+    if gan := parameters.gan:
+        return f"{gan.architecture} GAN of {gan.image_size} px, trained for {gan.steps:,} steps"
+    if not parameters.trains_generator:
+        return ""
+    settings = parameters.extension_settings.items()
+    with_settings = ", ".join(f"{name} {value}" for name, value in settings)
+    what = f"generator {SOURCES.declared[parameters.source]}"
+    return f"{what} with {with_settings}" if with_settings else what
 
 
 def _read_reports(study_folder: StudyFolder, numbers: Sequence[int]) -> list[PoolReport]:
@@ -418,7 +434,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
                 arm=finalist.name,
                 trial=finalist.trial,
                 backbone=finalist.parameters.backbone,
-                generator="GAN" if finalist.parameters.gan else "",
+                generator=_kind_of_generator(finalist.parameters),
                 mixing=finalist.parameters.mixing,
                 score=float(scores.mean()),
                 replicate_scores=tuple(scores.tolist()),

@@ -23,6 +23,7 @@ from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
 from xraytune.space.shipped import describe_space
+from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space, missing_packages, require_extensions
 from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD
 
@@ -81,6 +82,7 @@ def study_outlook(
     overrides: Sequence[str] = (),
     cache: Path = Path("cache"),
     skip_broken: bool = False,
+    extensions: Sequence[str | type] = (),
     auroc: float = LIKELY_AUROC,
     sd: float = REPLICATE_SD,
     gpus: int | None = None,
@@ -97,6 +99,7 @@ def study_outlook(
         overrides: `key=value` settings that override those of the space.
         cache: Artifact cache, which keeps the decoded images; its disk is checked for free space.
         skip_broken: Leave out broken images.
+        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
         auroc: Assumed AUROC of the finalist and its controls, in (0.5, 1).
         sd: Assumed standard deviation of an arm's AUROC over replicates.
         gpus: Number of GPUs that trials compute on; default: all GPUs of this machine.
@@ -117,6 +120,7 @@ def study_outlook(
             raise ConfigError("--space is missing", fix="give the space of the study to plan")
         return Outlook(checks=tuple(checks))
     note(describe_space(space))
+    SOURCES.register(extensions)
     loaded_space = load_space(space, overrides, data=data, weights_dir=weights_dir)
     if _has_all(checks):
         checks += check_space(loaded_space)

@@ -42,7 +42,9 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.space.allocation import allocation_of
 from xraytune.space.paths import PATHS
+from xraytune.space.recorded import require_same_code
 from xraytune.space.settings import Parameters
+from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked, other_releases
 from xraytune.study.journal import Journal
@@ -66,6 +68,7 @@ def confirm(
     replicates: int | None = None,
     cache: Path | None = None,
     address: str | None = None,
+    extensions: Sequence[str | type] = (),
     reason: str = "",
     callbacks: Callbacks = NO_CALLBACKS,
     before_test: Callable[[], None] = lambda: None,
@@ -90,6 +93,7 @@ def confirm(
             number is refused.
         cache: The artifact cache; by default the one next to the studies.
         address: A Ray cluster; by default Ray starts on this machine.
+        extensions: The code of the study's extensions: `FILE.py:CLASS`, or the class itself.
         reason: Why test images are scored, for the test-set access log.
         callbacks: Called as the confirmation proceeds.
         before_test: Called after all training, before test images are scored for the first time,
@@ -106,6 +110,7 @@ def confirm(
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
     _require_counts(finalists, replicates)
+    SOURCES.register(extensions)
     study_folder = StudyFolder(study.resolve())
     space = study_folder.space(data=data, weights_dir=weights_dir)
     if not os.access(study_folder.path, os.W_OK):
@@ -117,6 +122,7 @@ def confirm(
         if recorded_verdict:
             callbacks.note("the study cannot be written to: this is its recorded verdict")
             return recorded_verdict
+    require_same_code(study_folder.path)
     with _open_study(study_folder, space, cache, address, callbacks) as open_study:
         open_study = replace(open_study, reason=reason, before_test=lru_cache(before_test))
 

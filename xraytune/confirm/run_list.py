@@ -25,6 +25,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks, RunsView
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.search.ray.runner import Runner
 from xraytune.space.cost import seconds_to_come
+from xraytune.space.recorded import write_extensions
 from xraytune.space.settings import SchedulerSettings, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, environment, other_releases
@@ -187,7 +188,8 @@ class RunList(TrialLoop):
         waiting_counts = Counter(run.parameters.arm for run in self._waiting.values())
         work = 0.0
         remaining_runs = [*self._waiting.values(), *self._running.values()]
-        generator_arms = {run.parameters.arm for run in remaining_runs if run.parameters.gan}
+        remaining = [run.parameters for run in remaining_runs]
+        generator_arms = {trial.arm for trial in remaining if trial.trains_generator}
         for arm in {*shares, *waiting_counts}:
             default_seconds = all_seconds if arm in generator_arms else self._epoch_seconds
             arm_seconds = self._seconds.get(arm, default_seconds)
@@ -224,6 +226,7 @@ def train_runs(
         return {}
     if not (study_folder.path / "environment.json").exists():
         write_prepared(study.prepared, study_folder.path / "split.json")
+        write_extensions(study_folder.path, (run.parameters.source for run in runs))
         record = environment(study.compute)
         if study.runner.address is not None:
             record = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")

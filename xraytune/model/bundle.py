@@ -18,6 +18,7 @@ from xraytune.data.prepare import RunContext, write_prepared
 from xraytune.space.encoders import RECORD_FILE
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
+from xraytune.space.recorded import write_extensions
 from xraytune.space.settings import Experiment, extensions_of
 from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
@@ -106,6 +107,7 @@ def write_bundle(
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / SPLIT_FILE)
+    write_extensions(folder, [parameters.source])
     lines = []
     for number, epochs in enumerate(trained.epochs, start=1):
         member = {"network": number} if members > 1 else {}

@@ -46,6 +46,7 @@ from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS, is_path
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
+from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import (
@@ -103,6 +104,7 @@ def train(
     overrides: Sequence[str] = (),
     cache: Path | None = None,
     skip_broken: bool = False,
+    extensions: Sequence[str | type] = (),
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
     note: Callable[[str], None] = _logger.info,
@@ -124,6 +126,7 @@ def train(
         overrides: `key=value` settings that override the file's.
         cache: Artifact cache; by default, the cache of the exported trial's study, or `cache`.
         skip_broken: Leave out broken images.
+        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
         on_epoch: Called after each epoch of each network, and after resuming also for the earlier
             epochs.
         on_progress: Called with the progress of preparation, generator and training steps.
@@ -152,6 +155,7 @@ def train(
         raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
 
     # Everything is checked before the first step: settings, packages, images and other inputs.
+    SOURCES.register(extensions)
     space = _open_experiment(
         config_or_study, overrides, data=data, weights_dir=weights_dir, note=note
     )

@@ -194,7 +194,7 @@ def _show_generators(
         used_by = join_names([f"#{trial.number}" for trial in trials], 8)
         pictures[study_folder.path / grid] = f"Real and generated images; used by {used_by}."
     first_sample = next(iter(samples), "")
-    generator = Path(first_sample).stem.removeprefix("gan-")
+    generator = Path(first_sample).stem.rpartition("-")[2]
     for path, gate in artifacts_of(cache, MEMORISATION_STAGE):
         if first_sample and gate["pools"][0].get("generator", "").startswith(generator):
             for picture in sorted(path.glob("nearest_*.png")):

@@ -28,10 +28,10 @@ from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, Node, TrialResult, frozen
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.space.allocation import Allocation, Share
-from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
 from xraytune.study.trial import Cause, OpenTrial, TrialFailed, TrialMessage
+from xraytune.synth.generator_inputs import Training
 
 _RETRIES = 2
 """How often a trial is retried in a row without reaching a new epoch."""
@@ -41,10 +41,10 @@ _STARTED_AHEAD = 4
 ahead a trial is asked for, the fewer results the sampler knows."""
 
 
-GeneratorNeeds: TypeAlias = Callable[[GanSettings | None, int | None, int], str | None]
+GeneratorNeeds: TypeAlias = Callable[[Training | None, int | None, int], str | None]
 """A function that returns the lineage of a trial's generator, or None if no generator need be
-trained first. Its arguments are `OpenTrial.generator_inputs`: the settings of the GAN, if there is
-one, the number of the replicate's draw, if it has one, and the side length of the images in
+trained first. Its arguments are `OpenTrial.generator_inputs`: the generator, if there is one, the
+number of the replicate's draw, if it has one, and the side length of the images in
 pixels."""
 
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
@@ -172,7 +172,7 @@ class TrialLoop(ABC):
 
         Trials that have begun come first, so that a restart does not change the order. Of the
         others, trials that train their generator come before trials that train none. Generators
-        that differ only in their steps form a chain: chains with the most steps come first, each
+        that differ only in their length form a chain: the longest chains come first, each
         with its shortest training, from which the others continue. A trial waits while another
         trial trains its generator, or a shorter training in its chain.
         """
@@ -186,10 +186,10 @@ class TrialLoop(ABC):
                 ready_trials.append(trial)
             elif lineage not in in_training:
                 chains.setdefault(lineage, []).append(trial)
-        steps = attrgetter("parameters.gan.steps")
-        by_steps = [sorted(chain, key=steps) for chain in chains.values()]
-        by_steps.sort(key=lambda chain: steps(chain[-1]), reverse=True)
-        runnable = [*(chain[0] for chain in by_steps), *ready_trials]
+        length = attrgetter("generator_length")
+        by_length = [sorted(chain, key=length) for chain in chains.values()]
+        by_length.sort(key=lambda chain: length(chain[-1]), reverse=True)
+        runnable = [*(chain[0] for chain in by_length), *ready_trials]
         return sorted(runnable, key=self._has_begun, reverse=True)
 
     def on_result(self, number: int, message: TrialMessage) -> bool:

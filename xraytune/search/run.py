@@ -30,7 +30,9 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.cost import Machine, Work, describe_slow_search
 from xraytune.space.encoders import describe_seen
+from xraytune.space.recorded import require_same_code
 from xraytune.space.settings import Parameters, Settings
+from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal, random_parameters
@@ -63,6 +65,7 @@ def search(
     cache: Path | None = None,
     address: str | None = None,
     skip_broken: bool = False,
+    extensions: Sequence[str | type] = (),
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> StudyView:
     """Search the space of a file, and return the study.
@@ -96,6 +99,7 @@ def search(
         cache: The artifact cache; by default next to the resolved path of `studies`.
         address: A Ray cluster; by default Ray starts on this machine.
         skip_broken: Skip broken images, with a note.
+        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
         callbacks: Called as the search proceeds.
 
     Raises:
@@ -108,6 +112,7 @@ def search(
     """
     note = callbacks.note
     # 1. The space
+    SOURCES.register(extensions)
     file = space or _first_space(data, callbacks)
     loaded_space = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
     study_folder = StudyFolder((studies / loaded_space.settings.name).resolve())
@@ -120,6 +125,7 @@ def search(
         if is_resumed:
             loaded_space = _require_same_study(study_folder, loaded_space, data, address)
             stack.enter_context(locked(study_folder))
+            require_same_code(study_folder.path)
 
         # 3. What can be checked without reading an image
         settings = loaded_space.settings
@@ -294,6 +300,7 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
     for size in sizes:
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
     yield from filter(None, (chance_warning(sizes), settings.idle_asha))
+    yield from SOURCES.describe(trial.source for trial in space.extreme_parameters("source"))
     networks = [(trial.backbone, trial.weights) for trial in space.networks()]
     for note in describe_seen(networks, settings.data.set):
         yield f"{note} (data.set): a verdict of `confirm` on it will be exploratory"

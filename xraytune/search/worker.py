@@ -27,6 +27,7 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device
 from xraytune.search.wandb import WandbRun
+from xraytune.space.recorded import declare_recorded
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import other_releases
 from xraytune.study.trial import (
@@ -69,6 +70,7 @@ class TrialWorker:
             )
             what = f"the trials of this study are {other} here"
             raise MachineError(what, study.path, fix)
+        declare_recorded(study.path, runs_code=True)
         pin(compute, gpu_share=self._job.resources.get("GPU", 1.0))
         experiment = study.experiment(self._job.number)
         settings = experiment.settings

@@ -66,11 +66,15 @@ class Extensions:
             return f"{name} of {self.library} {version(self.library)}"
         if not self.has(name):
             return name
-        point = _installed(self.kind)[name]
-        module = find_spec(point.module)
-        assert point.dist is not None, "entry points come from distributions"
+        module = find_spec(_installed(self.kind)[name].module)
         sha256 = sha256_of(Path(module.origin)) if module and module.origin else ""
-        return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
+        return f"{name} of {self.package(name)} {sha256}"
+
+    def package(self, name: str) -> str:
+        """Return the installed package of an extension, with its version."""
+        point = _installed(self.kind)[name]
+        assert point.dist is not None, "entry points come from distributions"
+        return f"{point.dist.name} {point.dist.version}"
 
     def check(self, name: str) -> str:
         """Return a name if it is one of this kind; raise a pydantic error otherwise."""

@@ -1,5 +1,6 @@
 """The parameters of a trial as a flat table by dotted name, from the models of settings.py."""
 
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from pydantic.fields import FieldInfo
 
 from xraytune.space.domains import Value
 from xraytune.space.settings import BLOCKS, Parameters
+from xraytune.space.sources import SOURCES
 from xraytune.space.strict_model import list_fields
 
-PARAMETERS: Mapping[str, FieldInfo] = {
-    name: field for name, field in list_fields(Parameters).items() if name not in BLOCKS
-}
-"""Every parameter by its dotted name, in the order of the models."""
+PARAMETERS: Mapping[str, FieldInfo] = ChainMap(
+    SOURCES.parameters,
+    {name: field for name, field in list_fields(Parameters).items() if name not in BLOCKS},
+)
+"""Every parameter by its dotted name, in the order of the models; those of extensions are last."""
 
 
 def flatten_blocks(values: Mapping[str, Any]) -> dict[str, Any]:

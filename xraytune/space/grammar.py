@@ -26,6 +26,7 @@ from xraytune.space.settings import (
     has_effect,
     unless_of,
 )
+from xraytune.space.sources import SOURCES
 from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several, list_fields
 from xraytune.space.validation import validate
@@ -40,7 +41,9 @@ def lift_blocks(document: Document) -> None:
     A file may write them in the block itself, or in its `parameters`.
     """
     parameters = document.get("parameters")
-    for name in BLOCKS:
+    if isinstance(parameters, Block):
+        SOURCES.declare_installed(key.partition(".")[0] for key in parameters)
+    for name in [*BLOCKS]:
         block = document.get("parameters", name)
         if not isinstance(block, Block):
             continue
@@ -189,7 +192,7 @@ def _read_conditions(document: Document, path: tuple[str, ...]) -> Conditions:
 
 
 @cache
-def _adapter(name: str) -> TypeAdapter[tuple[Any, ...]]:
+def _adapter(name: str, _block: type | None) -> TypeAdapter[tuple[Any, ...]]:
     field = PARAMETERS[name]
     several: Any = Several
     values: Any = Annotated[several[Annotated[field.annotation, field]], Field(min_length=1)]
@@ -206,7 +209,8 @@ def _read_values(
         if name in settings:
             fix = "it is a setting: write it at the top level of the file, not in parameters"
         raise document.error(path, f"{prefix}unknown key '{name}'", fix)
-    valid_values = validate(document, _adapter(name), path, values, name=f"{prefix}{name}")
+    adapter = _adapter(name, BLOCKS.get(name.partition(".")[0]))
+    valid_values = validate(document, adapter, path, values, name=f"{prefix}{name}")
     return tuple(str(value) if isinstance(value, Path) else value for value in valid_values)
 
 

@@ -28,6 +28,7 @@ from xraytune.space.settings import (
     has_effect,
 )
 from xraytune.space.shipped import find_space
+from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
 from xraytune.space.validation import SPACE_KEYS, validate
@@ -193,6 +194,7 @@ def _apply_override(document: Document, override: str) -> None:
     if not equals:
         raise ConfigError("not key=value", place, f"write --set {key or 'lr'}=VALUE")
     value = parse_yaml(text, place)
+    SOURCES.declare_installed([key.partition(".")[0]])
     if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
         document.put(tuple(key.split(".")), value, place)
         return

@@ -7,6 +7,7 @@ one trial. Both together are an `Experiment`.
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -28,9 +30,10 @@ from pydantic.fields import FieldInfo
 from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import ENCODERS, BackboneName, has_weights, identity_of
 from xraytune.space.contract import Change, Listed, Rule, Unless, refuses
+from xraytune.space.domains import Value
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, DataSet, expected_images
-from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
+from xraytune.space.sources import SOURCES
 from xraytune.space.strict_model import Several, StrictModel, list_fields
 
 OptionalCount = PositiveInt | None
@@ -43,8 +46,6 @@ FOLDER_NAME = r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$"
 """Allowed names of classes; images are written into folders with these names."""
 ClassName = Annotated[str, Field(pattern=FOLDER_NAME)]
 
-SOURCES = Extensions("source", ("none", "duplicate", "statistics", "folder", "generator", "gan"))
-"""The sources of extra images, the cheapest first; sources of other packages cost more."""
 UncertainUse = Literal["ignore", "zeros", "ones"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
@@ -69,29 +70,28 @@ class TaskRules:
 
     Attributes:
         objectives: The objectives of the task; the first is the default.
-        sources: The sources of extra images that the task can use, or None for all sources.
+        unused_sources: The sources of extra images that the task cannot use.
         unused: The parameters that have no effect.
         has_classes: Whether an image has one of several classes.
     """
 
     objectives: tuple[ObjectiveName, ...]
-    sources: tuple[str, ...] | None = None
+    unused_sources: tuple[str, ...] = ("statistics",)
     unused: tuple[str, ...] = ()
     has_classes: bool = True
 
 
-_IMAGE_SOURCES = ("none", "duplicate", "folder", "generator", "gan")
 TASK_RULES: Mapping[TaskName, TaskRules] = {
-    "classification": TaskRules(objectives=("val_auroc", "val_auprc", "val_sensitivity")),
+    "classification": TaskRules(
+        objectives=("val_auroc", "val_auprc", "val_sensitivity"), unused_sources=()
+    ),
     "findings": TaskRules(
         objectives=("val_auroc", "val_auprc"),
-        sources=_IMAGE_SOURCES,
         unused=("head", "loss"),
         has_classes=False,
     ),
     "segmentation": TaskRules(
         objectives=("val_dice",),
-        sources=_IMAGE_SOURCES,
         unused=("balance", "head", "loss", "imbalance", "dropout"),
         has_classes=False,
     ),
@@ -340,6 +340,11 @@ class GanSettings(StrictModel):
     seed: int = 0
 
     @property
+    def length(self) -> float:
+        """The setting by which trainings of one generator differ in length."""
+        return self.steps
+
+    @property
     def betas(self) -> tuple[float, float]:
         """Adam's momentum and the decay of its squared gradients."""
         return (0.5, 0.999) if self.architecture == "dcgan" else (0.0, 0.99)
@@ -421,8 +426,11 @@ def side_px(backbone: str, weights: str, input_size: int | None, image_size: int
 class Parameters(StrictModel):
     """The parameters of one trial: everything that a space can search.
 
-    A source with settings has a field of its own name for their block.
+    A source with settings has a field of its own name for their block; that of an extension is a
+    mapping of all its settings.
     """
+
+    model_config = ConfigDict(extra="allow")
 
     source: Annotated[str, AfterValidator(SOURCES.check)] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100), _NO_EXTRA_IMAGES] = 1.0
@@ -503,7 +511,7 @@ class Parameters(StrictModel):
         effective = {
             name: value
             for name, value in parameters.items()
-            if name not in cls.model_fields or has_effect(name, values)
+            if name not in {*cls.model_fields, *BLOCKS} or has_effect(name, values)
         }
         source = values["source"]
         if source == "none":
@@ -511,6 +519,10 @@ class Parameters(StrictModel):
         block = BLOCKS.get(source)
         if block and not any(field.is_required() for field in block.model_fields.values()):
             effective.setdefault(source, {})
+        for name in effective.keys() - cls.model_fields:
+            if name not in SOURCES.blocks:
+                raise ValueError(f"there is no parameter {name!r}")
+            effective[name] = SOURCES.blocks[name].model_validate(effective[name]).model_dump()
         return effective
 
     def with_gan(self, **changes: object) -> Self:
@@ -548,6 +560,17 @@ class Parameters(StrictModel):
         if self.folder:
             return self.folder.donor
         return self.gan.start_from if self.gan else None
+
+    @property
+    def extension_settings(self) -> Mapping[str, Value]:
+        """The settings of the trial's extension; empty if its source is another one."""
+        settings: Mapping[str, Value] = (self.model_extra or {}).get(self.source, {})
+        return settings
+
+    @property
+    def trains_generator(self) -> bool:
+        """Whether the trial trains a generator, or uses one that another trial has trained."""
+        return self.gan is not None or SOURCES.has(self.source)
 
     @property
     def has_synthetic_images(self) -> bool:
@@ -603,12 +626,14 @@ class Parameters(StrictModel):
 
 RIVALS = ("augmentation", "mixup", "cutmix", "imbalance")
 """The parameters that may improve a network without extra images."""
-BLOCKS: Mapping[str, type[StrictModel]] = {
+SOURCES.reserved.update(Parameters.model_fields)
+_BUILT_IN_BLOCKS = {
     name: block
     for name, field in Parameters.model_fields.items()
     for block in get_args(field.annotation)
     if isinstance(block, type) and issubclass(block, StrictModel)
 }
+BLOCKS: Mapping[str, type[StrictModel]] = ChainMap(SOURCES.blocks, _BUILT_IN_BLOCKS)
 """The blocks of parameters; the source of the same name uses them."""
 
 
@@ -625,7 +650,7 @@ def has_effect(name: str, values: Mapping[str, Any]) -> bool:
 
 REQUIRED = tuple(
     f"{name}.{field}"
-    for name, block in BLOCKS.items()
+    for name, block in _BUILT_IN_BLOCKS.items()
     for field, info in block.model_fields.items()
     if info.is_required()
 )
@@ -642,9 +667,8 @@ def _give_paths(source: str, *paths: str | None) -> Change:
 
 @refuses("source", "task")
 def _suit_task(source: str, task: TaskName) -> Change:
-    """Statistics and sources of other packages have neither findings nor masks."""
-    accepted = TASK_RULES[task].sources
-    return {} if accepted is None or source in accepted else {"source": "gan"}
+    """Statistics have neither findings nor masks."""
+    return {"source": "gan"} if source in TASK_RULES[task].unused_sources else {}
 
 
 @refuses("trainable", "source")

@@ -21,7 +21,8 @@ from xraytune.space.domains import ParameterSpec, Point, with_parents
 from xraytune.space.encoders import architecture_of
 from xraytune.space.fields import PARAMETERS, parameters_from
 from xraytune.space.paths import relative_value
-from xraytune.space.settings import PACKAGES, RIVALS, SOURCES, Experiment, Parameters, Settings
+from xraytune.space.settings import PACKAGES, RIVALS, Experiment, Parameters, Settings
+from xraytune.space.sources import SOURCES
 
 
 @frozen

@@ -5,7 +5,6 @@ manifest of an artifact, and temporary files, in a folder that xraytune tagged a
 behind a symbolic link is listed or removed.
 """
 
-import re
 import shlex
 import stat
 import time
@@ -17,12 +16,10 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from xraytune.base.artifacts import CACHE_TAG, TAG_LINE, discard, is_cache, manifest_inputs
 from xraytune.base.errors import ConfigError, join_names
-from xraytune.base.files import explain_disk_errors
+from xraytune.base.files import TEMPORARY_NAME, explain_disk_errors
 from xraytune.base.records import frozen
 
 _OLD_SECONDS = 3600.0
-_LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
-"""Matches the names of temporary files, as `files.temporary_name` makes them."""
 
 
 @frozen
@@ -83,7 +80,7 @@ def clean_cache(
         sizes: dict[Path, int] = {}
         entries: list[tuple[bool, float, Path]] = []  # leftovers, then artifacts, oldest first
         for path in _entries(cache):
-            is_leftover = _LEFTOVER.fullmatch(path.name) is not None
+            is_leftover = TEMPORARY_NAME.fullmatch(path.name) is not None
             if not path.is_symlink() and (is_leftover or manifest_inputs(path) is not None):
                 last_use, sizes[path] = _last_use_and_bytes(path)
                 entries.append((not is_leftover, last_use, path))

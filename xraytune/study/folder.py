@@ -6,6 +6,7 @@
     environment.json                           device and versions of the trials; grows when
                                                versions change
     inputs.json                                content of extra images and weights
+    extensions/                                generators of users: record.json, and their code
     optuna.journal                             what all else follows from
     trials.jsonl                               derived from the journal: one row for every ended
                                                trial
@@ -40,6 +41,7 @@ from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute
 from xraytune.data.prepare import SplitData, read_prepared
 from xraytune.space.load import STUDY_NAME, load_space
+from xraytune.space.recorded import declare_recorded
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.classification import Floats
@@ -96,6 +98,7 @@ class StudyFolder:
             ConfigError: The data file is invalid.
             StudyError: There is no study here, or its `study.yaml` was changed.
         """
+        declare_recorded(self.path)
         if not self.space_path.exists():
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError("no study here: study.yaml is missing", self.path, fix)
@@ -150,6 +153,7 @@ class StudyFolder:
 
     def experiment(self, number: int) -> Experiment:
         """Return the settings of one trial; raise StudyError if the file is missing or damaged."""
+        declare_recorded(self.path)
         with damage_explained(self.trial_path(number) / "config.json") as config:
             return Experiment.model_validate(read_json(config), context=config.parent)
 

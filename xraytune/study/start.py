@@ -36,6 +36,7 @@ from xraytune.space.encoders import is_model
 from xraytune.space.fields import flat_values
 from xraytune.space.load import DATA_FILE_KEYS
 from xraytune.space.paths import PATHS, is_path, relative_path
+from xraytune.space.recorded import write_extensions
 from xraytune.space.settings import Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
@@ -76,6 +77,7 @@ def create_study(
         write_text(StudyFolder(path).space_path, space.to_yaml(study_folder.path))
         write_prepared(prepared, path / "split.json")
         write_inputs(path, study_folder.path, inputs)
+        write_extensions(path, (trial.source for trial in space.extreme_parameters("source")))
         write_json(path / "environment.json", {**record})
         create_journal(StudyFolder(path).journal_path, space, study_folder.path)
 
@@ -217,7 +219,7 @@ def read_inputs(
             contents[file] = SOURCE_CLASSES[source].read_input(setting, file, study)
     counts: dict[tuple[str, object], list[int] | None] = {}
     for mix in mixes:
-        image_key = (mix.source, getattr(mix, mix.source, None))
+        image_key = (mix.source, mix.folder)
         if image_key not in counts:
             counts[image_key] = source_of(mix).count_available(study)
         require_enough(counts[image_key], mix, prepared)

@@ -363,7 +363,7 @@ class StudyWatcher:
             "status": status,
             "busy_with": progress_text(*progress) if progress else "",
             "node": read_node(folder) if status == "running" else "",
-            "samples": read_samples(folder) if parameters.gan else "",
+            "samples": read_samples(folder) if parameters.trains_generator else "",
             "report": read_pool_report(folder) if parameters.has_synthetic_images else None,
         }
         row = row.model_copy(update=changes)

@@ -27,9 +27,9 @@ from pydantic import TypeAdapter
 
 from xraytune.base.files import fenced, read_json, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult, frozen
-from xraytune.space.settings import Experiment, GanSettings, Parameters
+from xraytune.space.settings import Experiment, Parameters
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.generator_inputs import with_features
+from xraytune.synth.generator_inputs import Training, training_of
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
 _ATTEMPT_FILE = ".owner"
@@ -88,13 +88,16 @@ class OpenTrial:
         return self.experiment.parameters
 
     @property
-    def generator_inputs(self) -> tuple[GanSettings | None, int | None, int]:
+    def generator_inputs(self) -> tuple[Training | None, int | None, int]:
         """The arguments of `generator_need` on which it depends whether a generator is trained."""
-        settings = self.experiment.settings
-        gan = self.parameters.gan
-        if gan:
-            gan = with_features(gan, settings.weights_dir)
-        return gan, self.experiment.draw, settings.data.image_size
+        image_size = self.experiment.settings.data.image_size
+        return training_of(self.experiment), self.experiment.draw, image_size
+
+    @property
+    def generator_length(self) -> float:
+        """The length of the training of the trial's generator; 0 if it has none."""
+        training = training_of(self.experiment)
+        return training.length if training else 0
 
 
 @frozen

@@ -5,21 +5,44 @@ unless it has to look for official weights.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from xraytune.base.artifacts import artifact_path, fingerprint, is_intact, releases
 from xraytune.base.files import sha256_of
-from xraytune.base.records import Compute
+from xraytune.base.records import Compute, frozen
+from xraytune.base.seeding import derive_seed
 from xraytune.data.prepare import SplitData
-from xraytune.space.settings import GanSettings
+from xraytune.space.domains import Value
+from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
+from xraytune.space.sources import SOURCES
 
 NETWORK_FILE = "generator.safetensors"
 GAN_STAGE = "gan-5"
 """The stage of the artifacts of GANs."""
+EXTENSION_STAGE = "extension-1"
 GAN_PROGRESS = "training the GAN (steps)"
 """The name of a training in progress reports."""
 FEATURE_BACKBONE = "mobilenet_v2"
 """The backbone of `gan.features`."""
+
+
+@frozen
+class ExtensionTraining:
+    """A generator of an extension: its name, its settings, and the seed of its training."""
+
+    name: str
+    settings: tuple[tuple[str, Value], ...]
+    seed: int
+
+    @property
+    def length(self) -> float:
+        """The setting by which trainings of one generator differ in length, or 0."""
+        length = dict(self.settings).get(SOURCES.declared[self.name].longer_by)
+        return length if isinstance(length, int | float) else 0
+
+
+Training: TypeAlias = GanSettings | ExtensionTraining
+"""A generator that a trial trains; for a GAN, its settings name the file of `features`."""
 
 
 def with_features(gan: GanSettings, weights_dir: Path | None) -> GanSettings:
@@ -65,28 +88,83 @@ def generator_inputs(
     return inputs
 
 
+def training_of(experiment: Experiment) -> Training | None:
+    """Return the generator that a trial trains, unless the cache has it; None if it trains none.
+
+    The errors are those of `with_features`.
+    """
+    parameters = experiment.parameters
+    settings = experiment.settings
+    if parameters.gan:
+        return with_features(parameters.gan, settings.weights_dir)
+    if not parameters.trains_generator:
+        return None
+    return extension_training(parameters, settings)
+
+
+def extension_training(parameters: Parameters, settings: Settings) -> ExtensionTraining:
+    """Return the generator of a trial whose source is an extension."""
+    return ExtensionTraining(
+        name=parameters.source,
+        settings=tuple(parameters.extension_settings.items()),
+        seed=derive_seed(settings.seed, "extension", parameters.source) % 2**31,
+    )
+
+
+def inputs_of(training: Training, prepared: SplitData, compute: Compute) -> dict[str, Any]:
+    """Return everything that a trained generator depends on; see `generator_inputs`."""
+    if isinstance(training, GanSettings):
+        return generator_inputs(training, prepared, compute)
+    extension = SOURCES.declared[training.name]
+    return {
+        "extension": extension.identity,
+        "releases": extension.releases,
+        "longer_by": extension.longer_by,
+        "settings": dict(training.settings),
+        "seed": training.seed,
+        "train": prepared.train_fingerprint,
+        "pixels_sha256": prepared.pixels_sha256,
+        "image_size_px": prepared.image_size_px,
+        "outputs": [*prepared.outputs],
+        "compute": [compute.device, compute.threads, compute.precision],
+    }
+
+
+def stage_of(training: Training) -> str:
+    """Return the stage of the artifacts of a generator."""
+    return GAN_STAGE if isinstance(training, GanSettings) else EXTENSION_STAGE
+
+
 def generator_need(
-    settings: GanSettings | None,
+    training: Training | None,
     draw: int | None,
     size_px: int,
     prepared: SplitData,
     compute: Compute,
     cache: Path,
 ) -> str | None:
-    """Return the lineage of the generator that a trial with these settings must train first.
+    """Return the lineage of the generator that a trial must train first.
 
     Returns None if no generator is needed or the cache has it. `draw` is as in `Experiment`, and
-    `size_px` is the side of the study's images. Runs of one lineage differ only in their number of
-    steps, so that one can start from another.
+    `size_px` is the side of the study's images. Runs of one lineage differ only in their length, so
+    that one can start from another.
     """
-    if settings is None:
+    if training is None:
         return None
-    inputs = generator_inputs(settings, prepared.sizes[size_px].of_draw(draw), compute)
-    if is_intact(artifact_path(cache, GAN_STAGE, inputs)):
+    stage = stage_of(training)
+    inputs = inputs_of(training, prepared.sizes[size_px].of_draw(draw), compute)
+    if is_intact(artifact_path(cache, stage, inputs)):
         return None
-    return fingerprint(GAN_STAGE, without_steps(inputs))
+    return fingerprint(stage, without_length(inputs))
 
 
-def without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
+def without_length(inputs: dict[str, Any]) -> dict[str, Any]:
     """Return the inputs that all runs of a lineage have in common."""
-    return {**inputs, "settings": {**inputs["settings"], "steps": None}}
+    longer_by = inputs.get("longer_by", "steps")
+    return {**inputs, "settings": {**inputs["settings"], longer_by: None}}
+
+
+def length_of(inputs: dict[str, Any]) -> float:
+    """Return the length of a run, such as its number of steps."""
+    length: float = inputs["settings"].get(inputs.get("longer_by", "steps"), 0)
+    return length

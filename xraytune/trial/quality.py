@@ -45,11 +45,11 @@ _QUALITY = TypeAdapter(Quality)
 def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
     """Return the quality and memorisation of synthetic images, without refusing any.
 
-    A replicate of a confirmation measures quality only if it trains its own GAN: the search has
-    already measured all other images.
+    A replicate of a confirmation measures quality only if it trains its own generator: the search
+    has already measured all other images.
     """
     quality: Quality | str = "not measured: the search has measured these images"
-    if experiment.draw is None or experiment.parameters.gan:
+    if experiment.draw is None or experiment.parameters.trains_generator:
         quality = measure_quality(experiment, context)
     copies, _ = find_copies(experiment, context)
     if isinstance(quality, str):

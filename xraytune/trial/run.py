@@ -17,9 +17,8 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
-from xraytune.synth.generator_inputs import with_features
 from xraytune.synth.generator_quality import QUALITY_FILE
-from xraytune.synth.sources.gan import trained_generator
+from xraytune.synth.sources.which import source_of
 from xraytune.trial.quality import report_pool
 from xraytune.trial.training import TrialTraining
 
@@ -63,10 +62,8 @@ def trial_epochs(
     images are used. The errors are those of `run_trial`.
     """
     prepared = context.prepared
-    if experiment.parameters.gan is not None:
-        trained_generator(
-            with_features(experiment.parameters.gan, experiment.settings.weights_dir), context
-        )
+    if experiment.parameters.trains_generator:
+        source_of(experiment.parameters).trained(experiment.settings, context)
         on_generator()
     if experiment.parameters.has_synthetic_pixels and not (trial_dir / QUALITY_FILE).exists():
         report = report_pool(experiment, context)

@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from xraytune.base.artifacts import fingerprint
 from xraytune.base.figures import figure_text
 from xraytune.base.files import write_bytes
 from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.space.settings import Experiment
-from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs, with_features
 from xraytune.synth.grids import image_grid, with_outlines
 from xraytune.synth.memorisation import sample_evenly
 from xraytune.synth.saved_generator import resize_planes
-from xraytune.synth.sources.gan import Gan
+from xraytune.synth.sources.which import source_of
 
 COLUMNS = 8
 CAPTION_PX = 28
@@ -32,21 +30,20 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     If `folder` already has the file, it is not made again. All images have the size of the
     generated ones, so that these can be compared with what the generator has seen.
     """
-    gan = Gan(experiment.parameters)
-    settings = with_features(gan.settings, experiment.settings.weights_dir)
+    source = source_of(experiment.parameters)
     prepared = context.prepared
-    name = fingerprint(GAN_STAGE, generator_inputs(settings, prepared, context.compute))
-    file = folder / f"gan-{name[:8]}.png"
+    generator = source.trained(experiment.settings, context)
+    file = folder / f"{source.name}-{generator.name[:8]}.png"
     if file.exists():
         return file
     real = side_image_set("train", prepared, context.cache)
     grids = []
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(real.labels == label)
+        block = source.block(experiment.settings, context, label, 0)
         real_planes = resize_planes(
-            real.planes(sample_evenly(places, COLUMNS)), settings.image_size
+            real.planes(sample_evenly(places, COLUMNS)), block.pixels.shape[-1]
         )
-        block = gan.block(experiment.settings, context, label, 0)
         caption = f"{figure_text(class_name)}: {len(places):,} real training images"
         grids.append((caption, image_grid(with_outlines(real_planes), COLUMNS)))
         generated = with_outlines(block.planes(np.arange(2 * COLUMNS)))

@@ -33,6 +33,7 @@ from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.encoders import MODEL_FILE, RECORD_FILE
 from xraytune.space.load import load_space
 from xraytune.space.paths import absolute_path
+from xraytune.space.recorded import declare_recorded
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
@@ -65,6 +66,7 @@ class Bundle:
 
     def experiment(self) -> Experiment:
         """Return the experiment that was trained."""
+        declare_recorded(self.path)
         return load_space(self.path / CONFIG_FILE).experiment()
 
     def prepared(self) -> SplitData:

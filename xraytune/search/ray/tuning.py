@@ -34,6 +34,7 @@ from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import TrialLoop, TuneRun, count_slots, reserve
 from xraytune.search.ray.actor import ShowTrials, TrialActor
 from xraytune.space.allocation import Allocation, Share, allocation_of
+from xraytune.space.recorded import declare_recorded
 from xraytune.space.settings import Settings
 from xraytune.study.folder import SCRATCH_NAME, environment
 from xraytune.study.trial import LOST, OUT_OF_MEMORY, Job, OpenTrial, TrialFailed
@@ -61,6 +62,7 @@ def serve(connection: Connection, dashboard: str) -> None:
                     log_to(order.study_folder.log_path)
                     callbacks.on_start(order.study_folder.path, dashboard)
                 is_shown = True
+                declare_recorded(order.study_folder.path)
                 run_trials(connection, callbacks, order)
             else:
                 settings, has_gpu = order

@@ -1,31 +1,18 @@
 """`source: gan`: images of a GAN, trained once for all trials with its settings.
 
 `source: generator` has images of a saved generator.
-
-A trained generator is an artifact. During training, its checkpoint is in a work folder with the
-same fingerprint, from which any process can resume; a longer run starts from the longest finished
-shorter one.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from xraytune.base.arrays import Int64Array, UInt8Array
-from xraytune.base.artifacts import (
-    artifact_path,
-    artifacts_of,
-    build_once,
-    is_intact,
-    releases,
-    start_folder,
-)
+from xraytune.base.arrays import UInt8Array
+from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, DataError, join_names
-from xraytune.base.files import copy_file, sha256_of
+from xraytune.base.files import sha256_of
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
 from xraytune.space.settings import GanSettings, GivenFolder, Settings, TaskName
@@ -37,7 +24,6 @@ from xraytune.synth.generator_inputs import (
     NETWORK_FILE,
     generator_inputs,
     with_features,
-    without_steps,
 )
 from xraytune.synth.saved_generator import (
     GENERATOR_FILE,
@@ -47,7 +33,8 @@ from xraytune.synth.saved_generator import (
     read_generator,
     resize_planes,
 )
-from xraytune.synth.sources.source import Source, StudyImages, choose_findings, weights_file_sha256
+from xraytune.synth.sources.source import Source, StudyImages, weights_file_sha256
+from xraytune.synth.trained import train_once
 
 
 class _Generated(Source):
@@ -57,13 +44,6 @@ class _Generated(Source):
         """Return the training images of the given generator."""
         donor = self.parameters.donor
         return frozenset(read_generator(donor).train_images) if donor else frozenset()
-
-    def block_findings(self, prepared: SplitData, number: int, seed: int) -> Int64Array | None:
-        """Return the findings, [256, C], that a block is made for, or None without findings."""
-        targets = prepared.side("train").targets
-        if targets.ndim == 1:
-            return None
-        return choose_findings(targets, number, seed, self.parameters.balance)
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
@@ -82,11 +62,15 @@ class Gan(_Generated):
     colour = "#2288cc"
     settings: GanSettings
 
+    def trained(self, settings: Settings, context: RunContext) -> Path:
+        """Return the artifact of the trained GAN."""
+        return trained_generator(with_features(self.settings, settings.weights_dir), context)
+
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block that the trained GAN makes."""
-        gan = with_features(self.settings, settings.weights_dir)
+        gan = self.settings
         prepared = context.prepared
-        generator = trained_generator(gan, context)
+        generator = self.trained(settings, context)
         inputs = {"generator": generator.name, "label": label, "block": number, "seed": gan.seed}
         findings = self.block_findings(prepared, number, gan.seed)
         if findings is not None and self.parameters.balance == "equal":
@@ -112,48 +96,25 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     The artifact has the files `generator.safetensors` and `checkpoint.pt`; see `train_generator`.
     """
     prepared = context.prepared
-    cache = context.cache
     inputs = generator_inputs(settings, prepared, context.compute)
-    work = artifact_path(cache, f"{GAN_STAGE}.work", inputs)
-    checkpoint = work / CHECKPOINT_FILE
 
-    def build(folder: Path) -> None:
-        start_folder(cache, f"{GAN_STAGE}.work", inputs)
-        if not checkpoint.exists():
-            _copy_shorter_run(cache, inputs, checkpoint)
-        if not checkpoint.exists():
+    def train(folder: Path) -> None:
+        if not (folder / CHECKPOINT_FILE).exists():
             context.on_progress(GAN_PROGRESS, 0, settings.steps)  # the pace is known sooner
-        train = side_image_set("train", prepared, cache)
+        images = side_image_set("train", prepared, context.cache)
         for step in train_generator(
             settings,
-            train.planes(),
-            train.targets,
+            images.planes(),
+            images.targets,
             len(inputs["class_names"]),
             compute=context.compute,
-            folder=work,
+            folder=folder,
         ):
             context.on_progress(GAN_PROGRESS, step, settings.steps)
-        for name in (CHECKPOINT_FILE, NETWORK_FILE):
-            copy_file(work / name, folder / name)
 
     waits_for = "waiting for the GAN, which another process trains (steps)"
     waiting = partial(context.on_progress, waits_for, 0, settings.steps)
-    path = build_once(cache, GAN_STAGE, inputs, build, waiting=waiting)
-    shutil.rmtree(work, ignore_errors=True)
-    return path
-
-
-def _copy_shorter_run(cache: Path, inputs: dict[str, Any], checkpoint: Path) -> None:
-    """Copy the checkpoint of the longest finished run with fewer steps, if there is one."""
-    shorter = {
-        other["settings"]["steps"]: path
-        for path, other in artifacts_of(cache, GAN_STAGE)
-        if without_steps(other) == without_steps(inputs)
-    }
-    for steps in sorted(shorter, reverse=True):
-        if steps < inputs["settings"]["steps"] and is_intact(shorter[steps]):
-            copy_file(shorter[steps] / CHECKPOINT_FILE, checkpoint)
-            return
+    return train_once(context.cache, GAN_STAGE, inputs, train, waiting=waiting)
 
 
 def typical_masks(settings: GanSettings, prepared: SplitData, cache: Path) -> MaskRange | None:

@@ -19,13 +19,13 @@ from xraytune.base.arrays import Int64Array, UInt8Array
 from xraytune.base.artifacts import build_once
 from xraytune.base.errors import MachineError
 from xraytune.base.files import sha256_of, write_array
-from xraytune.base.seeding import derive_seed, numpy_generator
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
 from xraytune.data.images import ImageIndex, ImageTable
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
-from xraytune.space.settings import SOURCES, Balance, DataSettings, Parameters, Settings
+from xraytune.space.settings import Balance, DataSettings, Parameters, Settings
 
 POOL_STAGE = "pool-1"
 BLOCK = 256
@@ -104,6 +104,20 @@ class Source:
         """
         raise NotImplementedError
 
+    def trained(self, settings: Settings, context: RunContext) -> Path:
+        """Return the artifact of the generator that the source trains; train it if it is missing.
+
+        Raises TrialError if the training fails.
+        """
+        raise NotImplementedError
+
+    def block_findings(self, prepared: SplitData, number: int, seed: int) -> Int64Array | None:
+        """Return the findings, [256, C], that a block is made for, or None without findings."""
+        targets = prepared.side("train").targets
+        if targets.ndim == 1:
+            return None
+        return choose_findings(targets, number, seed, self.parameters.balance)
+
     def count_available(self, study_images: StudyImages) -> list[int] | None:
         """Return the number of images of each class, or None if the source has no limit."""
         return None
@@ -115,8 +129,7 @@ class Source:
 
         Raises:
             DataError: The images cannot be used.
-            MachineError: An extension does not return such a block.
-            TrialError: The loss of a generator is not finite, or too few masks are plausible.
+            TrialError: A generator fails, or too few of its masks are plausible.
         """
         raise NotImplementedError
 
@@ -185,42 +198,6 @@ class RealImages(Source):
     ) -> tuple[ImageSet, ...]:
         """Return all these images."""
         return (side_image_set("others", context.prepared, context.cache),)
-
-
-class Extension(Source):
-    """Images that another package makes, by the function behind an entry point.
-
-    `extension(pixels, *, label, block, seed)` gets training images of a class, uint8 [n, S, S], and
-    returns uint8 [256, S, S].
-    """
-
-    colour = "#56b4e9"
-
-    def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
-        """Return a block that the function makes."""
-        train = side_image_set("train", context.prepared, context.cache)
-        places = np.flatnonzero(train.labels == label)
-        inputs = {
-            "source": SOURCES.identity(self.name),
-            **train.inputs,
-            "rows": train.rows[places].tolist(),
-            "label": label,
-            "block": number,
-            "seed": settings.seed,
-        }
-
-        def make() -> UInt8Array:
-            real = train.read(places)
-            seed = derive_seed(settings.seed, "source", self.name, label, number)
-            make_block = SOURCES.load(self.name)
-            pixels = np.asarray(make_block(real, label=label, block=number, seed=seed))
-            shape = (BLOCK, *real.shape[1:])
-            if pixels.dtype != np.uint8 or pixels.shape != shape:
-                what = f"source {self.name} returned {pixels.dtype} {list(pixels.shape)}"
-                raise MachineError(what, fix=f"it must return uint8 {list(shape)}")
-            return pixels[:, None]
-
-        return self.store_block(context, inputs, make)
 
 
 def take(image_set: ImageSet, places: Int64Array) -> ImageSet:

@@ -1,7 +1,7 @@
 """The source of a trial, and what the sources of several trials have in common.
 
 A new source is a file with its class here, its name in `SOURCES` and, if it has settings, their
-block in `Parameters` (both in `space/settings.py`).
+block in `Parameters` (space/settings.py).
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from xraytune.space.paths import PATHS
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
 from xraytune.synth.donor import donor_images_sha256
+from xraytune.synth.sources.extension import ExtensionImages
 from xraytune.synth.sources.folder import Folder
 from xraytune.synth.sources.gan import Gan, GivenGenerator
-from xraytune.synth.sources.source import Duplicates, Extension, RealImages, Source
+from xraytune.synth.sources.source import Duplicates, RealImages, Source
 from xraytune.synth.sources.statistics import Statistics
 
 SOURCE_CLASSES: dict[str, type[Source]] = {
@@ -44,7 +45,7 @@ def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source
     """Return the source of a trial; `has_real_extra` is as in `Experiment`."""
     if has_real_extra:
         return RealImages(parameters)
-    return SOURCE_CLASSES.get(parameters.source, Extension)(parameters)
+    return SOURCE_CLASSES.get(parameters.source, ExtensionImages)(parameters)
 
 
 def mixes_of(space: Space) -> list[Parameters]:

@@ -1,0 +1,111 @@
+"""A generator of a user from its search to the verdict, with its code, without it, and changed."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.confirm.labs import Lab
+from tests.extension_files import undeclared, write_blend
+from tests.in_process import confirm_in_process, search_in_process
+from tests.pair_files import draw_xrays
+from xraytune.base.errors import ConfigError, StudyError
+from xraytune.base.files import read_json
+from xraytune.space.load import load_space
+from xraytune.space.sources import SOURCES
+
+pytestmark = pytest.mark.slow
+SPACE = """\
+name: small
+data: {path: xrays, image_size: 32, train_patients: 20, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  source: {values: [none, blend]}
+  blend: {when: {source: blend}, parameters: {steps: {values: [2, 3]}}}
+  synthetic_ratio: {value: 1, when: {source: blend}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  batch_size: {value: 8}
+budget: {trials: 3, max_epochs: 1, steps_per_epoch: 2}
+scheduler: {name: none}
+quality: {allow_memorised: true}
+confirm: {test: unused, finalists: 1, replicates: 2, controls: {matched: [none], tuned: []}}
+points_to_evaluate:
+  - {source: blend, blend.steps: 3}
+  - {source: blend, blend.steps: 2}
+  - {source: none}
+"""
+
+
+@pytest.fixture(scope="module")
+def searched(module_path: Path) -> Lab:
+    """A study whose finalist is an extension."""
+    lab = Lab(module_path / "searched")
+    draw_xrays(lab.path, patients=160, seed=4)
+    (lab.path / "space.yaml").write_text(SPACE)
+    with undeclared():
+        SOURCES.register([write_blend(lab.path)])
+        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+    return lab
+
+
+@pytest.fixture
+def lab(searched: Lab, tmp_path: Path) -> Iterator[Lab]:
+    with confirm_in_process(), undeclared():
+        yield searched.copy(tmp_path)
+
+
+def test_each_replicate_trains_an_extension_anew_and_the_verdict_names_it(lab: Lab) -> None:
+    trained = {path.name for path in (lab.cache / "extension-1").iterdir()}
+
+    confirmation = lab.confirm(extensions=[f"{lab.path / 'blend.py'}:Blend"])
+
+    everything = {path.name for path in (lab.cache / "extension-1").iterdir()}
+    assert len([name for name in everything - trained if not name.startswith(".")]) == 2
+    (generator,) = read_json(lab.folder / "verdict.json")["searched"]["generators"]
+    assert generator.startswith("generator blend of blend.py:Blend (2 files, SHA-256 ")
+    assert "with steps " in generator
+    assert confirmation.finalists[0].arm.startswith("blend #")
+
+
+def test_a_study_runs_no_code_of_its_own_folder(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match=r"--extension FOLDER/blend\.py:Blend"):
+        lab.confirm()
+
+    assert not SOURCES.code
+
+
+def test_a_study_can_be_read_without_the_code_of_its_extensions(lab: Lab) -> None:
+    (lab.path / "blend.py").unlink()
+    words = ["-m", "xraytune", "status", str(lab.study)]
+
+    done = subprocess.run(  # a process that has declared nothing
+        [sys.executable, *words], capture_output=True, text=True, check=True
+    )
+
+    assert "blend r=1 (steps 3)" in done.stdout
+
+
+def test_other_code_is_refused_with_the_names_of_its_files(lab: Lab) -> None:
+    with (lab.path / "blend_steps.py").open("a") as code:
+        code.write("# changed\n")
+
+    with pytest.raises(StudyError, match=r"code of blend changed .*: blend_steps.py"):
+        lab.confirm(extensions=[f"{lab.path / 'blend.py'}:Blend"])
+
+
+def test_unused_patients_are_not_scored_if_a_generator_may_have_seen_them(tmp_path: Path) -> None:
+    """Nothing but its declaration says whom a pretrained generator has seen."""
+    lab = Lab(tmp_path)
+    draw_xrays(lab.path, patients=160, seed=4)
+    (lab.path / "space.yaml").write_text(SPACE.replace("test: unused, ", ""))
+    place = write_blend(lab.path, "    pretrained_on = ()\n")
+    with confirm_in_process(), undeclared():
+        SOURCES.register([place])
+        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+
+        confirmation = lab.confirm(extensions=[place])
+
+    assert confirmation.test.kind == "folder"
+    assert any("not known which images the extra ones" in note for note in confirmation.notes)

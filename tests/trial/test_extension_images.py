@@ -1,0 +1,184 @@
+"""Images of an extension: trained once, resumed after a kill, and blamed by line."""
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.extension_files import undeclared, write_blend
+from tests.in_process import CPU
+from tests.trial.conftest import Bench
+from xraytune.base.errors import FileLine, TrialError
+from xraytune.data.prepare import RunContext
+from xraytune.space.settings import Experiment
+from xraytune.space.sources import SOURCES
+from xraytune.study.trial import ProgressFile, TakenOverError, attempt
+from xraytune.synth.generator_inputs import generator_need, training_of
+from xraytune.synth.sources.which import source_of
+from xraytune.trial.training_set import build_training_set
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _undeclared() -> Iterator[None]:
+    with undeclared():
+        yield
+
+
+def blend(bench: Bench, **settings: Any) -> Experiment:
+    return bench.ungated.experiment(source="blend", blend=settings)
+
+
+def train(experiment: Experiment, context: RunContext) -> Path:
+    return source_of(experiment.parameters).trained(experiment.settings, context)
+
+
+def test_a_longer_training_starts_from_the_folder_of_a_shorter_one(
+    bench: Bench, tmp_path: Path
+) -> None:
+    SOURCES.register([write_blend(tmp_path)])
+    steps: list[int] = []
+    context = replace(bench.context, on_progress=lambda _, done, __: steps.append(done))
+
+    short, again = (train(blend(bench, steps=3), context) for _ in range(2))
+    long = train(blend(bench, steps=5), context)
+    other = train(blend(bench, steps=2, noise=1.0), context)
+
+    assert short == again
+    assert steps == [1, 2, 3, 4, 5, 1, 2]
+    assert (long / "steps.txt").read_text().split() == ["0", "1", "2", "3", "4"]
+    assert (short / "steps.txt").read_text().split() == ["0", "1", "2"]
+    assert other.name not in (short.name, long.name)
+    assert not [*(bench.cache / "extension-1.work").iterdir()]
+
+
+def test_trials_wait_for_one_training_of_a_lineage(bench: Bench, tmp_path: Path) -> None:
+    SOURCES.register([write_blend(tmp_path)])
+
+    def need(steps: int) -> str | None:
+        training = training_of(blend(bench, steps=steps, noise=3.0))
+        return generator_need(training, None, 32, bench.prepared, CPU, bench.cache)
+
+    assert need(1) is not None
+    assert need(1) == need(2)
+    train(blend(bench, steps=1, noise=3.0), bench.context)
+    assert need(1) is None
+    assert need(2) is not None
+
+
+def test_images_depend_on_the_seed_and_enter_the_training_set(bench: Bench, tmp_path: Path) -> None:
+    SOURCES.register([write_blend(tmp_path)])
+    experiment = blend(bench)
+    source = source_of(experiment.parameters)
+
+    block = source.block(experiment.settings, bench.context, 1, 0)
+    reseeded = experiment.settings.with_values({"seed": 1})
+    other = source.block(reseeded, bench.context, 1, 0)
+    training_set = build_training_set(experiment, bench.context)
+
+    assert block.pixels.shape == (256, 32, 32)
+    assert not np.array_equal(block.pixels, other.pixels)
+    assert (block.targets == 1).all()
+    assert len(training_set.extra) == len(training_set.real)
+    assert source.seen_images_sha256() == frozenset()
+
+
+def test_an_extension_that_declares_nothing_may_have_seen_everybody(
+    bench: Bench, tmp_path: Path
+) -> None:
+    SOURCES.register([write_blend(tmp_path, "    pretrained_on = ()\n")])
+
+    assert source_of(blend(bench).parameters).seen_images_sha256() is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("np.save(", "np.save_z(", "np.save_z("),
+        ("settings.noise)", "settings.noises)", "settings.noises"),
+    ],
+)
+def test_an_error_of_the_code_of_an_extension_names_its_line(
+    bench: Bench, tmp_path: Path, old: str, new: str, line: str
+) -> None:
+    SOURCES.register([write_blend(tmp_path, old, new)])
+    experiment = blend(bench)
+
+    with pytest.raises(TrialError) as caught:
+        source_of(experiment.parameters).block(experiment.settings, bench.context, 0, 0)
+
+    (problem,) = caught.value.problems
+    assert isinstance(problem.where, FileLine)
+    assert problem.where.path == tmp_path / "blend.py"
+    assert line in problem.where.text
+    assert "AttributeError" in problem.what
+    assert "blend.py" in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_error_of_xraytune_is_not_blamed_on_the_extension(bench: Bench, tmp_path: Path) -> None:
+    """Such as that of a trial that another process has taken over."""
+    SOURCES.register([write_blend(tmp_path)])
+    trial = tmp_path / "trial"
+    context = replace(bench.context, on_progress=ProgressFile(trial))
+
+    with attempt(trial):
+        (trial / ".owner").write_text("a later attempt")
+        with pytest.raises(TakenOverError):
+            train(blend(bench, noise=2.5), context)
+
+
+@pytest.mark.parametrize(
+    ("returned", "what"),
+    [
+        ("np.stack(mixes) / 255", r"float64 \[256, 32, 32\]"),
+        ("np.stack(mixes)[:1].astype(np.uint8)", r"uint8 \[1, 32, 32\]"),
+        ("np.stack(mixes)[:, 1:].astype(np.uint8)", r"uint8 \[256, 31, 32\]"),
+        ("None", r"object \[\]"),
+    ],
+)
+def test_what_is_no_block_of_images_is_refused(
+    bench: Bench, tmp_path: Path, returned: str, what: str
+) -> None:
+    changed = "np.stack(mixes).clip(0, 255).astype(np.uint8)"
+    SOURCES.register([write_blend(tmp_path, changed, returned)])
+    experiment = blend(bench)
+
+    with pytest.raises(TrialError, match=f"sample of blend returned {what}"):
+        source_of(experiment.parameters).block(experiment.settings, bench.context, 0, 0)
+
+
+def _train_until_killed(bench: Bench, place: str, step: int) -> None:
+    SOURCES.register([place])
+
+    def kill(_: str, done: int, __: int) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(blend(bench, steps=6, noise=7.0), replace(bench.context, on_progress=kill))
+
+
+def test_a_training_that_was_killed_resumes_in_its_folder(bench: Bench, tmp_path: Path) -> None:
+    place = write_blend(tmp_path)
+    SOURCES.register([place])
+    for step in (2, 4):
+        process = multiprocessing.get_context("fork").Process(
+            target=_train_until_killed, args=(bench, place, step)
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    steps: list[int] = []
+    context = replace(bench.context, on_progress=lambda _, done, __: steps.append(done))
+
+    generator = train(blend(bench, steps=6, noise=7.0), context)
+
+    assert steps == [5, 6]
+    assert len((generator / "steps.txt").read_text().split()) == 6

@@ -1,0 +1,74 @@
+"""The extensions of a study or a model: what is recorded of them, and the files of their code.
+
+    extensions/record.json      each `Extension`
+    extensions/my_gan/...       the files of its code, which the processes of trials import
+
+With the record, both can be read without the code. Only a command that was given the code, or
+found it in an installed package, trains a generator.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from xraytune.base.errors import ArtifactError, StudyError, join_names
+from xraytune.base.files import copy_file, read_json, with_checksum, without_checksum, write_json
+from xraytune.space.sources import SOURCES, Extension
+
+_FOLDER = "extensions"
+_RECORD = "record.json"
+_EXTENSIONS = TypeAdapter(list[Extension])
+
+
+def write_extensions(study: Path, sources: Iterable[str]) -> None:
+    """Record the extensions among some sources in the folder of a study, and copy their code."""
+    extensions = [SOURCES.declared[name] for name in sorted({*sources}) if SOURCES.has(name)]
+    if not extensions:
+        return
+    for extension in extensions:
+        files = () if extension.package else extension.files
+        for file in files:
+            target = study / _FOLDER / extension.name / file
+            copy_file(SOURCES.roots[extension.name] / file, target)
+    content = {"version": 1, "extensions": [asdict(extension) for extension in extensions]}
+    write_json(study / _FOLDER / _RECORD, with_checksum(content))
+
+
+def recorded_extensions(study: Path) -> list[Extension]:
+    """Return the extensions that a study recorded; raise ArtifactError if the record is damaged."""
+    file = study / _FOLDER / _RECORD
+    if not file.exists():
+        return []
+    try:
+        return _EXTENSIONS.validate_python(without_checksum(read_json(file))["extensions"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        what = "the record of the extensions is damaged"
+        raise ArtifactError(what, file, "restore it from a backup") from error
+
+
+def declare_recorded(study: Path, *, runs_code: bool = False) -> None:
+    """Make the settings of a study's extensions parameters.
+
+    Only the process of a trial `runs_code` of the study's folder, since the command that started it
+    was given the same code.
+    """
+    for extension in recorded_extensions(study):
+        root = study / _FOLDER / extension.name if runs_code else None
+        SOURCES.declare_recorded(extension, root)
+
+
+def require_same_code(study: Path) -> None:
+    """Refuse to run trials without the code of a study's extensions, or with other code.
+
+    Raises:
+        ConfigError: The code was not given.
+        StudyError: The code changed since the study began.
+    """
+    for recorded in recorded_extensions(study):
+        name = recorded.name
+        SOURCES.load(name)
+        if changes := SOURCES.declared[name].changes(recorded):
+            what = f"the code of {name} changed since the study began: {join_names(changes)}"
+            raise StudyError(what, study, "restore it, or start a study with another name")

@@ -1,0 +1,301 @@
+"""The names of the sources of extra images; generators of users are sources, too: extensions.
+
+An extension is a class with `fit` and `sample` (docs/your_generator.md). Its settings become
+parameters under its name, such as `my_gan.steps`. A space only names extensions: the command line
+or an installed package says where their code is. With what a study records of its extensions, it
+can be read without their code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeAlias, get_type_hints
+
+from pydantic import BaseModel, create_model
+from pydantic.fields import FieldInfo
+
+from xraytune.base.code import code_files, failed_line, import_file, import_root, imported_releases
+from xraytune.base.errors import ConfigError, MachineError, XraytuneError, counted, join_names
+from xraytune.base.files import read_bytes, sha256_of
+from xraytune.base.records import frozen
+from xraytune.space.domains import Value
+from xraytune.space.extensions import Extensions
+from xraytune.space.strict_model import StrictModel
+
+ExtensionCode: TypeAlias = Any
+"""The class of a user, with `fit` and `sample`."""
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HOW_TO_NAME = "write --extension FILE.py:CLASS"
+
+
+@frozen
+class Extension:
+    """What a study records of an extension.
+
+    Attributes:
+        place: Its file, from the folder that Python imports it from, and its class:
+            `my_gan.py:MyGan`.
+        package: The installed package that it belongs to, with its version; "" for a file.
+        settings: The default of each setting.
+        longer_by: The setting that makes a training longer, so that it can start from the folder of
+            a shorter one; "" if there is none.
+        seen: SHA-256 of the images that the generator had seen before `fit`; None if unknown.
+        files: SHA-256 of each file of the code, by its path from the folder of `place`.
+        releases: The releases of the packages that the code imports.
+    """
+
+    name: str
+    place: str
+    package: str
+    settings: dict[str, Value]
+    longer_by: str
+    seen: tuple[str, ...] | None
+    files: dict[str, str]
+    releases: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """Its name, its place, and a hash of all that `changes` compares."""
+        content = repr((sorted(self.files.items()), self.seen))
+        digest = sha256(content.encode()).hexdigest()
+        return f"{self.name} of {self.package or self.place} {digest}"
+
+    def __str__(self) -> str:
+        where, _, digest = self.identity.rpartition(" ")
+        return f"{where} ({counted(len(self.files), 'file')}, SHA-256 {digest[:12]})"
+
+    def changes(self, other: Extension) -> list[str]:
+        """Return the names of files that differ in another one, and `pretrained_on` if it does."""
+        names = sorted(self.files.keys() | other.files.keys())
+        changed = [name for name in names if self.files.get(name) != other.files.get(name)]
+        return changed if self.seen == other.seen else [*changed, "pretrained_on"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources(Extensions):
+    """The names of all sources, and the extensions that this process knows.
+
+    Attributes:
+        declared: The extensions whose settings are parameters, by name.
+        blocks: The models of their settings.
+        parameters: Their settings by dotted name.
+        code: The classes of those whose code was loaded.
+        reserved: Names of parameters, which no extension can have.
+        roots: The folders that the paths of their files are relative to. Without its folder, an
+            extension that a study recorded is only known by name.
+    """
+
+    declared: dict[str, Extension] = field(default_factory=dict)
+    blocks: dict[str, type[StrictModel]] = field(default_factory=dict)
+    parameters: dict[str, FieldInfo] = field(default_factory=dict)
+    code: dict[str, ExtensionCode] = field(default_factory=dict)
+    roots: dict[str, Path] = field(default_factory=dict)
+    reserved: set[str] = field(default_factory=set)
+
+    def check(self, name: str) -> str:
+        """Return a name if it is one of a source; raise a pydantic error otherwise."""
+        self.declare_installed([name])
+        return name if name in self.declared else Extensions.check(self, name)
+
+    def identity(self, name: str) -> str:
+        """Return the identity of a name in fingerprints, which changes with an extension's code."""
+        return self.declared[name].identity if self.has(name) else name
+
+    def register(self, extensions: Iterable[str | type]) -> None:
+        """Load the code of extensions, and declare them.
+
+        Each is `FILE.py:CLASS`, or a class that was imported from a file.
+
+        Raises:
+            ConfigError: There is no such class, or it is not an extension.
+            MachineError: It imports a package that is not installed.
+        """
+        for extension in extensions:
+            if isinstance(extension, str):
+                file_name, _, class_name = extension.rpartition(":")
+                extension = _import_class(Path(file_name), class_name)
+            self._declare_code(_file_of(extension).stem, extension)
+
+    def describe(self, names: Iterable[str]) -> list[str]:
+        """Return what the extensions among some names are: class, files and hash."""
+        extensions = [self.declared[name] for name in dict.fromkeys(names) if self.has(name)]
+        return [f"extension {extension}" for extension in extensions]
+
+    def declare_installed(self, names: Iterable[str]) -> None:
+        """Declare the extensions of installed packages among some names."""
+        for name in names:
+            if name not in self.declared and name in self.names():
+                package = self.package(name)
+                self._declare_code(name, Extensions.load(self, name), package)
+
+    def declare_recorded(self, extension: Extension, root: Path | None) -> None:
+        """Declare an extension of a study, and the folder of its files if its code may be run.
+
+        If its code was loaded before, nothing is changed.
+        """
+        if extension.name not in self.code:
+            recorded: dict[str, Any] = {
+                setting: (Value, default) for setting, default in extension.settings.items()
+            }
+            self._declare(extension, create_model("Settings", __base__=StrictModel, **recorded))
+            if root:
+                self.roots[extension.name] = root
+
+    def load(self, name: str) -> ExtensionCode:
+        """Return the class of a declared extension; import it first, if its code is not loaded.
+
+        Raises:
+            ConfigError: The code was not given, or cannot be imported.
+            MachineError: The code is not what the study recorded, or a package is missing.
+        """
+        if name not in self.code:
+            recorded = self.declared[name]
+            place, _, class_name = recorded.place.rpartition(":")
+            if recorded.package:
+                code = Extensions.load(self, name)
+            elif name in self.roots:
+                code = _import_class(self.roots[name] / place, class_name)
+            else:
+                what = f"the code of the extension {name} was not given, and a study runs no code"
+                raise ConfigError(what, "--extension", f"write --extension FOLDER/{recorded.place}")
+            self._declare_code(name, code, recorded.package)
+            if changes := self.declared[name].changes(recorded):
+                what = f"the code of {name} here is not that of the study: {join_names(changes)}"
+                fix = "install the same code on every machine that runs trials"
+                raise MachineError(what, self.roots[name], fix)
+        return self.code[name]
+
+    def _declare_code(self, name: str, code: ExtensionCode, package: str = "") -> None:
+        file = _file_of(code)
+        if name in {*self.built_in, *self.reserved} or not _NAME.fullmatch(name):
+            what = f"{name!r} cannot be the name of an extension"
+            fix = "choose another name of the file, of lower-case letters, digits and underscores"
+            raise ConfigError(what, file, fix)
+        missing = [method for method in ("fit", "sample") if not hasattr(code, method)]
+        if missing:
+            what = f"{code.__qualname__} has no method {' and no method '.join(missing)}"
+            raise ConfigError(what, file, "write it as docs/your_generator.md shows")
+        block = _settings_block(code, file)
+        longer_by = getattr(code, "longer_by", "")
+        if longer_by and longer_by not in block.model_fields:
+            what = f"longer_by: {longer_by!r} is no setting of {code.__qualname__}"
+            raise ConfigError(what, file, "name a field of Settings")
+        root = import_root(file)
+        files = code_files(file)
+        extension = Extension(
+            name=name,
+            place=f"{file.relative_to(root).as_posix()}:{code.__qualname__}",
+            package=package,
+            settings={setting: info.default for setting, info in block.model_fields.items()},
+            longer_by=longer_by,
+            seen=_seen_images(code, file),
+            files={path.relative_to(root).as_posix(): sha256_of(path) for path in files},
+            releases=imported_releases(files),
+        )
+        self._declare(extension, block)
+        self.code[name] = code
+        self.roots[name] = root
+
+    def _declare(self, extension: Extension, block: type[StrictModel]) -> None:
+        name = extension.name
+        old_names = [key for key in self.parameters if key.startswith(f"{name}.")]
+        for key in old_names:
+            del self.parameters[key]
+        for setting, info in block.model_fields.items():
+            self.parameters[f"{name}.{setting}"] = info
+        self.declared[name] = extension
+        self.blocks[name] = block
+
+
+def settings_of(name: str, values: Mapping[str, Value]) -> Any:
+    """Return the settings of an extension as its code takes them; None if it has none."""
+    settings = getattr(SOURCES.load(name), "Settings", None)
+    return settings(**values) if settings else None
+
+
+def _file_of(code: ExtensionCode) -> Path:
+    try:
+        return Path(inspect.getfile(code)).resolve()
+    except (TypeError, OSError) as error:
+        what = f"{code.__qualname__} is not in a file, so no other process can import it"
+        fix = "write it to a file (in a notebook: %%writefile my_gan.py), and import it from there"
+        raise ConfigError(what, fix=fix) from error
+
+
+def _import_class(file: Path, class_name: str) -> ExtensionCode:
+    if not file.is_file():
+        raise ConfigError("there is no such file", file, _HOW_TO_NAME)
+    try:
+        module = import_file(file)
+    except XraytuneError:
+        raise
+    except Exception as error:  # whatever the code of a user raises
+        place = failed_line(error, code_files(file)) or file
+        what = f"this cannot be imported: {type(error).__name__}: {error}"
+        if isinstance(error, ImportError):
+            fix = "install what it imports on every machine that runs trials"
+            raise MachineError(what, place, fix) from error
+        raise ConfigError(what, place, "correct it") from error
+    code = getattr(module, class_name, None)
+    if not isinstance(code, type):
+        raise ConfigError(f"there is no class {class_name!r} here", file, _HOW_TO_NAME)
+    return code
+
+
+def _settings_block(code: ExtensionCode, file: Path) -> type[StrictModel]:
+    """Return a strict model with the fields of the `Settings` of an extension, if it has any.
+
+    Raises ConfigError if a field has no default, or one that is neither a number nor text.
+    """
+    settings: Any = getattr(code, "Settings", None)
+    definitions: dict[str, Any] = {}
+    if settings is None:
+        return create_model("Settings", __base__=StrictModel)
+    if issubclass(settings, BaseModel):
+        for name, info in settings.model_fields.items():
+            definitions[name] = (info.annotation, info)
+    elif is_dataclass(settings):
+        hints = get_type_hints(settings, include_extras=True)
+        definitions = {item.name: (hints[item.name], item.default) for item in fields(settings)}
+    else:
+        what = f"Settings of {code.__qualname__} is neither a dataclass nor a pydantic model"
+        raise ConfigError(what, file, "decorate it with @dataclass")
+    block = create_model("Settings", __base__=StrictModel, **definitions)
+    for name, info in block.model_fields.items():
+        if info.default is MISSING or not isinstance(info.default, Value):
+            what = f"{name}: a setting of {code.__qualname__} without a number or text as default"
+            raise ConfigError(what, file, f"write {name}: int = 1000")
+    return block
+
+
+def _seen_images(code: ExtensionCode, file: Path) -> tuple[str, ...] | None:
+    """Return the SHA-256 of the images that a generator declares to have seen; None if unknown.
+
+    Raises ConfigError if the declaration cannot be read.
+    """
+    declared = getattr(code, "pretrained_on", None)
+    if declared is None:
+        return None
+    if isinstance(declared, str | Path):
+        list_file = file.parent / declared
+        if not list_file.is_file():
+            what = f"pretrained_on of {code.__qualname__}: there is no such file"
+            raise ConfigError(what, list_file, "restore it, or write None if they are not known")
+        declared = read_bytes(list_file).decode(errors="replace").split()
+    seen = sorted({str(digest).lower() for digest in declared})
+    strange = [digest for digest in seen if not _SHA256.fullmatch(digest)]
+    if strange:
+        what = f"pretrained_on of {code.__qualname__} has {strange[0][:70]!r}, which is no SHA-256"
+        fix = "list the SHA-256 of each image, or write None if they are not known"
+        raise ConfigError(what, file, fix)
+    return tuple(seen)
+
+
+SOURCES = Sources("source", ("none", "duplicate", "statistics", "folder", "generator", "gan"))
+"""The sources of extra images, the cheapest first; extensions cost more."""

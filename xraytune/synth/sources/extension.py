@@ -1,0 +1,130 @@
+"""Images of an extension: a generator of the user's, trained on the study's training images.
+
+It is trained once for all trials with its settings, and makes blocks of images from then on. An
+error of its code ends the trial, and names the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xraytune.base.arrays import UInt8Array
+from xraytune.base.code import failed_line
+from xraytune.base.errors import TrialError, is_out_of_memory
+from xraytune.base.seeding import derive_seed
+from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
+from xraytune.nets.compute import seeded
+from xraytune.space.settings import Settings
+from xraytune.space.sources import SOURCES, settings_of
+from xraytune.synth.generator_inputs import EXTENSION_STAGE, extension_training, inputs_of
+from xraytune.synth.sources.source import BLOCK, Source
+from xraytune.synth.trained import train_once
+
+
+class ExtensionImages(Source):
+    """Images of an extension, at the size at which it makes them."""
+
+    colour = "#56b4e9"
+
+    def seen_images_sha256(self) -> frozenset[str] | None:
+        """Return the images that the extension declares to have seen before its training."""
+        seen = SOURCES.declared[self.name].seen
+        return None if seen is None else frozenset(seen)
+
+    def trained(self, settings: Settings, context: RunContext) -> Path:
+        """Return the artifact of the trained generator, as its `fit` left it in a folder.
+
+        Raises TrialError if the code of the extension raises an error.
+        """
+        prepared = context.prepared
+        training = extension_training(self.parameters, settings)
+        inputs = inputs_of(training, prepared, context.compute)
+        what = f"training {self.name} (steps)"
+
+        def train(folder: Path) -> None:
+            images = side_image_set("train", prepared, context.cache)
+            with self._calling("fit", training.seed) as fit:
+                fit(
+                    images.read(),
+                    images.targets.copy(),
+                    masks=None if images.masks is None else images.planes()[:, 1],
+                    progress=partial(context.on_progress, what),
+                    folder=folder,
+                    **self._shared_arguments(context),
+                )
+
+        waits_for = f"waiting for {self.name}, which another process trains"
+        waiting = partial(context.on_progress, waits_for, 0, 1)
+        return train_once(context.cache, EXTENSION_STAGE, inputs, train, waiting=waiting)
+
+    def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
+        """Return a block that the extension makes."""
+        prepared = context.prepared
+        generator = self.trained(settings, context)
+        seed = derive_seed(settings.seed, "extension", self.name, label, number) % 2**31
+        findings = self.block_findings(prepared, number, settings.seed)
+        targets = np.full(BLOCK, label) if findings is None else findings
+        inputs = {
+            "generator": generator.name,
+            "label": label,
+            "block": number,
+            "targets": targets.tolist(),
+            "seed": seed,
+        }
+
+        def make() -> UInt8Array:
+            with self._calling("sample", seed) as sample:
+                images = sample(
+                    targets.copy(),
+                    size=prepared.image_size_px,
+                    folder=generator,
+                    **self._shared_arguments(context),
+                )
+            return self._planes(images, prepared)
+
+        return self.store_block(context, inputs, make, findings)
+
+    def _shared_arguments(self, context: RunContext) -> dict[str, Any]:
+        return {
+            "classes": context.prepared.outputs,
+            "settings": settings_of(self.name, self.parameters.extension_settings),
+            "device": context.compute.device,
+        }
+
+    @contextmanager
+    def _calling(self, method: str, seed: int) -> Iterator[Any]:
+        """Give a method of the extension, with its seed; explain the errors of its code."""
+        code = SOURCES.load(self.name)
+        extension = SOURCES.declared[self.name]
+        root = SOURCES.roots[self.name]
+        try:
+            with seeded(seed, method):
+                yield partial(getattr(code(), method), seed=seed)
+        except Exception as error:
+            place = failed_line(error, [root / file for file in extension.files])
+            if place is None or is_out_of_memory(error):
+                raise
+            what = f"{method} of {extension.place} failed: {type(error).__name__}: {error}"
+            fix = "correct it; error.txt in the trial's folder has the whole traceback"
+            raise TrialError(what, place, fix) from error
+
+    def _planes(self, images: object, prepared: SplitData) -> UInt8Array:
+        """Return what `sample` returned as [256, C, S, S]; raise TrialError if it is not that."""
+        array = np.asarray(images)
+        channels = (2,) if prepared.has_masks else ()
+        side_px = array.shape[-1] if array.ndim > 2 else 0
+        expected = (BLOCK, *channels, side_px, side_px)
+        if array.dtype != np.uint8 or array.shape != expected or side_px > prepared.image_size_px:
+            what = f"sample of {self.name} returned {array.dtype} {list(array.shape)}"
+            shape = ", ".join(map(str, (BLOCK, *channels, "S", "S")))
+            fix = f"return uint8 [{shape}], where S is at most {prepared.image_size_px}"
+            raise TrialError(what, SOURCES.declared[self.name].place, fix)
+        planes = array.reshape(BLOCK, -1, side_px, side_px)
+        planes[:, 1:] = np.where(planes[:, 1:] >= 128, 255, 0)
+        return planes
