@@ -113,7 +113,7 @@ BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images 
         (cut_weights, f"{SEARCH} --set weights=cut.pth", 4, "this weights file cannot be read"),
         (add_a_class, f"{SEARCH} --set data.classes=auto --set loss=bce", 2, "bce, 3 classes: "),
         (nothing, f"{SEARCH} --set batch_size=1 --set backbone=resnet18", 2, "a single value"),
-        (nothing, f"{SEARCH} --set resources.gpus_per_trial=99", 4, "99 GPUs"),
+        (nothing, f"{SEARCH} --set resources.cpus_per_trial=9999", 4, "9999 CPU cores"),
         (nothing, f"{OF_FOLDER}nowhere", 3, "nowhere: folder.path: there is nothing"),
         (break_an_extra_image, f"{OF_FOLDER}extra/train", 3, "extra/train: 1 images|is empty"),
         (nothing, "search --space space.yaml --studies notes.txt", 2, "this is a file"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.confirm.labs import Lab
+from tests.confirm.labs import Lab, shown_of
 from tests.extension_files import undeclared, write_blend
 from tests.in_process import confirm_in_process, search_in_process
 from tests.pair_files import draw_xrays
@@ -67,6 +67,7 @@ def test_each_replicate_trains_an_extension_anew_and_the_verdict_names_it(lab: L
     assert generator.startswith("generator blend of blend.py:Blend (2 files, SHA-256 ")
     assert "with steps " in generator
     assert confirmation.finalists[0].arm.startswith("blend #")
+    assert confirmation.verdict != "invalid", "these images are of other patients"
 
 
 def test_a_study_runs_no_code_of_its_own_folder(lab: Lab) -> None:
@@ -95,6 +96,41 @@ def test_other_code_is_refused_with_the_names_of_its_files(lab: Lab) -> None:
         lab.confirm(extensions=[f"{lab.path / 'blend.py'}:Blend"])
 
 
+CHEAT = """\
+        import pathlib
+        from PIL import Image
+
+        files = [sorted(pathlib.Path("XRAYS").glob(f"train/{name}/*")) for name in classes]
+        chosen = [files[target][random.integers(len(files[target]))] for target in targets]
+        return np.stack([np.asarray(Image.open(file).convert("L")) for file in chosen])
+"""
+
+
+def test_copies_of_scored_patients_make_a_verdict_invalid_whatever_is_declared(
+    tmp_path: Path,
+) -> None:
+    """The generator reads the data folder, and declares that it has seen nobody."""
+    lab = Lab(tmp_path)
+    draw_xrays(lab.path, patients=200, seed=4)
+    (lab.path / "space.yaml").write_text(SPACE)
+    cheat = CHEAT.replace("XRAYS", str(lab.path / "xrays"))
+    place = write_blend(lab.path, "        images = np.load(", f"{cheat}        images = np.load(")
+    with confirm_in_process(), undeclared():
+        SOURCES.register([place])
+        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+
+        confirmation = lab.confirm(extensions=[place])
+        shown = shown_of(confirmation)
+
+    assert confirmation.verdict == "invalid"
+    files = confirmation.finalists[0].copied_files
+    assert files
+    assert all((lab.path / "xrays" / file).exists() for file in files)
+    assert "copies of images that were scored" in " ".join(shown.split())
+    assert any(file in shown for file in files)
+    assert confirmation.test.kind == "unused"
+
+
 def test_unused_patients_are_not_scored_if_a_generator_may_have_seen_them(tmp_path: Path) -> None:
     """Nothing but its declaration says whom a pretrained generator has seen."""
     lab = Lab(tmp_path)
@@ -107,5 +143,5 @@ def test_unused_patients_are_not_scored_if_a_generator_may_have_seen_them(tmp_pa
 
         confirmation = lab.confirm(extensions=[place])
 
-    assert confirmation.test.kind == "folder"
+    assert confirmation.test.kind == "draws", "the test folder is scored"
     assert any("not known which images the extra ones" in note for note in confirmation.notes)

@@ -17,7 +17,6 @@ def settings(**resources: object) -> Settings:
         ({}, True, (1, 1.0)),
         ({"cpus_per_trial": 4}, False, (4, 0.0)),
         ({"gpus_per_trial": 0.3}, True, (1, 0.3333)),
-        ({"gpus_per_trial": 1.2}, True, (1, 2.0)),
     ],
 )
 def test_a_trial_has_a_part_of_a_gpu_that_leaves_nothing_over_or_whole_ones(

@@ -96,6 +96,7 @@ def test_a_wrong_parameter_is_reported_at_its_line(
         ("scheduler: asha", "mapping"),
         ("budget: {hours: 1:30}", "number"),
         ("resources: {gpus_per_trial: -1}", "greater than"),
+        ("resources: {gpus_per_trial: 2}", "a trial trains on one GPU"),
         ("task: findings", "write data.findings: auto"),
         ("points_to_evaluate: {source: none}", "list"),
         ("points_to_evaluate: [{gan: {steps: x}}]", "integer"),

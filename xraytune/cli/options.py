@@ -79,8 +79,8 @@ Extensions = Annotated[
     Option(
         "--extension",
         metavar="FILE.py:CLASS",
-        help="Generator of your own, which is then a source of the file's name; repeatable. "
-        "Its code is run.",
+        help="Generator of your own, which is then a source of the file's name; repeatable. Its "
+        "code is run. A program is given by its YAML file.",
     ),
 ]
 SkipBroken = Annotated[

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.errors import Problem, StudyError, join_names
-from xraytune.base.files import require_recorded, sha256_of, write_array
+from xraytune.base.files import read_json, require_recorded, sha256_of, write_array, write_json
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, write_plan
+from xraytune.confirm.copies import find_scored_copies
 from xraytune.confirm.plan import earlier_access, why_exploratory
 from xraytune.confirm.record import (
     Confirmation,
@@ -83,6 +84,7 @@ class ArmScores:
         patients: Patient of each image, [N].
         positive: Number of the positive class.
         sites: Site of each image, [N]; used if each replicate leaves a site out.
+        copied: The files of images that a finalist's synthetic images copy, by name of the arm.
     """
 
     plan: Plan
@@ -91,6 +93,7 @@ class ArmScores:
     patients: tuple[str, ...]
     positive: int
     sites: tuple[str, ...] = ()
+    copied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def measure(self, *arms: Arm) -> StructuralComponents:
         """Return the scores [A, K] and structural components [A, K, P] of A arms.
@@ -155,7 +158,8 @@ def open_images(study: OpenStudy, scores_file: str) -> str:
     """
     require_trained_networks(study.runs_folder)
     study.before_test()
-    (study.runs_folder.path / scores_file).unlink(missing_ok=True)
+    for file in (scores_file, copies_file(scores_file)):
+        (study.runs_folder.path / file).unlink(missing_ok=True)
     return uuid.uuid4().hex
 
 
@@ -178,7 +182,15 @@ def score_opened(
             id=access,
         )
         score_runs(study, plan, sealed, scores_file)
+    if not (folder.path / copies_file(scores_file)).exists():
+        copied = find_scored_copies(study, plan, sealed)
+        write_json(folder.path / copies_file(scores_file), copied, is_recorded=True)
     return read_scores(folder, plan, sealed, scores_file)
+
+
+def copies_file(scores_file: str) -> str:
+    """Return the name of the file with the scored images that synthetic images copy."""
+    return scores_file.replace("test", "copies", 1).replace(".npy", ".json")
 
 
 def score_runs(
@@ -219,6 +231,9 @@ def read_scores(
 ) -> ArmScores:
     """Return the results of all runs; raise StudyError if the file is not as it was written."""
     fix = "remove it, and run the same command again"
+    with damage_explained(study_folder.path / copies_file(scores_file), fix) as file:
+        require_recorded(file)
+        copied = {name: tuple(files) for name, files in read_json(file).items()}
     with damage_explained(study_folder.path / scores_file, fix) as file:
         require_recorded(file)
         return ArmScores(
@@ -228,6 +243,7 @@ def read_scores(
             patients=sealed.images.patients,
             positive=sealed.prepared.positive,
             sites=tuple(image.site for image in sealed.images),
+            copied=copied,
         )
 
 
@@ -404,7 +420,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
     """Compare all finalists with all of their controls.
 
     Verdicts are given in the order of val-B, up to the first finalist that does not help; all later
-    finalists are `not_tested`.
+    finalists are `not_tested`. A finalist with copies of scored images is `invalid`.
 
     Origin of this fixed sequence: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001,
     "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures".
@@ -427,6 +443,9 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
                 )
             )
         overall, controls = overall_verdict(comparisons)
+        copied_files = test.copied.get(finalist.name, ())
+        if copied_files:
+            overall, controls = "invalid", ()
         is_tested = all(earlier_verdict.verdict == "helps" for earlier_verdict in verdicts)
         scores = test.measure(finalist).scores[0]
         verdicts.append(
@@ -441,6 +460,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
                 headroom=headroom_reached(test, finalist),
                 verdict=overall if is_tested else "not_tested",
                 because_of=controls if is_tested else (),
+                copied_files=copied_files,
                 comparisons=tuple(comparisons),
             )
         )

@@ -141,6 +141,8 @@ class FinalistVerdict:
     caveat: str = ""
     """What the finalist's synthetic images lack, in words; empty if no lack was found."""
     backbone: str = ""
+    copied_files: tuple[str, ...] = ()
+    """The scored images that the finalist's synthetic images copy, in a verdict that is invalid."""
 
     @property
     def own(self) -> list[ControlVerdict]:

@@ -224,9 +224,10 @@ def train_runs(
     """
     if not runs:
         return {}
+    path = study_folder.path
+    write_extensions(path, (run.parameters.source for run in runs), path)
     if not (study_folder.path / "environment.json").exists():
         write_prepared(study.prepared, study_folder.path / "split.json")
-        write_extensions(study_folder.path, (run.parameters.source for run in runs))
         record = environment(study.compute)
         if study.runner.address is not None:
             record = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")

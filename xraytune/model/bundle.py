@@ -107,7 +107,7 @@ def write_bundle(
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / SPLIT_FILE)
-    write_extensions(folder, [parameters.source])
+    write_extensions(folder, [parameters.source], final_path)
     lines = []
     for number, epochs in enumerate(trained.epochs, start=1):
         member = {"network": number} if members > 1 else {}

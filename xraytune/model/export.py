@@ -32,6 +32,7 @@ _VERDICTS = {
     "hurts": "refuted: the mix lowers {metric}",
     "no_better": "not confirmed: the mix does not improve {metric} over a control without them",
     "undecided": "not confirmed: the result is inconclusive",
+    "invalid": "not confirmed: synthetic images are copies of images that were scored",
     "not_tested": "not confirmed: xraytune confirm has not compared the mix with its controls",
 }
 

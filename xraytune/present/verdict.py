@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from xraytune.base.errors import counted, join_names
 from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
 from xraytune.confirm.record import Confirmation, FinalistVerdict, Subgroup
 from xraytune.stats.secondary import SECONDARY
@@ -11,9 +12,16 @@ _TEXTS: dict[Overall, str] = {
     "helps": "synthetic images help",
     "hurts": "synthetic images hurt",
     "no_better": "synthetic images do not improve {metric}",
+    "invalid": "invalid: synthetic images are copies of images that were scored",
     "undecided": "inconclusive: neither an improvement nor its absence was shown",
 }
-_TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
+_TONES: dict[str, Tone] = {
+    "helps": "good",
+    "better": "good",
+    "hurts": "bad",
+    "invalid": "bad",
+    "worse": "bad",
+}
 
 
 def verdict_frame(record: Confirmation) -> Frame:
@@ -136,6 +144,11 @@ def _notes(record: Confirmation) -> Iterator[str]:
     unused = " that the search had not used" if test.kind == "unused" else ""
     size = f"{test.images:,} images of {test.patients:,} patients{unused}"
     yield f"{finalist.arm} against its controls: {size}, {record.replicates} replicates."
+    if files := finalist.copied_files:
+        yield (
+            f"Its generator has seen patients who were scored, whatever was declared: "
+            f"{counted(len(files), 'image')} copied, {join_names(files, 3)}."
+        )
     if record.sites:
         yield (
             f"Each replicate left one of {len(record.sites)} sites out, and the intervals are over "

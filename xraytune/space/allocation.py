@@ -1,7 +1,5 @@
 """How many cores and GPUs a trial gets; `search/loop.py` says how many trials fit."""
 
-from math import ceil
-
 from xraytune.base.records import frozen
 from xraytune.space.settings import Settings
 
@@ -33,13 +31,11 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
 
     `has_gpu` says whether the machines that run trials have GPUs; this machine need not be among
     them. A process gets its share from one GPU, and shares are rounded so that they use the GPU
-    fully: a share of .3 becomes .3333, of which three fit on a GPU as well, and 1.2 GPUs become 2.
+    fully: a share of .3 becomes .3333, of which three fit on a GPU as well.
     """
     resources = settings.resources
     gpus = float(has_gpu) if resources.gpus_per_trial == "auto" else float(resources.gpus_per_trial)
-    if gpus > 1:
-        gpus = float(ceil(gpus))
-    elif gpus:
+    if gpus:
         per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
         gpus = _RAY_UNITS // per_gpu / _RAY_UNITS
     trial = Share(cpus=resources.cpus_per_trial, gpus=gpus)

@@ -15,6 +15,8 @@ from pydantic import TypeAdapter
 
 from xraytune.base.errors import ArtifactError, StudyError, join_names
 from xraytune.base.files import copy_file, read_json, with_checksum, without_checksum, write_json
+from xraytune.space.paths import relative_path
+from xraytune.space.program import Program
 from xraytune.space.sources import SOURCES, Extension
 
 _FOLDER = "extensions"
@@ -22,18 +24,26 @@ _RECORD = "record.json"
 _EXTENSIONS = TypeAdapter(list[Extension])
 
 
-def write_extensions(study: Path, sources: Iterable[str]) -> None:
-    """Record the extensions among some sources in the folder of a study, and copy their code."""
-    extensions = [SOURCES.declared[name] for name in sorted({*sources}) if SOURCES.has(name)]
-    if not extensions:
-        return
-    for extension in extensions:
-        files = () if extension.package else extension.files
-        for file in files:
-            target = study / _FOLDER / extension.name / file
-            copy_file(SOURCES.roots[extension.name] / file, target)
-    content = {"version": 1, "extensions": [asdict(extension) for extension in extensions]}
-    write_json(study / _FOLDER / _RECORD, with_checksum(content))
+def write_extensions(study: Path, sources: Iterable[str], final: Path) -> None:
+    """Record the extensions among some sources in a folder, which becomes `final`.
+
+    Their code is copied; a program stays where it is.
+    """
+    rows = []
+    for name in sorted({*sources}):
+        if not SOURCES.has(name):
+            continue
+        extension = SOURCES.declared[name]
+        folder = ""
+        if isinstance(SOURCES.load(name), Program):
+            folder = relative_path(SOURCES.roots[name], final)
+        elif not extension.package:
+            for file in extension.files:
+                copy_file(SOURCES.roots[name] / file, study / _FOLDER / name / file)
+        rows.append({**asdict(extension), "folder": folder})
+    if rows:
+        content = {"version": 1, "extensions": rows}
+        write_json(study / _FOLDER / _RECORD, with_checksum(content))
 
 
 def recorded_extensions(study: Path) -> list[Extension]:
@@ -55,8 +65,8 @@ def declare_recorded(study: Path, *, runs_code: bool = False) -> None:
     was given the same code.
     """
     for extension in recorded_extensions(study):
-        root = study / _FOLDER / extension.name if runs_code else None
-        SOURCES.declare_recorded(extension, root)
+        root = (study / (extension.folder or f"{_FOLDER}/{extension.name}")).resolve()
+        SOURCES.declare_recorded(extension, root if runs_code else None)
 
 
 def require_same_code(study: Path) -> None:

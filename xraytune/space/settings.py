@@ -76,22 +76,22 @@ class TaskRules:
     """
 
     objectives: tuple[ObjectiveName, ...]
-    unused_sources: tuple[str, ...] = ("statistics",)
+    unused_sources: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     has_classes: bool = True
 
 
 TASK_RULES: Mapping[TaskName, TaskRules] = {
-    "classification": TaskRules(
-        objectives=("val_auroc", "val_auprc", "val_sensitivity"), unused_sources=()
-    ),
+    "classification": TaskRules(objectives=("val_auroc", "val_auprc", "val_sensitivity")),
     "findings": TaskRules(
         objectives=("val_auroc", "val_auprc"),
+        unused_sources=("statistics",),
         unused=("head", "loss"),
         has_classes=False,
     ),
     "segmentation": TaskRules(
         objectives=("val_dice",),
+        unused_sources=("statistics",),
         unused=("balance", "head", "loss", "imbalance", "dropout"),
         has_classes=False,
     ),
@@ -852,6 +852,12 @@ class Resources(StrictModel):
     gpus_per_trial: Literal["auto"] | NonNegativeFloat = "auto"
     cpus_per_trial: PositiveInt = 1
     concurrent: OptionalCount = None
+
+
+@refuses("resources.gpus_per_trial")
+def _train_on_one_gpu(gpus: Literal["auto"] | float) -> Change:
+    """A trial trains on one GPU, and further ones would be idle."""
+    return {"resources.gpus_per_trial": 1} if gpus != "auto" and gpus > 1 else {}
 
 
 class QualitySettings(StrictModel):

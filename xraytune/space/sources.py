@@ -25,13 +25,15 @@ from xraytune.base.files import read_bytes, sha256_of
 from xraytune.base.records import frozen
 from xraytune.space.domains import Value
 from xraytune.space.extensions import Extensions
+from xraytune.space.paths import relative_path
+from xraytune.space.program import Program
 from xraytune.space.strict_model import StrictModel
 
 ExtensionCode: TypeAlias = Any
 """The class of a user, with `fit` and `sample`."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_HOW_TO_NAME = "write --extension FILE.py:CLASS"
+_HOW_TO_NAME = "write --extension FILE.py:CLASS, or the YAML file of a program"
 
 
 @frozen
@@ -40,7 +42,8 @@ class Extension:
 
     Attributes:
         place: Its file, from the folder that Python imports it from, and its class:
-            `my_gan.py:MyGan`.
+            `my_gan.py:MyGan`. The file of a program: `roentgen.yaml`.
+        folder: Where a program is, from the folder of its study; "" for code, which is copied.
         package: The installed package that it belongs to, with its version; "" for a file.
         settings: The default of each setting.
         longer_by: The setting that makes a training longer, so that it can start from the folder of
@@ -58,6 +61,7 @@ class Extension:
     seen: tuple[str, ...] | None
     files: dict[str, str]
     releases: dict[str, str]
+    folder: str = ""
 
     @property
     def identity(self) -> str:
@@ -110,17 +114,15 @@ class Sources(Extensions):
     def register(self, extensions: Iterable[str | type]) -> None:
         """Load the code of extensions, and declare them.
 
-        Each is `FILE.py:CLASS`, or a class that was imported from a file.
+        Each is `FILE.py:CLASS`, a class that was imported from a file, or the file of a program.
 
         Raises:
             ConfigError: There is no such class, or it is not an extension.
             MachineError: It imports a package that is not installed.
         """
         for extension in extensions:
-            if isinstance(extension, str):
-                file_name, _, class_name = extension.rpartition(":")
-                extension = _import_class(Path(file_name), class_name)
-            self._declare_code(_file_of(extension).stem, extension)
+            code = _find_code(extension) if isinstance(extension, str) else extension
+            self._declare_code(_file_of(code).stem, code)
 
     def describe(self, names: Iterable[str]) -> list[str]:
         """Return what the extensions among some names are: class, files and hash."""
@@ -156,11 +158,10 @@ class Sources(Extensions):
         """
         if name not in self.code:
             recorded = self.declared[name]
-            place, _, class_name = recorded.place.rpartition(":")
             if recorded.package:
                 code = Extensions.load(self, name)
             elif name in self.roots:
-                code = _import_class(self.roots[name] / place, class_name)
+                code = _find_code(str(self.roots[name] / recorded.place))
             else:
                 what = f"the code of the extension {name} was not given, and a study runs no code"
                 raise ConfigError(what, "--extension", f"write --extension FOLDER/{recorded.place}")
@@ -179,24 +180,25 @@ class Sources(Extensions):
             raise ConfigError(what, file, fix)
         missing = [method for method in ("fit", "sample") if not hasattr(code, method)]
         if missing:
-            what = f"{code.__qualname__} has no method {' and no method '.join(missing)}"
+            what = f"this class has no method {' and no method '.join(missing)}"
             raise ConfigError(what, file, "write it as docs/your_generator.md shows")
-        block = _settings_block(code, file)
+        is_program = isinstance(code, Program)
+        block = _program_block(code) if is_program else _settings_block(code, file)
         longer_by = getattr(code, "longer_by", "")
         if longer_by and longer_by not in block.model_fields:
-            what = f"longer_by: {longer_by!r} is no setting of {code.__qualname__}"
-            raise ConfigError(what, file, "name a field of Settings")
-        root = import_root(file)
-        files = code_files(file)
+            what = f"longer_by: {longer_by!r} is no setting here"
+            raise ConfigError(what, file, "name one of the settings")
+        root = file.parent if is_program else import_root(file)
+        files = code.files if is_program else code_files(file)
         extension = Extension(
             name=name,
-            place=f"{file.relative_to(root).as_posix()}:{code.__qualname__}",
+            place=file.name if is_program else f"{file.relative_to(root)}:{code.__qualname__}",
             package=package,
             settings={setting: info.default for setting, info in block.model_fields.items()},
             longer_by=longer_by,
             seen=_seen_images(code, file),
-            files={path.relative_to(root).as_posix(): sha256_of(path) for path in files},
-            releases=imported_releases(files),
+            files={relative_path(path, root): sha256_of(path) for path in files},
+            releases=imported_releases([path for path in files if path.suffix == ".py"]),
         )
         self._declare(extension, block)
         self.code[name] = code
@@ -220,12 +222,22 @@ def settings_of(name: str, values: Mapping[str, Value]) -> Any:
 
 
 def _file_of(code: ExtensionCode) -> Path:
+    if isinstance(code, Program):
+        return code.file
     try:
         return Path(inspect.getfile(code)).resolve()
     except (TypeError, OSError) as error:
         what = f"{code.__qualname__} is not in a file, so no other process can import it"
         fix = "write it to a file (in a notebook: %%writefile my_gan.py), and import it from there"
         raise ConfigError(what, fix=fix) from error
+
+
+def _find_code(place: str) -> ExtensionCode:
+    """Return the class of `FILE.py:CLASS`, or the program of a file."""
+    if Path(place).suffix in (".yaml", ".yml"):
+        return Program(Path(place))
+    file_name, _, class_name = place.rpartition(":")
+    return _import_class(Path(file_name), class_name)
 
 
 def _import_class(file: Path, class_name: str) -> ExtensionCode:
@@ -246,6 +258,13 @@ def _import_class(file: Path, class_name: str) -> ExtensionCode:
     if not isinstance(code, type):
         raise ConfigError(f"there is no class {class_name!r} here", file, _HOW_TO_NAME)
     return code
+
+
+def _program_block(program: Program) -> type[StrictModel]:
+    definitions: dict[str, Any] = {
+        name: (type(default), default) for name, default in program.defaults.items()
+    }
+    return create_model("Settings", __base__=StrictModel, **definitions)
 
 
 def _settings_block(code: ExtensionCode, file: Path) -> type[StrictModel]:
@@ -285,13 +304,13 @@ def _seen_images(code: ExtensionCode, file: Path) -> tuple[str, ...] | None:
     if isinstance(declared, str | Path):
         list_file = file.parent / declared
         if not list_file.is_file():
-            what = f"pretrained_on of {code.__qualname__}: there is no such file"
+            what = "pretrained_on: there is no such file"
             raise ConfigError(what, list_file, "restore it, or write None if they are not known")
         declared = read_bytes(list_file).decode(errors="replace").split()
     seen = sorted({str(digest).lower() for digest in declared})
     strange = [digest for digest in seen if not _SHA256.fullmatch(digest)]
     if strange:
-        what = f"pretrained_on of {code.__qualname__} has {strange[0][:70]!r}, which is no SHA-256"
+        what = f"pretrained_on has {strange[0][:70]!r}, which is no SHA-256"
         fix = "list the SHA-256 of each image, or write None if they are not known"
         raise ConfigError(what, file, fix)
     return tuple(seen)

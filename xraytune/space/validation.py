@@ -17,11 +17,11 @@ T = TypeVar("T")
 SPACE_KEYS = ("parameters", "points_to_evaluate")
 """The keys of a space file that are not settings."""
 _OTHERS = {
-    "source": "for a generator of your own, give --extension FILE.py:CLASS",
     "backbone": "use a name of torchvision, such as resnet50, or of timm: timm/NAME, or "
     "timm/hf-hub:OWNER/NAME for a model on the Hugging Face Hub that timm can load",
 }
 """The fix for an unknown value that resembles none, where a list would be too long."""
+_MORE = {"source": "; for a generator of your own, give --extension FILE.py:CLASS"}
 
 
 def validate(
@@ -89,7 +89,8 @@ def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         return f"unknown key '{name}'", nearest(key, names_in_block)
     if kind == "literal_error":
         choices = re.findall(r"[\w.+-]+", error["ctx"]["expected"].replace(" or ", " "))
-        return f"{name}: unknown value {value!r}", nearest(value, choices, _OTHERS.get(key, ""))
+        fix = nearest(value, choices, _OTHERS.get(key, "")) + _MORE.get(key, "")
+        return f"{name}: unknown value {value!r}", fix
     if kind == "string_pattern_mismatch":
         fix = "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
     elif kind == "model_type":

@@ -27,7 +27,8 @@ from xraytune.base.records import frozen
 from xraytune.stats.classification import Floats
 from xraytune.stats.placements import DifferenceVariance, StructuralComponents, around
 
-Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
+Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided", "invalid"]
+"""The verdict on an arm; `invalid` if its synthetic images are copies of scored images."""
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
 MatchedKind: TypeAlias = Literal["none", "duplicate"]
 ControlKind: TypeAlias = Literal[MatchedKind, "tuned", "donor", "donor_start", "synthetic_only"]

@@ -77,7 +77,8 @@ def create_study(
         write_text(StudyFolder(path).space_path, space.to_yaml(study_folder.path))
         write_prepared(prepared, path / "split.json")
         write_inputs(path, study_folder.path, inputs)
-        write_extensions(path, (trial.source for trial in space.extreme_parameters("source")))
+        sources = [trial.source for trial in space.extreme_parameters("source")]
+        write_extensions(path, sources, study_folder.path)
         write_json(path / "environment.json", {**record})
         create_journal(StudyFolder(path).journal_path, space, study_folder.path)
 

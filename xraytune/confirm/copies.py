@@ -1,0 +1,98 @@
+"""Compare synthetic images with the images that were scored, once these are opened.
+
+Whatever was declared of a generator or of a folder, its images may show patients who were scored.
+They are recognised like copies of training images (synth/memorisation.py): too many of them are
+nearer to a scored image than unseen X-rays are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xraytune.base.arrays import UInt8Array
+from xraytune.confirm.arms import Arm, Plan
+from xraytune.confirm.run_list import OpenStudy
+from xraytune.confirm.sealed import SealedTest, load_test_image_set
+from xraytune.data.images import SideName
+from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.synth.memorisation import compare_with_unseen, measure_closeness, measure_unseen
+from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.sources.which import source_of
+
+_OTHER_SIDES: tuple[SideName, ...] = ("train", "others", "val_a", "val_b")
+_FALSE_ALARMS = 0.01
+"""The probability that a finalist with images of other patients is taken for one with copies."""
+
+
+def find_scored_copies(
+    study: OpenStudy, plan: Plan, sealed: SealedTest
+) -> dict[str, tuple[str, ...]]:
+    """Return the files of scored images that the images of finalists copy, by name of the arm.
+
+    Finalists without copies, beyond what chance explains, are left out.
+    """
+    files_of = {
+        arm.name: _copied_files(study, plan, arm, sealed)
+        for arm in plan.finalists
+        if arm.parameters.has_synthetic_pixels
+    }
+    return {name: tuple(sorted(files)) for name, files in files_of.items() if files}
+
+
+def _copied_files(study: OpenStudy, plan: Plan, arm: Arm, sealed: SealedTest) -> set[str]:
+    """Return the scored files that the first block of a class copies in a replicate of an arm."""
+    folder = study.runs_folder
+    runs = plan.numbers(arm)
+    compared: set[str] = set()
+    files: set[str] = set()
+    for done, number in enumerate(runs, start=1):
+        experiment = folder.experiment(number)
+        settings = experiment.settings
+        context = RunContext(
+            prepared=folder.prepared(experiment),
+            cache=study.cache,
+            compute=folder.compute(),
+            on_progress=study.callbacks.on_progress,
+        )
+        scored = load_test_image_set(sealed, settings.data, study.cache)
+        source = source_of(experiment.parameters)
+        labels = range(len(context.prepared.class_names))
+        blocks = [source.block(settings, context, label, 0) for label in labels]
+        for block in blocks:
+            if len(block.rows) and str(block.inputs) not in compared:
+                level = _FALSE_ALARMS / (len(runs) * len(blocks))
+                files |= _copies_in(block, scored, sealed, context, level)
+            compared.add(str(block.inputs))  # of a folder, all replicates have the same block
+        study.callbacks.on_progress("comparing with scored images (replicates)", done, len(runs))
+    return files
+
+
+def _copies_in(
+    block: ImageSet, scored: ImageSet, sealed: SealedTest, context: RunContext, level: float
+) -> set[str]:
+    """Return the scored files that images of a block copy; empty if chance explains their number.
+
+    Real images of the class, of all patients who are not scored, show how near an X-ray is by
+    chance.
+    """
+    size_px = block.pixels.shape[-1]
+    others: list[UInt8Array] = []
+    patients: list[str] = []
+    for name in _OTHER_SIDES:
+        side = side_image_set(name, context.prepared, context.cache)
+        places = np.flatnonzero(side.labels == block.labels[0])
+        others.append(side.read(places))
+        side_patients = context.prepared.side(name).patients
+        patients += [side_patients[place] for place in places]
+
+    def resize(images: UInt8Array) -> UInt8Array:
+        return resize_planes(images[:, None], size_px)[:, 0]
+
+    reference = (resize(scored.read()), sealed.images.patients)
+    nearness = measure_closeness(block.read(), *reference)
+    unseen = measure_unseen(resize(np.concatenate(others)), patients, *reference)
+    result = compare_with_unseen(nearness.ratio, unseen)
+    if result.chance > level:
+        return set()
+    near = nearness.nearest[nearness.ratio < result.threshold]
+    return {sealed.images[place].file for place in near.tolist()}
