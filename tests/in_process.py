@@ -110,6 +110,7 @@ class InProcess:
 
     def run_trial(self, work: TrialLoop, suggestion: OpenTrial) -> None:
         """Run a trial until it ends or is stopped."""
+        work.on_placed(suggestion.number)
         with closing(TrialWorker(job_of(suggestion, work.study_folder, self.cache))) as worker:
             while work.on_result(suggestion.number, worker.step()):
                 pass

@@ -155,6 +155,26 @@ def test_a_node_that_does_not_see_the_study_is_named_and_no_trial_fails(space: P
     assert [trial.status for trial in status(study).trials] == ["unfinished"]
 
 
+def test_a_node_that_does_not_see_the_study_gets_no_more_trials_and_others_run_all(
+    space: Path,
+) -> None:
+    studies = space.parent / "studies"
+    studies.mkdir()
+    notes: list[str] = []
+
+    with cluster_of(1) as cluster, node_apart(cluster, studies):
+        found = search(
+            space,
+            studies=studies,
+            overrides=[*ONE_TRIAL, "budget.trials=4", "lr={min: 1e-4, max: 1e-2}"],
+            address=cluster.address,
+            callbacks=replace(NO_CALLBACKS, note=notes.append),
+        )
+
+    assert found.counts == {"complete": 4}
+    assert len([note for note in notes if "gets no more trials" in note]) == 1
+
+
 def test_a_search_waits_for_the_first_node_of_a_head_without_cores(space: Path) -> None:
     """As where an autoscaler adds it."""
     with cluster_of(0) as cluster:

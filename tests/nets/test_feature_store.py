@@ -106,6 +106,49 @@ def test_what_a_kill_or_a_disk_has_damaged_is_computed_again(tmp_path: Path, dam
         assert file.stat().st_size == 12 * ROW, "repaired in its place"
 
 
+def test_a_row_that_another_node_wrote_over_is_computed_again(tmp_path: Path) -> None:
+    """On storage whose locks hold on one node only, two nodes may append at the same place."""
+    store = FeatureStore(tmp_path, INPUTS)
+    find(tmp_path, [100])
+    file = artifact_path(tmp_path, FEATURES_STAGE, INPUTS) / FEATURES_FILE
+    one_row = file.read_bytes()
+
+    def look_up(images: Sequence[int]) -> list[int]:
+        computed = list[int]()
+
+        def compute(places: Int64Array) -> Iterator[Float32Array]:
+            computed.extend(np.array(images)[places].tolist())
+            yield features_of(np.array(images)[places])
+
+        rows, places = store.find(keys_of(images), compute)
+        assert np.array_equal(rows[places], features_of(images))
+        return computed
+
+    assert look_up([1, 2]) == [1, 2]
+    file.write_bytes(one_row)  # the other node has not seen these rows ...
+    find(tmp_path, [3, 4, 5])  # ... and writes its own in their place
+
+    assert sorted(look_up([1, 2])) == [1, 2]
+    assert look_up([1, 2, 3, 4, 5]) == []
+
+
+def test_a_file_of_another_network_has_no_rows(tmp_path: Path) -> None:
+    find(tmp_path, [1, 2])
+    other = {"network": "another"}
+    store = FeatureStore(tmp_path, other)
+    folder = artifact_path(tmp_path, FEATURES_STAGE, other)
+    shutil.copytree(artifact_path(tmp_path, FEATURES_STAGE, INPUTS), folder)
+    computed = list[int]()
+
+    def compute(places: Int64Array) -> Iterator[Float32Array]:
+        computed.extend(places.tolist())
+        yield features_of(places)
+
+    store.find(keys_of([1, 2]), compute)
+
+    assert computed == [0, 1]
+
+
 def test_rows_can_be_read_after_the_store_was_removed(tmp_path: Path) -> None:
     """A process that has it open finds what it looks up next in another one."""
     store = FeatureStore(tmp_path, INPUTS)

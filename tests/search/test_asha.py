@@ -110,3 +110,12 @@ def test_the_first_two_trials_of_an_arm_are_completed_and_weak_ones_after_them_a
     falling = [("gan", curve(0.90 - number / 100, 0.95 - number / 100)) for number in range(5)]
 
     assert epochs_run(falling, SchedulerSettings(grace=1, reduction=3)) == [9, 9, 1, 1, 1]
+
+
+def test_repeats_of_the_best_trial_are_no_further_values_to_beat() -> None:
+    rungs = Rungs(shared(1, 3), max_epochs=9)
+    for trial in range(10):
+        rungs.should_continue(trial, 1, 0.80 + trial / 100)
+
+    assert all(rungs.should_continue(9, 1, 0.89) for _ in range(10))
+    assert rungs.should_continue("another", 1, 0.8899)

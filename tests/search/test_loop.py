@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.studies import direct, ended, ended_trials, epoch, no_gan
+from tests.study.studies import direct, ended, ended_trials, epoch, new_study, no_gan
 from xraytune.base.errors import MachineError, TrialError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.search.asha import Rungs
@@ -17,7 +17,14 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import GanSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
-from xraytune.study.trial import LOST, OpenTrial, TrialFailed, TrialMessage
+from xraytune.study.trial import (
+    LOST,
+    LOST_WITH_NODE,
+    OpenTrial,
+    ProgressFile,
+    TrialFailed,
+    TrialMessage,
+)
 
 
 class Clock:
@@ -37,6 +44,7 @@ def start(loop: SearchTrials, gpus: float = 0.0) -> OpenTrial:
     """Start a trial that holds so many GPUs."""
     trial = loop.next_trial()
     assert isinstance(trial, OpenTrial)
+    loop.on_placed(trial.number)
     trial.resources = {"GPU": gpus}
     return trial
 
@@ -74,7 +82,7 @@ def test_a_trial_that_ended_before_its_node_was_lost_stays_ended(study: StudyFol
     loop = direct(study)
     complete(loop, start(loop).number)
 
-    loop.restart(0)
+    loop.on_result(0, LOST_WITH_NODE)
 
     assert statuses(study) == {0: "complete"}
     assert start(loop).number == 1
@@ -166,6 +174,52 @@ def test_search_waits_for_its_last_trial_and_a_new_epoch_resets_its_retry_count(
 
     assert start(loop).number == 0
     assert statuses(study) == {}
+
+
+def test_a_trial_that_two_nodes_in_a_row_do_not_survive_has_failed(study: StudyFolder) -> None:
+    """Its process may need more memory than a node has, so that it would end one after another."""
+    loop = direct(study)
+    loop.on_result(start(loop).number, LOST_WITH_NODE)
+    loop.on_result(start(loop).number, epoch(1, 0.6))  # it got further than on the first node
+    loop.on_result(0, LOST_WITH_NODE)
+    assert statuses(study) == {}
+
+    again = direct(study)
+    again.on_result(start(again).number, LOST_WITH_NODE)
+
+    assert statuses(study) == {0: "failed"}
+    assert "node" in ended_trials(study)[0].reason
+
+
+def test_a_generator_that_gets_further_on_each_node_is_not_to_blame(study: StudyFolder) -> None:
+    """Nodes that a cloud takes back at any time, and a training of hours with checkpoints."""
+    loop, _ = gan_search(study, (8, 100))
+    for steps in (10, 20, 30):
+        trial = start(loop)
+        assert trial.trains_generator
+        ProgressFile(study.trial_path(trial.number))("GAN", steps, steps)
+        loop.on_result(trial.number, LOST_WITH_NODE)
+    assert statuses(study) == {}
+
+    loop.on_result(start(loop).number, LOST_WITH_NODE)
+
+    assert statuses(study) == {trial.number: "failed"}
+
+
+def test_time_in_the_queue_of_a_cluster_does_not_count(study: StudyFolder, clock: Clock) -> None:
+    loop = direct(study, "budget.hours=1")
+    trial = loop.next_trial()
+    assert isinstance(trial, OpenTrial)
+    clock.now += 7200  # Ray finds no room, or no node is there
+    assert loop.used_up == ""
+
+    loop.on_placed(trial.number)
+    clock.now += 60
+    complete(loop, trial.number)
+    clock.now += 7200
+
+    assert ended_trials(study)[0].seconds == 60.0
+    assert loop.busy_seconds() == 60.0
 
 
 def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
@@ -265,9 +319,14 @@ def test_concurrent_decisions_follow_journal_order(study: StudyFolder, within: s
                 del running[number]
 
     reports = [*loop.journal.reports()]
-    assert len({report[:2] for report in reports}) == len(reports), "each is recorded once"
+    assert len({(number, epoch) for number, epoch, _ in reports}) == len(reports), (
+        "each is recorded once"
+    )
     rungs = Rungs(loop.space.settings.scheduler, max_epochs=9)
-    replayed = {report[0]: rungs.should_continue(*report) for report in reports}
+    replayed = {
+        number: rungs.should_continue(*report)
+        for (number, _, _), report in zip(reports, loop.journal.rung_reports(), strict=True)
+    }
     assert statuses(study) == {
         number: "complete" if kept else "pruned" for number, kept in replayed.items()
     }
@@ -407,6 +466,54 @@ def test_a_trial_with_the_settings_of_a_complete_one_gets_its_result(study: Stud
     again = direct(study, *one_mix)
     assert again.journal.values(2) == again.journal.values(0) == {1: 0.7}
     assert [row.seconds for row in rows.values()][1:] == [0.0, 0.0]
+
+
+def test_kills_change_no_decision_on_trials_that_repeat_others(tmp_path: Path) -> None:
+    overrides = [
+        "source={value: none}",
+        "lr={values: [1e-3, 7e-4, 5e-4, 3e-4, 2e-4, 1e-4]}",
+        "scheduler={name: asha, grace: 1, reduction: 2}",
+        "budget.trials=40",
+    ]
+
+    def search(name: str, kills: float) -> dict[int, tuple[str, float | None]]:
+        root = tmp_path / name
+        root.mkdir()
+        study = new_study(root, *overrides)
+        dice = random.Random(5)
+        loop = direct(study, *overrides)
+        while not loop.is_done:
+            trial = loop.next_trial()
+            while isinstance(trial, OpenTrial):
+                if dice.random() < kills:
+                    loop = direct(study, *overrides)
+                    break
+                value = 100 * trial.parameters.lr + trial.epochs / 100
+                if trial.epochs == 9:
+                    complete(loop, trial.number, value)
+                    break
+                if not loop.on_result(trial.number, epoch(trial.epochs + 1, value)):
+                    break
+        return {number: (row.status, row.value) for number, row in ended_trials(study).items()}
+
+    unbroken = search("unbroken", kills=0.0)
+
+    assert search("killed", kills=0.1) == unbroken
+    assert {status for status, _ in unbroken.values()} == {"complete", "pruned"}
+
+
+def test_a_repeat_that_was_killed_before_it_ended_ends_at_the_next_start(
+    study: StudyFolder,
+) -> None:
+    one_mix = ["source=none", "lr=0.001", "budget.trials=2"]
+    loop = direct(study, *one_mix)
+    complete(loop, start(loop).number)
+    loop.journal.ask()  # and the search is killed
+
+    again = direct(study, *one_mix)
+
+    assert again.next_trial() == "done"
+    assert ended_trials(study)[1].value == ended_trials(study)[0].value
 
 
 def test_a_trial_is_trained_again_if_the_folder_of_the_complete_one_was_removed(

@@ -12,7 +12,7 @@ from xraytune.study.trial import Failure, OpenTrial
 
 SETTINGS = Settings.model_validate({"name": "any", "data": {"path": "any"}})
 EXPERIMENT = Experiment(settings=SETTINGS, parameters=Parameters())
-OUT_OF_MEMORY: Failure = {"epochs": 0, "cause": "memory"}
+OUT_OF_MEMORY: Failure = {"epochs": 0, "steps": 0, "cause": "memory"}
 
 
 def allocation(gpus: float, cpus: int = 1) -> Allocation:

@@ -217,7 +217,7 @@ def _open_study(
             rungs=Rungs(
                 settings.scheduler,
                 max_epochs=settings.budget.max_epochs,
-                reports=journal.reports(),
+                reports=journal.rung_reports(),
             ),
             runner=runner,
             callbacks=callbacks,

@@ -132,8 +132,8 @@ class RunList(TrialLoop):
         return self._decide(number, epoch, value)
 
     def _decide(self, number: int, epoch: int, value: float) -> bool:
-        peers = self._runs[number].parameters.peers
-        return self._rungs.should_continue(f"top-up {number}", epoch, value, peers)
+        parameters = self._runs[number].parameters
+        return self._rungs.should_continue(parameters, epoch, value, parameters.peers)
 
     def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a run in `runs.jsonl`."""
@@ -231,7 +231,8 @@ def train_runs(
         record = environment(study.compute)
         if study.runner.address is not None:
             record = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")
-        machine = {**record, "compute": asdict(study.compute)}
+        identity = study.study_folder.environment()["identity"]
+        machine = {**record, "identity": identity, "compute": asdict(study.compute)}
         write_json(study_folder.path / "environment.json", machine)
     make_loop = partial(
         RunList,

@@ -78,6 +78,18 @@ def require_device(compute: Compute, study: Path) -> None:
         )
 
 
+def require_precision(compute: Compute, study: Path) -> None:
+    """Raise MachineError if a study computes in bfloat16, which this machine would emulate.
+
+    That is slow, and results differ.
+    """
+    gpus = 1.0 if compute.device == "cuda" else 0.0
+    precision = choose_compute(gpus=gpus, threads=compute.threads).precision
+    if compute.precision == "bfloat16" and precision != "bfloat16":
+        what = "the study computes in bfloat16, which this machine lacks"
+        raise MachineError(what, study, "use machines of one kind")
+
+
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
     """Set this process's thread count, determinism and share of GPU memory.
 

@@ -2,7 +2,8 @@
 
 A store has the features of one frozen network, under keys that name an image's pixels and its view,
 so that sets with an image in common share its features. The folder of a store is an artifact that
-grows, with one file of rows. A row has the number of features, a CRC-32, the key, and the features.
+grows, with one file of rows. A row has the number of features, a CRC-32, a key of the network and
+the image, and the features.
 If a writer was killed in the middle of a row, the next writer removes this row. A damaged row is
 computed again and written in its place.
 
@@ -20,6 +21,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from xraytune.base.files import explain_disk_errors
 from xraytune.base.locks import POLL_SECONDS, build_lock, lock_if_free
 from xraytune.base.records import Progress, ignore_progress
 
-FEATURES_STAGE = "features-7"
+FEATURES_STAGE = "features-8"
 FEATURES_FILE = "features.bin"
 KEY_BYTES = 16
 _BUCKETS = 32
@@ -58,6 +60,7 @@ class FeatureStore:
     def __init__(self, cache: Path, inputs: Mapping[str, Any]) -> None:
         self._artifact = (cache, FEATURES_STAGE, inputs)
         self._file = artifact_path(*self._artifact) / FEATURES_FILE
+        self._network = self._file.parent.name.encode()
         self._forget()
 
     def find(
@@ -78,6 +81,7 @@ class FeatureStore:
             what: The name of the features, for `on_progress`.
             on_progress: Called with the number of keys whose row is there, and of all keys.
         """
+        keys = [self._name_network(key) for key in keys]
         places = {key: place for place, key in enumerate(keys)}
         missing = list(places)
         self._refresh()
@@ -106,6 +110,10 @@ class FeatureStore:
                 time.sleep(POLL_SECONDS)
             self._refresh()
 
+    def _name_network(self, key: bytes) -> bytes:
+        """Return the key of an image in this network, so that a file of another one has no rows."""
+        return sha256(self._network + key).digest()[:KEY_BYTES]
+
     @contextmanager
     def _claim(self, keys: Sequence[bytes]) -> Iterator[list[bytes]]:
         """Lock free buckets of these keys until they hold a whole block, and yield their keys."""
@@ -126,8 +134,16 @@ class FeatureStore:
         row = self._row_of.get(key)
         if row is None:
             return False
-        if row not in self._intact and _checksum(self._rows[row]) == self._rows[row]["crc"]:
-            self._intact.add(row)
+        if row not in self._intact:
+            content = self._rows[row]
+            is_intact = _checksum(content) == content["crc"]
+            if is_intact and content["key"].tobytes() != key:
+                # Locks hold on one node only here, and another node has written its rows since, so
+                # that `_refresh` has to map all of them.
+                self._inode = 0
+                return False
+            if is_intact:
+                self._intact.add(row)
         return row in self._intact
 
     def _forget(self) -> None:

@@ -5,6 +5,9 @@ that reached the rung before; the trial continues if it is among the best 1/redu
 state depends only on the values and their order of arrival, so after a restart the rungs are
 rebuilt by replaying the values. `TrialLoop` (loop.py) ends a trial that may not continue.
 
+Trials with equal settings are one trial here: a repeat gets the decision of the first one, and is
+no further value that other trials must beat.
+
 With `within: arm`, a trial is compared only with its peers, the trials with the same arm and
 mixing. A network that is trained on extra images in each step, or first on extra images alone,
 learns later. Shared rungs would therefore prune whole arms before they can be compared
@@ -32,7 +35,7 @@ class Rungs:
     Args:
         scheduler: Settings of the scheduler; if its name is `none`, there are no rungs.
         max_epochs: The last epoch; a trial that reaches it is complete, not pruned.
-        reports: What trials have reported until now, from `Journal.reports`.
+        reports: What trials have reported until now, from `Journal.rung_reports`.
 
     Attributes:
         epochs: The epochs of the rungs.
@@ -43,7 +46,7 @@ class Rungs:
         scheduler: SchedulerSettings,
         *,
         max_epochs: int,
-        reports: Iterable[tuple[int, int, float, str]] = (),
+        reports: Iterable[tuple[Hashable, int, float, str]] = (),
     ) -> None:
         self._scheduler = scheduler
         self.epochs: list[int] = []
@@ -51,27 +54,29 @@ class Rungs:
         while scheduler.name == "asha" and epoch < max_epochs:
             self.epochs.append(epoch)
             epoch *= scheduler.reduction
-        # For each group of peers and epoch, the decision on each trial, and the values.
+        # For each group of peers and epoch, the decision on each settings, and the values.
         self._reached: dict[tuple[str, int], tuple[dict[Hashable, bool], list[float]]] = {}
         for report in reports:
             self.should_continue(*report)
 
-    def should_continue(self, trial: Hashable, epoch: int, value: float, peers: str = "") -> bool:
-        """Return whether a trial that has `value` after `epoch` continues.
+    def should_continue(
+        self, settings: Hashable, epoch: int, value: float, peers: str = ""
+    ) -> bool:
+        """Return whether a trial with these `settings` that has `value` after `epoch` continues.
 
         The cutoff is the (1 - 1/reduction) quantile of the values of the trials that reached the
-        rung before, among the trial's `peers` or among all trials. Only a trial's first value at a
-        rung counts: a repeated call returns the same answer, even with another value, such as after
-        a restart on a machine that rounds differently.
+        rung before, among the trial's `peers` or among all trials. Only the first value of the
+        settings at a rung counts: a repeated call returns the same answer, even with another value,
+        such as after a restart on a machine that rounds differently.
         """
         if epoch not in self.epochs:
             return True
         is_by_arm = self._scheduler.within == "arm"
         group = peers if is_by_arm else ""
         decisions, values = self._reached.setdefault((group, epoch), ({}, []))
-        if trial not in decisions:
+        if settings not in decisions:
             is_first = len(values) < (_FIRST_OF_ARM if is_by_arm else 1)
             share = 1 - 1 / self._scheduler.reduction
-            decisions[trial] = is_first or value >= float(np.quantile(values, share))
+            decisions[settings] = is_first or value >= float(np.quantile(values, share))
             values.append(value)
-        return decisions[trial]
+        return decisions[settings]

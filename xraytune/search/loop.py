@@ -30,11 +30,21 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
-from xraytune.study.trial import Cause, OpenTrial, TrialFailed, TrialMessage
+from xraytune.study.trial import (
+    Cause,
+    Failure,
+    OpenTrial,
+    TrialFailed,
+    TrialMessage,
+    read_progress,
+)
 from xraytune.synth.generator_inputs import Training
 
 _RETRIES = 2
 """How often a trial is retried in a row without reaching a new epoch."""
+_NODES_LOST = 2
+"""After how many nodes in a row that die while it runs a trial is to blame, unless it got further
+on the last one."""
 _SAME_FAILURES = 3
 _STARTED_AHEAD = 4
 """How many trials are asked for ahead for each slot while generators are being trained. The further
@@ -50,6 +60,10 @@ pixels."""
 UsedUp: TypeAlias = Literal["", "trials", "hours"]
 """The part of the budget that is used up, so that no new trial starts; "" if none is. Once the
 hours are used up, only trials that have already begun are run."""
+
+
+class UnfitNodeError(MachineError):
+    """A node lacks something that trials need, such as disk space or the study."""
 
 
 class TrialLoop(ABC):
@@ -84,6 +98,8 @@ class TrialLoop(ABC):
         self._waiting = {trial.number: trial for trial in unfinished}
         self._running: dict[int, OpenTrial] = {}
         self._reasons: list[str] = []  # why each trial that has ended failed, "" if it did not
+        self._busy_seconds = 0.0
+        self._counted = time.monotonic()
 
     @property
     def used_up(self) -> UsedUp:
@@ -149,8 +165,24 @@ class TrialLoop(ABC):
         config = trial.experiment.model_dump(mode="json", context=path)
         write_json(path / "config.json", config)
         self._running[trial.number] = self._waiting.pop(trial.number)
-        trial.started = time.monotonic()
         return trial
+
+    def on_placed(self, number: int) -> None:
+        """Count a trial's time from now on, since Ray has found room for it and started it."""
+        if trial := self._running.get(number):
+            self.busy_seconds()
+            trial.placed = time.monotonic()
+
+    def busy_seconds(self) -> float:
+        """Return the time during which any trial ran.
+
+        It stands still while all trials wait for room in a cluster, or no node is there.
+        """
+        now = time.monotonic()
+        if any(trial.placed is not None for trial in self._running.values()):
+            self._busy_seconds += now - self._counted
+        self._counted = now
+        return self._busy_seconds
 
     def _startable(self) -> list[OpenTrial]:
         """Return the waiting trials that may still start, by number.
@@ -198,7 +230,7 @@ class TrialLoop(ABC):
         Repeated messages change nothing.
 
         Raises:
-            MachineError: The trial's machine cannot run trials; the trial stays unfinished.
+            UnfitNodeError: The node cannot run trials; the trial waits for another one.
             TrialError: Three trials in a row failed for the same reason.
         """
         trial = self._running.get(number)
@@ -209,7 +241,8 @@ class TrialLoop(ABC):
             return False
         if isinstance(message, TrialFailed):
             if message.cause == "machine":
-                raise MachineError(message.reason)
+                self._wait_again(trial)
+                raise UnfitNodeError(message.reason)
             self._fail(trial, message.reason, message.cause)
             return False
         value = message.best_val_score
@@ -223,19 +256,16 @@ class TrialLoop(ABC):
             self._end(trial, "pruned", {"value": value, "epochs": message.epoch, "reason": reason})
         return continues
 
-    def restart(self, number: int) -> None:
-        """Let a running trial wait again, such as one whose node was lost; counts no failure.
-
-        A trial that has ended stays ended.
-        """
-        trial = self._running.get(number)
-        if trial:
-            self._stop(trial)
-            self._waiting[number] = trial
+    def _wait_again(self, trial: OpenTrial) -> None:
+        self._stop(trial)
+        self._waiting[trial.number] = trial
 
     def _stop(self, trial: OpenTrial) -> None:
+        self.busy_seconds()
         del self._running[trial.number]
-        trial.seconds += time.monotonic() - trial.started
+        if trial.placed is not None:
+            trial.seconds += time.monotonic() - trial.placed
+            trial.placed = None
 
     def _fail(self, trial: OpenTrial, reason: str, cause: Cause) -> None:
         """Retry a trial, or end it; a new epoch resets the count of retries.
@@ -244,15 +274,24 @@ class TrialLoop(ABC):
         so TrialError is raised. After the first three trials, only a fault raises it, since
         settings may fail in only one corner of the space.
         """
+        steps = self._generator_steps(trial)
         attempts = sum(failure["epochs"] == trial.epochs for failure in trial.failures)
-        if cause != "settings" and attempts < _RETRIES:
-            trial.failures = [*trial.failures, {"epochs": trial.epochs, "cause": cause}]
+        if cause == "node":
+            attempts = sum(
+                failure["cause"] == "node"
+                and failure["epochs"] == trial.epochs
+                and failure["steps"] >= steps
+                for failure in trial.failures
+            )
+        retries = _NODES_LOST - 1 if cause == "node" else _RETRIES
+        if cause != "settings" and attempts < retries:
+            failure: Failure = {"epochs": trial.epochs, "steps": steps, "cause": cause}
+            trial.failures = [*trial.failures, failure]
             self.on_retry(trial)
             self.callbacks.note(f"retrying {trial.label}: {reason.splitlines()[0]}")
-            self.restart(trial.number)
+            self._wait_again(trial)
             return
         self._end(trial, "failed", {"reason": reason})
-        self._reasons[-1] = reason
         is_repeated = self._reasons[-_SAME_FAILURES:] == [reason] * _SAME_FAILURES
         if is_repeated and (cause == "fault" or len(self._reasons) == _SAME_FAILURES):
             what = (
@@ -268,7 +307,12 @@ class TrialLoop(ABC):
         self.record(
             trial, status, {**outcome, "seconds": trial.seconds, "gpu_seconds": gpu_seconds}
         )
-        self._reasons.append("")
+        self._reasons.append(outcome["reason"] if status == "failed" else "")
+
+    def _generator_steps(self, trial: OpenTrial) -> int:
+        """Return how far the training of a trial's generator got; 0 if it trained none."""
+        progress = read_progress(self.study_folder.trial_path(trial.number))
+        return progress[1] if progress and trial.trains_generator else 0
 
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""

@@ -13,6 +13,7 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
+from xraytune.search.wandb import WANDB_FOLDER
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
@@ -47,29 +48,33 @@ class SearchTrials(TrialLoop):
     ) -> None:
         self.space = space
         self._earlier_seconds = study_folder.seconds()
-        self._started = time.monotonic()
-        self._saved = self._started
+        self._saved = time.monotonic()
         self.journal = Journal(study_folder.journal_path, space, is_writable=True)
         rows = self.journal.rows(by_end=True)
         self._complete: dict[Parameters, int] = {}
         for row in rows:
             self._keep(row)
         unfinished = self.journal.resume()
+        super().__init__(
+            study_folder, unfinished, generator_need=generator_need, callbacks=callbacks
+        )
         self._rungs = Rungs(
             space.settings.scheduler,
             max_epochs=space.settings.budget.max_epochs,
-            reports=self.journal.reports(),
+            reports=self.journal.rung_reports(),
         )
         self._trial_budget = space.trial_budget()
         point_count = len(space.points())
         while self.journal.count < point_count and not self.used_up:
-            unfinished.append(self.journal.ask())  # at once, in case it needs a generator
-        super().__init__(
-            study_folder, unfinished, generator_need=generator_need, callbacks=callbacks
-        )
+            trial = self.journal.ask()  # at once, in case it needs a generator
+            self._waiting[trial.number] = trial
         write_trials(study_folder, rows)
         for row in rows:
             study_folder.drop_checkpoint(row.number)  # the search may have been killed before this
+        for trial in unfinished:
+            has_begun = study_folder.trial_path(trial.number).is_dir()
+            if not has_begun and self._repeat(trial):  # it was killed before this
+                del self._waiting[trial.number]
 
     @property
     def used_up(self) -> UsedUp:
@@ -82,26 +87,37 @@ class SearchTrials(TrialLoop):
     def ask(self) -> OpenTrial | None:
         """Return the next trial: a listed point, or one that the sampler suggests.
 
-        In a small space, it may repeat a complete trial. Trained again, it would end with the same
-        bits, so it gets the values, files and result of the complete trial instead, and None is
-        returned. If the folder of the complete trial was removed, it is trained again.
+        In a small space, it may repeat a complete trial. It ends at once then, and None is
+        returned.
         """
         trial = self.journal.ask()
+        return None if self._repeat(trial) else trial
+
+    def _repeat(self, trial: OpenTrial) -> bool:
+        """End a trial that repeats a complete one; return whether it does.
+
+        Trained again, it would end with the same bits, so it gets the values, files and result of
+        the complete trial, but not its W&B run. If the folder of the complete trial was removed,
+        the trial has to be trained.
+        """
         earlier_number = self._complete.get(trial.parameters)
         if earlier_number is None or not self.study_folder.trial_path(earlier_number).is_dir():
-            return trial
-        path = self.study_folder.trial_path(trial.number)
-        shutil.copytree(self.study_folder.trial_path(earlier_number), path, copy_function=_link)
+            return False
+        shutil.copytree(
+            self.study_folder.trial_path(earlier_number),
+            self.study_folder.trial_path(trial.number),
+            copy_function=_link,
+            ignore=shutil.ignore_patterns(WANDB_FOLDER),
+        )
         for epoch, value in self.journal.values(earlier_number).items():
             self.journal.report(trial.number, epoch, value)
-            self._rungs.should_continue(trial.number, epoch, value, trial.parameters.peers)
         row = self.journal.row(earlier_number)
         result = {name: getattr(row, name) for name in TrialResult.__dataclass_fields__}
         self.record(trial, "complete", {**result, "seconds": 0.0, "gpu_seconds": 0.0})
         self.callbacks.note(
             f"#{trial.number} repeats #{earlier_number}, so it was not trained again"
         )
-        return None
+        return True
 
     def should_continue(self, trial: OpenTrial, record: EpochRecord) -> bool:
         """Record the value of an epoch in the journal, and let ASHA decide."""
@@ -110,7 +126,7 @@ class SearchTrials(TrialLoop):
         if epoch > trial.epochs:
             self.journal.report(trial.number, epoch, value)
             self.callbacks.on_epoch(trial.number, record)
-        return self._rungs.should_continue(trial.number, epoch, value, trial.parameters.peers)
+        return self._rungs.should_continue(trial.parameters, epoch, value, trial.parameters.peers)
 
     def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""
@@ -140,9 +156,9 @@ class SearchTrials(TrialLoop):
             self.save_seconds()
 
     def save_seconds(self) -> None:
-        """Save the wall time that the study has used, summed over all starts."""
+        """Save the time during which trials of the study ran, summed over all starts."""
         self._saved = time.monotonic()
         write_json(self.study_folder.wall_path, {"seconds": self._seconds()})
 
     def _seconds(self) -> float:
-        return self._earlier_seconds + time.monotonic() - self._started
+        return self._earlier_seconds + self.busy_seconds()

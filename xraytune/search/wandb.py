@@ -17,6 +17,8 @@ from xraytune.base.records import EpochRecord, name_scores
 from xraytune.space.fields import flat_values
 from xraytune.space.settings import ObjectiveName, Parameters, WandbSettings
 
+WANDB_FOLDER = "wandb"
+"""The folder of offline runs, in a trial's folder; W&B chooses its name."""
 _OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 """Environment variables of a run or a sweep in which the search was started. If they were kept, all
 trials would become that run."""

@@ -25,7 +25,7 @@ from xraytune.base.errors import (
 from xraytune.base.files import explain_disk_errors, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
-from xraytune.nets.compute import pin, require_device
+from xraytune.nets.compute import pin, require_device, require_precision
 from xraytune.search.wandb import WandbRun
 from xraytune.space.recorded import declare_recorded
 from xraytune.space.settings import Experiment
@@ -63,6 +63,8 @@ class TrialWorker:
         study = self._study
         compute = study.compute()
         require_device(compute, study.path)
+        if self._job.has_choice:
+            require_precision(compute, study.path)
         if other := other_releases(study):
             fix = (
                 "install the same versions on every machine that runs trials, "
@@ -86,14 +88,20 @@ class TrialWorker:
             self._tracker = WandbRun(
                 settings.tracking.wandb,
                 settings.objective.metric,
-                (study.path.name, study.environment()["identity"]),
+                (settings.name, study.environment()["identity"]),
                 experiment.parameters,
                 self._folder,
-                key=self._job.number,
+                key=self._key(),
                 name=self._job.label,
             )
         show_samples = partial(self._show_samples, experiment, context)
         return (yield from trial_epochs(experiment, context, self._folder, show_samples))
+
+    def _key(self) -> int | str:
+        """Return what identifies the trial, or the run of a confirmation, in its study."""
+        number = self._job.number
+        is_run = not self._study.journal_path.exists()
+        return f"{self._study.path.name} {number}" if is_run else number
 
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
         grid = save_generator_grid(experiment, context, self._study.path / "samples")

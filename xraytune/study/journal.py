@@ -174,13 +174,17 @@ class Journal:
         self._storage.set_trial_intermediate_value(number, epoch, value)
         self._flush()
 
-    def reports(self) -> Iterator[tuple[int, int, float, str]]:
-        """Yield every recorded value in its order of arrival: number, epoch, value, peers."""
+    def reports(self) -> Iterator[tuple[int, int, float]]:
+        """Yield every recorded value in its order of arrival: number, epoch, value."""
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
-                number = entry["trial_id"]
-                peers = self.parameters(number).peers
-                yield number, entry["step"], entry["intermediate_value"], peers
+                yield entry["trial_id"], entry["step"], entry["intermediate_value"]
+
+    def rung_reports(self) -> Iterator[tuple[Parameters, int, float, str]]:
+        """Yield every recorded value as the arguments of `Rungs.should_continue`."""
+        for number, epoch, value in self.reports():
+            parameters = self.parameters(number)
+            yield parameters, epoch, value, parameters.peers
 
     def record_failures(self, trial: OpenTrial) -> None:
         """Record the failed attempts at a trial that is to be retried."""

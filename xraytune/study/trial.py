@@ -41,15 +41,22 @@ _REPORT = TypeAdapter(PoolReport)
 _UNREADABLE = (FileNotFoundError, ValueError, TypeError, LookupError)
 """The exceptions that readers raise for missing and damaged files."""
 
-Cause: TypeAlias = Literal["settings", "memory", "fault", "lost"]
-"""Why a trial failed: because of its settings, so that a retry would fail again (`settings`), for
-want of memory (`memory`), by another error (`fault`), or because its process was lost (`lost`)."""
+Cause: TypeAlias = Literal["settings", "memory", "fault", "lost", "node", "machine"]
+"""Why an attempt at a trial failed: because of its settings, so that a retry would fail again
+(`settings`), for want of memory (`memory`), by another error (`fault`), because its process was
+lost, alone (`lost`) or with its node (`node`), or because the node lacks something, such as disk
+space or the study (`machine`), which is no failure of the trial."""
 
 
 class Failure(TypedDict):
-    """A failed attempt at a trial: the last epoch that the trial had reported, and the cause."""
+    """A failed attempt at a trial.
+
+    `epochs` is the last epoch that the trial had reported, and `steps` how far its generator's
+    training had got.
+    """
 
     epochs: int
+    steps: int
     cause: Cause
 
 
@@ -67,8 +74,8 @@ class OpenTrial:
         trains_generator: Whether the trial's generator was not trained yet when it started.
         resources: Cores and GPUs that the trial holds while it runs, by Ray's names.
         slots: Number of slots that the trial occupies while it runs.
-        started: Time of the last start, by `time.monotonic`.
-        seconds: How long the trial ran in this search before its last start.
+        placed: When Ray last started the trial, by `time.monotonic`; None while it waits for room.
+        seconds: How long the trial ran in this search before it was last placed.
     """
 
     number: int
@@ -79,7 +86,7 @@ class OpenTrial:
     trains_generator: bool = False
     resources: Mapping[str, float] = field(default_factory=dict)
     slots: int = 1
-    started: float = 0.0
+    placed: float | None = None
     seconds: float = 0.0
 
     @property
@@ -109,6 +116,9 @@ class Job:
         label: The trial's name in the dashboard and in trackers.
         resources: The cores and GPUs that the trial holds, by Ray's names.
         reports_every_epoch: Whether every epoch is reported, and not only the last of each second.
+        nodes_left_out: Ray's identifiers of nodes that must not run the trial.
+        has_choice: Whether another node can run the trial if this one computes in another
+            precision.
     """
 
     study_folder: StudyFolder
@@ -117,20 +127,22 @@ class Job:
     reports_every_epoch: bool = True
     label: str
     resources: Mapping[str, float]
+    nodes_left_out: tuple[str, ...] = ()
+    has_choice: bool = False
 
 
 @frozen
 class TrialFailed:
-    """The message that an attempt at a trial failed.
-
-    The cause `machine` means that the machine lacks something, such as disk space or the study.
-    """
+    """The message that an attempt at a trial failed."""
 
     reason: str
-    cause: Cause | Literal["machine"]
+    cause: Cause
 
 
-LOST = TrialFailed(reason="its process was lost (killed, or its node)", cause="lost")
+LOST = TrialFailed(reason="its process was lost (killed)", cause="lost")
+LOST_WITH_NODE = TrialFailed(
+    reason="its node died: it may need more memory than the node has", cause="node"
+)
 OUT_OF_MEMORY = TrialFailed(reason="its process was killed: out of memory", cause="memory")
 """The messages, made by the search, of processes that ended without one."""
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.study.studies import direct
-from xraytune.search.loop import TuneRun
-from xraytune.search.ray.tuning import JournalSearcher
+from xraytune.search.loop import TuneRun, UnfitNodeError
+from xraytune.search.ray.tuning import JournalSearcher, Nodes, node_of_error
 from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
 
@@ -54,7 +54,8 @@ def test_without_nodes_it_waits_and_says_so_once(
         cache=study.path,
         allocation=Allocation(trial=Share(cpus=1, gpus=0.0)),
     )
-    searcher = JournalSearcher(theirs, loop, order)
+    unfit_nodes = Nodes(order.allocation, lambda _: None)
+    searcher = JournalSearcher(theirs, loop, order, unfit_nodes)
 
     asked = [searcher.suggest("") for _ in range(3)]
 
@@ -66,3 +67,27 @@ def test_without_nodes_it_waits_and_says_so_once(
     config = searcher.suggest("")
     assert isinstance(config, dict)
     assert config["job"].number == 0
+
+
+def test_an_unfit_node_is_named_once_and_the_last_one_ends_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = [
+        {"NodeID": name, "Alive": True, "Resources": {"CPU": 2.0}, "NodeManagerAddress": address}
+        for name, address in (("aa", "10.0.0.1"), ("bb", "10.0.0.2"), ("cc", "10.0.0.2"))
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: records)
+    notes: list[str] = []
+    nodes = Nodes(Allocation(trial=Share(cpus=2, gpus=0.0)), notes.append)
+    full = UnfitNodeError("on a: the disk is full")
+
+    for node in ("aa", "aa", "bb"):
+        nodes.leave_out(node, full)
+
+    assert len(notes) == 2
+    assert "the disk is full" in notes[0]
+    assert len(nodes.list()) == 1
+    with pytest.raises(UnfitNodeError, match="the disk is full"):
+        nodes.leave_out("cc", full)
+    assert node_of_error("ray::TrialActor.__init__() (pid=7, ip=10.0.0.1)") == "aa"
+    assert node_of_error("ip=10.0.0.2, where two nodes are") is None

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 from ray.util.metrics import Gauge
 
@@ -32,7 +34,12 @@ class TrialActor(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the resources that a node must have free."""
-        return tune.PlacementGroupFactory([config["job"].resources])
+        job: Job = config["job"]
+        bundles = [dict(job.resources)]
+        if not job.nodes_left_out:
+            return tune.PlacementGroupFactory(bundles)
+        others = {"ray.io/node-id": f"!in({','.join(job.nodes_left_out)})"}
+        return tune.PlacementGroupFactory(bundles, bundle_label_selector=[others])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read the trial's settings; nothing is computed yet."""
@@ -57,7 +64,7 @@ class TrialActor(tune.Trainable):
             scores = f"val-A {message.val_score:.4f} (best {message.best_val_score:.4f})"
             text = f"epoch {message.epoch}: {scores}"
         _logger.info("%s: %s", self._job.label, text)
-        return {"message": message}
+        return {"message": message, "node": ray.get_runtime_context().get_node_id()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""
@@ -77,12 +84,15 @@ class ShowTrials(tune.Callback):
     actor, one step of its trial, is named after it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_placed: Callable[[int], None]) -> None:
+        self._on_placed = on_placed
         self._score = Gauge("xraytune_val_score", "Best score on val-A so far", tag_keys=("trial",))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Name the first epoch, or the training of a generator."""
-        name_next_epoch(trial, f"{trial.config['job'].label}: starts")
+        job: Job = trial.config["job"]
+        self._on_placed(job.number)
+        name_next_epoch(trial, f"{job.label}: starts")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

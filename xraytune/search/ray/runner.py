@@ -177,9 +177,8 @@ class Runner:
                 return
             except RayDiedError as error:
                 fruitless = 0 if self._has_results else fruitless + 1
-                with self.study_folder.log_path.open(
-                    "ab"
-                ) as log:  # what it wrote before the trials
+                # What it wrote before the trials
+                with self.study_folder.log_path.open("ab") as log:
                     log.write(self._read_output())
                 if fruitless == _FRUITLESS_STARTS:
                     what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"

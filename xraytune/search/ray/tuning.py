@@ -7,11 +7,12 @@ never restored.
 
 import os
 import platform
+import re
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -31,16 +32,25 @@ from xraytune.base.files import explain_disk_errors
 from xraytune.base.locks import build_lock
 from xraytune.base.records import Node
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import TrialLoop, TuneRun, count_slots, reserve
+from xraytune.search.loop import TrialLoop, TuneRun, UnfitNodeError, count_slots, reserve
 from xraytune.search.ray.actor import ShowTrials, TrialActor
 from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.recorded import declare_recorded
 from xraytune.space.settings import Settings
 from xraytune.study.folder import SCRATCH_NAME, environment
-from xraytune.study.trial import LOST, OUT_OF_MEMORY, Job, OpenTrial, TrialFailed
+from xraytune.study.trial import (
+    LOST,
+    LOST_WITH_NODE,
+    OUT_OF_MEMORY,
+    Job,
+    OpenTrial,
+    TrialFailed,
+)
 
 _LIST_NODES_SECONDS = 2.0
 _NOTE_SECONDS = 5
+_ADDRESS_OF_ERROR = re.compile(r"\bip=([0-9a-f.:]+)")
+"""The node in Ray's error of an actor."""
 _RAY_DIES_SECONDS = 0.5
 """Longer than this process takes to see that one of Ray is gone, and to end."""
 
@@ -94,16 +104,54 @@ def report_errors(connection: Connection) -> Iterator[None]:
         os._exit(1)
 
 
+class Nodes:
+    """The nodes that run trials, which may join and leave; those that cannot run any are left out.
+
+    Attributes:
+        left_out: Ray's identifiers of the nodes that get no more trials.
+    """
+
+    def __init__(self, allocation: Allocation, note: Callable[[str], None]) -> None:
+        self.left_out: tuple[str, ...] = ()
+        self._allocation = allocation
+        self._note = note
+        self._nodes: list[Node] = []
+        self._listed = -_LIST_NODES_SECONDS
+
+    def list(self) -> list[Node]:
+        """Return the nodes that are there, as of the last two seconds."""
+        if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
+            self._listed = time.monotonic()
+            self._nodes = list_nodes(self.left_out)
+        return self._nodes
+
+    def leave_out(self, node: str | None, error: UnfitNodeError) -> None:
+        """Give a node no more trials, and say so once.
+
+        Raises the `error` if the node is not known, or no other one has room for a trial.
+        """
+        if node is None:
+            raise error
+        if node in self.left_out:
+            return
+        self.left_out = (*self.left_out, node)
+        self._nodes = list_nodes(self.left_out)
+        if count_slots(self._allocation, self._nodes) == 0:
+            raise error
+        self._note(f"a node gets no more trials: {error}")
+
+
 class JournalSearcher(Searcher):
     """Give Tune the trials of the loop."""
 
-    def __init__(self, connection: Connection, loop: TrialLoop, order: TuneRun) -> None:
+    def __init__(
+        self, connection: Connection, loop: TrialLoop, order: TuneRun, nodes: Nodes
+    ) -> None:
         super().__init__()
         self._connection = connection
         self._loop = loop
         self._order = order
-        self._nodes: list[Node] = []
-        self._listed = -_LIST_NODES_SECONDS
+        self._nodes = nodes
         self._waits_for_nodes = False
 
     # FINISHED is a str
@@ -115,15 +163,13 @@ class JournalSearcher(Searcher):
         with report_errors(self._connection):
             self._loop.heartbeat()
             allocation = self._order.allocation
-            if time.monotonic() - self._listed >= _LIST_NODES_SECONDS:
-                self._listed = time.monotonic()
-                self._nodes = list_nodes()  # they may join and leave
-            slots = count_slots(allocation, self._nodes)
+            nodes = self._nodes.list()
+            slots = count_slots(allocation, nodes)
             if slots == 0 and not self._waits_for_nodes:
                 what = f"waiting for a node with {allocation.trial}"
                 self._connection.send(("note", (what,)))
             self._waits_for_nodes = slots == 0
-            trial = self._loop.next_trial(slots, partial(reserve, allocation, self._nodes))
+            trial = self._loop.next_trial(slots, partial(reserve, allocation, nodes))
             if trial == "done":
                 return str(Searcher.FINISHED)
             if isinstance(trial, OpenTrial):
@@ -134,6 +180,8 @@ class JournalSearcher(Searcher):
                     reports_every_epoch=self._loop.stops_trials,
                     label=f"{self._order.study_folder.path.name} {trial.label}",
                     resources=trial.resources,
+                    nodes_left_out=self._nodes.left_out,
+                    has_choice=len(nodes) > 1,
                 )
                 return {"job": job}
         return None
@@ -153,44 +201,52 @@ class JournalScheduler(FIFOScheduler):
     The loop records it, and decides by ASHA whether a trial continues.
     """
 
-    def __init__(self, connection: Connection, loop: TrialLoop) -> None:
+    def __init__(self, connection: Connection, loop: TrialLoop, nodes: Nodes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._connection = connection
         self._loop = loop
+        self._nodes = nodes
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the loop decides."""
         with report_errors(self._connection):
             self._connection.send("has results")
-            if self._loop.on_result(trial.config["job"].number, result["message"]):
-                return str(TrialScheduler.CONTINUE)
+            try:
+                if self._loop.on_result(trial.config["job"].number, result["message"]):
+                    return str(TrialScheduler.CONTINUE)
+            except UnfitNodeError as error:
+                self._nodes.leave_out(result["node"], error)
         return str(TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Tell the loop of a lost process; if Ray itself died, this process ends before it can."""
         time.sleep(_RAY_DIES_SECONDS)
         number: int = trial.config["job"].number
-        # `get_error` reads a copy, which Tune makes later.
-        error = Path(trial.error_file).read_text(encoding="utf-8")
         with report_errors(self._connection):
-            if "its node has died" in error:
-                self._loop.restart(number)
-                return
+            # `get_error` reads a copy, which Tune makes later. There is no file if the trial was
+            # lost before it had a folder.
+            file = trial.error_file
+            error = Path(file).read_text(encoding="utf-8") if file else ""
             message = LOST
-            if "ModuleNotFoundError" in error:
+            if "its node has died" in error:
+                message = LOST_WITH_NODE
+            elif "ModuleNotFoundError" in error:
                 what = f"a node cannot run trials: {error.strip().splitlines()[-1]}"
                 message = TrialFailed(reason=what, cause="machine")
             elif "OutOfMemory" in error or "running low on memory" in error:
                 message = OUT_OF_MEMORY
-            self._loop.on_result(number, message)
+            try:
+                self._loop.on_result(number, message)
+            except UnfitNodeError as unfit:
+                self._nodes.leave_out(node_of_error(error), unfit)
 
 
 def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> None:
     """Run trials until all have ended."""
-    with build_lock(
-        order.study_folder.driver_lock_path
-    ):  # the process before this one may not have ended
+    # The process before this one may not have ended.
+    with build_lock(order.study_folder.driver_lock_path):
         loop = order.make_loop(callbacks)
+        nodes = Nodes(order.allocation, callbacks.note)
         scratch = loop.study_folder.path / SCRATCH_NAME
         shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
         tune.run(
@@ -198,9 +254,9 @@ def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> 
             name="tune",
             storage_path=str(scratch),
             num_samples=-1,
-            search_alg=JournalSearcher(connection, loop, order),
-            scheduler=JournalScheduler(connection, loop),
-            callbacks=[ShowTrials()],
+            search_alg=JournalSearcher(connection, loop, order, nodes),
+            scheduler=JournalScheduler(connection, loop, nodes),
+            callbacks=[ShowTrials(loop.on_placed)],
             max_failures=0,  # the loop decides on retries
             raise_on_failed_trial=False,
             reuse_actors=True,
@@ -210,10 +266,26 @@ def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> 
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def list_nodes() -> list[Node]:
-    """Return the nodes that are there now."""
+def living_nodes() -> list[dict[str, Any]]:
+    """Return Ray's records of the nodes that are there now."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    return [node for node in nodes if node["Alive"]]
+
+
+def node_of_error(error: str) -> str | None:
+    """Return the identifier of the node that an error of Ray is from; None if that is unclear."""
+    address = _ADDRESS_OF_ERROR.search(error)
+    nodes = [
+        str(node["NodeID"])
+        for node in living_nodes()
+        if address and node["NodeManagerAddress"] == address.group(1)
+    ]
+    return nodes[0] if len(nodes) == 1 else None
+
+
+def list_nodes(left_out: Collection[str] = ()) -> list[Node]:
+    """Return the nodes that are there now, but for those `left_out`, by Ray's identifiers."""
+    resources = [node["Resources"] for node in living_nodes() if node["NodeID"] not in left_out]
     return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in resources]
 
 
