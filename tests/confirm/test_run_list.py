@@ -138,7 +138,7 @@ def test_a_retried_run_is_announced(folder: StudyFolder) -> None:
 
     runs.on_result(0, LOST)
 
-    assert notes == ["retrying run 0: its process was lost (killed, or its node)"]
+    assert notes == ["retrying run 0: its process was lost (killed)"]
 
 
 def test_the_runs_and_their_generators_and_the_time_left_are_reported(

@@ -13,6 +13,14 @@ from xraytune.search.ray.tuning import JournalSearcher, Nodes, node_of_error
 from xraytune.space.allocation import Allocation, Share
 from xraytune.study.folder import StudyFolder
 
+CHANGED_RAY = """
+import sys
+from xraytune.search.ray.internals import start_for_one_search, survive_memory_monitor
+for name in ("ray._private.parameter", "ray.air.execution._internal.actor_manager"):
+    sys.modules[name] = None  # a release without this private module
+start_for_one_search()
+survive_memory_monitor()
+"""
 LOGS = """
 import os, sys
 from pathlib import Path
@@ -23,6 +31,13 @@ print("a warning", flush=True)
 os.system("echo of a process of Ray >&2")
 os.kill(os.getpid(), 9)
 """
+
+
+@pytest.mark.slow
+def test_a_release_of_ray_without_the_private_modules_can_be_used() -> None:
+    command = [sys.executable, "-c", CHANGED_RAY]
+
+    assert subprocess.run(command, capture_output=True, check=False).stderr == b""
 
 
 @pytest.mark.slow
@@ -63,7 +78,7 @@ def test_without_nodes_it_waits_and_says_so_once(
     name, (note,) = search.recv()
     assert (name, search.poll()) == ("note", False)
     assert note == "waiting for a node with 1 CPU cores and 0 GPUs"
-    nodes.append({"Alive": True, "Resources": {"CPU": 1.0}})
+    nodes.append({"NodeID": "aa", "Alive": True, "Resources": {"CPU": 1.0}})
     config = searcher.suggest("")
     assert isinstance(config, dict)
     assert config["job"].number == 0

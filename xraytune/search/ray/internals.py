@@ -3,20 +3,31 @@
 Two private parts: Tune crashes when Ray's memory monitor kills the process of a trial; and several
 searches on one machine would use the same port. And an attribute of Tune's trials that is not
 documented, the handle of their process: it names what the dashboard shows.
+
+A search also runs with a Ray that has changed them, without what each function adds.
 """
 
 from contextlib import suppress
 from functools import partialmethod
 from typing import Any
 
-from ray._private.parameter import RayParams
-from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
+
+_CHANGED = (ImportError, AttributeError)
+"""What the use of a private part raises once Ray has changed it."""
 
 
 def survive_memory_monitor() -> None:
-    """Make Tune treat a process that the memory monitor has killed as any lost one."""
-    task_failed = RayActorManager._actor_task_failed
+    """Make Tune treat a process that the memory monitor has killed as any lost one.
+
+    Otherwise, Tune ends, and the search starts Ray again.
+    """
+    try:
+        from ray.air.execution._internal.actor_manager import RayActorManager
+
+        task_failed = RayActorManager._actor_task_failed
+    except _CHANGED:
+        return
 
     def lose_actor(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
@@ -29,8 +40,13 @@ def survive_memory_monitor() -> None:
 def start_for_one_search() -> None:
     """Let the agent of a Ray that starts here, which reads the logs, listen on a free port.
 
-    Do not start what adds nodes, nor what sends logs to the driver: each takes a second.
+    Do not start what adds nodes, nor what sends logs to the driver: each takes a second. Otherwise,
+    a second search on this machine has no logs in the dashboard.
     """
+    try:
+        from ray._private.parameter import RayParams
+    except _CHANGED:
+        return
     for_one_search = partialmethod(
         RayParams.__init__,
         dashboard_agent_listen_port=0,

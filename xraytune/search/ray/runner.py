@@ -44,6 +44,8 @@ _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start processes in parallel; the loop counts the slots
 }
+_REFUSED_BY_TUNE = ("TUNE_RESULT_DIR",)
+"""Variables that earlier versions of Ray read, and for which Tune now refuses to run."""
 _FRUITLESS_STARTS = 3
 _LONGEST_OUTPUT_BYTES = 2**20
 
@@ -87,6 +89,9 @@ class Runner:
                 raise MachineError(problem)
             protect_token()
         environment = {**os.environ, **_ENVIRONMENT}
+        for name in _REFUSED_BY_TUNE:
+            if environment.pop(name, None):
+                self.callbacks.note(f"{name} is ignored: the study has its own folder")
         if path := os.environ.get("PYTHONPATH"):  # the child has another working folder
             parts = path.split(os.pathsep)
             environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, parts))
