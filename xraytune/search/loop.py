@@ -28,6 +28,7 @@ from xraytune.base.files import write_json
 from xraytune.base.records import EpochRecord, Node, TrialResult, frozen
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.space.allocation import Allocation, Share
+from xraytune.space.settings import Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import Status
 from xraytune.study.trial import (
@@ -320,8 +321,40 @@ class TrialLoop(ABC):
 
 
 @frozen
+class Survey:
+    """A request to Ray's process: say what trials compute on in a cluster.
+
+    Attributes:
+        has_gpu: Whether trials use GPUs; None lets the cluster decide.
+    """
+
+    settings: Settings
+    has_gpu: bool | None
+
+
+@frozen
+class Call:
+    """A message of Ray's process: call one of the search's callbacks."""
+
+    name: str
+    arguments: tuple[Any, ...]
+
+
+@frozen
+class Progressed:
+    """A message of Ray's process: a trial has reported something."""
+
+
+@frozen
+class Answer:
+    """The last message of Ray's process on a request."""
+
+    value: Any = None
+
+
+@frozen
 class TuneRun:
-    """A request to run the trials of a loop; Ray's process makes the loop from the study's files.
+    """A request to Ray's process: run the trials of a loop, which it makes from the study's files.
 
     The folder of a confirmation's trials is inside that of the study.
     """

@@ -63,21 +63,21 @@ def test_without_nodes_it_waits_and_says_so_once(
     monkeypatch.setattr("ray.nodes", lambda: nodes)
     search, theirs = Pipe()
     loop = direct(study)
-    order = TuneRun(
+    request = TuneRun(
         make_loop=lambda _: loop,
         study_folder=study,
         cache=study.path,
         allocation=Allocation(trial=Share(cpus=1, gpus=0.0)),
     )
-    unfit_nodes = Nodes(order.allocation, lambda _: None)
-    searcher = JournalSearcher(theirs, loop, order, unfit_nodes)
+    unfit_nodes = Nodes(request.allocation, lambda _: None)
+    searcher = JournalSearcher(theirs, loop, request, unfit_nodes)
 
     asked = [searcher.suggest("") for _ in range(3)]
 
     assert asked == [None] * 3
-    name, (note,) = search.recv()
-    assert (name, search.poll()) == ("note", False)
-    assert note == "waiting for a node with 1 CPU cores and 0 GPUs"
+    message = search.recv()
+    assert (message.name, search.poll()) == ("note", False)
+    assert message.arguments[0] == "waiting for a node with 1 CPU cores and 0 GPUs"
     nodes.append({"NodeID": "aa", "Alive": True, "Resources": {"CPU": 1.0}})
     config = searcher.suggest("")
     assert isinstance(config, dict)

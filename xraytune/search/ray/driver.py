@@ -1,8 +1,8 @@
 """The process in which Ray Tune runs, a child of the search; its arguments are those of `main`.
 
-It starts Ray, or connects to a cluster, and does what the search orders. It may die at any moment,
-with all of Ray: the search starts another one, whose loop continues from the same files. It ends
-itself when the search or a process of Ray is gone, since Tune would wait forever.
+It starts Ray, or connects to a cluster, and does what the search requests. It may die at any
+moment, with all of Ray: the search starts another one, whose loop continues from the same files. It
+ends itself when the search or a process of Ray is gone, since Tune would wait forever.
 """
 
 import logging
@@ -42,7 +42,7 @@ def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
     threading.Thread(target=_end_with, args=(int(search), folder, vital), daemon=True).start()
     from xraytune.search.ray.tuning import serve  # takes a second, after the thread has started
 
-    import_module("xraytune.search.trials")  # of most orders
+    import_module("xraytune.search.trials")  # which most requests need
     try:
         connection.recv()  # "start"
     except EOFError:  # the search has ended

@@ -5,9 +5,8 @@ A child process starts Ray, runs Tune and makes all decisions, each of which it 
 again, and the trials that ran resume from their checkpoints. Whatever the reason, the child and Ray
 are ended by SIGKILL, since nothing is lost with them.
 
-This process sends the child an order, and gets its answer in a tuple. Meanwhile, it gets the
-callbacks of the search to call, each as its name and arguments, and raises the exceptions that it
-gets.
+This process sends the child a request, a `TuneRun` or a `Survey`, and gets an `Answer`. Meanwhile,
+it makes each `Call` of the search's callbacks that it gets, and raises the exceptions that it gets.
 """
 
 import os
@@ -23,7 +22,7 @@ from typing import Any
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import TrialLoop, TuneRun
+from xraytune.search.loop import Answer, Call, Progressed, Survey, TrialLoop, TuneRun
 from xraytune.search.ray.setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.space.allocation import Allocation
 from xraytune.space.settings import Settings
@@ -152,7 +151,7 @@ class Runner:
             MachineError: No cluster answers, or a node lacks what a trial needs.
         """
         try:
-            self.allocation, environment = self._request((settings, has_gpu))
+            self.allocation, environment = self._request(Survey(settings=settings, has_gpu=has_gpu))
         except RayDiedError as error:
             last_line = self._read_output().decode(errors="replace").strip().rpartition("\n")[2]
             raise MachineError(f"{error}: {last_line}", self.address, "see `ray status`") from error
@@ -168,7 +167,7 @@ class Runner:
             XraytuneError: The loop raised it, as for a full disk.
             MachineError: Ray cannot or does not start, or dies repeatedly.
         """
-        order = TuneRun(
+        request = TuneRun(
             make_loop=make_loop,
             study_folder=self.study_folder,
             cache=self.cache,
@@ -178,7 +177,7 @@ class Runner:
         while True:
             self._has_results = False
             try:
-                self._request(order)
+                self._request(request)
                 return
             except RayDiedError as error:
                 fruitless = 0 if self._has_results else fruitless + 1
@@ -195,25 +194,25 @@ class Runner:
                 self.close()
                 self.callbacks.note(f"{error}; restarting Ray and resuming the trials")
 
-    def _request(self, order: TuneRun | tuple[Settings, bool | None]) -> Any:
-        """Send an order to Ray's process, and return its answer.
+    def _request(self, request: TuneRun | Survey) -> Any:
+        """Send a request to Ray's process, and return its answer.
 
         What the process raises is raised, and RayDiedError if it dies.
         """
         self.start()
         with suppress(OSError):  # if the process has died, what is received says so
-            self._connection.send(order)
+            self._connection.send(request)
         while True:
             try:
-                received = self._connection.recv()
+                message = self._connection.recv()
             except (EOFError, OSError):
                 raise RayDiedError("Ray died") from None
-            match received:
+            match message:
                 case Exception():
-                    raise received
-                case "has results":
+                    raise message
+                case Progressed():
                     self._has_results = True
-                case (str(name), arguments):
-                    getattr(self.callbacks, name)(*arguments)
-                case (answer,):
-                    return answer
+                case Call():
+                    getattr(self.callbacks, message.name)(*message.arguments)
+                case Answer():
+                    return message.value

@@ -32,11 +32,20 @@ from xraytune.base.files import explain_disk_errors
 from xraytune.base.locks import build_lock
 from xraytune.base.records import Node
 from xraytune.search.callbacks import Callbacks
-from xraytune.search.loop import TrialLoop, TuneRun, UnfitNodeError, count_slots, reserve
+from xraytune.search.loop import (
+    Answer,
+    Call,
+    Progressed,
+    Survey,
+    TrialLoop,
+    TuneRun,
+    UnfitNodeError,
+    count_slots,
+    reserve,
+)
 from xraytune.search.ray.actor import ShowTrials, TrialActor
 from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.recorded import declare_recorded
-from xraytune.space.settings import Settings
 from xraytune.study.folder import SCRATCH_NAME, environment
 from xraytune.study.trial import (
     LOST,
@@ -56,28 +65,27 @@ _RAY_DIES_SECONDS = 0.5
 
 
 def serve(connection: Connection, dashboard: str) -> None:
-    """Do what the search, the parent process, orders, until it closes the pipe."""
+    """Do what the search, the parent process, requests, until it closes the pipe."""
 
     def call(name: str, *arguments: object) -> None:
-        connection.send((name, arguments))
+        connection.send(Call(name=name, arguments=arguments))
 
     callbacks = Callbacks(**{field.name: partial(call, field.name) for field in fields(Callbacks)})
     is_shown = False
     while True:
-        order = connection.recv()
-        answer: object = None
+        request: TuneRun | Survey = connection.recv()
+        answer = Answer()
         with report_errors(connection):
-            if isinstance(order, TuneRun):
+            if isinstance(request, TuneRun):
                 if not is_shown:
-                    log_to(order.study_folder.log_path)
-                    callbacks.on_start(order.study_folder.path, dashboard)
+                    log_to(request.study_folder.log_path)
+                    callbacks.on_start(request.study_folder.path, dashboard)
                 is_shown = True
-                declare_recorded(order.study_folder.path)
-                run_trials(connection, callbacks, order)
+                declare_recorded(request.study_folder.path)
+                run_trials(connection, callbacks, request)
             else:
-                settings, has_gpu = order
-                answer = survey(settings, has_gpu, callbacks.note)
-        connection.send((answer,))
+                answer = Answer(value=survey(request, callbacks.note))
+        connection.send(answer)
 
 
 def log_to(log: Path) -> None:
@@ -145,12 +153,12 @@ class JournalSearcher(Searcher):
     """Give Tune the trials of the loop."""
 
     def __init__(
-        self, connection: Connection, loop: TrialLoop, order: TuneRun, nodes: Nodes
+        self, connection: Connection, loop: TrialLoop, request: TuneRun, nodes: Nodes
     ) -> None:
         super().__init__()
         self._connection = connection
         self._loop = loop
-        self._order = order
+        self._request = request
         self._nodes = nodes
         self._waits_for_nodes = False
 
@@ -162,12 +170,12 @@ class JournalSearcher(Searcher):
         """
         with report_errors(self._connection):
             self._loop.heartbeat()
-            allocation = self._order.allocation
+            allocation = self._request.allocation
             nodes = self._nodes.list()
             slots = count_slots(allocation, nodes)
             if slots == 0 and not self._waits_for_nodes:
                 what = f"waiting for a node with {allocation.trial}"
-                self._connection.send(("note", (what,)))
+                self._connection.send(Call(name="note", arguments=(what,)))
             self._waits_for_nodes = slots == 0
             trial = self._loop.next_trial(slots, partial(reserve, allocation, nodes))
             if trial == "done":
@@ -175,10 +183,10 @@ class JournalSearcher(Searcher):
             if isinstance(trial, OpenTrial):
                 job = Job(
                     study_folder=self._loop.study_folder,
-                    cache=self._order.cache,
+                    cache=self._request.cache,
                     number=trial.number,
                     reports_every_epoch=self._loop.stops_trials,
-                    label=f"{self._order.study_folder.path.name} {trial.label}",
+                    label=f"{self._request.study_folder.path.name} {trial.label}",
                     resources=trial.resources,
                     nodes_left_out=self._nodes.left_out,
                     has_choice=len(nodes) > 1,
@@ -210,7 +218,7 @@ class JournalScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the loop decides."""
         with report_errors(self._connection):
-            self._connection.send("has results")
+            self._connection.send(Progressed())
             try:
                 if self._loop.on_result(trial.config["job"].number, result["message"]):
                     return str(TrialScheduler.CONTINUE)
@@ -241,12 +249,12 @@ class JournalScheduler(FIFOScheduler):
                 self._nodes.leave_out(node_of_error(error), unfit)
 
 
-def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> None:
+def run_trials(connection: Connection, callbacks: Callbacks, request: TuneRun) -> None:
     """Run trials until all have ended."""
     # The process before this one may not have ended.
-    with build_lock(order.study_folder.driver_lock_path):
-        loop = order.make_loop(callbacks)
-        nodes = Nodes(order.allocation, callbacks.note)
+    with build_lock(request.study_folder.driver_lock_path):
+        loop = request.make_loop(callbacks)
+        nodes = Nodes(request.allocation, callbacks.note)
         scratch = loop.study_folder.path / SCRATCH_NAME
         shutil.rmtree(scratch, ignore_errors=True)  # of a killed process
         tune.run(
@@ -254,7 +262,7 @@ def run_trials(connection: Connection, callbacks: Callbacks, order: TuneRun) -> 
             name="tune",
             storage_path=str(scratch),
             num_samples=-1,
-            search_alg=JournalSearcher(connection, loop, order, nodes),
+            search_alg=JournalSearcher(connection, loop, request, nodes),
             scheduler=JournalScheduler(connection, loop, nodes),
             callbacks=[ShowTrials(loop.on_placed)],
             max_failures=0,  # the loop decides on retries
@@ -289,21 +297,20 @@ def list_nodes(left_out: Collection[str] = ()) -> list[Node]:
     return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in resources]
 
 
-def survey(
-    settings: Settings, has_gpu: bool | None, note: Callable[[str], None]
-) -> tuple[Allocation, dict[str, Any]]:
+def survey(request: Survey, note: Callable[[str], None]) -> tuple[Allocation, dict[str, Any]]:
     """Return the resources of trials, and the `environment` of a node with room for one.
 
-    Wait for such a node, which an autoscaler may have to start. Without `has_gpu`, trials use GPUs
-    if the cluster has any, or no cores yet.
+    Wait for such a node, which an autoscaler may have to start. If the request does not say whether
+    trials use GPUs, they do if the cluster has any, or no cores yet.
 
     Raises:
         MachineError: The node lacks xraytune, or torch sees no GPU there.
     """
+    has_gpu = request.has_gpu
     if has_gpu is None:
         nodes = list_nodes()
         has_gpu = any(node.gpus >= 1 for node in nodes) or not any(node.cpus for node in nodes)
-    allocation = allocation_of(settings, has_gpu=has_gpu)
+    allocation = allocation_of(request.settings, has_gpu=has_gpu)
     trial = allocation.trial
     answer = describe_node.options(num_cpus=trial.cpus, num_gpus=trial.gpus).remote(trial)
     if not ray.wait([answer], timeout=_NOTE_SECONDS)[0]:
