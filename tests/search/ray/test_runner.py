@@ -26,24 +26,25 @@ STARTS = """
 import sys, time
 from importlib.metadata import version
 from multiprocessing.connection import Connection
+from xraytune.search.loop import Answer, Call, Survey
 from xraytune.space.allocation import allocation_of
 connection = Connection(int(sys.argv[1]))
 assert connection.recv() == "start"
-order = connection.recv()
+request = connection.recv()
 """
 OF_GPUS = (
     STARTS
     + """
-if isinstance(order, tuple):  # a new study asks a node what trials there compute on
-    connection.send(((allocation_of(order[0], has_gpu=True), {
+if isinstance(request, Survey):  # a new study asks a node what trials there compute on
+    connection.send(Answer(value=(allocation_of(request.settings, has_gpu=True), {
         "compute": {"device": "cuda", "threads": 2, "precision": "bfloat16"},
         "system": "of the node",
         "identity": "one",
         "packages": {name: version(name) for name in ("torch", "torchvision")},
-        "started": "now"}),))
-    order = connection.recv()
-connection.send(("on_start", (order.study_folder.path, "")))
-print(repr(order.allocation.trial), file=open(sys.argv[2], "a"))
+        "started": "now"})))
+    request = connection.recv()
+connection.send(Call(name="on_start", arguments=(request.study_folder.path, "")))
+print(repr(request.allocation.trial), file=open(sys.argv[2], "a"))
 """
 )
 CLUSTER = """
@@ -156,7 +157,7 @@ def test_a_ray_that_dies_is_started_again(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
     """As when other programs keep a machine busy for half a minute."""
-    (tmp_path / "starts.py").write_text(STARTS + "connection.send((None,))")
+    (tmp_path / "starts.py").write_text(STARTS + "connection.send(Answer())")
     runs_instead(
         f'cd {tmp_path}; [ -e once ] && exec "$PYTHON" starts.py "$3"; touch once; echo why'
     )
