@@ -73,7 +73,8 @@ def _go_on_unread(screen: Console) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-Console.on_broken_pipe = _go_on_unread  # type: ignore[method-assign]  # also of `--help`
+_on_broken_pipe: Any = _go_on_unread
+Console.on_broken_pipe = _on_broken_pipe  # type: ignore[method-assign]  # also of `--help`
 if not os.environ.get("COLUMNS", "80").strip("0"):  # in CI; rich would print nothing
     del os.environ["COLUMNS"]
 # One console per stream, so that lines appear above what is shown live.
