@@ -24,10 +24,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, TypeAdapter
+from pydantic import Field, ValidationError
 
 from xraytune.base.code import code_files
-from xraytune.base.errors import TrialError, join_names
+from xraytune.base.errors import ConfigError, Problem, TrialError, join_names
 from xraytune.base.files import new_folder
 from xraytune.space.document import read_document
 from xraytune.space.domains import Value
@@ -39,6 +39,7 @@ _GIVEN: Mapping[str, tuple[str, ...]] = {
 }
 """The placeholders of a command, besides the settings."""
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_FIX = "write lists of words for `fit` and `sample`, and a mapping for `settings`"
 _LINES_SHOWN = 5
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -58,10 +59,15 @@ class Program:
 
     def __init__(self, file: Path) -> None:
         """Read the description of a program; raise ConfigError if it is not one."""
-        from xraytune.space.validation import validate
-
         document = read_document(file)
-        description = validate(document, TypeAdapter(_Description), (), document.content)
+        try:
+            description = _Description.model_validate(document.content)
+        except ValidationError as error:
+            problems = [
+                Problem(f"{'.'.join(map(str, loc))}: {message}", document.locate(loc), _FIX)
+                for loc, message in ((each["loc"], each["msg"]) for each in error.errors())
+            ]
+            raise ConfigError(*problems) from error
         self.file = file.resolve()
         self.defaults: Mapping[str, Value] = description.settings
         self.longer_by = description.longer_by
