@@ -301,7 +301,7 @@ def test_a_file_without_preamble_is_read(syntax: UID, start: bytes) -> None:
 
     bare = whole[whole.index(start) :]
 
-    header = {"width_px": 32, "height_px": 24, "patient_id": "77", "view": ""}
+    header = {"width_px": 32, "height_px": 24, "patient_id": "77", "view": "", "kind": "DICOM"}
     assert read_header(bare, FILE) == read_header(whole, FILE) == header
     assert_array_equal(grey_of(bare), grey_of(whole))
 

@@ -4,15 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.conftest import DataFolder
 from tests.pair_files import draw_xrays
 from xraytune.base.records import to_json
-from xraytune.base.seeding import numpy_generator
 from xraytune.data.inspect import inspect_folder
+from xraytune.present.inspection import inspection_frame
 
 
 @pytest.mark.slow
@@ -68,20 +67,20 @@ def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
     ]
 
 
-@pytest.mark.parametrize(("widths", "auroc"), [((40, 60), 1.0), ((50, 50), 0.5)])
-@pytest.mark.slow
-def test_the_shortcut_baseline_finds_a_class_by_its_size(
-    tmp_path: Path, widths: tuple[int, int], auroc: float
-) -> None:
-    for folder, width in zip(("NORMAL", "PNEUMONIA"), widths, strict=True):
-        (tmp_path / folder).mkdir()
-        for number in range(150):
-            noise = numpy_generator(number, folder)
-            shape = (20, width + int(noise.integers(-3, 4)))
-            Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8)).save(
-                tmp_path / folder / f"{folder}{number}.png"
-            )
+def test_a_patient_with_images_of_several_classes_counts_once(xrays: DataFolder) -> None:
+    xrays.images("NORMAL/p{1,2,3,4}_1.png PNEUMONIA/p{4,5,6,7}_2.png")
 
-    found = inspect_folder(tmp_path)
+    found = inspect_folder(xrays, group_regex="(p[0-9])_")
+    lines = " ".join(str(part) for part in inspection_frame(xrays, found))
 
-    assert found.shortcut_auroc == pytest.approx(auroc, abs=0.09)
+    assert (found.patient_count, found.patients_of_several_classes) == (7, 1)
+    assert "7, of whom 1 have images of several classes" in lines
+
+
+def test_duplicates_are_named(xrays: DataFolder) -> None:
+    xrays.images("NORMAL/p{1,2,3,4}.png PNEUMONIA/p{5,6,7}.png")
+    shutil.copy(xrays / "NORMAL/p1.png", xrays / "NORMAL/again.png")
+
+    frame = inspection_frame(xrays, inspect_folder(xrays))
+
+    assert "NORMAL/again.png = NORMAL/p1.png" in str(frame)

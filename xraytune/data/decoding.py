@@ -188,7 +188,7 @@ def without_suffix(path: str) -> str:
 
 
 def read_header(content: bytes, path: Path | str) -> Header:
-    """Read size, orientation tag, patient and view from a file's header.
+    """Read size, format, orientation tag, patient and view from a file's header.
 
     Raises DataError for an unsupported format, or too large an image.
     """
@@ -196,7 +196,12 @@ def read_header(content: bytes, path: Path | str) -> Header:
         return read_dicom(content, path, with_pixels=False)[0]
     image = _open(content, path)
     width_px, height_px = _upright_size(image)
-    return {"width_px": width_px, "height_px": height_px, "orientation": _orientation(image)}
+    return {
+        "width_px": width_px,
+        "height_px": height_px,
+        "kind": f"{image.format} {image.mode}",
+        "orientation": _orientation(image),
+    }
 
 
 def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:

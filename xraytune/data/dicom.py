@@ -84,6 +84,7 @@ def read_dicom(
         header = {
             "width_px": dataset.Columns,
             "height_px": dataset.Rows,
+            "kind": "DICOM",
             "patient_id": str(dataset.get("PatientID") or "").strip(),
             "view": _view(dataset),
         }

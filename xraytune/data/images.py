@@ -22,7 +22,7 @@ from xraytune.base.errors import Problem
 from xraytune.base.records import frozen
 from xraytune.data.file_names import SETS
 from xraytune.data.findings import numbers_of
-from xraytune.data.guesses import PartName
+from xraytune.data.guesses import PartName, says_other_view, shows_other_view
 
 SideName: TypeAlias = Annotated[
     str, Field(pattern=r"^(train|val_a|val_b|unused|test|others|draw_\d+)$")
@@ -79,6 +79,7 @@ class ImageFile:
             the same patient.
         width_px: Width of the upright image, from the file's header, like `height_px`; 0 if the
             header is broken, which decoding reports.
+        kind: Format and colour mode, such as `JPEG RGB`; never stored.
         masks_sha256: Hash of the masks' bytes; empty without masks.
         is_turned_alone: Whether orientation tags turn the image and one of its masks differently.
         row: Row of the image in the pixel store.
@@ -97,6 +98,7 @@ class ImageFile:
     sha256: str = ""
     width_px: int = field(default=0, compare=False)
     height_px: int = field(default=0, compare=False)
+    kind: str = field(default="", compare=False)
     masks: tuple[str, ...] = field(default=(), compare=False)
     masks_sha256: str = ""
     is_turned_alone: bool = field(default=False, compare=False)
@@ -104,6 +106,12 @@ class ImageFile:
     patient_id: str = field(default="", compare=False, repr=False)
     view: str = field(default="", compare=False, repr=False)
     in_table: TableRow | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_other_view(self) -> bool:
+        """Whether a name, header or table says that this is a lateral view, CT or MR."""
+        in_table = self.in_table is not None and self.in_table.is_other_view
+        return in_table or shows_other_view(self.file) or says_other_view(self.view)
 
     @property
     def short_sha256(self) -> str:

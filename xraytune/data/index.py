@@ -31,8 +31,6 @@ from xraytune.data.guesses import (
     find_similar,
     part_named,
     positive_class,
-    says_other_view,
-    shows_other_view,
 )
 from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, ImageTable
 from xraytune.data.label_table import list_table
@@ -99,13 +97,7 @@ def read_index(
     if contradictory:
         examples = join_names(contradictory, 3)
         notes.append(f"the same image is in two classes, or has other findings: {examples}")
-    unusual = [
-        image.file
-        for image in images
-        if shows_other_view(image.file)
-        or says_other_view(image.view)
-        or (image.in_table and image.in_table.is_other_view)
-    ]
+    unusual = [image.file for image in images if image.is_other_view]
     if unusual:
         notes.append(
             f"{len(unusual):,} of {len(images):,} images are lateral views or CT, "

@@ -1,8 +1,4 @@
-"""Inspect a data folder before training: counts, patients, duplicates, broken files, and shortcuts.
-
-The shortcut baseline is a logistic regression on width, height, aspect ratio and mean grey. It
-shows which AUROC a classifier can reach without looking at a lung.
-"""
+"""Inspect a data folder before training: counts, patients, duplicates, broken files, and checks."""
 
 from __future__ import annotations
 
@@ -12,18 +8,13 @@ from statistics import median
 from typing import Literal
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from xraytune.base.arrays import Float64Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.records import Progress, frozen, ignore_progress
-from xraytune.data.copies import NearDuplicates, find_near_duplicates, perceptual_hash
+from xraytune.data.checks import check_content
+from xraytune.data.copies import NearDuplicates
 from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
-from xraytune.data.images import ImageTable
 from xraytune.data.index import identical_images, read_folder
 from xraytune.data.masks import connected_parts, use_mask
 from xraytune.data.sides import SideSize, sizes_of_index
@@ -45,15 +36,16 @@ class Inspection:
         positive: The positive class of two; None with more classes.
         images: Part (train, val, test) -> class -> number of images; all images of a folder without
             parts are train.
-        patients: Number of training patients of each class.
+        patients: Number of training patients with images of each class.
+        patient_count: Number of training patients.
+        patients_of_several_classes: Number of them who count in several classes.
         images_per_patient: Minimum, median and maximum in the training part.
         width_px: Minimum and maximum of the training images; `height_px` likewise.
         duplicates: Sorted groups of identical files, including those of test/.
         formats: Number of training images of each format and depth, such as `PNG 16-bit`, without
             broken ones.
         broken: Training files that cannot be decoded, and unusable masks.
-        shortcut_auroc: AUROC of the shortcut baseline, cross-validated by patient; with three or
-            more classes, macro one-vs-rest.
+        shortcuts: See `data.checks.Checks`.
         mask_areas: File -> the share of a training image that its masks cover, smallest first.
         mask_parts: Number of connected components -> number of masks that have as many.
         findings: Finding -> `present`, `absent`, `unknown` -> training images, or all images of the
@@ -66,6 +58,8 @@ class Inspection:
     positive: str | None
     images: dict[str, dict[str, int]]
     patients: dict[str, int]
+    patient_count: int
+    patients_of_several_classes: int
     images_per_patient: tuple[int, float, int]
     width_px: tuple[int, int]
     height_px: tuple[int, int]
@@ -73,7 +67,7 @@ class Inspection:
     near_duplicates: NearDuplicates
     formats: dict[str, int]
     broken: tuple[BrokenImage, ...]
-    shortcut_auroc: float | None
+    shortcuts: dict[str, float]
     warnings: tuple[str, ...]
     mask_areas: dict[str, float]
     mask_parts: dict[int, int]
@@ -109,27 +103,29 @@ def inspect_folder(
     index = read_folder(settings, on_progress=on_progress)
     sizes = sizes_of_index(index, settings)
     names = index.class_names
-    hashed = []
     readable = []
-    hashes = []
-    features = []
+    pixels = []
     formats: Counter[str] = Counter()
     broken = []
     files = [image.file for image in index.all_images]
     decoded = decode_files(index.root, files, _SIZE_PX, on_progress=on_progress)
     for image, square in zip(index.all_images, decoded, strict=True):
-        is_training = image.part != "test"  # of test images, only the hashes are used
+        is_training = image.part != "test"
         if isinstance(square, BrokenImage):
             if is_training:
                 broken.append(square)
             continue
-        hashed.append(image)
-        hashes.append(perceptual_hash(square.pixels))
+        readable.append(image)
+        pixels.append(square.pixels)
         if is_training:
-            readable.append(image)
-            width_px, height_px = square.whole_px
-            features.append([width_px, height_px, width_px / height_px, square.pixels.mean()])
             formats[square.kind] += 1
+    checks = check_content(
+        readable,
+        pixels,
+        names,
+        group_regex=settings.split.group_regex,
+        on_progress=on_progress,
+    )
 
     with_masks = [image for image in index.images if image.masks]
     areas = {}
@@ -165,41 +161,25 @@ def inspect_folder(
             name: len({image.patient for image in index.images if image.label == label})
             for label, name in enumerate(names)
         },
+        patient_count=len(per_patient),
+        patients_of_several_classes=sum(
+            count > 1
+            for count in Counter(
+                patient for patient, _ in {(image.patient, image.label) for image in index.images}
+            ).values()
+        ),
         images_per_patient=(min(per_patient), float(median(per_patient)), max(per_patient)),
         width_px=(min(widths), max(widths)),
         height_px=(min(heights), max(heights)),
         duplicates=tuple(sorted(tuple(image.file for image in same) for same in duplicates)),
-        near_duplicates=find_near_duplicates(hashed, hashes, on_progress=on_progress),
+        near_duplicates=checks.near_duplicates,
         formats=dict(sorted(formats.items())),
         broken=tuple(broken),
-        shortcut_auroc=_shortcut_auroc(ImageTable(readable), np.array(features)),
-        warnings=index.warnings,
+        shortcuts=checks.shortcuts,
+        warnings=(*index.warnings, *checks.notes),
         mask_areas=dict(sorted(areas.items(), key=lambda item: item[1])),
         mask_parts=dict(sorted(parts.items())),
         findings=findings,
         parts=part_notes(index),
         sides={size.name: size for size in sizes},
     )
-
-
-def _shortcut_auroc(images: ImageTable, features: Float64Array) -> float | None:
-    """Return the mean AUROC of the features, [N, F], over up to five folds, split by patient.
-
-    Returns None if a class has fewer than two patients.
-    """
-    labels = images.labels
-    patients = np.array(images.patients)
-    classes = set(labels.tolist())
-    fewest = min((len(np.unique(patients[labels == label])) for label in classes), default=0)
-    if len(classes) < 2 or fewest < 2:
-        return None
-    splitter = StratifiedGroupKFold(min(5, fewest), shuffle=True, random_state=0)
-    folds = [  # with few patients, a class may be missing on a side
-        (train, held_out)
-        for train, held_out in splitter.split(features, labels, patients)
-        if classes == set(labels[train].tolist()) == set(labels[held_out].tolist())
-    ]
-    if not folds:
-        return None
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return float(np.mean(cross_val_score(model, features, labels, cv=folds, scoring="roc_auc_ovr")))

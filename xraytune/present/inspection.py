@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xraytune.base.errors import counted
+from xraytune.base.errors import counted, join_names
 from xraytune.base.tables import Cell, Frame, Row, Table, counts_text
 from xraytune.data.inspect import Inspection
 from xraytune.present.trials import sides_frame
@@ -22,15 +22,6 @@ def inspection_frame(data_path: Path, inspection: Inspection) -> Frame:
         parts.append(Cell(f"broken: {image.file}: {image.reason}", "bad"))
     for warning in inspection.warnings:
         parts.append(Cell(f"note: {warning}", "busy"))
-    near = inspection.near_duplicates
-    if near.pairs:
-        examples = "; ".join(" = ".join(files) for files in near.examples[:_EXAMPLES])
-        text = (
-            f"note: images of different patients look like copies of each other, such as "
-            f"{examples}. A copy in validation or test inflates scores. Check them; then remove "
-            "one image of each pair, or assign both to one patient in patients.csv"
-        )
-        parts.append(Cell(text, "busy"))
 
     if len(inspection.class_names) > 1:
         rows: list[Row] = [{"part": part, **counts} for part, counts in inspection.images.items()]
@@ -47,7 +38,7 @@ def inspection_frame(data_path: Path, inspection: Inspection) -> Frame:
 
 def _facts(inspection: Inspection) -> dict[str, str]:
     fewest, median, most = inspection.images_per_patient
-    copies = sum(len(files) - 1 for files in inspection.duplicates)
+    copies = [" = ".join(files) for files in inspection.duplicates]
     near = inspection.near_duplicates
     sealed = "; test/ stays sealed" if "test" in inspection.images else ""
     classes = ", ".join(inspection.class_names) if len(inspection.class_names) > 1 else ""
@@ -55,14 +46,17 @@ def _facts(inspection: Inspection) -> dict[str, str]:
         f"pairs of images of different patients: {near.pairs}; across training and test: "
         f"{near.in_training_and_test}, across classes: {near.in_two_classes}"
     )
+    several = inspection.patients_of_several_classes
     facts = {
+        "patients": f"{inspection.patient_count:,}"
+        + (f", of whom {several:,} have images of several classes" if several else ""),
         "classes": classes,
         "positive class": inspection.positive or "",
         "images per patient": f"{fewest} to {most}, median {median:g}",
         "width": "{} to {} px".format(*inspection.width_px),
         "height": "{} to {} px".format(*inspection.height_px),
         "formats": f"{counts_text(inspection.formats) or 'none can be decoded'}{sealed}",
-        "duplicates": f"copies of other files: {copies}" if copies else "none",
+        "duplicates": join_names(copies, _EXAMPLES) or "none",
         "near duplicates": near_text if near.pairs else "none among images of different patients",
     }
     if areas := inspection.mask_areas:
@@ -76,12 +70,7 @@ def _facts(inspection: Inspection) -> dict[str, str]:
             "largest mask": files[-1],
             "connected components": ", ".join(parts),
         }
-    auroc = inspection.shortcut_auroc
-    if auroc is not None:
-        meaning = "no relevant shortcut"
-        if auroc >= 0.6:
-            meaning = "a classifier can reach this without looking at a lung"
-        facts["shortcut"] = (
-            f"image size and mean grey alone reach an AUROC of {auroc:.2f}: {meaning}"
-        )
+    if inspection.shortcuts:
+        aurocs = [f"{name} {auroc:.2f}" for name, auroc in inspection.shortcuts.items()]
+        facts["shortcuts"] = f"AUROC without a look at the lungs: {', '.join(aurocs)}"
     return facts

@@ -14,10 +14,12 @@ from xraytune.base.errors import ConfigError, DataError, XraytuneError, collect,
 from xraytune.base.files import require_writable
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.changes import require_same_data
+from xraytune.data.checks import check_content
 from xraytune.data.file_names import SETS
 from xraytune.data.folders import require_folder
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import find_class_names, read_index
+from xraytune.data.pixels import open_pixels
 from xraytune.data.prepare import SplitData, prepare_index
 from xraytune.data.sides import side_sizes
 from xraytune.data.sites import sites_to_leave_out
@@ -123,6 +125,17 @@ def prepare_space(
         skip_broken=skip_broken,
         on_progress=on_progress,
     )
+    if recorded is None:
+        all_images = (*prepared.images, *prepared.unused)
+        stored = open_pixels(cache / prepared.pixels)
+        checks = check_content(
+            all_images,
+            [stored[image.row] for image in all_images],
+            prepared.class_names,
+            group_regex=settings.data.split.group_regex,
+            on_progress=on_progress,
+        )
+        warnings += checks.notes
     for warning in warnings:
         note(warning)
     if prepared.findings:
