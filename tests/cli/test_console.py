@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Semaphore
 
 import pytest
 
@@ -55,6 +56,31 @@ def test_a_log_shows_the_runs_of_a_confirmation_and_then_what_follows(
     assert line.text == "training replicates: 1 of 4 ended, 1 running, +2 waiting, about 1:15 left"
     assert isinstance(table, Table)
     assert [[*row.values()] for row in table.rows] == [["gan #2, replicate 0", "epoch 3/9"]]
+
+
+def test_a_log_has_a_line_once_until_something_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_SUMMARY_EVERY_SECONDS", 0.001)
+    looks = Semaphore(0)
+
+    def line() -> str:
+        looks.release()
+        return "training replicates: 0 of 20 ended"
+
+    with console.watching(lambda: ("drawn",), line):
+        for _ in range(3):
+            looks.acquire()
+    with console.show_progress() as on_progress:
+        for _ in range(3):
+            on_progress("decoding images", 7, 7)
+    console.configure()
+    for _ in range(3):
+        logging.getLogger("xraytune.data").warning("images are left out")
+
+    shown = capsys.readouterr().err
+    for words in ("training replicates", "decoding images", "images are left out"):
+        assert shown.count(words) == 1
 
 
 def test_paths_below_the_current_folder_are_shown_relative(

@@ -1,6 +1,7 @@
 """The live view of a search, and that of `status`."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from tests.study.studies import two_images, view_of
 from xraytune.base.tables import Frame, Table, text_of
@@ -10,8 +11,11 @@ from xraytune.present.trials import live_frame, sides_frame, status_frame
 from xraytune.space.settings import GanSettings, Parameters
 from xraytune.study.row import TrialRow
 
+ENDED = datetime(2026, 1, 1, tzinfo=UTC)
+
 
 def trial(number: int, status: str, *values: float, **more: object) -> TrialRow:
+    has_ended = status in {"complete", "pruned", "failed"}
     fields = {
         "number": number,
         "mix": f"gan r={number}",
@@ -20,7 +24,8 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialRow:
         "values": values,
         "value": values[-1] if values else None,
         "parameters": Parameters(),
-        "seconds": 7.0 if status in {"complete", "pruned", "failed"} else None,
+        "seconds": 7.0 if has_ended else None,
+        "ended_at": ENDED if has_ended else None,
     }
     return TrialRow(**{**fields, **more})  # type: ignore[arg-type]
 
@@ -53,6 +58,20 @@ def test_frame_orders_running_best_and_ended_trials() -> None:
     assert [row[:2] for row in rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
     assert rows[0][-1] == "training the GAN: 300 of 600 steps"
     assert rows[1] == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "0.0001", "complete 0:07"]
+
+
+def test_the_last_trials_to_end_are_shown_and_not_those_with_the_highest_numbers() -> None:
+    minutes = [6, 5, 0, 4, 1, 3, 2]
+    view = view_of(
+        *(
+            trial(number, "pruned", 0.5, ended_at=ENDED + timedelta(minutes=minute))
+            for number, minute in enumerate(minutes)
+        )
+    )
+
+    rows = rows_of(live_frame(view))
+
+    assert [row[1] for row in rows] == ["0", "1", "3", "5", "6"]
 
 
 def test_the_sides_of_a_segmentation_study_have_no_classes_and_no_auroc() -> None:

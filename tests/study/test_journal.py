@@ -164,6 +164,10 @@ def test_the_recorded_journal_is_read(study: StudyFolder) -> None:
     rows = [(row.status, row.arm, row.value, row.epochs) for row in journal.rows()]
     assert rows == [("complete", "real_only", 0.75, 2), ("pruned", "gan", 0.4, 1)]
     assert journal.row(0).val_b_score == 0.7
+    first, second = (row.ended_at for row in journal.rows())
+    assert first
+    assert second
+    assert first < second
     assert [trial.experiment.parameters.arm for trial in journal.resume()] == ["duplicate"]
 
 

@@ -144,20 +144,29 @@ def show_error(error: XraytuneError) -> None:
 def configure() -> None:
     """Send warnings of xraytune to stderr."""
     logger = logging.getLogger("xraytune")
-    logger.handlers = [_Handler(logging.WARNING)]
+    logger.handlers = [_Handler()]
     logger.propagate = False
 
 
 class _Handler(logging.Handler):
+    """Log each message once: several steps of a command may warn of the same images."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._logged: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
-        log(f"{record.levelname.lower()}: {record.getMessage()}", "dim")
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        if text not in self._logged:
+            self._logged.add(text)
+            log(text, "dim")
 
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
     """Yield a `Progress` that shows a bar for each kind of work.
 
-    Without a terminal, it logs a line every ten seconds.
+    Without a terminal, it logs a line every ten seconds, unless the line is the last one again.
     """
     screen = Bars(
         BarColumn(bar_width=30),
@@ -171,15 +180,18 @@ def show_progress() -> Iterator[Progress]:
     )
     tasks: dict[str, TaskID] = {}
     log_times: dict[str, float] = {}
+    last_logged = ""
 
     def on_progress(what: str, done: int, total: int) -> None:
+        nonlocal last_logged
         text = printable(progress_text(what, done, total))
         if what not in tasks:
             tasks[what] = screen.add_task(text, total=total)
         screen.update(tasks[what], completed=done, total=total, description=text)
         now = time.monotonic()
         is_due = done == total or now - log_times.setdefault(what, now) >= _LOG_EVERY_SECONDS
-        if screen.disable and is_due:
+        if screen.disable and is_due and text != last_logged:
+            last_logged = text
             log_times[what] = now
             seconds_left = screen.tasks[tasks[what]].time_remaining
             ending = f", {duration(seconds_left)} left" if seconds_left else ""
@@ -191,18 +203,22 @@ def show_progress() -> Iterator[Progress]:
 
 @contextmanager
 def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[None]:
-    """While the block runs, show `picture` every second, or log `line` every 30 seconds.
+    """While the block runs, show `picture` every second, or log `line` when it changes.
 
-    The picture needs a terminal; without one, as in a log file, lines are logged.
+    The picture needs a terminal; without one, as in a log file, lines are logged, at most one in 30
+    seconds.
     """
     live = Live(console=_ERR, auto_refresh=False) if is_live() else None
+    last_logged = ""
 
     def refresh() -> None:
+        nonlocal last_logged
         with suppress(OSError, XraytuneError):  # if it matters, the block raises it, too
             if live:
                 live.update(render(picture()), refresh=True)
-            else:
-                event(line())
+            elif (text := line()) != last_logged:
+                last_logged = text
+                event(text)
 
     with live or nullcontext():
         with repeated(refresh, _FRAME_EVERY_SECONDS if live else _SUMMARY_EVERY_SECONDS):

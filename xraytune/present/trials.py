@@ -1,6 +1,7 @@
 """The trials and sides of a study as lines and tables, for a search, `status` and the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import PurePath
 
 from xraytune.base.errors import counted, printable
@@ -36,6 +37,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     """Lay out a running search: the running trials, the best ones and the last ones."""
     best = view.ranked[:_BEST_SHOWN]
     ended = [trial for trial in view.trials if trial.seconds is not None and trial not in best]
+    ended.sort(key=attrgetter("ended_at"), reverse=True)
     unfinished = [trial for trial in view.trials if trial.seconds is None]
     waiting = view.counts.get("waiting", 0)
     groups: dict[str, Sequence[TrialRow]] = {
@@ -43,7 +45,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
             trial for trial in unfinished if trial.status != "waiting"
         ],
         "best": best,
-        "ended": ended[::-1][:_ENDED_SHOWN],
+        "ended": ended[:_ENDED_SHOWN],
     }
     lines = [*heading(view)]
     if dashboard and view.is_running:
@@ -73,6 +75,11 @@ def runs_line(view: RunsView) -> str:
     if view.seconds_left:
         parts.append(f"about {duration(view.seconds_left)} left")
     return ", ".join(parts)
+
+
+def runs_summary(view: RunsView) -> str:
+    """Format the runs of a confirmation as one log line."""
+    return "; ".join([runs_line(view), *(f"{run} {text}" for run, text in view.running.items())])
 
 
 def status_frame(view: StudyView) -> Frame:

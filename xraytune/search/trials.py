@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class SearchTrials(TrialLoop):
         self._earlier_seconds = study_folder.seconds()
         self._saved = time.monotonic()
         self.journal = Journal(study_folder.journal_path, space, is_writable=True)
-        rows = self.journal.rows(by_end=True)
+        rows = sorted(self.journal.rows(), key=attrgetter("ended_at"))
         self._complete: dict[Parameters, int] = {}
         for row in rows:
             self._keep(row)

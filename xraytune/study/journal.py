@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -210,12 +209,9 @@ class Journal:
         with explain_disk_errors(self._path):
             sync(self._path)
 
-    def rows(self, *, by_end: bool = False) -> list[TrialRow]:
-        """Return the row of each ended trial, by number, or in the order in which they ended."""
-        ended_trials = [trial for trial in self.trials if trial.state.is_finished()]
-        if by_end:
-            ended_trials.sort(key=attrgetter("datetime_complete"))
-        return [self.row(trial.number) for trial in ended_trials]
+    def rows(self) -> list[TrialRow]:
+        """Return the row of each ended trial, by number."""
+        return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
 
     def row(self, number: int) -> TrialRow:
         """Return the row of a trial, `unfinished` if the trial has not ended.
@@ -234,6 +230,7 @@ class Journal:
             "value": trial.value if has_ended else last_value,
             "epochs": len(values),
             "values": tuple(values),
+            "ended_at": trial.datetime_complete,
         }
         return TrialRow.model_validate(content)
 

@@ -7,6 +7,7 @@ it is built, so its readers can rely on types and ranges.
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -79,6 +80,8 @@ class TrialRow(RunRow):
     quality: Mapping[str, float | None] = Field(default={}, exclude=True)
     """Quality figures of the synthetic images (docs/generators.md), which are further columns of
     `trials.jsonl`."""
+    ended_at: datetime | None = Field(default=None, exclude=True)
+    """When the trial ended."""
     mix: str = ""
     """The mix in words, such as `gan r=0.5 (500 steps) +affine`."""
     values: tuple[float, ...] = ()
