@@ -321,6 +321,17 @@ def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does(
         divide([f"{number}" for number in range(206)], wanted, 0.5)
 
 
+def test_too_few_patients_whom_a_generator_has_not_seen_make_no_curve() -> None:
+    with pytest.raises(DataError, match=r"2 training patients are too few.*74 others") as refused:
+        divide(["a", "b"], [], 1.0, seen_count=74)
+
+    assert "14 or more" in str(refused.value)
+    fewest = [f"{number}" for number in range(14)]
+    assert divide(fewest, [], 1.0).numbers == (1, 2)
+    with pytest.raises(DataError, match="too few"):
+        divide(fewest[1:], [], 1.0)
+
+
 @pytest.mark.slow
 def test_a_space_without_a_baseline_or_with_a_sample_without_a_class_is_refused_before_the_training(
     root: Path, tmp_path: Path

@@ -1,5 +1,6 @@
 """The analysis of scores: verdicts, and the paragraphs for a paper."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -185,13 +186,24 @@ def test_the_methods_name_what_was_searched_and_pruned() -> None:
         "60 configurations, sampled by TPE, were searched",
         "128 px",
         "mobilenet_v2 (imagenet weights, trainable: head)",
-        "with images of a pca GAN of 64 px, trained for 4,000 steps",
+        "with images of a DCGAN (64 px, trained for 4,000 steps)",
         "xraytune 0.1.0 and torch 2.15.0",
     ):
         assert words in methods
     assert "pruned" not in methods
     assert "ASHA pruned 20 of them" in pruned
     assert "pruned by the same ASHA" in pruned
+    for text in (methods, pruned):
+        assert not re.search(r"\.[A-Z]", text), "a space is missing between sentences"
+
+
+@pytest.mark.slow
+def test_test_images_that_were_given_are_called_by_the_name_of_their_folder() -> None:
+    given = replace(helped(), test=replace(helped().test, name="hospital_b")).to_json()
+
+    assert "test folder" in helped().to_json()["answer"]
+    assert "patients of hospital_b" in given["answer"]
+    assert "test folder" not in given["answer"] + given["methods"]
 
 
 @pytest.mark.slow

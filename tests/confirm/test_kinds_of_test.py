@@ -103,6 +103,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
     ((name, finalist_there),) = [(each.name, each.finalist) for each in there.hospitals]
     compared = [comparison.control for comparison in finalist_there.comparisons]
     assert name == "hospital_b"
+    assert "GAN of principal components (32 px, trained for 2 steps)" in result.to_json()["methods"]
     assert compared == [comparison.control for comparison in result.finalists[0].comparisons]
 
     plan = read_plan(study / "confirm")

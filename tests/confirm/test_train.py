@@ -46,6 +46,7 @@ SEALED = SealedTest(
     data=DataSettings(path=Path("xrays")),
     images=ImageTable(),
     kind="folder",
+    name="the test folder",
     prepared=two_images(),
 )
 

@@ -71,7 +71,9 @@ CONFIRMATION = Confirmation(
     replicates=REPLICATES,
     train_images=40,
     train_patients=30,
-    test=HeldOutSet(kind="folder", images=300, patients=300, fingerprint="f"),
+    test=HeldOutSet(
+        kind="folder", name="the test folder", images=300, patients=300, fingerprint="f"
+    ),
     notes=(),
     finalists=(),
     searched=Searched(
@@ -80,7 +82,7 @@ CONFIRMATION = Confirmation(
         sampler="tpe",
         image_size_px=128,
         networks=("mobilenet_v2 (imagenet weights, trainable: head)",),
-        generators=("pca GAN of 64 px, trained for 4,000 steps",),
+        generators=("DCGAN (64 px, trained for 4,000 steps)",),
         packages={"xraytune": "0.1.0", "torch": "2.15.0"},
     ),
 )

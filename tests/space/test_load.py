@@ -170,6 +170,15 @@ def test_missing_settings_are_named_with_what_to_write(
     assert "or give --data FOLDER" in message
 
 
+def test_a_data_file_in_place_of_a_space_is_called_one(
+    tmp_path: Path, complaints: Complaints
+) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("data: {path: xrays}\n")
+
+    assert "this is a data file" in complaints(path)
+
+
 def test_conditions_can_exclude_incompatible_values(write_space: WriteSpace) -> None:
     path = write_space(
         "backbone: {values: [small_cnn, resnet18]}",

@@ -107,6 +107,8 @@ class Plan(StrictModel):
     """A note for each time that replicates were added after the test images had been opened."""
     order: str = ""
     """The `order` of the test images, once they are opened."""
+    test_name: str = ""
+    """`the test folder`, or the name of the folder that was scored instead, once it is opened."""
     access: str = ""
     """The `id` of the logged access to the test images; "" before it, and after an extension."""
     hospitals: tuple[OpenedHospital, ...] = ()

@@ -227,9 +227,8 @@ def curve(
     )
     seen_patients = patients_seen(index.images, seen)
     ordered_patients = patients_in_order(prepared.side("train"), data_settings.split.seed)
-    division = divide(
-        [name for name in ordered_patients if name not in seen_patients], patients, max(ratios)
-    )
+    usable_patients = [name for name in ordered_patients if name not in seen_patients]
+    division = divide(usable_patients, patients, max(ratios), seen_count=len(seen_patients))
     samples = division.samples(prepared)
     require_usable(samples, data_settings.path)
 

@@ -24,6 +24,8 @@ _NUMBERS = [25 * 2**power for power in range(20)]
 """The numbers of patients that are compared by default, as far as there are enough patients."""
 _TEST_SHARE = 0.25
 """At least this share of the patients is held out for scoring."""
+_FEWEST = math.ceil(2 * _SAMPLES / (1 - _TEST_SHARE))
+"""The fewest patients of whom each sample gets two."""
 _SPARE = 1.2
 """Patients set aside for real extra images, as a multiple of the expected number, because patients
 differ in their numbers of images."""
@@ -74,17 +76,26 @@ def patients_in_order(images: ImageTable, seed: int) -> list[str]:
     return [patients[places[0]] for places in order]
 
 
-def divide(patients: Sequence[str], request: Sequence[int], ratio: float) -> Division:
+def divide(
+    patients: Sequence[str], request: Sequence[int], ratio: float, *, seen_count: int = 0
+) -> Division:
     """Divide patients, in nested order, into disjoint samples and patients to score.
 
     By default, the numbers of patients are 25, 50 and so on. Each sample also has patients for real
     extra images, enough for `ratio` extra images per image as far as there are patients. The
     patients that a search would train on first are scored, so that `confirm` scores few of them.
 
+    `seen_count` further patients are left out because a generator has seen their images.
+
     Raises DataError if there are fewer than two numbers of patients, or if they do not leave a
     quarter of the patients to score.
     """
     largest = int((1 - _TEST_SHARE) * len(patients)) // _SAMPLES
+    if largest < 2:
+        what = f"{len(patients):,} training patients are too few for a curve"
+        if seen_count:
+            what += f": the images of {seen_count:,} others were used to make the extra ones"
+        raise DataError(what, fix=f"add patients: a curve needs {_FEWEST} or more")
     possible_numbers = [number for number in _NUMBERS if number <= largest]
     default_numbers = possible_numbers if len(possible_numbers) > 1 else [largest // 2, largest]
     numbers = sorted({*(request or default_numbers)})

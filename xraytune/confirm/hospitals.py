@@ -26,12 +26,12 @@ from xraytune.confirm.sealed import (
     SealedTest,
     choose_test,
     decode_unbroken,
+    name_of_hospital,
     read_unchanged,
     refuse_patients_of_folders,
     refuse_patients_of_study,
     refuse_too_few,
 )
-from xraytune.data.guesses import part_named
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
@@ -103,6 +103,7 @@ def choose_tests(
             data=labelled.data,
             images=labelled.images,
             kind="folder",
+            name=name_of_hospital(labelled.data.path),
             prepared=sealed.prepared if sealed else prepared,
         )
         refuse_patients_of_study(hospital, index, settings, seen)
@@ -186,8 +187,7 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     if not (record and record.access):
         access = open_images(study, scores_file)
         if record is None:
-            folder = hospital.data.path.resolve()
-            name = folder.parent.name if part_named(folder.name) else folder.name
+            name = hospital.name
             if name in {record.name for record in plan.hospitals}:
                 name += f" {hospital.order[:6]}"
             exploratory = earlier_access(study.study_folder.path, hospital)
@@ -202,7 +202,7 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     return plan, Hospital(
         name=record.name,
         exploratory=why_exploratory(hospital_plan, hospital.data.set),
-        test=held_out_set(hospital),
+        test=held_out_set(hospital, record.name),
         finalist=judge_finalists(scores, rope=study.settings.confirm.rope)[0],
         notes=unscored_findings(scores, study.prepared.findings),
     )

@@ -72,6 +72,7 @@ SCORES_FILE = "test.npy"
 _LEAST_AGREEMENT = 0.75
 """Share of a class's synthetic images that a classifier of real images should assign to the class;
 below it, the answer has a caveat. Real images at a generator's resolution have about this share."""
+_GAN_NAMES = {"dcgan": "DCGAN", "pca": "GAN of principal components"}
 
 
 @frozen
@@ -144,9 +145,8 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
         access = open_images(study, SCORES_FILE)
         path = study.study_folder.path
         exploratory = plan.exploratory or earlier_access(path, sealed, before=CONFIRM)
-        plan = plan.with_values(
-            {"order": sealed.order, "access": access, "exploratory": exploratory}
-        )
+        opened = {"order": sealed.order, "test_name": plan.test_name or sealed.name}
+        plan = plan.with_values({**opened, "access": access, "exploratory": exploratory})
         write_plan(plan, study.runs_folder.path)
     return score_opened(study, plan, sealed, SCORES_FILE, access=plan.access)
 
@@ -295,7 +295,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
         replicates=plan.replicates,
         train_images=len(prepared.side("train")),
         train_patients=prepared.train_patient_count,
-        test=held_out_set(sealed),
+        test=held_out_set(sealed, plan.test_name),
         finalists=tuple(finalists),
         notes=tuple(notes),
         searched=_describe_search(study, plan),
@@ -303,11 +303,12 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
     )
 
 
-def held_out_set(sealed: SealedTest) -> HeldOutSet:
-    """Return a description of the scored images."""
+def held_out_set(sealed: SealedTest, name: str) -> HeldOutSet:
+    """Return a description of the scored images, with the name that was recorded for them."""
     names = sealed.prepared.class_names
     return HeldOutSet(
         kind=sealed.kind,
+        name=name,
         images=len(sealed.images),
         patients=len({*sealed.images.patients}),
         fingerprint=sealed.fingerprint,
@@ -354,7 +355,8 @@ def _kind_of_generator(parameters: Parameters) -> str:
 def _describe_generator(parameters: Parameters) -> str:
     """Return what generator a trial trains, in words; "" if it trains none."""
     if gan := parameters.gan:
-        return f"{gan.architecture} GAN of {gan.image_size} px, trained for {gan.steps:,} steps"
+        name = _GAN_NAMES[gan.architecture]
+        return f"{name} ({gan.image_size} px, trained for {gan.steps:,} steps)"
     if not parameters.trains_generator:
         return ""
     settings = parameters.extension_settings.items()

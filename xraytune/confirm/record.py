@@ -31,9 +31,13 @@ VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file witho
 
 @frozen
 class HeldOutSet:
-    """What is scored: the number of images and patients, and the fingerprint of their content."""
+    """What is scored: the number of images and patients, and the fingerprint of their content.
+
+    `name` is `the test folder`, or the name of another folder that was given instead.
+    """
 
     kind: TestKind
+    name: str
     images: int
     patients: int
     fingerprint: str

@@ -15,6 +15,7 @@ from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import TestKind
 from xraytune.data.changes import RESTORE, require_same_data
+from xraytune.data.guesses import part_named
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
@@ -48,10 +49,7 @@ _PREFERRED: dict[str, Sequence[TestKind]] = {
 
 The first kind with enough patients is chosen.
 """
-_INSTEAD = {
-    "unused": "the test folder is scored",
-    "draws": "all replicates train on the same patients",
-}
+_TEST_FOLDER = "the test folder"
 
 
 @frozen
@@ -60,12 +58,14 @@ class SealedTest(LabelledImages):
 
     Attributes:
         kind: What is scored, and what replicates are trained on.
+        name: `the test folder`, or the name of another folder that was given instead.
         prepared: The study's images, with draws of unused patients if replicates train on them.
         notes: What cannot be done, and why.
     """
 
     kind: TestKind
     prepared: SplitData
+    name: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,6 +82,12 @@ class SealedTest(LabelledImages):
     def order(self) -> str:
         """The fingerprint in the order of the file names, in which the scores are, too."""
         return content_fingerprint(self.images, in_order=True)
+
+
+def name_of_hospital(folder: Path) -> str:
+    """Return the name of a folder of test images, or of its parent if it is called `test`."""
+    folder = folder.resolve()
+    return folder.parent.name if part_named(folder.name) else folder.name
 
 
 def choose_test(
@@ -110,6 +116,7 @@ def choose_test(
     seen = seen_by(mixes)
     test_set = test or LabelledImages(data=settings.data, images=index.test)
     has_folder = test is not None or prepared.test_fingerprint is not None
+    name = name_of_hospital(test.data.path) if test else _TEST_FOLDER
     if test:
         refuse_patients_of_study(test, index, settings)
 
@@ -147,7 +154,7 @@ def choose_test(
         if kind == "unused":
             images = split.side(TEST)
         data = settings.data if kind == "unused" else test_set.data
-        sealed = SealedTest(data=data, images=images, kind=kind, prepared=split)
+        sealed = SealedTest(data=data, images=images, kind=kind, name=name, prepared=split)
         refuse_too_few(sealed, prepared, exclusion)
         return sealed
 
@@ -155,7 +162,7 @@ def choose_test(
     if planned_kind:
         kinds = [planned_kind]
     else:
-        kinds = _preferred_kinds(settings, mixes, notes, is_given=test is not None)
+        kinds = _preferred_kinds(settings, mixes, notes, name)
     if not has_folder:
         kinds = [kind for kind in kinds if kind == "unused"]
     if not kinds:
@@ -168,7 +175,10 @@ def choose_test(
         except DataError as error:
             problem = error.problems[0]
             if kind != kinds[-1]:
-                notes.append(f"{_INSTEAD[kind]}: {problem.what}")
+                instead = "all replicates train on the same patients"
+                if kind == "unused":
+                    instead = f"{name} is scored"
+                notes.append(f"{instead}: {problem.what}")
                 continue
             if has_folder or sites:
                 raise
@@ -221,7 +231,7 @@ def refuse_patients_of_folders(
 
 
 def _preferred_kinds(
-    settings: Settings, mixes: Iterable[Parameters], notes: list[str], *, is_given: bool
+    settings: Settings, mixes: Iterable[Parameters], notes: list[str], name: str
 ) -> Sequence[TestKind]:
     """Return what may be scored and trained on, the preferred kind first; a note says why.
 
@@ -232,7 +242,7 @@ def _preferred_kinds(
     has_sites = settings.confirm.leave_out == "site"
     if has_sites:
         test_setting = "unused"
-    elif is_given and test_setting == "unused":
+    elif name != _TEST_FOLDER and test_setting == "unused":
         test_setting = "auto"
     if any(source_of(parameters).seen_images_sha256() is None for parameters in mixes):
         what = (
@@ -243,7 +253,7 @@ def _preferred_kinds(
             fix = "declare them as `seen`" + ("" if has_sites else ", or use confirm.test: folder")
             raise DataError(what, "confirm.test", fix)
         test_setting = "folder"
-        notes.append(f"the test folder is scored: {what}")
+        notes.append(f"{name} is scored: {what}")
     if test_setting != "unused" and not settings.data.train_patients:
         return ["folder"]
     return _PREFERRED[test_setting]
@@ -366,7 +376,7 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
     )
     require_same_data(prepared, index, where)
     if prepared.test_fingerprint not in (None, index.test_fingerprint):
-        what = "the test folder, or its grouping by patient, changed since the search"
+        what = f"{_TEST_FOLDER}, or its grouping by patient, changed since the search"
         raise StudyError(what, where, RESTORE)
     return index
 

@@ -67,6 +67,9 @@ def load_space(
         ConfigError: The file is invalid; all its problems are listed, in file order.
     """
     document = read_document(find_space(file))
+    if [*document.content] == ["data"]:
+        fix = "give it as --data, and a search space as --space"
+        raise ConfigError("this is a data file, not a search space", file, fix)
     lift_blocks(document)
     for override in overrides:  # the last one for a key wins
         _apply_override(document, override)
