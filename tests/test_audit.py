@@ -83,7 +83,7 @@ def test_a_quick_audit_names_the_fault_and_writes_nothing(
 
 
 def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here: Path) -> None:
-    """Without pretrained weights: quality is not measured, everything else is."""
+    """On given test images; without pretrained weights, quality is not measured."""
     shutil.copytree(clinic / "new", here / "new")
 
     def interrupt(row: TrialRow) -> None:
@@ -92,12 +92,13 @@ def test_an_interrupted_audit_resumes_and_ends_with_a_verdict(clinic: Path, here
 
     with pytest.raises(KeyboardInterrupt):
         audit(
-            clinic / "xrays",
+            clinic / "xrays/train",
             Path("new"),
+            test=clinic / "xrays/test",
             overrides=SMALL,
             callbacks=replace(NO_CALLBACKS, on_trial_end=interrupt),
         )
-    found = said(f"audit {clinic}/xrays new", *settings())
+    found = said(f"audit {clinic}/xrays/train new --test {clinic}/xrays/test", *settings())
     study = here / "studies/audit-new"
     verdict = read_json(study / "confirm/verdict.json")
 
@@ -165,7 +166,22 @@ def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
 
     assert "it needs 375 training patients, 300 of them to test on" in few["headline"]
     assert "which images the synthetic ones were made from" in unknown["headline"]
+    assert all("--test DATA" in each["fix"] for each in (few, unknown))
+    assert "fix: add patients" in command(f"audit {xrays} {clinic}/new", *settings()).stdout
+    own = command(f"audit {xrays} {clinic}/new --test {clinic}/xrays/train", *settings())
+    assert (own.exit_code, "patients used for training" in own.stdout) == (0, True)
     assert not (here / "studies").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_classes_of_any_name_are_audited(clinic: Path) -> None:
+    for folder, name in (("xrays/train", "odd"), ("new", "odd_new")):
+        shutil.copytree(clinic / folder / "NORMAL", clinic / name / "healthy")
+        shutil.copytree(clinic / folder / "PNEUMONIA", clinic / name / "ill")
+
+    found = said(f"audit {clinic}/odd {clinic}/odd_new --classes auto --quick", *settings())
+
+    assert found["faults"] == []
 
 
 def test_images_of_test_patients_are_an_error(clinic: Path, here: Path) -> None:

@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from xraytune.base.errors import DataError
 from xraytune.base.files import write_json
 from xraytune.base.records import Json, Progress, frozen, to_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
+from xraytune.confirm.sealed import refuse_patients_of_study, refuse_too_few
 from xraytune.data.images import ImageIndex
-from xraytune.data.index import read_index
+from xraytune.data.index import read_index, read_labelled
 from xraytune.data.pixels import open_pixels
 from xraytune.data.prepare import RunContext, SplitData, prepare_index
 from xraytune.data.sides import FEWEST_UNUSED, too_few_tested
@@ -39,6 +41,7 @@ from xraytune.synth.sources.which import seen_by, source_of
 from xraytune.trial.prepare import open_space, require_inputs
 from xraytune.trial.quality import report_pool
 
+_GIVE_TEST = "give test images of other patients: --test DATA"
 _FEWEST_PATIENTS = 25
 _MOST_PATIENTS = 100
 """Fewest and most patients in a replicate's own training set."""
@@ -54,7 +57,7 @@ class Audit:
         identical: Number of images that are byte-identical to a training image.
         report: Quality and memorisation of the images.
         verdict: The verdict of `confirm`; None if there is none.
-        why_not: Why there is no verdict.
+        why_not: Why there is no verdict; `fix` says what to do about it.
     """
 
     study: Path
@@ -63,6 +66,12 @@ class Audit:
     report: PoolReport
     verdict: Confirmation | None = None
     why_not: str = ""
+    fix: str = ""
+
+    def without_verdict(self, error: DataError) -> Audit:
+        """Return the audit with an error as the reason why it has no verdict."""
+        problem = error.problems[0]
+        return replace(self, why_not=problem.what, fix=problem.fix)
 
     def to_json(self) -> dict[str, Json]:
         """Return the content of `audit.json`."""
@@ -94,6 +103,8 @@ def audit(
     real: Path,
     synthetic: Path,
     *,
+    test: Path | None = None,
+    classes: Literal["auto", "binary", "three"] = "auto",
     quick: bool = False,
     weights_dir: Path | None = None,
     overrides: Sequence[str] = (),
@@ -111,6 +122,8 @@ def audit(
     Args:
         real: Image folder or data file.
         synthetic: Folder with class folders named like the real ones; for findings, its data file.
+        test: Test images of other patients, as for `confirm`, if the data have none.
+        classes: `data.classes`.
         quick: Only measure the images: nothing is trained or written.
         weights_dir: See `search`.
         overrides: `key=value` settings that override those of the audit's space.
@@ -124,7 +137,7 @@ def audit(
     name = f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64]
     task = "findings" if synthetic.is_file() else "classification"
     folder_path = override_of("folder.path", synthetic.absolute())
-    changes = [f"name={name}", f"task={task}", folder_path, *overrides]
+    changes = [f"name={name}", f"task={task}", folder_path, f"data.classes={classes}", *overrides]
     space_name = Path("commands/audit")
     space = open_space(space_name, changes, data=real, weights_dir=weights_dir)
     settings = space.settings
@@ -159,9 +172,10 @@ def audit(
 
     # Whether the images help needs enough patients to train and test on, and enough images.
     try:
-        patients = _choose_patients(settings, mix, index, prepared)
+        has_test = _has_test(settings, index, prepared, test)
+        patients = _choose_patients(settings, mix, prepared, has_test=has_test)
     except DataError as error:
-        return replace(result, why_not=error.problems[0].what)
+        return result.without_verdict(error)
     prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))
     counts = source_of(mix).count_available(StudyImages(data, prepared, cache))
     ratios: list[float] = []
@@ -170,9 +184,8 @@ def audit(
             require_enough(counts, mix.model_copy(update={"synthetic_ratio": ratio}), prepared)
             ratios.append(ratio)
     except DataError as error:
-        result = replace(result, why_not=f"there are only {error.problems[0].what}")
-    if not ratios:
-        return result
+        if not ratios:
+            return result.without_verdict(error)
 
     # The rest is a study: a search over the ratios, a confirmation, and a report.
     grid = ["sampler.name=grid", "points_to_evaluate=[]", f"synthetic_ratio={{values: {ratios}}}"]
@@ -190,6 +203,7 @@ def audit(
     try:
         verdict = confirm(
             study_folder.path,
+            test=[test] if test else [],
             weights_dir=weights_dir,
             cache=cache,
             reason="audit",
@@ -198,7 +212,7 @@ def audit(
         )
         result = replace(result, verdict=verdict)
     except DataError as error:
-        result = replace(result, why_not=error.problems[0].what)
+        result = result.without_verdict(error)
     write_report(study_folder.path, cache=cache)
     write_json(study_folder.path / "audit.json", result.to_json())
     return result
@@ -228,8 +242,25 @@ def _measure(
     )
 
 
+def _has_test(
+    settings: Settings, index: ImageIndex, prepared: SplitData, test: Path | None
+) -> bool:
+    """Return whether the data have enough test images, or others are given that can be used.
+
+    Raises:
+        DataError: The given images are unusable, too few, or of the study's patients.
+    """
+    if test is None:
+        return bool(index.test) and not too_few_tested(index.test, index.outputs)
+    regex = settings.data.split.group_regex
+    given = read_labelled(test, prepared.outputs, settings.task, group_regex=regex)
+    refuse_patients_of_study(given, index, settings)
+    refuse_too_few(given, prepared)
+    return True
+
+
 def _choose_patients(
-    settings: Settings, mix: Parameters, index: ImageIndex, prepared: SplitData
+    settings: Settings, mix: Parameters, prepared: SplitData, *, has_test: bool
 ) -> int | None:
     """Return how many patients each network is trained on; None for all of them.
 
@@ -242,7 +273,6 @@ def _choose_patients(
     """
     patients = settings.data.train_patients
     parts = 1 + settings.confirm.replicates
-    has_test = index.test and not too_few_tested(index.test, index.outputs)
     fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
     test_patients = 0 if has_test else fewest
     need = test_patients + parts * (patients or _FEWEST_PATIENTS)
@@ -251,13 +281,12 @@ def _choose_patients(
             f"without a test folder it needs {need:,} training patients, {test_patients} of them "
             f"to test on, and there are {prepared.train_patient_count:,}"
         )
-        raise DataError(what)
+        raise DataError(what, fix=f"add patients, or {_GIVE_TEST}")
     if not has_test and source_of(mix).seen_images_sha256() is None:
         what = (
-            "without a test folder it needs to know which images the synthetic ones were made "
-            "from (--set folder.seen=...)"
+            "without a test folder it needs to know which images the synthetic ones were made from"
         )
-        raise DataError(what)
+        raise DataError(what, fix=f"list these images (--set folder.seen=FILE), or {_GIVE_TEST}")
     share = (prepared.train_patient_count - test_patients) // parts
     if patients is None and share >= _FEWEST_PATIENTS:
         return min(share, _MOST_PATIENTS)

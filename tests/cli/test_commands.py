@@ -86,6 +86,14 @@ def test_help_is_wrapped_once() -> None:
     assert all(len(line.strip()) > 60 for line in paragraph.splitlines()[:-1])
 
 
+@pytest.mark.parametrize("command", ["", "space", "search", "audit", "data phantom"])
+def test_the_help_shows_no_type_for_an_option_without_a_value(command: str) -> None:
+    shown = run(f"{command} --help").stdout
+
+    assert "--help" in shown
+    assert "bool" not in shown
+
+
 PROBLEM = Problem("wrong", "here", "fix it")
 KINDS = {ConfigError: 2, DataError: 3, StudyError: 5}
 

@@ -60,6 +60,22 @@ def test_a_dicom_file_is_predicted_as_the_image_in_it(lab: Lab, tmp_path: Path) 
     assert content["threshold"] == float(rows[0]["threshold"])
 
 
+def test_one_image_needs_no_file_and_its_probabilities_are_printed(
+    lab: Lab, tmp_path: Path
+) -> None:
+    image = min(lab.xrays.glob("test/NORMAL/*.jpeg"))
+    predict(lab.model, image, out=tmp_path / "table.csv")
+    (row,) = read_rows(tmp_path / "table.csv")
+
+    shown = command("predict", lab.model, image).stdout
+    folder = command("predict", lab.model, image.parent)
+
+    probability = float(row["probability_PNEUMONIA"])
+    assert f"predicted {row['predicted']}" in shown
+    assert f"PNEUMONIA {probability:.3f}" in shown
+    assert (folder.exit_code, "-o is missing" in folder.stderr) == (2, True)
+
+
 def test_nothing_is_written_when_an_image_is_broken(lab: Lab, tmp_path: Path) -> None:
     images = tmp_path / "images"
     out = tmp_path / "table.csv"

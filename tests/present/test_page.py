@@ -2,11 +2,15 @@
 
 import json
 import re
+import shlex
+import shutil
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from tests.confirm.labs import search_space
+from tests.in_process import command
 from tests.pair_files import draw_xrays
 from tests.present.conftest import SPACE
 from xraytune.base.errors import ConfigError, StudyError
@@ -123,10 +127,14 @@ def test_without_a_verdict_or_images_the_page_shows_what_is_known(
 
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:
     draw_xrays(tmp_path, patients=24, seed=4, pairs=True)
+    for folder in ("images", "masks"):
+        image = min((tmp_path / "xrays/train" / folder).iterdir())
+        shutil.copy(image, image.with_name(f"copy_{image.name}"))
 
     page = write_report(search_space(tmp_path, SEGMENTATION)).read_text("utf-8")
 
     assert "Worst segmentations" in page
+    assert "Duplicates: 1 image, identical to others." in page
     assert page.count("data:image/jpeg;base64,") == 9
 
 
@@ -152,6 +160,10 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     page = write_report(study).read_text("utf-8")
 
     assert "<script>alert" not in page
+    commands = [unescape(line) for line in re.findall(r">xraytune ([^<]*)</code>", page)]
+    (inspect,) = (line for line in commands if line.startswith("data inspect"))
+    assert command(*shlex.split(inspect)).exit_code == 0, "with the classes and patients of a study"
+    assert any(line.endswith("--test FOLDER") for line in commands), "the data have no test images"
 
 
 def test_a_study_without_a_trial_has_a_page(private: Path) -> None:

@@ -199,7 +199,7 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
 
     (root / "extra/NORMAL").mkdir(parents=True)
     Image.new("L", (32, 32), 7).save(root / "extra/NORMAL/one.png")
-    with pytest.raises(DataError, match="1 images of NORMAL, but the mix needs"):
+    with pytest.raises(DataError, match="only 1 image of NORMAL, but the mix needs"):
         run(
             space,
             "source={values: [none, folder]}",

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.in_process import CPU
+from tests.in_process import CPU, command
 from tests.pair_files import draw_xrays
 from tests.trial.conftest import Bench, block_of, make_bench
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
@@ -98,6 +98,19 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
             assert [np.asarray(Image.open(file)).tolist() for file in files] == pool.tolist()
             drawn += len(files)
         assert drawn == count
+
+
+def test_a_generator_is_proposed_for_other_patients_than_its_own(
+    kept: Kept, tmp_path: Path
+) -> None:
+    words = ["--space", kept.space, "--cache", kept.cache, "--set", "gan.steps=2"]
+
+    shown = command("generator", "train", "-o", tmp_path / "gan", *words).stdout
+
+    (proposed,) = (line for line in shown.splitlines() if line.startswith("next"))
+    assert "other patients" in proposed
+    assert "--data OTHER_XRAYS" in proposed
+    assert f"generator.path={tmp_path}/gan" in proposed
 
 
 def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sample(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from xraytune.base.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -51,11 +51,31 @@ def run(command: str, options: Options) -> Any:
     return result
 
 
+def _without_flag_types(parameters: list[Any]) -> list[Any]:
+    """Hide the type of each flag, which takes no value, from the help."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]  # typer's own context
+        """Return the parameters, with flags as `--help` shows them."""
+        return _without_flag_types(super().get_params(ctx))
+
+
 class Command(TyperCommand):
     """A command that turns exceptions into exit codes.
 
     Only an unexpected error prints its traceback.
     """
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]  # typer's own context
+        """Return the parameters, with flags as `--help` shows them."""
+        return _without_flag_types(super().get_params(ctx))
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context
         """Run the command; raise `typer.Exit` with the exit code of an error."""

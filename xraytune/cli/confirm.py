@@ -72,6 +72,14 @@ def audit(
             metavar="SYNTHETIC", help="Synthetic images, in class folders named like the real ones."
         ),
     ],
+    test: Annotated[
+        Path | None,
+        Option(
+            metavar="DATA",
+            help="Test images of other patients if DATA has none, as for `confirm`.",
+        ),
+    ] = None,
+    classes: options.Classes = "auto",
     quick: Annotated[
         bool,
         options.flag(

@@ -1,7 +1,7 @@
 """`xraytune data`: inspect a folder of X-rays, or make phantom images."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -11,10 +11,7 @@ from xraytune.cli.command import run
 
 def data_inspect(
     source: options.DataArgument,
-    classes: Annotated[
-        Literal["auto", "binary", "three"],
-        Option(help="One class per folder; NORMAL and PNEUMONIA; or normal, bacterial and viral."),
-    ] = "auto",
+    classes: options.Classes = "auto",
     positive: Annotated[
         str | None,
         Option(

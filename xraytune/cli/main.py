@@ -30,7 +30,7 @@ from xraytune.cli import (
     space,
     study,
 )
-from xraytune.cli.command import Command
+from xraytune.cli.command import Command, Group
 
 _SPIN_COUNT = "1000"
 """How often a waiting thread of torch checks for work before it sleeps. Threads that spin for long
@@ -116,6 +116,7 @@ def main() -> None:
 
 def _group(summary: str) -> typer.Typer:
     return typer.Typer(
+        cls=Group,
         help=summary,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -137,7 +138,6 @@ def _options(
         bool,
         typer.Option(
             "--version",
-            metavar="",
             help="Print the version.",
             callback=_print_version,
             is_eager=True,

@@ -93,13 +93,18 @@ def predict(
     model: options.ModelArgument,
     images: Annotated[Path, Argument(metavar="FOLDER", help="Folder of images, or one image.")],
     out: Annotated[
-        Path,
-        options.out("OUT", "CSV file to write; for a segmenter, folder to create."),
-    ],
+        Path | None,
+        options.out(
+            "OUT",
+            "CSV file to write, which one image does not need; for a segmenter, folder to create.",
+        ),
+    ] = None,
     skip_broken: options.SkipBroken = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write images' class probabilities to a CSV file, or their masks and overlays to a folder.
+
+    For one image, also print its probabilities.
 
     Example: xraytune predict model new_xrays -o predictions.csv
     """

@@ -1,14 +1,14 @@
 """Options that several commands share, so that an option means the same everywhere."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
 
 def flag(name: str, meaning: str) -> Any:
     """Return an option without a value, and without its opposite, `--no-...`."""
-    return Option(name, metavar="", help=meaning)
+    return Option(name, help=meaning)
 
 
 def out(metavar: str, meaning: str) -> Any:
@@ -65,6 +65,10 @@ DataArgument = Annotated[
         metavar="DATA",
         help="Image folder, or data file (YAML) whose settings override these options.",
     ),
+]
+Classes = Annotated[
+    Literal["auto", "binary", "three"],
+    Option(help="One class per folder; NORMAL and PNEUMONIA; or normal, bacterial and viral."),
 ]
 Cache = Annotated[
     Path | None,

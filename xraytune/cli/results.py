@@ -26,7 +26,7 @@ from xraytune.present.trials import (
     heading,
     live_frame,
     runs_frame,
-    runs_line,
+    runs_summary,
     status_frame,
     summary_line,
 )
@@ -178,7 +178,7 @@ class _ConfirmationScreen:
             self._display.close()
             self._has_table = True
             self._display.enter_context(
-                console.watching(lambda: runs_frame(self._runs), lambda: runs_line(self._runs))
+                console.watching(lambda: runs_frame(self._runs), lambda: runs_summary(self._runs))
             )
         if view.is_done:
             self._open_bars()
@@ -262,13 +262,17 @@ def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
         console.write(f"{what}: AUROC {donor.val_auroc:.3f} on val-A of {counts}")
     console.write("what each file reveals: card.md")
     if generator and len(generator.class_counts) > 1:
-        data_settings = ("data.classes", "data.positive", "data.split.group_regex")
+        class_settings = ("data.classes", "data.positive")
         overrides = [
-            line for line in given.get("overrides") or () if line.startswith(data_settings)
+            line for line in given.get("overrides") or () if line.startswith(class_settings)
         ]
         overrides.append(override_of("generator.path", trained.path))
         words = ("search", "--space", "other_hospital_cpu")
-        console.propose(*words, given={**given, "overrides": overrides})
+        console.propose(
+            *words,
+            given={**given, "data": "OTHER_XRAYS", "overrides": overrides},
+            when="next, with X-rays of other patients",
+        )
 
 
 def print_generator_sample(sample: GeneratorSample, _: Options) -> None:
@@ -337,6 +341,8 @@ def print_audit(result: Audit, _: Options) -> None:
     """Print the measured figures and, if there is a verdict, the verdict and the report's path."""
     report = result.report
     console.write(result.headline, "bad" if result.faults or report.copies else "strong")
+    if result.fix and not result.verdict:
+        console.write(f"fix: {result.fix}")
     for fault in result.faults:
         console.write(f"Fault: {fault}")
     copies = report.copies or "no more images than by chance are near a training image"
@@ -402,7 +408,8 @@ def print_evaluate(evaluation: Evaluation, _: Options) -> None:
 
 
 def print_predict(predicted: Predicted, _: Options) -> None:
-    """Print where the predictions were written; log the images that were left out."""
+    """Print the predictions in short, and their file; log the images that were left out."""
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")
-    console.write(f"{predicted.path}: {predicted.summary}")
+    file = f"{predicted.path}: " if predicted.path else ""
+    console.write(f"{file}{predicted.summary}")

@@ -5,7 +5,7 @@ The files are listed in docs/evaluate.md.
 
 from pathlib import Path
 
-from xraytune.base.errors import DataError
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.files import require_new, sha256_of
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.folders import list_images, pair_folders
@@ -20,7 +20,7 @@ def predict(
     model: Path,
     images: Path,
     *,
-    out: Path,
+    out: Path | None = None,
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> Predicted:
@@ -32,19 +32,22 @@ def predict(
         model: Model bundle.
         images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
         out: CSV file to write, or for a segmenter the folder to create, with masks, overlays and a
-            table.
+            table. Classes or findings of one image need no file.
         skip_broken: Leave out broken images.
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: `out` exists.
+        ConfigError: `out` exists, or is missing.
         ArtifactError: The bundle is missing or damaged.
         DataError: There are no images, or broken ones, or the folder contains pairs.
         MachineError: The packages of a segmenter are not installed, or the test-set access log
             cannot be written.
     """
-    require_new(out)
+    if out:
+        require_new(out)
     bundle = open_bundle(model)
+    if out is None and (images.is_dir() or bundle.record.task == "segmentation"):
+        raise ConfigError("-o is missing", fix="give the file or the folder to write: -o OUT")
     pairs = pair_folders(images)
     if len(pairs) == 2:
         what = "this is a folder of pairs, and masks are not X-rays"

@@ -11,14 +11,14 @@ from collections import defaultdict
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
 from xraytune.base.artifacts import artifacts_of
-from xraytune.base.errors import ConfigError, XraytuneError, join_names
+from xraytune.base.errors import ConfigError, XraytuneError, counted, join_names
 from xraytune.base.files import read_bytes, require_writable, write_text
 from xraytune.base.tables import Table, duration, sentence, shown_path, text_of
 from xraytune.base.templates import open_templates
@@ -36,6 +36,7 @@ from xraytune.present.pictures import explain_images
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
 from xraytune.present.verdict import secondary_table, verdict_frame
 from xraytune.search.asha import Rungs
+from xraytune.space.settings import DataSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
@@ -69,6 +70,7 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     templates = open_templates("xraytune.present", autoescape=True)
     templates.filters |= {
         "code": _mark_code,
+        "counted": counted,
         "data_uri": _data_uri,
         "duration": duration,
         "json": lambda figure: Markup(figure.to_json()),  # Plotly escapes markup
@@ -109,9 +111,16 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
         groups = plot_subgroups(verdict)
         differences = plot_differences(verdict.finalists[0], verdict.metric, verdict.rope)
     scored = accesses(study_folder.path, prepared.test_contents)
+    study = quote(str(shown_path(study_folder.path)))
+    test = ""
+    if prepared.test_fingerprint is None and not prepared.unused:
+        folder = verdict.test.name if verdict else "FOLDER"
+        test = f" --test {quote(folder)}"
     return {
         "view": view,
-        "study": quote(str(shown_path(study_folder.path))),
+        "study": study,
+        "confirm": f"confirm {study}{test}",
+        "inspect": _inspect_command(settings.data),
         "settings": settings.data,
         "prepared": prepared,
         "best": best,
@@ -134,10 +143,20 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "generators": _show_generators(study_folder, view, cache),
         "scored_by": sorted({row["command"] for row in scored}),
         "sides": sides_frame(view.sides),
-        "data_path": quote(str(settings.data.path)),
         "about": environment,
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def _inspect_command(data: DataSettings) -> str:
+    """Return the arguments of xraytune that inspect a study's images as its settings read them."""
+    options = {
+        "--classes": data.classes,
+        "--positive": data.positive,
+        "--group-regex": data.split.group_regex,
+    }
+    given = [word for option, value in options.items() if value for word in (option, value)]
+    return join(["data", "inspect", str(data.path), *given])
 
 
 def _show_mistakes(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.arrays import Int64Array
-from xraytune.base.errors import DataError
+from xraytune.base.errors import DataError, counted
 from xraytune.data.prepare import SplitData
 from xraytune.space.settings import Parameters, extra_image_count
 from xraytune.space.sources import SOURCES
@@ -67,7 +67,7 @@ def require_enough(
     for name, available_count, count in zip(prepared.class_names, available, needed, strict=True):
         if available_count < count:
             of_class = f" of {name}" if len(prepared.class_names) > 1 else ""
-            what = f"{available_count} images{of_class}, but the mix needs {count}"
+            what = f"only {counted(available_count, 'image')}{of_class}, but the mix needs {count}"
             name = "pool_size" if parameters.pool_size else "synthetic_ratio"
             raise DataError(what, folder, f"add images or lower {name}")
 

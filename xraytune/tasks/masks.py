@@ -133,8 +133,11 @@ class Masks(Task):
         size_px = prepared.image_size_px
         return (CardMetric.of(means, "dice", f"mean Dice at {size_px} x {size_px} px"),)
 
-    def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
+    def write_predictions(
+        self, model: Predictor, images: ImageFiles, out: Path | None
+    ) -> Predicted:
         """Write a folder of masks and overlays, with a table of them."""
+        assert out, "masks are written to a folder"
         names = _name_pictures(images.files)
         with new_folder(out) as folder:
 

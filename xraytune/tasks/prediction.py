@@ -1,6 +1,6 @@
 """Run a model on image files, one batch at a time, and calibrate a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -48,14 +48,16 @@ class Predicted:
     Attributes:
         counts: Number of images predicted as each class or as having each finding, or of `empty`
             masks.
+        probabilities: Probability of each class or finding, if there is one image.
         threshold: The threshold of the `positive` one of two classes, or of a mask's pixels.
         summary: The summary as a line of text.
     """
 
-    path: Path
+    path: Path | None
     images: int
     counts: dict[str, int]
     broken: tuple[BrokenImage, ...]
+    probabilities: Mapping[str, float] | None = None
     positive: str | None = None
     threshold: float | None = None
     summary: str

@@ -215,14 +215,25 @@ class Task:
             if metric.on_card
         )
 
-    def write_predictions(self, model: Predictor, images: ImageFiles, out: Path) -> Predicted:
-        """Predict images, and write a CSV file with their probabilities and predictions."""
+    def write_predictions(
+        self, model: Predictor, images: ImageFiles, out: Path | None
+    ) -> Predicted:
+        """Predict images, and write a CSV file, if any, of their probabilities and predictions."""
         record = model.record
         files, probabilities, broken = predict_images(model, images)
         counts, predicted = self.decide(record, probabilities)
-        table = predictions_csv({"file": files}, record.class_names, probabilities, predicted)
-        write_text(out, table)
+        if out:
+            table = predictions_csv({"file": files}, record.class_names, probabilities, predicted)
+            write_text(out, table)
+        of_image = None
         summary = f"{len(files)} images, predicted {counts_text(counts)}"
+        if len(files) == 1:
+            of_image = dict(zip(record.class_names, probabilities[0].tolist(), strict=True))
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in of_image.items())
+            names = [name for name, count in counts.items() if count]
+            summary = (
+                f"{files[0]}: predicted {', '.join(names) or 'no finding'}; probabilities {shown}"
+            )
         is_binary = "threshold" in predicted
         if is_binary:
             summary += f" (threshold for {record.positive}: {record.threshold:.3f})"
@@ -231,6 +242,7 @@ class Task:
             images=len(files),
             counts=counts,
             broken=broken,
+            probabilities=of_image,
             positive=record.positive if is_binary else None,
             threshold=record.threshold if is_binary else None,
             summary=summary,
