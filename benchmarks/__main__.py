@@ -26,6 +26,7 @@ NAMES = (
     "findings",
     "other_hospital",
     "networks",
+    "two_hospitals",
     "opponents",
     "imbalance",
     "known_answers",

@@ -154,12 +154,13 @@ def measure() -> Iterator[Figure]:
     work = Path(os.environ.get("WORK", "networks"))
     real = work / "real"
     if not real.exists():
-        copy_real_images(real)
+        copy_real_images(Path(os.environ["HOSPITAL_A"]), Path(os.environ["DATA"]), real)
     scores: Scores = read_json(kept)["scores"] if kept.exists() else {}
     for name, kind in KINDS.items():
         if os.environ.get("KIND", name) != name:
             continue
-        hospital = _with_model(kind.model_of or name, KINDS[kind.model_of or name], work)
+        sent = Path(os.environ["HOSPITAL_A"]).resolve()
+        hospital = with_model(kind.model_of or name, sent, work / "real", work)
         for shift in kind.shifts:
             for patients in kind.patients:
                 of_shift = scores.setdefault(name, {}).setdefault(shift, {})
@@ -190,9 +191,12 @@ def measure() -> Iterator[Figure]:
                     yield figure(where, mean, "AUROC", bar)
 
 
-def _with_model(name: str, kind: Kind, work: Path) -> Path:
-    """Return a copy of A's folder with its whole network of a kind, which is trained if it lacks."""
-    sent = Path(os.environ["HOSPITAL_A"]).resolve()
+def with_model(name: str, sent: Path, real: Path, work: Path) -> Path:
+    """Return a copy in `work` of the folder that A sent, with A's whole network of a kind.
+
+    The network is trained on A's images, `real`, if it is not there yet.
+    """
+    kind = KINDS[name]
     if not kind.model_epochs:
         return sent
     hospital = work / name.replace(" ", "_")
@@ -211,7 +215,7 @@ def _with_model(name: str, kind: Kind, work: Path) -> Path:
         train(
             file,
             out=hospital / "model",
-            data=work / "real",
+            data=real,
             weights_dir=Path(os.environ["WEIGHTS"]),
             cache=Path("cache").resolve(),
         )

@@ -86,7 +86,8 @@ def measure() -> Iterator[Figure]:
     if kept.exists():
         scores = read_json(kept)["scores"]
     with TemporaryDirectory() as folder:
-        real = copy_real_images(Path(folder) / "real")
+        sent = Path(os.environ["HOSPITAL_A"])
+        real = copy_real_images(sent, Path(os.environ["DATA"]), Path(folder) / "real")
         for shift in SHIFTS:
             for count in DRAWS:
                 of_shift = scores.setdefault(shift, {})
@@ -208,27 +209,37 @@ def score_arms(
         for draw in range(draws):
             experiment = replicate(arm, settings, draw, "unused")
             context = RunContext(prepared=divided.of_draw(draw), cache=cache, compute=compute)
-            scores.setdefault(name, []).append(_score(experiment, context))
+            scores.setdefault(name, []).append(score(experiment, context))
         mean, error = gain(scores, name)
         text = f"{np.mean(scores[name]):.4f} {mean:+.4f} ({error:.4f}) {name}"
         print(f"{shift}, {patients}: {text}", flush=True)
     return scores
 
 
-def _score(experiment: Experiment, context: RunContext) -> float:
+def score(experiment: Experiment, context: RunContext) -> float:
     """Train a replicate, and return its AUROC on the test side."""
     training = TrialTraining(experiment, context)
     training.train_at_once()
+    return test_score(training, context)
+
+
+def test_score(training: TrialTraining, context: RunContext) -> float:
+    """Return the AUROC of a trained network on the test side."""
     test = side_image_set(TEST, context.prepared, context.cache)
     results = training.results(test)
     positive = context.prepared.positive
     return auroc(test.targets, results, positive=positive)
 
 
-def copy_real_images(folder: Path) -> Path:
-    """Copy A's images to class folders, and to others beside them at 64 px."""
-    sent = {*read_donor(Path(os.environ["HOSPITAL_A"])).train_images}
-    space = load_space(Path("other_hospital_cpu"), data=Path(os.environ["DATA"]))
+def copy_real_images(
+    hospital: Path, data: Path, folder: Path, overrides: Sequence[str] = ()
+) -> Path:
+    """Copy the images that a hospital's gifts were made from to class folders in `folder`.
+
+    At 64 px, they are copied to other folders beside it.
+    """
+    sent = {*read_donor(hospital).train_images}
+    space = load_space(Path("other_hospital_cpu"), overrides, data=data)
     index = read_index(space.settings.data)
     for image in index.images:
         if image.sha256 in sent:

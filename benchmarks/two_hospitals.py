@@ -21,7 +21,8 @@ Plan, committed before the first run:
   at 32 px from random weights (lr .001; 25 and 100 patients, five draws, two hospitals only). 27
   epochs of 8 steps with 32 real images, in every arm.
 - Extra images of a step: four per real one (CNN: two), from 1,000 of a GAN's, or from half as many of
-  A's real images as A has, with weights of .5 and .1.
+  A's real images as A has, with weights of .5 and .1. (Half had too few of a class for B's shares of
+  the classes: they are seven tenths of what these shares allow.)
 - Arms: B alone; augmented (two affine views); repeated; 150 other patients of B; A's GAN of 64 px, and
   A's GAN with `features`, both with their classes and with soft labels of A's classifier; statistics
   of A's features; A's real images; A's classifier as it is and as a start; for the frozen network,
@@ -36,3 +37,428 @@ Plan, committed before the first run:
   -> NIH and on halves of NIH, and tested on NIH -> Kermany and on halves of Sakha-TB; a rule holds if
   it predicts the sign of >= 80 % of the tested cells. A cell is a gift at a number of patients.
 """
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.figures import Figure, figure
+from benchmarks.heads import train_heads
+from benchmarks.networks import ALL_LAYERS, KINDS, with_model
+from benchmarks.other_hospital import ALONE, copy_real_images, gain, score, test_score
+from xraytune.base.files import read_json, write_json
+from xraytune.base.records import Compute, ignore_progress
+from xraytune.confirm.arms import Arm, replicate
+from xraytune.confirm.division import patients_in_order
+from xraytune.confirm.sealed import TEST
+from xraytune.data.images import ImageTable
+from xraytune.data.prepare import RunContext, SplitData, patients_seen, side_image_set
+from xraytune.model.generator_folder import generator_train
+from xraytune.nets.compute import pin
+from xraytune.space.domains import Value
+from xraytune.space.fields import parameters_from
+from xraytune.space.load import load_space
+from xraytune.space.settings import DonorControl
+from xraytune.space.space import Space
+from xraytune.stats.classification import auroc
+from xraytune.synth.donor import donor_tensors, read_donor
+from xraytune.trial.network import Network
+from xraytune.trial.prepare import prepare_space
+from xraytune.trial.training import TrialTraining
+
+NEEDS = ("DATA", "NIH", "SAKHA", "WEIGHTS", "WORK", "PICTURES")
+FROZEN, CNN = "frozen MobileNetV2", "small CNN"
+VALIDATION_PATIENTS = 24
+OTHER_PATIENTS = 150
+AUGMENTED = "B augmented"
+REPEATED = "B repeated"
+OTHERS = "150 other patients of B"
+HEAD = "A's classifier"
+START = "started at A's classifier"
+ENCODER = "A's network as B's encoder"
+LIGHT = ", weight .1"
+GANS = {"A's GAN with features": "features", "A's GAN": "plain"}
+"""A hospital's GANs, and the ends of the names of their folders. `MAKE_NO_GAN` leaves out those
+that are missing."""
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """A set of images of one hospital.
+
+    Attributes:
+        folder: The environment variable with its folder.
+        patients: The number of patients that gifts are made from.
+        steps: Steps of its GANs.
+    """
+
+    folder: str
+    patients: int
+    steps: int
+    overrides: tuple[str, ...] = ()
+
+
+KERMANY = Hospital("DATA", 1200, 4000)
+NIH = Hospital("NIH", 300, 2500, ("data.split.group_regex=([0-9]+)_[0-9]+",))
+SAKHA = Hospital("SAKHA", 170, 1500)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A hospital that sends gifts, and the hospital that they are for."""
+
+    a: Hospital
+    b: Hospital
+    patients: tuple[int, ...]
+
+
+PAIRS = {
+    "Kermany -> NIH": Pair(KERMANY, NIH, (25, 50, 100, 200)),
+    "within NIH": Pair(NIH, NIH, (25, 50, 100)),
+    "NIH -> Kermany": Pair(NIH, KERMANY, (25, 50, 100, 200)),
+    "within Sakha-TB": Pair(SAKHA, SAKHA, (25, 50, 100)),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network of B's.
+
+    Attributes:
+        ratio: Extra images of a step per real one.
+    """
+
+    parameters: Mapping[str, Value]
+    image_size_px: int
+    ratio: float
+    draws: int
+    pairs: tuple[str, ...]
+    patients: tuple[int, ...]
+
+
+NETWORKS = {
+    FROZEN: Trained(KINDS[FROZEN].parameters, 128, 4.0, 10, tuple(PAIRS), (25, 50, 100, 200)),
+    CNN: Trained(
+        KINDS[CNN].parameters, 32, 2.0, 5, ("Kermany -> NIH", "NIH -> Kermany"), (25, 100)
+    ),
+}
+Scores = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
+"""Scores of draws, by network, pair, number of patients and arm."""
+
+
+def measure() -> Iterator[Figure]:
+    """Train the arms, write the scores and the picture to `PICTURES`, and yield each gain.
+
+    `PAIR`, `KIND` and `ARMS` (words, by commas) limit what is trained.
+    """
+    kept = Path(os.environ["PICTURES"]) / "two_hospitals.json"
+    record = read_json(kept) if kept.exists() else {"scores": {}, "before": {}}
+    scores: Scores = record["scores"]
+    for name, network in NETWORKS.items():
+        for pair_name in network.pairs:
+            if (
+                os.environ.get("KIND", name) != name
+                or os.environ.get("PAIR", pair_name) != pair_name
+            ):
+                continue
+            study = PairStudy(PAIRS[pair_name], name)
+            for count in PAIRS[pair_name].patients:
+                if count not in network.patients:
+                    continue
+                by_count = scores.setdefault(name, {}).setdefault(pair_name, {})
+                by_arm = by_count.setdefault(str(count), {})
+                for arm in study.missing_arms(by_arm):
+                    by_arm[arm.name] = study.score(arm, count)
+                    mean, error = gain(by_arm, arm.name) if ALONE in by_arm else (0.0, 0.0)
+                    level = np.mean(by_arm[arm.name])
+                    print(
+                        f"{name}, {pair_name}, {count}: {level:.4f} {mean:+.4f} ({error:.4f}) "
+                        f"{arm.name}",
+                        flush=True,
+                    )
+                    write_json(kept, record)
+                if name == FROZEN:
+                    before = record["before"].setdefault(pair_name, {})
+                    if str(count) not in before:
+                        before[str(count)] = study.look_before(count)
+                        write_json(kept, record)
+    for name, by_pair in scores.items():
+        for pair_name, by_count in by_pair.items():
+            for count_text, by_arm in by_count.items():
+                for arm_name in by_arm.keys() - {ALONE}:
+                    mean, _ = gain(by_arm, arm_name)
+                    where = f"two_hospitals: {name}, {pair_name}, {count_text} patients, {arm_name}"
+                    yield figure(where, mean, "AUROC")
+
+
+class PairStudy:
+    """Two hospitals: what A sends, and the patients of B, for one network of B's."""
+
+    def __init__(self, pair: Pair, network: str) -> None:
+        self._network = NETWORKS[network]
+        work = Path(os.environ["WORK"])
+        self._cache = (work / "cache").resolve()
+        self._sent = sent = _gift(pair.a, "head")
+        self._gans = {
+            name: _gift(pair.a, kind)
+            for name, kind in GANS.items()
+            if (work / f"{pair.a.folder}_{kind}").exists() or "MAKE_NO_GAN" not in os.environ
+        }
+        self._real = work / f"real_{pair.a.folder}"
+        if not self._real.exists():
+            copy_real_images(sent, _images(pair.a), self._real, _settings(pair.a))
+        self._whole: Path | None = None
+        if network == CNN:  # with the plain GAN, whose images its labels are for
+            self._gans = {"A's GAN": _gift(pair.a, "plain")}
+        if network == CNN or "ENCODER" in os.environ:
+            kind = CNN if network == CNN else ALL_LAYERS
+            folder = _gift(pair.a, "plain") if network == CNN else sent
+            self._whole = with_model(kind, folder, self._real, work / f"networks_{pair.a.folder}")
+            if network == CNN:
+                self._gans = dict.fromkeys(self._gans, self._whole)
+        self._space = self._load(pair)
+        self._prepared, _ = prepare_space(
+            self._space, self._cache, note=lambda _: None, on_progress=ignore_progress
+        )
+        self._compute = Compute(device="cpu", threads=1, precision="float32")
+        pin(self._compute)
+        images = (*self._prepared.images, *self._prepared.unused)
+        seen = patients_seen(images, read_donor(sent).train_images)
+        self._images = ImageTable(image for image in images if image.patient not in seen)
+        self._is_within = pair.a is pair.b
+
+    def _load(self, pair: Pair) -> Space:
+        overrides = [
+            *_settings(pair.b),
+            "data.train_patients=null",
+            f"data.image_size={self._network.image_size_px}",
+            "budget.steps_per_epoch=8",
+            "final=null",
+        ]
+        return load_space(
+            Path("gan_ratio_cpu"),
+            overrides,
+            data=_images(pair.b),
+            weights_dir=Path(os.environ["WEIGHTS"]),
+        )
+
+    def missing_arms(self, known: Mapping[str, list[float]]) -> list[Arm]:
+        """Return the arms that have no score yet."""
+        words = [word for word in os.environ.get("ARMS", "").split(",") if word]
+        return [
+            arm
+            for arm in self._arms()
+            if arm.name not in known
+            and (not words or arm.name == ALONE or any(word in arm.name for word in words))
+        ]
+
+    def score(self, arm: Arm, count: int) -> list[float]:
+        """Return the AUROC of an arm in each draw of B's patients, on the others."""
+        contexts = [
+            self._context(draw, count, with_others=arm.name == OTHERS)
+            for draw in range(self._network.draws)
+        ]
+        settings = self._space.settings
+        experiments = [replicate(arm, settings, draw, "unused") for draw in range(len(contexts))]
+        runs = [*zip(experiments, contexts, strict=True)]
+        is_plain = arm.parameters.augmentation == "none" and arm.control != "donor"
+        if arm.parameters.trainable != "head" or not is_plain:
+            return [score(experiment, context) for experiment, context in runs]
+        trainings = [TrialTraining(experiment, context) for experiment, context in runs]
+        train_heads(trainings)
+        return [
+            test_score(training, context)
+            for training, context in zip(trainings, contexts, strict=True)
+        ]
+
+    def _context(self, draw: int, count: int, *, with_others: bool = False) -> RunContext:
+        prepared = self._sample(draw, count, with_others=with_others)
+        return RunContext(prepared=prepared, cache=self._cache, compute=self._compute)
+
+    def _sample(self, draw: int, count: int, *, with_others: bool) -> SplitData:
+        """Return B's images in a draw: those to train on, to choose the epoch by, and to score."""
+        fixed = patients_in_order(self._images, seed=len(PAIRS))[:VALIDATION_PATIENTS]
+        rest = ImageTable(image for image in self._images if image.patient not in {*fixed})
+        order = patients_in_order(rest, seed=100 + draw)
+        others = 0 if self._is_within else OTHER_PATIENTS
+        train = order[: count + others] if with_others else order[:count]
+        side_of = dict.fromkeys(order[count + others :], TEST)
+        side_of |= dict.fromkeys(train, "train")
+        side_of |= dict.fromkeys(fixed, "val_a")
+        images = (
+            replace(image, side=side_of[image.patient])
+            for image in self._images
+            if image.patient in side_of
+        )
+        return replace(self._prepared, images=tuple(images), unused=())
+
+    def _arms(self) -> Iterator[Arm]:
+        """Yield the arms, B alone first."""
+        base = dict(self._network.parameters)
+        yield _arm(ALONE, base)
+        if not self._is_within:
+            yield _arm(OTHERS, base)
+        if base.get("trainable") == "head":
+            statistics = {"source": "statistics", "statistics.path": str(self._sent)}
+            yield from self._mixed("A's statistics", base | statistics)
+        real = {"source": "folder", "folder.path": str(self._real.resolve())}
+        yield from self._mixed("A's real images", base | real, pool=self._real_pool())
+        yield from self._classifiers(base)
+        affine: dict[str, Value] = {"augmentation": "affine", "degrees": 7, "views": 2}
+        yield _arm(AUGMENTED, base | affine)
+        yield next(self._mixed(REPEATED, base | {"source": "duplicate"}, pool=None))
+        for name, folder in self._gans.items():
+            images = base | {"source": "generator", "generator.path": str(folder)}
+            yield from self._mixed(f"{name}, its classes", images)
+            yield from self._mixed(f"{name}, A's labels", images | {"labels": "donor"})
+
+    def _real_pool(self) -> int:
+        """Return how many of A's real images suffice for the class shares of every draw."""
+        counts = np.array([*read_donor(self._sent).class_counts.values()])
+        shares = np.bincount(self._images.labels) / len(self._images)
+        return min(1000, int(0.7 * (counts / shares).min()))
+
+    def _mixed(
+        self, name: str, parameters: Mapping[str, Value], pool: int | None = 1000
+    ) -> Iterator[Arm]:
+        """Yield the arm of a source of extra images, with a weight of .5 and of .1."""
+        mix: dict[str, Value] = {**parameters, "synthetic_ratio": self._network.ratio}
+        if pool:
+            mix["pool_size"] = pool
+        for weight, suffix in ((0.5, ""), (0.1, LIGHT)):
+            yield _arm(name + suffix, {**mix, "synthetic_weight": weight})
+
+    def _classifiers(self, base: Mapping[str, Value]) -> Iterator[Arm]:
+        """Yield A's classifier as it is, and a training that starts there; or A's encoder."""
+        is_frozen = base.get("trainable") == "head"
+        donor = self._sent if is_frozen else self._whole
+        parameters = dict(base) if is_frozen else {**base, "weights": "none"}
+        yield _arm(HEAD, parameters, control="donor", donor=donor)
+        yield _arm(START, parameters, control="donor_start", donor=donor)
+        if is_frozen and self._whole:
+            weights = str(self._whole / "model")
+            yield _arm(ENCODER, {**base, "weights": weights, "input_size": 96})
+
+    def look_before(self, count: int) -> dict[str, list[float]]:
+        """Return what B can tell beforehand from its training patients, in each draw.
+
+        These are the AUROC of A's classifier on them, the share of their images that it calls by
+        their class (the worse class), the distance between A's and B's class means, in standard
+        deviations of A's features (root mean square over features and classes), and the AUROC of a
+        linear classifier of B's own features, cross-validated over patients.
+        """
+        arm = next(arm for arm in self._arms() if arm.name == ALONE)
+        found: dict[str, list[float]] = {"AUROC": [], "agreement": [], "distance": [], "own": []}
+        for draw in range(self._network.draws):
+            context = self._context(draw, count)
+            experiment = replicate(arm, self._space.settings, draw, "unused")
+            train = side_image_set("train", context.prepared, self._cache)
+            features = Network(experiment, context).plain_features(train).astype(np.float64)
+            names = context.prepared.class_names
+            tensors = donor_tensors(self._sent, names, arm.parameters, experiment.settings)
+            of_a = {key: value.double().numpy() for key, value in tensors.items()}
+            logits = features @ of_a["weight"].T + of_a["bias"]
+            results = np.exp(logits - logits.max(axis=1, keepdims=True))
+            results /= results.sum(axis=1, keepdims=True)
+            found["AUROC"].append(auroc(train.labels, results, positive=context.prepared.positive))
+            right = results.argmax(axis=1) == train.labels
+            classes = range(len(names))
+            found["agreement"].append(
+                float(min(right[train.labels == label].mean() for label in classes))
+            )
+            deviations = [
+                (features[train.labels == label].mean(axis=0) - of_a["means"][label]) ** 2
+                / np.diagonal(of_a["covariances"][label]).clip(1e-6)
+                for label in classes
+            ]
+            found["distance"].append(float(np.sqrt(np.mean(deviations))))
+            patients = context.prepared.side("train").patients
+            own = cross_val_predict(
+                make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)),
+                features,
+                train.labels,
+                groups=patients,
+                cv=StratifiedGroupKFold(5, shuffle=True, random_state=draw),
+                method="predict_proba",
+            )
+            found["own"].append(auroc(train.labels, own, positive=context.prepared.positive))
+        return found
+
+
+def interval(by_arm: dict[str, list[float]], arm: str) -> tuple[float, float]:
+    """Return the 95 % interval over draws of an arm's gain over B alone."""
+    mean, error = gain(by_arm, arm)
+    width = float(t.ppf(0.975, len(by_arm[arm]) - 1)) * error
+    return mean - width, mean + width
+
+
+def _arm(
+    name: str,
+    parameters: Mapping[str, Value],
+    control: DonorControl | None = None,
+    donor: Path | None = None,
+) -> Arm:
+    return Arm(
+        name=name,
+        role="donor" if control else "finalist",
+        trial="#0",
+        parameters=parameters_from(dict(parameters)),
+        control=control,
+        donor=donor,
+    )
+
+
+def _settings(hospital: Hospital) -> list[str]:
+    """Return the settings of a hospital's images."""
+    classes = ["data.classes=auto"] if hospital is SAKHA else []
+    return [*hospital.overrides, *classes]
+
+
+def _images(hospital: Hospital) -> Path:
+    """Return the folder of a hospital's images; NIH's classes get the names of Kermany's."""
+    given = Path(os.environ[hospital.folder])
+    if hospital is not NIH:
+        return given
+    folder = Path(os.environ["WORK"]) / "xrays_NIH"
+    if not folder.exists():
+        classes = sorted(path for path in given.iterdir() if path.is_dir())
+        for source, name in zip(classes, ("NORMAL", "PNEUMONIA"), strict=True):
+            shutil.copytree(source, folder / name)
+    return folder
+
+
+def _gift(hospital: Hospital, kind: str) -> Path:
+    """Return the folder with a kind of gift of a hospital, which is made if it is missing."""
+    work = Path(os.environ["WORK"])
+    folder = work / f"{hospital.folder}_{kind}"
+    if not folder.exists():
+        overrides = [
+            *_settings(hospital),
+            "source=gan",
+            f"data.train_patients={hospital.patients}",
+            f"gan.steps={hospital.steps}",
+            "resources.cpus_per_trial=1",
+        ]
+        if kind == "features":
+            overrides += ["gan.features=imagenet", "gan.z_dim=128"]
+        generator_train(
+            Path("gan_ratio_cpu"),
+            out=folder,
+            data=_images(hospital),
+            overrides=overrides,
+            weights_dir=Path(os.environ["WEIGHTS"]),
+            cache=work / "cache",
+            without_generator=kind == "head",
+        )
+    return folder.resolve()
