@@ -8,9 +8,11 @@ a small training is the overhead of its steps, which the replicates share here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xraytune.nets.networks import linear_of
@@ -80,13 +82,13 @@ def train_heads(trainings: Sequence[TrialTraining]) -> None:
             linear.bias.copy_(best_bias[head, 0])
 
 
-def _probabilities(targets: np.ndarray) -> Tensor:
+def _probabilities(targets: NDArray[Any]) -> Tensor:
     """Return labels, int64 [N], or probabilities, [N, 2], as probabilities."""
     one_hot = np.eye(2)[targets] if targets.ndim == 1 else targets
     return torch.from_numpy(one_hot.astype(np.float32))
 
 
-def _auroc(margins: np.ndarray, is_positive: np.ndarray) -> float:
+def _auroc(margins: NDArray[Any], is_positive: NDArray[Any]) -> float:
     """Return the share of pairs that are in the right order; ties count half."""
     difference = margins[is_positive][:, None] - margins[~is_positive][None]
     return float((difference > 0).mean() + 0.5 * (difference == 0).mean())

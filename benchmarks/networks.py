@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,7 +177,14 @@ def measure() -> Iterator[Figure]:
                     overrides,
                 )
                 write_json(kept, {"scores": scores})
-    _plot(scores, pictures / "networks.svg")
+    panels = {
+        f"{name}\n{shift.replace('as', 'scanner as')}": by_patients
+        for name, by_shift in scores.items()
+        if not KINDS[name].model_of
+        for shift, by_patients in by_shift.items()
+    }
+    shown = (OF_CLASS, OF_FROZEN, OF_KIND, REAL, HEAD, START, AUGMENTED)
+    plot_gains(panels, shown, pictures / "networks.svg")
     for name, by_shift in scores.items():
         for shift, by_patients in by_shift.items():
             for patients_text, by_arm in by_patients.items():
@@ -267,18 +274,20 @@ def _arms(kind: Kind, hospital: Path, real: Path) -> dict[str, Arm]:
     return arms
 
 
-def _plot(scores: Scores, picture: Path) -> None:
-    """Draw the gain of each gift, a panel for each network and scanner."""
-    panels = [
-        (f"{kind}\n{shift.replace('as', 'scanner as')}", by_patients)
-        for kind, by_shift in scores.items()
-        if not KINDS[kind].model_of
-        for shift, by_patients in by_shift.items()
-    ]
-    shown = (OF_CLASS, OF_FROZEN, OF_KIND, REAL, HEAD, START, AUGMENTED)
+def plot_gains(
+    panels: Mapping[str, dict[str, dict[str, list[float]]]],
+    shown: Sequence[str],
+    picture: Path,
+    lowest: float = LOWEST,
+) -> None:
+    """Draw the gain of each arm that is `shown`, by number of patients.
+
+    `panels` has the scores by title, number of patients and arm. A gain below `lowest` is written
+    as a number.
+    """
     with new_figure((picture,), 4.2) as drawing:
         all_axes = np.atleast_1d(drawing.subplots(1, len(panels), sharey=True))
-        for axes, (title, by_patients) in zip(all_axes, panels, strict=True):
+        for axes, (title, by_patients) in zip(all_axes, panels.items(), strict=True):
             axes.axhline(0, color="#444444", linewidth=0.6)
             for number, name in enumerate(shown):
                 points = [
@@ -289,7 +298,7 @@ def _plot(scores: Scores, picture: Path) -> None:
                 if not points:
                     continue
                 places, means, errors = np.array(points).T
-                inside = means > LOWEST
+                inside = means > lowest
                 axes.errorbar(
                     places[inside],
                     means[inside],
@@ -304,11 +313,11 @@ def _plot(scores: Scores, picture: Path) -> None:
                 for place, mean in zip(places[~inside], means[~inside], strict=True):
                     text = f"{mean:.2f}".replace("-0", "\u2212")
                     colour = COLOURS[number % len(COLOURS)]
-                    axes.text(place, LOWEST, text, color=colour, ha="center", size=8)
+                    axes.text(place, lowest, text, color=colour, ha="center", size=8)
             axes.set_xticks(range(len(by_patients)), [*by_patients])
             axes.set_xlabel("patients of B")
             axes.set_title(title, size=7)
-        all_axes[0].set_ylim(LOWEST - 0.003, None)
+        all_axes[0].set_ylim(lowest - 0.003, None)
         all_axes[0].set_ylabel("gain in AUROC over B alone")
         found = [axes.get_legend_handles_labels() for axes in all_axes]
         by_label = {

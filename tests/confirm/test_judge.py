@@ -111,6 +111,19 @@ def test_a_gain_that_a_donors_classifier_exceeds_is_not_called_no_gain() -> None
     )
     worse = confirmation(scores(gan=0.8, duplicate=0.8, classifier=4.0), arms=(*ARMS, donor))
     assert "do not improve AUROC" in verdict_sentence(worse)
+    assert "does not fit" not in worse.to_json()["answer"]
+
+
+@pytest.mark.slow
+def test_a_donors_classifier_at_chance_is_what_the_answer_says_first() -> None:
+    """To beat such a control shows nothing, so that the reader must know of it."""
+    donor = ARMS[1].model_copy(
+        update={"name": "classifier of A", "role": "donor", "control": "donor"}
+    )
+    found = confirmation(scores(gan=2.5, classifier=0.0), arms=(*ARMS, donor))
+
+    assert found.to_json()["answer"].startswith("What the other hospital sent does not fit")
+    assert found.finalists[0].misfit in verdict_frame(found)
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from tests.in_process import command, confirm_in_process, save_backbone, search_
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
+from xraytune.data.phantom import paint_phantoms
+from xraytune.model.generator_folder import generator_train
 from xraytune.model.train import train
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
@@ -221,6 +223,33 @@ def test_an_encoder_that_has_seen_the_data_set_is_noted(space: Path) -> None:
 
     seen = "the encoder xrv_densenet121_nih was pretrained on images of nih (data.set)"
     assert f"{seen}: a verdict of `confirm` on it will be exploratory" in notes
+
+
+def test_statistics_of_a_hospital_whose_classifier_is_at_chance_are_named_before_the_search(
+    space: Path,
+) -> None:
+    """The other hospital calls ill what this one calls healthy."""
+    root = space.parent
+    save_backbone(root / "net.safetensors")
+    for name, seed in (("a", 1), ("b", 4)):
+        paint_phantoms(root / name, patients=120, seed=seed, image_size_px=32, difficulty=0.0)
+    images = root / "b/train"
+    (images / "NORMAL").rename(root / "healthy")
+    (images / "PNEUMONIA").rename(images / "NORMAL")
+    (root / "healthy").rename(images / "PNEUMONIA")
+    frozen = [f"weights={root / 'net.safetensors'}", "trainable=head"]
+    of_b = root / "b.yaml"
+    of_b.write_text(SPACE.replace("max_epochs: 1, steps_per_epoch: 2", "max_epochs: 20"))
+    sent = generator_train(
+        of_b, out=root / "sent", data=images, overrides=frozen, without_generator=True
+    )
+    notes = list[str]()
+
+    statistics = ("source=statistics", f"statistics.path={sent.path}")
+
+    run(space, *frozen, *statistics, f"data.path={root / 'a'}", note=notes.append)
+
+    assert any(note.startswith("sent: its classifier has AUROC 0.") for note in notes)
 
 
 def test_a_lost_record_of_the_time_used_is_noted(space: Path) -> None:

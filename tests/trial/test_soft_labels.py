@@ -23,7 +23,12 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.sources.which import seen_by
 from xraytune.trial.run import run_trial
 from xraytune.trial.saved_model import open_bundle
-from xraytune.trial.soft_labels import donor_start, label_images, require_labeller
+from xraytune.trial.soft_labels import (
+    donor_start,
+    label_images,
+    misfit_warnings,
+    require_labeller,
+)
 from xraytune.trial.training import TrialTraining
 
 pytestmark = pytest.mark.slow
@@ -107,6 +112,25 @@ def test_an_extra_image_has_the_probabilities_of_the_donors_classifier(
     assert training.loss(outputs, targets) == cross_entropy(outputs, targets)
     # All images are in the folder of the other class, and the classifier knows most of them.
     assert ((expected.argmax(axis=1) != extra.labels).mean()) > 0.6
+
+
+@pytest.mark.parametrize("donor", ["sent", "model"])
+def test_a_donor_whose_classifier_is_at_chance_on_the_training_patients_is_named(
+    root: Path, donor: str
+) -> None:
+    """With swapped classes, its classifier is wrong; one without a classifier says nothing."""
+    experiment, context = study(root, donor)
+    of_swapped = load_space(root / "space.yaml", ["source=none"], data=root / "swapped").settings
+    swapped, _ = prepare(of_swapped, root / "cache")
+    swapped_context = RunContext(prepared=swapped, cache=root / "cache", compute=CPU)
+    mixes = [experiment.parameters, experiment.parameters]
+
+    assert [*misfit_warnings(mixes, experiment.settings, context)] == []
+    (warning,) = misfit_warnings(mixes, of_swapped, swapped_context)
+    assert warning.startswith(f"{donor}: its classifier has AUROC 0.")
+    assert "does not fit" in warning
+    images = experiment.parameters.with_values({"folder.donor": root / "swapped"})
+    assert [*misfit_warnings([images], of_swapped, swapped_context)] == []
 
 
 def test_a_model_labels_images_as_it_predicts_them(root: Path) -> None:

@@ -48,6 +48,7 @@ from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
 from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
+from xraytune.trial.soft_labels import misfit_warnings
 from xraytune.trial.training import TrialTraining
 
 _STAGE = "curve-1"
@@ -250,12 +251,15 @@ def curve(
         input_contents = read_inputs(inputs, settings, study.prepared, cache, index=index)
         contents[arm.name] = [*input_contents.values()]
     cells = _possible_cells(arms, study, samples, notes)
-    for text in notes:
-        note(text)
-
     compute = replace(compute_here(settings), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+    largest_sample = samples[division.numbers[-1]][0]
+    mixes = [gift.parameters for gift in gifts]
+    notes += misfit_warnings(mixes, settings, replace(context, prepared=largest_sample))
+    for text in notes:
+        note(text)
+
     _compute_features(trial, context, division)
     components = _measure(cells, contents, samples, settings, context)
     *smaller_numbers, _ = division.numbers

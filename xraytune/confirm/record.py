@@ -19,6 +19,7 @@ from xraytune.base.files import markdown, read_json, require_recorded, write_jso
 from xraytune.base.records import frozen, to_json
 from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import TestKind
+from xraytune.stats.classification import LEAST_FIT
 from xraytune.stats.verdict import Interval, Overall, PairVerdict
 from xraytune.study.folder import damage_explained
 
@@ -189,6 +190,17 @@ class FinalistVerdict:
         if gifts:
             gifts[self.arm] = self.score
         return dict(sorted(gifts.items(), key=itemgetter(1), reverse=True))
+
+    @property
+    def misfit(self) -> str:
+        """What a donor's classifier at chance says of what it sent, in words; "" otherwise."""
+        scores = [result.control_score for result in self.comparisons if result.kind == "donor"]
+        if not scores or scores[0] >= LEAST_FIT:
+            return ""
+        return (
+            "What the other hospital sent does not fit these patients: its classifier has an AUROC "
+            f"of {scores[0]:.2f} on them, which is chance."
+        )
 
     def words(self, comparison: ControlVerdict) -> tuple[str, ...]:
         """Return the words to show for a comparison.

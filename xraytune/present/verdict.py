@@ -166,5 +166,5 @@ def _notes(record: Confirmation) -> Iterator[str]:
     if gifts := finalist.gifts:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())
         yield f"What the other hospital sent, best first: {scores}."
-    yield from filter(None, (finalist.encoder_caveat, finalist.caveat))
+    yield from filter(None, (finalist.misfit, finalist.encoder_caveat, finalist.caveat))
     yield from map(sentence, record.notes)

@@ -13,7 +13,7 @@ from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Compute, Node
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.images import ImageIndex
-from xraytune.data.prepare import SplitData, restore_pixels
+from xraytune.data.prepare import RunContext, SplitData, restore_pixels
 from xraytune.data.sides import (
     FEWEST_TESTED,
     FEWEST_UNUSED,
@@ -22,7 +22,7 @@ from xraytune.data.sides import (
     too_few_tested,
     too_few_unused,
 )
-from xraytune.nets.compute import compute_of, gpu_count, require_device
+from xraytune.nets.compute import choose_compute, compute_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import count_slots
 from xraytune.search.ray.runner import Runner
@@ -51,6 +51,7 @@ from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.generator_inputs import generator_need
 from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
+from xraytune.trial.soft_labels import misfit_warnings
 
 _MOST_SAMPLED = 200
 
@@ -164,6 +165,11 @@ def search(
 
         # 7. The study
         if not is_resumed:
+            context = RunContext(
+                prepared=prepared, cache=cache, compute=choose_compute(gpus=0, threads=1)
+            )
+            for text in misfit_warnings(mixes_of(loaded_space), settings, context):
+                note(text)
             create_study(study_folder, loaded_space, prepared, machine, contents)
             stack.enter_context(locked(study_folder))
             loaded_space = _require_same_study(study_folder, loaded_space, data, address)

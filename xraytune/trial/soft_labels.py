@@ -9,6 +9,7 @@ The classifier is the whole network of the donor's folder or, without one, the h
 are an artifact, computed once for each block of images.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from xraytune.base.arrays import Float32Array
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import ConfigError, DataError, MachineError, join_names
 from xraytune.base.files import sha256_of, write_array
-from xraytune.data.prepare import ImageSet, RunContext
+from xraytune.base.seeding import numpy_generator
+from xraytune.data.prepare import ImageSet, RunContext, side_image_set
 from xraytune.nets.backbones import find_weights
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.settings import CLASS_TASKS, Experiment, Parameters, Settings
+from xraytune.stats.classification import LEAST_FIT
 from xraytune.synth.donor import (
     DONOR_FILE,
     HOW_TO_DONATE,
@@ -31,11 +34,14 @@ from xraytune.synth.donor import (
     model_folder,
     read_donor,
 )
+from xraytune.synth.sources.source import take
+from xraytune.tasks import task_of
 from xraytune.trial.network import Network
 from xraytune.trial.saved_model import NETWORK_PARAMETERS, Bundle, open_bundle
 
 _STAGE = "soft-labels-1"
 _BATCH = 64
+_FIT_IMAGES = 200
 
 
 def label_images(images: ImageSet, experiment: Experiment, context: RunContext) -> Float32Array:
@@ -61,6 +67,33 @@ def label_images(images: ImageSet, experiment: Experiment, context: RunContext) 
 
     path = build_once(context.cache, _STAGE, inputs, build)
     return np.asarray(np.load(path / "labels.npy"))
+
+
+def misfit_warnings(
+    mixes: Iterable[Parameters], settings: Settings, context: RunContext
+) -> Iterator[str]:
+    """Yield a warning about each donor whose classifier is at chance on the training images.
+
+    Nothing is trained, and at most 200 images are read. There is no warning about a donor that sent
+    no classifier for the study's classes.
+    """
+    train = side_image_set("train", context.prepared, context.cache)
+    generator = numpy_generator(settings.seed, "donor's fit")
+    images = take(train, generator.permutation(len(train.rows))[:_FIT_IMAGES])
+    task = task_of(settings)
+    donors = {mix.donor: mix for mix in mixes if mix.donor}
+    for donor, mix in donors.items():
+        try:
+            results = label_images(images, Experiment(settings=settings, parameters=mix), context)
+        except DataError:
+            continue
+        fit = task.score(images.targets, results, positive=context.prepared.positive)
+        if fit < LEAST_FIT:
+            yield (
+                f"{donor.name}: its classifier has {task.metric} {fit:.2f} on your training "
+                "patients, which is chance: what this hospital sent does not fit your patients, "
+                "and may do harm"
+            )
 
 
 def require_labeller(parameters: Parameters, settings: Settings, outputs: tuple[str, ...]) -> None:
