@@ -84,9 +84,10 @@ def misfit_warnings(
     donors = {mix.donor: mix for mix in mixes if mix.donor}
     for donor, mix in donors.items():
         try:
-            results = label_images(images, Experiment(settings=settings, parameters=mix), context)
+            labels = label_images(images, Experiment(settings=settings, parameters=mix), context)
         except DataError:
             continue
+        results = labels.astype(np.float64)
         fit = task.score(images.targets, results, positive=context.prepared.positive)
         if fit < LEAST_FIT:
             yield (
