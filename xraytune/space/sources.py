@@ -111,8 +111,8 @@ class Sources(Extensions):
         """Return the identity of a name in fingerprints, which changes with an extension's code."""
         return self.declared[name].identity if self.has(name) else name
 
-    def register(self, extensions: Iterable[str | type]) -> None:
-        """Load the code of extensions, and declare them.
+    def register(self, extensions: Iterable[str | type]) -> list[str]:
+        """Load the code of extensions, and declare them; return their names.
 
         Each is `FILE.py:CLASS`, a class that was imported from a file, or the file of a program.
 
@@ -120,9 +120,12 @@ class Sources(Extensions):
             ConfigError: There is no such class, or it is not an extension.
             MachineError: It imports a package that is not installed.
         """
+        names = []
         for extension in extensions:
             code = _find_code(extension) if isinstance(extension, str) else extension
-            self._declare_code(_file_of(code).stem, code)
+            names.append(_file_of(code).stem)
+            self._declare_code(names[-1], code)
+        return names
 
     def describe(self, names: Iterable[str]) -> list[str]:
         """Return what the extensions among some names are: class, files and hash."""

@@ -65,30 +65,32 @@ class ExtensionImages(Source):
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return a block that the extension makes."""
-        prepared = context.prepared
-        generator = self.trained(settings, context)
-        seed = derive_seed(settings.seed, "extension", self.name, label, number) % 2**31
-        findings = self.block_findings(prepared, number, settings.seed)
-        targets = np.full(BLOCK, label) if findings is None else findings
+        findings = self.block_findings(context.prepared, number, settings.seed)
         inputs = {
-            "generator": generator.name,
+            "generator": self.trained(settings, context).name,
             "label": label,
             "block": number,
-            "targets": targets.tolist(),
-            "seed": seed,
+            "findings": None if findings is None else findings.tolist(),
+            "seed": settings.seed,
         }
-
-        def make() -> UInt8Array:
-            with self._calling("sample", seed) as sample:
-                images = sample(
-                    targets.copy(),
-                    size=prepared.image_size_px,
-                    folder=generator,
-                    **self._shared_arguments(context),
-                )
-            return self._planes(images, prepared)
-
+        make = partial(self.make_block, settings, context, label, number)
         return self.store_block(context, inputs, make, findings)
+
+    def make_block(
+        self, settings: Settings, context: RunContext, label: int, number: int
+    ) -> UInt8Array:
+        """Make the images of a block anew, uint8 [256, C, S, S]."""
+        prepared = context.prepared
+        seed = derive_seed(settings.seed, "extension", self.name, label, number) % 2**31
+        findings = self.block_findings(prepared, number, settings.seed)
+        with self._calling("sample", seed) as sample:
+            images = sample(
+                np.full(BLOCK, label) if findings is None else findings,
+                size=prepared.image_size_px,
+                folder=self.trained(settings, context),
+                **self._shared_arguments(context),
+            )
+        return self._planes(images, prepared)
 
     def _shared_arguments(self, context: RunContext) -> dict[str, Any]:
         return {

@@ -1,0 +1,212 @@
+"""Check what an extension promises, on real images: shapes, seeds, resumption, classes, no copies.
+
+As scikit-learn's `check_estimator`, each failure says which promise is broken and what to change.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from xraytune.base.arrays import UInt8Array
+from xraytune.base.errors import ConfigError
+from xraytune.base.records import Progress, frozen, ignore_progress
+from xraytune.data.prepare import RunContext, prepare, side_image_set
+from xraytune.nets.compute import compute_here, pin
+from xraytune.space.fields import parameters_from
+from xraytune.space.load import data_settings
+from xraytune.space.settings import DataSettings, Experiment, Settings
+from xraytune.space.sources import SOURCES
+from xraytune.synth.generator_quality import label_agreement
+from xraytune.synth.memorisation import find_copies
+from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.sources.extension import ExtensionImages
+from xraytune.synth.sources.source import BLOCK
+
+_SIDE_PX = 32
+
+
+@frozen
+class Promise:
+    """A promise of an extension: whether it is kept, what was found, and what to change if not."""
+
+    name: str
+    is_kept: bool
+    found: str
+    fix: str = ""
+
+
+def extension_check(
+    extension: str | type,
+    *,
+    data: Path,
+    image_size: int = 64,
+    overrides: Sequence[str] = (),
+    on_progress: Progress = ignore_progress,
+) -> tuple[Promise, ...]:
+    """Train an extension on the train side of real images, and check what it promises.
+
+    Args:
+        extension: `FILE.py:CLASS`, the YAML file of a program, or the class itself.
+        data: Image folder, or data file (YAML).
+        image_size: Side of the images in pixels.
+        overrides: `setting=value`, such as `steps=100` for a shorter training.
+        on_progress: Called with progress.
+
+    Raises:
+        ConfigError: The extension or a setting is invalid.
+        DataError: The images cannot be used.
+        MachineError: A package is missing.
+        TrialError: The code of the extension fails, or does not return images.
+    """
+    (name,) = SOURCES.register([extension])
+    block = SOURCES.blocks[name].model_fields
+    values: dict[str, object] = {}
+    for override in overrides:
+        setting, _, text = override.partition("=")
+        if setting not in block:
+            raise ConfigError(
+                f"{setting!r} is no setting of {name}", f"--set {override}", "omit it"
+            )
+        values[f"{name}.{setting}"] = type(block[setting].default)(text)
+    settings = Settings(
+        name="check",
+        data=data_settings(data, DataSettings(path=data)).with_values({"image_size": image_size}),
+    )
+    parameters = parameters_from({"source": name, **values})
+    experiment = Experiment(settings=settings, parameters=parameters)
+    compute = compute_here(settings)
+    pin(compute)
+    with TemporaryDirectory(prefix="xraytune-check-") as temporary:
+        cache = Path(temporary)
+        prepared, _ = prepare(settings, cache, on_progress=on_progress)
+        context = RunContext(
+            prepared=prepared, cache=cache, compute=compute, on_progress=on_progress
+        )
+        return (*_check(experiment, context, extension),)
+
+
+def _check(experiment: Experiment, context: RunContext, extension: str | type) -> Iterator[Promise]:
+    source = ExtensionImages(experiment.parameters)
+    settings = experiment.settings
+    names = context.prepared.class_names
+    reported: list[int] = []
+
+    def report(what: str, done: int, total: int) -> None:
+        context.on_progress(what, done, total)
+        reported.append(done)
+
+    started = time.monotonic()
+    source.trained(settings, replace(context, on_progress=report))
+    seconds = time.monotonic() - started
+    yield Promise(
+        name="progress",
+        is_kept=bool(reported),
+        found=f"trained in {seconds:.0f} s, with {len(reported)} calls of progress",
+        fix="" if reported else "call progress(done, total) in fit, or nobody sees how far it is",
+    )
+
+    started = time.monotonic()
+    blocks = [source.make_block(settings, context, label, 0) for label in range(len(names))]
+    seconds = (time.monotonic() - started) / len(blocks) / BLOCK
+    size_px = blocks[0].shape[-1]
+    yield Promise(name="images", is_kept=True, found=f"{size_px} px, {seconds:.3f} s each")
+
+    again = source.make_block(settings, context, 0, 0)
+    is_same = np.array_equal(again, blocks[0])
+    fix = "" if is_same else "take all random numbers of sample from its seed"
+    yield Promise(name="same seed", is_kept=is_same, found="the same images", fix=fix)
+    is_other = not np.array_equal(source.make_block(settings, context, 0, 1), blocks[0])
+    fix = "" if is_other else "take the random numbers of sample from its seed"
+    yield Promise(name="other seed", is_kept=is_other, found="other images", fix=fix)
+
+    resumed = _train_with_kill(experiment, context, extension, len(reported) // 2)
+    is_resumed = np.array_equal(source.make_block(settings, resumed, 0, 0), blocks[0])
+    fix = "save checkpoints in folder, and take the random numbers of a step from seed and step"
+    yield Promise(
+        name="killed and resumed",
+        is_kept=is_resumed,
+        found="the same images" if is_resumed else "other images than without a kill",
+        fix="" if is_resumed else fix,
+    )
+
+    if experiment.settings.task == "classification" and len(names) > 1:
+        yield _agreement(context, blocks)
+    copies, _ = find_copies(experiment, context)
+    fix = "train less, or with more images; a study refuses copies" if copies else ""
+    yield Promise(name="no copies", is_kept=not copies, found=copies or "none", fix=fix)
+
+
+def _train_with_kill(
+    experiment: Experiment, context: RunContext, extension: str | type, calls: int
+) -> RunContext:
+    """Train in a process that is killed after some calls of progress, then to the end.
+
+    Returns the context of this training, whose cache is another one.
+    """
+    cache = context.cache / "resumed"
+    pixels = Path(context.prepared.pixels)
+    (cache / pixels).parent.mkdir(parents=True)
+    (cache / pixels).symlink_to(context.cache / pixels)
+    resumed = replace(context, cache=cache)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_train_until_killed,
+        args=(
+            extension,
+            experiment.model_dump(mode="json"),
+            replace(resumed, on_progress=ignore_progress),
+            calls,
+        ),
+    )
+    process.start()
+    process.join()
+    return resumed
+
+
+def _train_until_killed(
+    extension: str | type, experiment: dict[str, object], context: RunContext, calls: int
+) -> None:
+    SOURCES.register([extension])
+    pin(context.compute)
+    count = 0
+
+    def kill(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    restored = Experiment.model_validate(experiment, context=Path())
+    source = ExtensionImages(restored.parameters)
+    source.trained(restored.settings, replace(context, on_progress=kill))
+
+
+def _agreement(context: RunContext, blocks: Sequence[UInt8Array]) -> Promise:
+    """Check that a linear classifier of real images finds the classes of synthetic ones."""
+
+    def features(planes: UInt8Array) -> UInt8Array:
+        return resize_planes(planes[:, :1], _SIDE_PX).reshape(len(planes), -1)
+
+    train = side_image_set("train", context.prepared, context.cache)
+    pool = np.concatenate([features(block) for block in blocks])
+    labels = np.repeat(np.arange(len(blocks)), BLOCK)
+    real = (features(train.planes()).astype(np.float64), train.labels)
+    shares = label_agreement(real, (pool.astype(np.float64), labels))
+    names = context.prepared.class_names
+    found = ", ".join(f"{share:.0%} of {name}" for name, share in zip(names, shares, strict=True))
+    is_kept = float(np.mean(shares)) > 1 / len(names)
+    fix = "" if is_kept else "check that sample uses the targets, in the order of classes"
+    return Promise(
+        name="classes",
+        is_kept=is_kept,
+        found=f"a classifier of real images agrees with {found}",
+        fix=fix,
+    )
