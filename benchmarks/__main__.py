@@ -31,6 +31,7 @@ NAMES = (
     "imbalance",
     "known_answers",
     "known_donors",
+    "known_extensions",
     "known_hospitals",
     "known_groups",
     "pruning",

@@ -35,21 +35,16 @@ def placed(shares: Sequence[float], gpu_count: int) -> int:
     """
     free = [10_000] * gpu_count
     for count, share in enumerate(shares):
-        parts = [1.0] * int(share) if share > 1 else [share]
-        assert sum(parts) == pytest.approx(share), "Ray refuses more than one GPU and a fraction"
-        for part in parts:
-            units = int(part * 10_000)
-            fitting = [number for number, left in enumerate(free) if left >= units]
-            if not fitting:
-                return count
-            free[min(fitting, key=free.__getitem__)] -= units
+        units = int(share * 10_000)
+        fitting = [number for number, left in enumerate(free) if left >= units]
+        if not fitting:
+            return count
+        free[min(fitting, key=free.__getitem__)] -= units
     return len(shares)
 
 
 @pytest.mark.parametrize("gpu_count", [1, 4, 8])
-@pytest.mark.parametrize(
-    ("share", "per_gpu"), [(0.125, 8.0), (0.3, 3.0), (0.7, 1.0), (1, 1.0), (1.5, 0.5)]
-)
+@pytest.mark.parametrize(("share", "per_gpu"), [(0.125, 8.0), (0.3, 3.0), (0.7, 1.0), (1, 1.0)])
 def test_as_many_trials_are_counted_as_ray_places(
     gpu_count: int, share: float, per_gpu: float
 ) -> None:
@@ -86,5 +81,3 @@ def test_a_trial_that_ran_out_of_memory_shares_none() -> None:
     assert (on_cpu.resources, on_cpu.slots) == ({"CPU": 5.0}, 2)
     on_gpu = reserved(allocation(0.3), nodes, OUT_OF_MEMORY)
     assert (on_gpu.resources, on_gpu.slots) == ({"CPU": 1.0, "GPU": 1.0}, 3)
-    on_two = reserved(allocation(2), nodes, OUT_OF_MEMORY)
-    assert (on_two.resources, on_two.slots) == ({"CPU": 1.0, "GPU": 2.0}, 1)

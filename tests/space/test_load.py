@@ -358,7 +358,7 @@ def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
     monkeypatch.chdir(elsewhere)
 
     in_file = load_space(path).experiment()
-    options = {"data": Path("set"), "weights_dir": Path("w")}
+    options: Any = {"data": Path("set"), "weights_dir": Path("w")}
     by_option = load_space(path, ["folder.path=more"], **options).experiment()
 
     for experiment, folder, names in (

@@ -107,6 +107,7 @@ mixup=.2 batch_size=1
 cutmix=1 trainable=head
 loss=bce data.classes=three
 early_stop_epochs=27
+resources.gpus_per_trial=2
 confirm.controls={matched:[],tuned:[]}
 confirm.test=unused
 confirm.leave_out=site data.train_patients=20 confirm.test=folder

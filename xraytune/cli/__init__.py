@@ -14,6 +14,7 @@ COMMANDS = {
     "space_list": "space.shipped:list_spaces",
     "space_copy": "space.shipped:copy_space",
     "space_check": "space.load:load_space",
+    "extension_check": "model.extension_check:extension_check",
     "plan": "confirm.outlook:study_outlook",
     "curve": "confirm.curve:curve",
     "search": "search.run:search",

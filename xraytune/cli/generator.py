@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
+from xraytune.base.errors import ConfigError
 from xraytune.cli import options
 from xraytune.cli.command import run
 
@@ -35,6 +36,32 @@ def generator_train(
     --set gan.steps=5000 -o generator
     """
     run("generator_train", locals())
+
+
+def extension_check(
+    extension: Annotated[
+        str,
+        Argument(metavar="FILE.py:CLASS", help="The class, or the YAML file of a program."),
+    ],
+    data: Annotated[Path, Option(metavar="DATA", help="Image folder, or data file (YAML).")],
+    image_size: Annotated[
+        int | None, Option(metavar="PX", help="Side of the images; default: 64.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        Option("--set", metavar="SETTING=VALUE", help="A setting, such as steps=100; repeatable."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Check a generator of your own, before a study trains it: shapes, seeds, a kill, copies.
+
+    It is trained twice on the training images of the data, once with a kill.
+
+    Example: xraytune extension check my_gan.py:MyGan --data chest_xray --set steps=200
+    """
+    promises = run("extension_check", locals())
+    if not all(promise.is_kept for promise in promises):
+        raise Exit(ConfigError.exit_code)
 
 
 def generator_sample(

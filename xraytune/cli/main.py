@@ -40,6 +40,7 @@ _GROUPS = {
     "data": "Inspect a folder of X-rays, or make phantom ones.",
     "generator": "Train a GAN, or generate images with it.",
     "space": "List, copy and validate search space files.",
+    "extension": "Check a generator of your own.",
     "cache": "Shrink the cache that studies share.",
 }
 _COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
@@ -52,6 +53,7 @@ _COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
         space.space_list,
         space.space_copy,
         space.space_check,
+        generator.extension_check,
         search.plan,
         search.curve,
         search.search,

@@ -17,7 +17,7 @@ from typer import Exit, confirm
 
 from xraytune.base.errors import counted
 from xraytune.base.records import EpochRecord
-from xraytune.base.tables import Table, counts_text, duration
+from xraytune.base.tables import Cell, Row, Table, counts_text, duration
 from xraytune.cli import console
 from xraytune.present.design import outlook_frame
 from xraytune.present.studies import StudySummary, compare_studies, studies_frame
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from xraytune.data.phantom import PhantomSet
     from xraytune.data.prepare import SplitData
     from xraytune.model.export import Exported
+    from xraytune.model.extension_check import Promise
     from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
     from xraytune.model.train import Trained
     from xraytune.space.settings import TaskName
@@ -273,6 +274,19 @@ def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
             given={**given, "data": "OTHER_XRAYS", "overrides": overrides},
             when="next, with X-rays of other patients",
         )
+
+
+def print_extension_check(promises: Sequence[Promise], given: Options) -> None:
+    """Print what an extension keeps of its promises."""
+    rows: list[Row] = [
+        {
+            "promise": promise.name,
+            "kept": Cell("yes", "good") if promise.is_kept else Cell("no", "bad"),
+            "found, and fix": f"{promise.found}\n{promise.fix}".strip(),
+        }
+        for promise in promises
+    ]
+    console.show(Table(rows, str(given["extension"])))
 
 
 def print_generator_sample(sample: GeneratorSample, _: Options) -> None:

@@ -10,7 +10,6 @@ from xraytune.cli import console, options
 from xraytune.space.load import load_space
 from xraytune.space.rules import space_warnings
 from xraytune.space.shipped import copy_space, describe_space, find_space, list_spaces
-from xraytune.space.sources import SOURCES
 from xraytune.space.space import require_extensions
 
 
@@ -64,8 +63,9 @@ def space_check(
 
     Example: xraytune space check gan_ratio.yaml
     """
-    SOURCES.register(extensions or ())
-    space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
+    space = load_space(
+        file, overrides or (), data=data, weights_dir=weights_dir, extensions=extensions or ()
+    )
     require_extensions(space)
     warnings = [*space_warnings(space)]
     searched_names = space.searched

@@ -23,7 +23,6 @@ from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space
 from xraytune.space.shipped import describe_space
-from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space, missing_packages, require_extensions
 from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD
 
@@ -120,8 +119,9 @@ def study_outlook(
             raise ConfigError("--space is missing", fix="give the space of the study to plan")
         return Outlook(checks=tuple(checks))
     note(describe_space(space))
-    SOURCES.register(extensions)
-    loaded_space = load_space(space, overrides, data=data, weights_dir=weights_dir)
+    loaded_space = load_space(
+        space, overrides, data=data, weights_dir=weights_dir, extensions=extensions
+    )
     if _has_all(checks):
         checks += check_space(loaded_space)
     if not _has_all(checks):

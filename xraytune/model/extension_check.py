@@ -15,12 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from pydantic import ValidationError
 
 from xraytune.base.arrays import UInt8Array
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.nets.compute import compute_here, pin
+from xraytune.space.document import parse_yaml
+from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings, Experiment, Settings
@@ -69,19 +72,21 @@ def extension_check(
     """
     (name,) = SOURCES.register([extension])
     block = SOURCES.blocks[name].model_fields
-    values: dict[str, object] = {}
+    values: dict[str, Value] = {}
     for override in overrides:
         setting, _, text = override.partition("=")
         if setting not in block:
-            raise ConfigError(
-                f"{setting!r} is no setting of {name}", f"--set {override}", "omit it"
-            )
-        values[f"{name}.{setting}"] = type(block[setting].default)(text)
+            what = f"{setting!r} is no setting of {name}"
+            raise ConfigError(what, f"--set {override}", f"use one of {', '.join(block)}")
+        values[f"{name}.{setting}"] = parse_yaml(text, f"--set {override}")
     settings = Settings(
         name="check",
         data=data_settings(data, DataSettings(path=data)).with_values({"image_size": image_size}),
     )
-    parameters = parameters_from({"source": name, **values})
+    try:
+        parameters = parameters_from({"source": name, **values})
+    except ValidationError as error:
+        raise ConfigError(f"a setting is not valid: {error}", "--set", "correct it") from error
     experiment = Experiment(settings=settings, parameters=parameters)
     compute = compute_here(settings)
     pin(compute)
@@ -157,14 +162,10 @@ def _train_with_kill(
     (cache / pixels).parent.mkdir(parents=True)
     (cache / pixels).symlink_to(context.cache / pixels)
     resumed = replace(context, cache=cache)
+    silent = replace(resumed, on_progress=ignore_progress)
     process = multiprocessing.get_context("spawn").Process(
         target=_train_until_killed,
-        args=(
-            extension,
-            experiment.model_dump(mode="json"),
-            replace(resumed, on_progress=ignore_progress),
-            calls,
-        ),
+        args=(extension, experiment.model_dump(mode="json"), silent, calls),
     )
     process.start()
     process.join()

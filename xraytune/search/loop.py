@@ -381,8 +381,8 @@ def reserve(allocation: Allocation, nodes: Sequence[Node], trial: OpenTrial) -> 
     trial.slots = 1
     lacks_memory = any(failure["cause"] == "memory" for failure in trial.failures)
     if lacks_memory and gpus:
-        trial.slots = math.floor(max(1, 1 / gpus))
-        gpus = max(1.0, gpus)
+        trial.slots = math.floor(1 / gpus)
+        gpus = 1.0
     elif lacks_memory:
         largest = max(nodes, key=lambda node: node.cpus)
         trial.slots = _slots_on(largest, allocation.trial)
@@ -392,8 +392,6 @@ def reserve(allocation: Allocation, nodes: Sequence[Node], trial: OpenTrial) -> 
 
 def _slots_on(node: Node, trial: Share) -> int:
     slots = math.floor(node.cpus / trial.cpus)
-    if trial.gpus >= 1:
-        slots = min(slots, math.floor(node.gpus / trial.gpus))
-    elif trial.gpus:
+    if trial.gpus:
         slots = min(slots, math.floor(node.gpus) * math.floor(1 / trial.gpus))
     return slots

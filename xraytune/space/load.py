@@ -51,6 +51,7 @@ def load_space(
     *,
     data: Path | None = None,
     weights_dir: Path | None = None,
+    extensions: Sequence[str | type] = (),
 ) -> Space:
     """Read and check a space file.
 
@@ -62,10 +63,13 @@ def load_space(
         data: Folder that replaces `data.path`, or YAML file that replaces keys of `data` (see
             `data_settings`); relative to the current folder, like paths in `overrides`.
         weights_dir: Replaces `weights_dir`.
+        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
 
     Raises:
         ConfigError: The file is invalid; all its problems are listed, in file order.
+        MachineError: An extension imports a package that is not installed.
     """
+    SOURCES.register(extensions)
     document = read_document(find_space(file))
     if [*document.content] == ["data"]:
         fix = "give it as --data, and a search space as --space"

@@ -1,0 +1,66 @@
+"""`xraytune extension check`: each broken promise is named with what to change."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.extension_files import undeclared, write_blend
+from tests.in_process import one_thread
+from tests.pair_files import draw_xrays
+from xraytune.model.extension_check import Promise, extension_check
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def xrays(module_path: Path) -> Path:
+    draw_xrays(module_path, patients=60, seed=4, difficulty=0.0)
+    return module_path / "xrays"
+
+
+@pytest.fixture(autouse=True)
+def _undeclared() -> Iterator[None]:
+    with undeclared(), one_thread():
+        yield
+
+
+def check(place: str, xrays: Path) -> dict[str, Promise]:
+    promises = extension_check(place, data=xrays, image_size=32, overrides=["steps=4"])
+    return {promise.name: promise for promise in promises}
+
+
+def test_an_extension_that_keeps_all_promises(xrays: Path, tmp_path: Path) -> None:
+    promises = check(write_blend(tmp_path), xrays)
+
+    assert {name for name, promise in promises.items() if not promise.is_kept} == set()
+    assert {"same seed", "killed and resumed", "classes", "no copies"} <= promises.keys()
+
+
+@pytest.mark.parametrize(
+    ("swapped", "copied", "broken"),
+    [
+        (False, True, {"same seed", "killed and resumed", "no copies"}),
+        (True, False, {"same seed", "killed and resumed", "classes"}),
+    ],
+)
+def test_broken_promises_say_what_to_change(
+    xrays: Path, tmp_path: Path, swapped: bool, copied: bool, broken: set[str]
+) -> None:
+    """Random numbers without a seed, and copies, or the images of the other class."""
+    changes = {"default_rng(seed)": "default_rng()"}
+    if copied:
+        changes |= {"(first + second) / 2": "first", "* settings.noise": "* 0.1"}
+    if swapped:
+        changes["images[labels == target]"] = "images[labels == 1 - target]"
+    place = write_blend(tmp_path)
+    code = (tmp_path / "blend.py").read_text()
+    for old, new in changes.items():
+        assert old in code
+        code = code.replace(old, new)
+    (tmp_path / "blend.py").write_text(code)
+
+    promises = check(place, xrays)
+
+    assert {name for name, promise in promises.items() if not promise.is_kept} == broken
+    assert all(promises[name].fix for name in broken)
