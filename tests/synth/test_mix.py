@@ -1,6 +1,7 @@
 """The mix plan: exact counts, fair shares, and larger ratios that only add."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -72,3 +73,4 @@ def test_a_mix_is_named_by_its_source_ratio_steps_and_augmentation() -> None:
     assert label(source="gan", synthetic_ratio=0.5, gan={"steps": 2000}) == "gan r=0.5 (2000 steps)"
     assert label(source="duplicate", synthetic_weight=0.1) == "duplicate r=1 weight=0.1"
     assert label(source="duplicate", mixing="pretrain") == "duplicate r=1 pretrain"
+    assert label(source="folder", folder={"path": Path("made/by_gan")}) == "folder by_gan r=1"

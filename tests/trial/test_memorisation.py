@@ -43,7 +43,7 @@ def test_copies_fail_a_trial_with_a_fix_unless_they_are_allowed(
     (problem,) = refusal.value.problems
     count = bench.prepared.train_counts[1]
     assert f"{count} of {count} images of PNEUMONIA (chance of that" in problem.what
-    assert problem.where == "folder r=0.5"
+    assert problem.where == f"folder {copies['folder']['path'].name} r=0.5"
     assert "quality.allow_memorised: true" in problem.fix
     assert str(bench.cache) not in str(refusal.value), "nothing stored holds an absolute path"
 

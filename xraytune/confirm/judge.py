@@ -279,6 +279,11 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
                 f"the synthetic images of {copies} of {plan.replicates} replicates of {arm.name} "
                 "copy training images"
             )
+        if folder := arm.parameters.folder:
+            notes.append(
+                f"the verdict on {arm.name} is on the images in {folder.path.name}/, and not on "
+                "others of the same generator"
+            )
         if not arm.parameters.trains_generator:  # the search has measured the same images
             trial_numbers = [row.number for row in study.searched if row.label == arm.trial]
             reports = _read_reports(study.study_folder, trial_numbers)

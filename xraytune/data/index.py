@@ -243,7 +243,8 @@ def read_labelled(
     if listing.problems:
         raise DataError(*listing.problems, *listing.warnings)
     index = _read_images(data, listing, on_progress)
-    for note in index.warnings:
+    # Names of extra images say nothing of patients, so that notes on them would mislead.
+    for note in listing.warnings if all_parts else index.warnings:
         _logger.warning("%s", note)
     return LabelledImages(data=data, images=index.all_images)
 

@@ -77,7 +77,8 @@ def mix_label(parameters: Parameters) -> str:
     rivals = " +".join(parameters.rivals)
     if parameters.source == "none":
         return rivals or "real_only"
-    mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
+    where = f" {parameters.folder.path.name}" if parameters.folder else ""
+    mix = f"{parameters.source}{where} r={parameters.synthetic_ratio:g}"
     if parameters.pool_size:
         mix += f" of {parameters.pool_size:,}"
     if parameters.synthetic_weight != 1:
