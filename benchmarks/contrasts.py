@@ -43,7 +43,6 @@ def read(study: StudyFolder) -> Contrasts:
     sealed = choose_test(
         settings,
         study.prepared(),
-        study.default_cache,
         replicates=plan.replicates,
         mixes=[arm.parameters for arm in plan.finalists],
         planned_kind=plan.test,

@@ -145,7 +145,7 @@ def _score_arms(
         space, cache, skip_broken=True, note=lambda _: None, on_progress=ignore_progress
     )
     settings = space.settings
-    sealed = choose_test(settings, prepared, cache, replicates=DRAWS, planned_kind="draws")
+    sealed = choose_test(settings, prepared, replicates=DRAWS, planned_kind="draws")
     images = load_test_image_set(sealed, settings.data, cache)
     compute = choose_compute(gpus=0, threads=int(os.environ.get("THREADS", "2")))
     pin(compute)

@@ -229,7 +229,7 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     plan, runs = _plan(question, extra, settings), StudyFolder(folder / "confirm")
     write_prepared(prepared, runs.path / "split.json")
     train(plan, runs, settings, prepared, cache)
-    sealed = choose_test(settings, prepared, cache, replicates=plan.replicates)
+    sealed = choose_test(settings, prepared, replicates=plan.replicates)
     study = SimpleNamespace(
         settings=settings, runs_folder=runs, cache=cache, compute=COMPUTE, callbacks=NO_CALLBACKS
     )

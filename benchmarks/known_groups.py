@@ -107,7 +107,7 @@ def _by_group(settings: Settings, folder: Path, extra: Path) -> Mapping[str, Int
             "lr": 3e-3,
         }
     )
-    sealed = choose_test(settings, prepared, cache, replicates=settings.confirm.replicates)
+    sealed = choose_test(settings, prepared, replicates=settings.confirm.replicates)
     write_prepared(sealed.prepared, runs.path / "split.json")
     finalist = TrialRow(number=0, status="complete", parameters=parameters, val_b_score=0.5)
     arms = [

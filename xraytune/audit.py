@@ -18,11 +18,12 @@ from xraytune.base.records import Json, Progress, frozen, to_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import refuse_patients_of_study, refuse_too_few
+from xraytune.data.draws import FEWEST_UNUSED
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_index, read_labelled
 from xraytune.data.pixels import open_pixels
 from xraytune.data.prepare import RunContext, SplitData, prepare_index
-from xraytune.data.sides import FEWEST_UNUSED, too_few_tested
+from xraytune.data.sides import too_few_tested
 from xraytune.nets.compute import pin
 from xraytune.present.page import write_report
 from xraytune.present.verdict import verdict_sentence

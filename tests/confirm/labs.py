@@ -81,7 +81,7 @@ class Lab:
         settings = settings or self.settings
         prepared = prepared or StudyFolder(self.study).prepared()
         about = {"replicates": settings.confirm.replicates, **about}
-        return choose_test(settings, prepared, self.cache, **about)
+        return choose_test(settings, prepared, **about)
 
     def copy(self, folder: Path) -> "Lab":
         return Lab(copytree(self.path, folder / "lab"))

@@ -54,9 +54,7 @@ class Lab:
         if extra:
             compared.append(Parameters(source="folder", folder=FolderSettings(path=extra)))
         given = read_labelled(test, prepared.class_names) if test else None
-        return choose_test(
-            self.settings, prepared, self.cache, replicates=2, mixes=compared, test=given
-        )
+        return choose_test(self.settings, prepared, replicates=2, mixes=compared, test=given)
 
 
 @pytest.fixture

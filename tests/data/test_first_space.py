@@ -1,6 +1,7 @@
 """The space that `search` writes for a folder of images."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -116,15 +117,34 @@ def test_the_space_of_each_kind_of_data_is_searched(
     assert {row.parameters.source for row in view.trials} == {"none", "duplicate", "gan"}
 
 
-def test_with_enough_patients_replicates_train_on_others(tmp_path: Path) -> None:
-    draw_xrays(tmp_path, patients=1300)
+@pytest.mark.parametrize(
+    ("patients", "has_folder", "train_patients"),
+    [(1300, True, 100), (1300, False, 100), (190, True, None), (190, False, 10)],
+)
+def test_a_search_leaves_patients_to_test_on_unless_the_test_folder_suffices(
+    tmp_path: Path, patients: int, has_folder: bool, train_patients: int | None
+) -> None:
+    draw_xrays(tmp_path, patients=patients)
+    if not has_folder:
+        shutil.rmtree(tmp_path / "xrays/test")
     out = tmp_path / "xrays.yaml"
 
     write_first_space(tmp_path / "xrays", out, has_gpu=False)
 
     settings = load_space(out).settings
-    assert settings.data.train_patients == 50
-    assert settings.confirm.replicates == 9  # 50 for the search, 9 times 50, and 300 to score
+    assert settings.data.train_patients == train_patients
+    assert settings.confirm.replicates == (4 if train_patients else 5)
+
+
+def test_the_space_says_how_many_patients_a_verdict_would_take(tmp_path: Path) -> None:
+    draw_xrays(tmp_path, patients=60)
+    shutil.rmtree(tmp_path / "xrays/test")
+    out = tmp_path / "xrays.yaml"
+
+    write_first_space(tmp_path / "xrays", out, has_gpu=False)
+
+    assert load_space(out).settings.data.train_patients is None
+    assert re.search(r"no verdict can be had: it takes about 1\d\d patients", out.read_text())
 
 
 def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(

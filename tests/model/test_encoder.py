@@ -107,7 +107,7 @@ def test_its_patients_are_neither_drawn_nor_tested_by_a_confirmation(
     prepared, _ = prepared_of(space, cache)
 
     def lab_images(compared: Sequence[Parameters]) -> set[str]:
-        chosen = choose_test(space.settings, prepared, cache, replicates=2, mixes=compared)
+        chosen = choose_test(space.settings, prepared, replicates=2, mixes=compared)
         assert chosen.kind == "unused"
         assert chosen.images
         drawn = [image for image in chosen.prepared.images if image.side not in SIDES]

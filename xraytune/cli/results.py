@@ -310,11 +310,11 @@ def print_plan(outlook: Outlook, given: Options) -> None:
         console.propose("demo")
 
 
-def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Path) -> None:
+def _log_design(space: Space, prepared: SplitData, index: ImageIndex) -> None:
     """Log what the verdict on a starting search could tell, and how long it takes to get it."""
     from xraytune.confirm.design import design_study
 
-    design = design_study(space, prepared, index, cache)
+    design = design_study(space, prepared, index)
     console.event(f"plan: {design.outlook}")
     console.event(f"plan: {design.time}")
 

@@ -13,7 +13,7 @@ from pydantic import PositiveInt, ValidationError
 
 from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
 from xraytune.base.seeding import derive_seed
-from xraytune.data.sides import FEWEST_REPLICATES
+from xraytune.data.draws import FEWEST_REPLICATES
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.paths import FilePath
 from xraytune.space.settings import DonorControl, Experiment, Parameters, Settings, without_gate

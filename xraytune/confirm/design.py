@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, XraytuneError, counted
@@ -16,9 +15,10 @@ from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan, TestKind
 from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
 from xraytune.confirm.sealed import SealedTest, choose_test, left_out_sites
+from xraytune.data.draws import fewest_scored
 from xraytune.data.images import ImageIndex, ImageTable
 from xraytune.data.prepare import SplitData
-from xraytune.data.sides import FEWEST_UNUSED, SideSize, side_size, side_sizes
+from xraytune.data.sides import SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
 from xraytune.search.run import search_work
 from xraytune.space.cost import Machine, describe_time
@@ -94,7 +94,6 @@ def design_study(
     space: Space,
     prepared: SplitData,
     index: ImageIndex,
-    cache: Path,
     *,
     auroc: float = LIKELY_AUROC,
     sd: float = REPLICATE_SD,
@@ -115,7 +114,7 @@ def design_study(
     try:
         synthetic_mixes = [mix for mix in mixes_of(space) if mix.has_synthetic_images]
         sealed = choose_test(
-            settings, prepared, cache, replicates=replicates, mixes=synthetic_mixes, index=index
+            settings, prepared, replicates=replicates, mixes=synthetic_mixes, index=index
         )
     except XraytuneError as error:  # `confirm` would raise it
         problem = error.problems[0]
@@ -251,7 +250,8 @@ def _possible_designs(
             sd=sd,
         )
 
-    fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
+    has_folder = prepared.test_fingerprint is not None
+    fewest = fewest_scored(settings, len(prepared.class_names), has_folder=has_folder)
     designs = [Alternative(precision=expect(planned_count, scored_count))]
     for replicates in [count for count in _MORE_REPLICATES if count > planned_count][:_ROWS]:
         training_patients = (replicates - planned_count) * prepared.train_patient_count

@@ -35,6 +35,7 @@ from xraytune.confirm.sealed import (
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
+from xraytune.data.sides import too_few_tested
 from xraytune.space.settings import Parameters
 from xraytune.study.test_access import accesses
 from xraytune.synth.sources.which import seen_by
@@ -77,7 +78,8 @@ def choose_tests(
         unseen_images = (image for image in labelled.images if image.patient not in seen_patients)
         labelled_by_order[content_fingerprint(unseen_images, in_order=True)] = labelled
 
-    has_own_images = prepared.test_fingerprint is not None or (plan and plan.test == "unused")
+    has_folder = not too_few_tested(index.test, prepared.outputs)
+    has_own_images = has_folder or (plan and plan.test == "unused")
     verdict_images = None
     if labelled_by_order and not has_own_images:
         order = plan.order if plan else ""
@@ -87,7 +89,6 @@ def choose_tests(
         sealed = choose_test(
             settings,
             prepared,
-            study.cache,
             replicates=replicates,
             mixes=mixes,
             planned_kind=plan.test if plan else None,

@@ -133,7 +133,7 @@ def study_outlook(
     prepared, index = prepare_space(
         loaded_space, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
     )
-    design = design_study(loaded_space, prepared, index, cache, auroc=auroc, sd=sd, gpus=gpus)
+    design = design_study(loaded_space, prepared, index, auroc=auroc, sd=sd, gpus=gpus)
     return Outlook(checks=tuple(checks), design=design)
 
 

@@ -15,6 +15,7 @@ from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.confirm.arms import TestKind
 from xraytune.data.changes import RESTORE, require_same_data
+from xraytune.data.draws import fewest_scored, too_few_unused
 from xraytune.data.guesses import part_named
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index, read_labelled
@@ -24,12 +25,11 @@ from xraytune.data.prepare import (
     ImageSet,
     SplitData,
     patients_seen,
-    prepare_index,
     side_image_set,
     stored_image_set,
 )
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
-from xraytune.data.sides import FEWEST_UNUSED, side_sizes, too_few_tested, too_few_unused
+from xraytune.data.sides import side_sizes, too_few_tested
 from xraytune.data.sites import sites_to_leave_out
 from xraytune.data.split import nested_order
 from xraytune.space.settings import DataSettings, Parameters, Settings
@@ -93,7 +93,6 @@ def name_of_hospital(folder: Path) -> str:
 def choose_test(
     settings: Settings,
     prepared: SplitData,
-    cache: Path,
     *,
     replicates: int,
     mixes: Sequence[Parameters] = (),
@@ -115,7 +114,6 @@ def choose_test(
     sites = left_out_sites(settings, prepared)
     seen = seen_by(mixes)
     test_set = test or LabelledImages(data=settings.data, images=index.test)
-    has_folder = test is not None or prepared.test_fingerprint is not None
     name = name_of_hospital(test.data.path) if test else _TEST_FOLDER
     if test:
         refuse_patients_of_study(test, index, settings)
@@ -132,21 +130,21 @@ def choose_test(
     unseen_images = ImageTable(
         image for image in test_set.images if image.patient not in seen_patients
     )
+    folder_problem = too_few_tested(unseen_images, prepared.outputs)
+    has_folder = test is not None or not folder_problem
 
     def seal(kind: TestKind) -> SealedTest:
         split = prepared
         images = unseen_images
         fewest = 0
         if kind == "unused":
-            is_large = settings.confirm.test == "auto" and not sites
-            fewest = FEWEST_UNUSED if is_large else 1
+            fewest = fewest_scored(settings, len(prepared.class_names), has_folder=has_folder)
         if kind != "folder":
             split = divide_unused(
                 prepared,
                 settings,
                 index,
                 replicates,
-                cache=cache,
                 seen=seen,
                 fewest=fewest,
                 sites=sites,
@@ -162,12 +160,7 @@ def choose_test(
     if planned_kind:
         kinds = [planned_kind]
     else:
-        kinds = _preferred_kinds(settings, mixes, notes, name)
-    if not has_folder:
-        kinds = [kind for kind in kinds if kind == "unused"]
-    if not kinds:
-        fix = f"give images of other patients: {_GIVE_TEST}"
-        raise DataError("the study has no test/ folder", settings.data.path, fix)
+        kinds = _preferred_kinds(settings, mixes, notes, name, has_folder=has_folder)
     for kind in kinds:
         try:
             sealed = seal(kind)
@@ -182,8 +175,9 @@ def choose_test(
                 continue
             if has_folder or sites:
                 raise
+            what = problem.what if kind == "folder" else f"{folder_problem}: {problem.what}"
             fix = f"{problem.fix}, or give images of other patients: {_GIVE_TEST}"
-            raise DataError(problem.what, problem.where, fix) from error
+            raise DataError(what, problem.where, fix) from error
     refuse_patients_of_folders(sealed, index, settings, mixes, prepared)
     return replace(sealed, notes=tuple(notes))
 
@@ -231,7 +225,12 @@ def refuse_patients_of_folders(
 
 
 def _preferred_kinds(
-    settings: Settings, mixes: Iterable[Parameters], notes: list[str], name: str
+    settings: Settings,
+    mixes: Iterable[Parameters],
+    notes: list[str],
+    name: str,
+    *,
+    has_folder: bool,
 ) -> Sequence[TestKind]:
     """Return what may be scored and trained on, the preferred kind first; a note says why.
 
@@ -254,6 +253,8 @@ def _preferred_kinds(
             raise DataError(what, "confirm.test", fix)
         test_setting = "folder"
         notes.append(f"{name} is scored: {what}")
+    if test_setting == "auto" and not has_folder:
+        return ["unused"]
     if test_setting != "unused" and not settings.data.train_patients:
         return ["folder"]
     return _PREFERRED[test_setting]
@@ -265,7 +266,6 @@ def divide_unused(
     index: ImageIndex,
     replicates: int,
     *,
-    cache: Path,
     seen: Collection[str] = (),
     fewest: int = 0,
     sites: tuple[str, ...] = (),
@@ -274,25 +274,20 @@ def divide_unused(
 
     Patients who are in no draw are on the side `test` if `fewest` is not 0, else on `others`. With
     `sites`, each draw leaves out the patients of one site. Patients with images in `seen`, given as
-    SHA-256, are left out.
+    SHA-256, are left out, and so are images that the study did not record: broken ones, and those
+    that were added since.
 
-    Raises:
-        DataError: Fewer than `fewest` patients are left to test on, too few patients are of a site,
-            or a draw lacks a class.
-        StudyError: The images changed since the search.
+    Raises DataError if fewer than `fewest` patients are left to test on, too few patients are of a
+    site, or a draw lacks a class.
     """
-    data = settings.data.with_values({"train_patients": None})
-    sizes_px = [prepared.image_size_px]
-    all_images, _ = prepare_index(index, data, cache, sizes_px=sizes_px, skip_broken=True)
-    if all_images.pixels != prepared.pixels:
-        what = "unused images were added, changed or removed since the search"
-        raise StudyError(what, data.path, "restore them, or start a new study")
     excluded_patients = {image.patient for image in prepared.images} | patients_seen(
         index.images, seen
     )
-    recorded_sites = {image.file: image.site for image in (*prepared.images, *prepared.unused)}
+    recorded_images = {image.file: image for image in (*prepared.images, *prepared.unused)}
     images = [
-        replace(image, site=recorded_sites.get(image.file, "")) for image in all_images.images
+        replace(image, row=recorded.row, site=recorded.site)
+        for image in index.images
+        if (recorded := recorded_images.get(image.file))
     ]
     unused = ImageTable(image for image in images if image.patient not in excluded_patients)
     order = nested_order(unused.patients, unused.targets, settings.data.split.seed)

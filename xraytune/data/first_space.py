@@ -5,26 +5,37 @@ is there.
 """
 
 import json
+import math
 import re
 import shlex
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
-from xraytune.base.errors import counted, join_names
+from xraytune.base.errors import add_notes, counted, join_names
 from xraytune.base.files import write_text
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.base.templates import open_templates
+from xraytune.data.draws import (
+    FEWEST_UNUSED,
+    Draws,
+    choose_draws,
+    patients_needed,
+    population_of,
+)
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_folder
-from xraytune.data.sides import FEWEST_UNUSED
+from xraytune.data.sides import too_few_tested
+from xraytune.data.split import split_by_patient
 from xraytune.space.load import data_settings, is_data_file
-from xraytune.space.settings import DataSettings, TaskName
-from xraytune.stats.classification import FEWEST_LABELS
+from xraytune.space.settings import Confirm, DataSettings, SplitSettings, TaskName
+from xraytune.stats.precision import LIKELY_AUROC
 
 _SIZES_PX = (32, 64, 128, 224)
-_TRAIN_PATIENTS = {True: (400, 200, 100, 50), False: (100, 50)}
-"""These are the values with and without a GPU, the largest first."""
+_TRAIN_PATIENTS = {True: (10, 25, 50, 100, 200, 400), False: (10, 25, 50, 100)}
+"""These are the values with and without a GPU."""
 _MANY_PATIENTS = 1000
 _LEARNING_RATES = {
     (False, True): ("1e-5", "3e-3", "1e-4"),
@@ -35,7 +46,10 @@ _LEARNING_RATES = {
 """The least, the most and the first, for masks or not, and with a GPU or not."""
 _RARE = 0.1
 """The share of a class below which the space also searches what helps rare classes."""
-_REPLICATES, _MOST_REPLICATES = 5, 10
+_REPLICATES = 5
+"""Replicates that are scored on the test folder."""
+_FEWEST_TRAINED = 50
+"""If there is a test folder, all patients are trained on rather than fewer than this."""
 
 
 def first_space_path(data: Path) -> Path:
@@ -45,7 +59,12 @@ def first_space_path(data: Path) -> Path:
 
 
 def write_first_space(
-    data: Path, out: Path, *, has_gpu: bool, on_progress: Progress = ignore_progress
+    data: Path,
+    out: Path,
+    *,
+    has_gpu: bool,
+    auroc: Callable[[int], float] = lambda _: LIKELY_AUROC,
+    on_progress: Progress = ignore_progress,
 ) -> str:
     """Write a search space for a data folder or a data file (YAML).
 
@@ -55,6 +74,7 @@ def write_first_space(
         data: The data, as for `search --data`.
         out: The new file.
         has_gpu: Whether trials run on GPUs.
+        auroc: The expected AUROC of a network that trains on a number of patients.
         on_progress: Called with the number of images read.
 
     Raises DataError if the images cannot be used.
@@ -67,12 +87,7 @@ def write_first_space(
     val_share = 0.1 if patients >= _MANY_PATIENTS else 0.2
     split = {"val_a": val_share, "val_b": val_share, "seed": 7}
     split |= settings.split.model_dump(exclude_defaults=True)  # of a data file
-    unused = patients - sum(round(split[side] * patients) for side in ("val_a", "val_b"))
-    train_patients = _choose_train_patients(unused, has_gpu)
-    replicates = _REPLICATES
-    if train_patients:
-        most = (unused - FEWEST_UNUSED) // train_patients - 1
-        replicates = min(max(most, _REPLICATES), _MOST_REPLICATES)
+    draws, confirm_reason = _choose_draws(index, split, _TRAIN_PATIENTS[has_gpu], auroc)
     classes = Counter(images.labels.tolist())
     rarest = min(classes, key=lambda label: classes[label])
     is_imbalanced = task == "classification" and classes[rarest] < _RARE * len(images)
@@ -93,12 +108,12 @@ def write_first_space(
         image_px=image_px,
         image_px_reason=reason,
         split=", ".join(f"{key}: {_as_yaml(value)}" for key, value in split.items()),
-        train_patients=train_patients,
+        train_patients=draws and draws.train_patients,
         is_imbalanced=is_imbalanced,
         rarest=index.class_names[rarest],
         lr=_LEARNING_RATES[task == "segmentation", has_gpu],
-        replicates=replicates,
-        confirm_reason=_describe_confirmation(index, train_patients),
+        replicates=draws.precision.replicates if draws else _REPLICATES,
+        confirm_reason=confirm_reason,
     )
     write_text(out, text)
     return facts
@@ -132,12 +147,49 @@ def _task_of(index: ImageIndex) -> TaskName:
     return "findings" if index.findings else "classification"
 
 
-def _choose_train_patients(unused: int, has_gpu: bool) -> int | None:
-    """Return how many patients to train on so that draws and 300 to score are left, or None."""
-    for count in _TRAIN_PATIENTS[has_gpu]:
-        if unused >= (1 + _REPLICATES) * count + FEWEST_UNUSED:
-            return count
-    return None
+def _choose_draws(
+    index: ImageIndex,
+    split: Mapping[str, Any],
+    sizes: Sequence[int],
+    auroc: Callable[[int], float],
+) -> tuple[Draws | None, str]:
+    """Choose how many patients to train on; None for all, if the test folder is to be scored.
+
+    Also returns what will be scored, in words.
+    """
+    images = index.images
+    with add_notes(index.warnings):
+        sides = split_by_patient(images, SplitSettings(**split))
+    sided_images = zip(images, sides, strict=True)
+    trainable_count = len({image.patient for image, side in sided_images if side == "train"})
+    has_folder = not too_few_tested(index.test, index.outputs)
+    fewest = 1
+    if has_folder:
+        fewest = FEWEST_UNUSED
+        sizes = [size for size in sizes if size >= _FEWEST_TRAINED]
+    population = population_of(images, index.positive)
+    enough = Confirm().rope
+    draws = None
+    if population:
+        draws = choose_draws(
+            population, trainable_count, sizes, auroc, fewest=fewest, enough=enough
+        )
+    if draws:
+        scored = draws.precision.patients
+        return draws, (
+            f"each on its own draw of {draws.train_patients} patients that the search does not "
+            f"use; the other {scored:,} are scored"
+        )
+    if has_folder:
+        return None, "on the test folder"
+    needed = "more patients with and without a finding"
+    if population:
+        scale = population.patients / trainable_count
+        needed = f"about {math.ceil(scale * patients_needed(population, sizes)):,} patients"
+    return None, (
+        f"no verdict can be had: it takes {needed}, or test images of others "
+        "(`xraytune confirm STUDY --test DIR`)"
+    )
 
 
 def _choose_size(index: ImageIndex, task: TaskName, has_gpu: bool) -> tuple[int, str]:
@@ -153,11 +205,3 @@ def _choose_size(index: ImageIndex, task: TaskName, has_gpu: bool) -> tuple[int,
     if size_px < usual_px:
         return size_px, f"half of the images are at most {median_px} px wide"
     return size_px, "more detail takes more time"
-
-
-def _describe_confirmation(index: ImageIndex, train_patients: int | None) -> str:
-    if train_patients:
-        return f"on as many draws of {train_patients} patients that the search does not use"
-    if len(index.test) >= FEWEST_LABELS:
-        return "on the test folder"
-    return "too few patients to test on: `xraytune confirm STUDY --test DIR` adds some"

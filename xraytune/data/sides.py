@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from xraytune.base.errors import Problem, add_notes, join_names
+from xraytune.base.errors import add_notes, join_names
 from xraytune.base.records import frozen
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.data.prepare import SplitData
@@ -25,11 +25,6 @@ MOST_CHANCE = 0.05
 """The largest chance difference at which the order of trials says something: five default ROPEs."""
 FEWEST_OF_CLASS, FEWEST_TESTED = 2, 5
 """The fewest patients of a class for an interval, and for an interval that supports a verdict."""
-FEWEST_REPLICATES = 4
-"""With three replicates, intervals of 95 % cover 91 to 95 % (docs/results.md), so the verdict is
-exploratory."""
-FEWEST_UNUSED = 300
-"""The fewest unused patients that a verdict is scored on."""
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
 
 
@@ -120,34 +115,6 @@ def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
     fewest = FEWEST_LABELS if images[0].findings else FEWEST_TESTED
     few = side_size("test", images, outputs, 0).lacking(fewest)
     return few and f"too few test patients: {few}; an interval needs {fewest} or more"
-
-
-def too_few_unused(
-    unused: int, per_draw: int, *, replicates: int, fewest: int, is_fixed: bool = False
-) -> Problem | None:
-    """Return why `unused` patients do not suffice for draws and `fewest` to test on, or None.
-
-    `is_fixed` says whether the number of replicates cannot be reduced.
-    """
-    missing = replicates * per_draw + fewest - unused
-    if missing <= 0:
-        return None
-    needed = f"{replicates} draws of {per_draw} patients"
-    if fewest:
-        needed += f", and {fewest} to test on"
-    what = (
-        f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for {needed}"
-    )
-    fitting = (unused + per_draw - fewest) // (replicates + 1)
-    draws = (unused - fewest) // per_draw
-    fix = "add patients"
-    if fitting >= 2:
-        fix = f"start a search with {fitting} patients or fewer (--set data.train_patients="
-        fix += f"{fitting} --set name=NEW)"
-    if draws > 1 and not is_fixed:
-        strength = " (exploratory)" if draws < FEWEST_REPLICATES else ""
-        fix += f", or use --replicates {draws}{strength}"
-    return Problem(what, "data.train_patients", fix)
 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:

@@ -11,17 +11,11 @@ from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError, Problem, StudyError, TrialError, counted
 from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Compute, Node
+from xraytune.data.draws import fewest_scored, too_few_unused
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import RunContext, SplitData, restore_pixels
-from xraytune.data.sides import (
-    FEWEST_TESTED,
-    FEWEST_UNUSED,
-    chance_warning,
-    side_sizes,
-    too_few_tested,
-    too_few_unused,
-)
+from xraytune.data.sides import FEWEST_TESTED, chance_warning, side_sizes, too_few_tested
 from xraytune.nets.compute import choose_compute, compute_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import count_slots
@@ -155,7 +149,7 @@ def search(
         for text in _notes(loaded_space, prepared, index):
             note(text)
         if not is_resumed:
-            callbacks.on_prepared(loaded_space, prepared, index, cache)
+            callbacks.on_prepared(loaded_space, prepared, index)
             _note_slow_search(loaded_space, prepared, runner)
 
         # 6. The other inputs
@@ -323,11 +317,10 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
             "no trial is of plain real images, which other arms could be compared with: the space "
             "has no point with source: none and no augmentation"
         )
-    if settings.data.train_patients is None:
-        shortage = too_few_tested(index.test, index.outputs) if index.test else ""
-        if shortage:
-            yield f"`confirm` cannot score test/: {shortage}"
-    elif settings.confirm.test != "folder":
+    shortage = too_few_tested(index.test, index.outputs)
+    if index.test and shortage:
+        yield f"`confirm` cannot score test/: {shortage}"
+    if settings.confirm.test != "folder" and (settings.data.train_patients or shortage):
         problem = _unused_problem(settings, prepared, index)
         if problem:
             yield f"`confirm` cannot score unused patients: {problem.what}; {problem.fix}"
@@ -340,10 +333,12 @@ def _unused_problem(settings: Settings, prepared: SplitData, index: ImageIndex) 
     sites = index.images.sites
     leaves_out = settings.confirm.leave_out == "site"
     replicates = settings.confirm.replicates
-    fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
+    class_count = len(index.class_names)
+    has_folder = not too_few_tested(index.test, index.outputs)
+    fewest = fewest_scored(settings, class_count, has_folder=has_folder)
     if leaves_out:  # of each site, patients of each class
         replicates = len(sites)
-        fewest = len(sites) * FEWEST_TESTED * len(index.class_names)
+        fewest = len(sites) * FEWEST_TESTED * class_count
     return too_few_unused(
         len(unused_patients),
         prepared.train_patient_count,

@@ -890,7 +890,8 @@ class Confirm(StrictModel):
     test: Literal["auto", "unused", "folder"] = "auto"
     """`unused`: with `data.train_patients`, each replicate trains on other patients that the search
     never used, and the rest of them are scored. `folder`: all replicates train on the search's
-    patients, and `test/` is scored. `auto`: `unused` if at least 300 are left to score."""
+    patients, and `test/` is scored. `auto`: `unused` if at least 300 are left to score, or if there
+    are no test images."""
     leave_out: Literal["none", "site"] = "none"
     """`site`: each replicate leaves one site out (`data.split.site`). It trains on unused patients
     of the others and chooses its epoch on those of val-A, and the unused patients of the site are

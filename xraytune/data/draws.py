@@ -1,0 +1,210 @@
+"""How a confirmation uses the patients whom a search left unused, and how many the search leaves.
+
+Each replicate trains on its own draw of the unused patients, and the patients in no draw are
+scored. `scored_patients` is the only place that knows this; everything else follows from it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from operator import attrgetter
+
+import numpy as np
+
+from xraytune.base.errors import Problem
+from xraytune.base.records import frozen
+from xraytune.data.images import ImageTable
+from xraytune.data.sides import FEWEST_OF_CLASS, FEWEST_TESTED
+from xraytune.space.settings import Settings
+from xraytune.stats.classification import FEWEST_LABELS, Flags, scored_findings
+from xraytune.stats.placements import effective_patients
+from xraytune.stats.precision import Precision, expect_precision
+
+FEWEST_REPLICATES = 4
+"""With three replicates, intervals of 95 % cover 91 to 95 % (docs/results.md), so the verdict is
+exploratory."""
+FEWEST_UNUSED = 300
+"""The test folder, if there is one, is scored rather than fewer unused patients."""
+_MOST_REPLICATES = 10
+_WIDEST = 2.0
+"""A design with more training patients may widen the interval at most by this factor."""
+_HALF_WIDTH = attrgetter("half_width")
+
+
+def scored_patients(unused: int, per_draw: int, replicates: int) -> int:
+    """Return how many of the unused patients are scored: those who are in no draw."""
+    return unused - replicates * per_draw
+
+
+def fewest_scored(settings: Settings, class_count: int, *, has_folder: bool) -> int:
+    """Return the fewest unused patients that are scored, given whether there is a test folder."""
+    is_choice = settings.confirm.test == "auto" and settings.confirm.leave_out == "none"
+    return FEWEST_UNUSED if is_choice and has_folder else FEWEST_TESTED * class_count
+
+
+def too_few_unused(
+    unused: int, per_draw: int, *, replicates: int, fewest: int, is_fixed: bool = False
+) -> Problem | None:
+    """Return why `unused` patients do not suffice for draws and `fewest` to test on, or None.
+
+    `is_fixed` says whether the number of replicates cannot be reduced.
+    """
+    missing = fewest - scored_patients(unused, per_draw, replicates)
+    if missing <= 0:
+        return None
+    needed = f"{replicates} draws of {per_draw} patients"
+    if fewest:
+        needed += f", and {fewest} to test on"
+    what = "the search leaves no patient unused"
+    if unused:
+        what = f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for "
+        what += needed
+    fitting = (unused + per_draw - fewest) // (replicates + 1)
+    draws = (unused - fewest) // per_draw
+    fix = "add patients"
+    if fitting >= 2:
+        fix = f"start a search with {fitting} patients or fewer (--set data.train_patients="
+        fix += f"{fitting} --set name=NEW)"
+    if draws > 1 and not is_fixed:
+        strength = " (exploratory)" if draws < FEWEST_REPLICATES else ""
+        fix += f", or use --replicates {draws}{strength}"
+    return Problem(what, "data.train_patients", fix)
+
+
+@frozen
+class Draws:
+    """A design of a study: how many patients each network trains on, and what the verdict tells.
+
+    `precision` has the numbers of replicates and of scored patients.
+    """
+
+    train_patients: int
+    precision: Precision
+
+    @property
+    def half_width(self) -> float:
+        """The expected half-width of the verdict's interval."""
+        return self.precision.half_width
+
+
+@frozen
+class Population:
+    """The patients whom a study divides.
+
+    Attributes:
+        patients: Number of patients.
+        effective_patients, share: See `stats.placements.effective_patients`.
+        fewest_drawn: The fewest patients in a draw, so that it has patients of each class.
+        fewest_tested: The fewest patients to score.
+    """
+
+    patients: int
+    effective_patients: float
+    share: float
+    fewest_drawn: int
+    fewest_tested: int
+
+
+def population_of(images: ImageTable, positive: int) -> Population | None:
+    """Return the patients of images; None if no finding has enough images to be scored.
+
+    Masks have a mean, and so as many effective patients as patients.
+    """
+    names = np.array(images.patients)
+    targets = images.targets
+    patients = len(np.unique(names))
+
+    def share_of(is_shown: Flags) -> float:
+        return len(np.unique(names[is_shown])) / patients
+
+    rarest = 1.0
+    fewest_drawn = FEWEST_OF_CLASS
+    has_findings = targets.ndim == 2
+    if has_findings:
+        scored = scored_findings(targets)
+        shares = [min(share_of(states == 1), share_of(states == 0)) for states in targets.T[scored]]
+        if not shares:
+            return None
+        rarest = max(shares)  # a single finding suffices for a score
+    elif targets.any():
+        rarest = min(share_of(targets == label) for label in np.unique(targets))
+        fewest_drawn = math.ceil(FEWEST_OF_CLASS / rarest)
+    effective = (float(patients), 1.0)
+    if targets.any():
+        effective = effective_patients(targets, images.patients, positive)
+    return Population(
+        patients=patients,
+        effective_patients=effective[0],
+        share=effective[1],
+        fewest_drawn=fewest_drawn,
+        fewest_tested=math.ceil(FEWEST_LABELS / rarest),
+    )
+
+
+def choose_draws(
+    population: Population,
+    patients: int,
+    sizes: Sequence[int],
+    auroc: Callable[[int], float],
+    *,
+    fewest: int = 1,
+    enough: float = 0.0,
+) -> Draws | None:
+    """Choose how many patients to train on, so that a confirmation has patients to score.
+
+    The more patients each network trains on, the fewer are left to score. The largest size is
+    chosen whose interval is expected to be at most twice as wide as the narrowest one, or no wider
+    than ± `enough`. For each size, the number of replicates is the one with the narrowest interval.
+
+    Args:
+        population: All patients.
+        patients: Number of patients that are not on a validation side.
+        sizes: The numbers of training patients to choose from.
+        auroc: The expected AUROC of a network that trains on a number of patients.
+        fewest: The fewest patients to score.
+        enough: The half-width of an interval that is narrow enough, in AUROC.
+
+    Returns None if there are too few patients.
+    """
+    designs: list[Draws] = []
+    for size in sizes:
+        of_size = _designs(population, patients, size, auroc(size), fewest)
+        if narrowest := min(of_size, key=_HALF_WIDTH, default=None):
+            designs.append(narrowest)
+    if not designs:
+        return None
+    widest = max(enough, _WIDEST * min(map(_HALF_WIDTH, designs)))
+    narrow_designs = [design for design in designs if design.half_width <= widest]
+    return max(narrow_designs, key=attrgetter("train_patients"))
+
+
+def _designs(
+    population: Population, patients: int, size: int, auroc: float, fewest: int
+) -> Iterator[Draws]:
+    """Yield the possible designs in which each network trains on `size` patients."""
+    if size < population.fewest_drawn:
+        return
+    for replicates in range(FEWEST_REPLICATES, _MOST_REPLICATES + 1):
+        scored = scored_patients(patients - size, size, replicates)
+        if scored < max(fewest, population.fewest_tested):
+            return
+        precision = expect_precision(
+            auroc,
+            replicates=replicates,
+            patients=scored,
+            effective_patients=population.effective_patients * scored / population.patients,
+            controls=1,
+            share=population.share,
+        )
+        yield Draws(train_patients=size, precision=precision)
+
+
+def patients_needed(population: Population, sizes: Sequence[int]) -> int:
+    """Return how many patients, without those of validation, the smallest design needs."""
+    fitting = [size for size in sizes if size >= population.fewest_drawn]
+    size = min(fitting, default=population.fewest_drawn)
+    return next(
+        patients
+        for patients in count(size)
+        if scored_patients(patients - size, size, FEWEST_REPLICATES) >= population.fewest_tested
+    )
