@@ -224,7 +224,7 @@ def measure() -> Iterator[Figure]:
                         before[str(count)] = study.look_before(count)
                         write_json(kept, record)
     panels = {
-        f"{name}\n{pair_name}": by_count
+        f"{name}\n{pair_name}": dict(sorted(by_count.items(), key=lambda entry: int(entry[0])))
         for name, by_pair in scores.items()
         for pair_name, by_count in by_pair.items()
     }

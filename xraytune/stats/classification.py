@@ -26,8 +26,8 @@ Flags: TypeAlias = NDArray[np.bool_]
 FEWEST_LABELS = 10
 """A finding is scored if at least this many images have it and at least this many do not."""
 LEAST_FIT = 0.6
-"""By convention, the classifier of another hospital with a smaller AUROC on a study's patients is
-called chance there (docs/studies/two_hospitals.md)."""
+"""Where the classifier of another hospital has a smaller AUROC on a study's patients, what this
+hospital sent did harm (docs/studies/two_hospitals.md)."""
 
 _ROUNDING = 1e-9
 
