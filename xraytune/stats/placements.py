@@ -5,9 +5,11 @@ variance of the network's score, and the dot product of two networks' components
 of their scores.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -22,6 +24,7 @@ from xraytune.stats.classification import (
     Labels,
     one_against_rest,
     require_scorable,
+    scored_findings,
 )
 
 DifferenceVariance: TypeAlias = Callable[[ArrayLike, ArrayLike], Floats]
@@ -44,12 +47,15 @@ class StructuralComponents:
             findings have the most variance, which is known from few patients.
         variance: Assumed variance of the score: `placement_variance`, `error_variance`, or
             `even_variance` for a sample of sites.
+        overlap: The share of its training patients that a replicate has in common with another one,
+            averaged over all pairs (`mean_overlap`).
     """
 
     scores: Floats
     components: Floats
     effective_patients: float
     variance: DifferenceVariance
+    overlap: float = 0.0
 
     def by_arm(self, count: int) -> Self:
         """Return scores and components by arm and replicate, of the networks of `count` arms."""
@@ -80,6 +86,77 @@ def sample_of_sites(scores: Floats) -> StructuralComponents:
 def even_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     """Return the same variance for all pairs of scores: nothing is assumed about patients."""
     return np.ones(np.broadcast(first, second).shape)
+
+
+def mean_overlap(draws: Sequence[Collection[str]]) -> float:
+    """Return `StructuralComponents.overlap` of draws of equally many patients, without repeats."""
+    times_drawn = np.array([*Counter(chain(*draws)).values()])
+    shared = float((times_drawn * (times_drawn - 1)).sum())
+    return shared / (len(draws) - 1) / float(times_drawn.sum())
+
+
+def outside_components(
+    labels: Labels,
+    results: Floats,
+    patients: Sequence[str],
+    positive: int,
+    overlap: float = 0.0,
+) -> StructuralComponents:
+    """Return `structural_components` of networks that are not all scored on the same images.
+
+    The results of a network on images that it is not scored on are NaN. Patients without another
+    image have a component of 0 for this network. So the covariance of two networks is the sum over
+    the patients whom both are scored on. `scorable_labels` must have been applied to findings.
+    """
+    is_scored = ~np.isnan(results).any(axis=2)
+    parts, part_of_network = np.unique(is_scored, axis=0, return_inverse=True)
+    names = np.unique(np.asarray(patients))
+    scores = np.zeros(len(results))
+    components = np.zeros((len(results), len(names)))
+    for number, part in enumerate(parts):
+        networks = np.flatnonzero(part_of_network == number)
+        part_patients = np.asarray(patients)[part]
+        of_part = structural_components(
+            labels[part], results[networks][:, part], part_patients.tolist(), positive
+        )
+        scores[networks] = of_part.scores
+        columns = np.searchsorted(names, np.unique(part_patients))
+        components[np.ix_(networks, columns)] = of_part.components
+    effective, variance = assumed_variance(labels, patients, positive, results.shape[2])
+    return StructuralComponents(
+        scores=scores,
+        components=components,
+        effective_patients=effective,
+        variance=variance,
+        overlap=overlap,
+    )
+
+
+def scorable_labels(labels: Labels, results: Floats) -> Labels:
+    """Return labels in which findings that some network cannot be scored on are unknown.
+
+    `results` are as for `outside_components`. So all networks are scored on the same findings.
+    """
+    if labels.ndim == 1:
+        return labels
+    scorable = {*range(labels.shape[1])}
+    for part in np.unique(~np.isnan(results).any(axis=2), axis=0):
+        scorable &= {*scored_findings(labels[part])}
+    is_scorable = np.isin(np.arange(labels.shape[1]), [*scorable])
+    return np.where(is_scorable, labels, -1)
+
+
+def assumed_variance(
+    labels: Labels, patients: Sequence[str], positive: int, outputs: int
+) -> tuple[float, DifferenceVariance]:
+    """Return the effective patients and the assumed variance of `StructuralComponents`.
+
+    `outputs` is the number of classes or findings; it is 1 for results that are averaged.
+    """
+    if labels.ndim == 1 and outputs == 1:
+        return float(len({*patients})), error_variance
+    effective, share = effective_patients(labels, patients, positive)
+    return effective, partial(placement_variance, share=share)
 
 
 def structural_components(
@@ -125,12 +202,12 @@ def structural_components(
         _components(is_class, is_other, probabilities[:, :, number], patient_of_image)
         for number, is_class, is_other in sides
     ]
-    effective, share = effective_patients(labels, patients, positive)
+    effective, variance = assumed_variance(labels, patients, positive, probabilities.shape[2])
     return StructuralComponents(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
         effective_patients=effective,
-        variance=partial(placement_variance, share=share),
+        variance=variance,
     )
 
 

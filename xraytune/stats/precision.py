@@ -59,6 +59,7 @@ def expect_precision(
     controls: int,
     share: float = 1.0,
     sd: float = REPLICATE_SD,
+    overlap: float = 0.0,
 ) -> Precision:
     """Return the expected precision of a verdict.
 
@@ -71,8 +72,9 @@ def expect_precision(
         share: Second result of `stats.placements.effective_patients`; 1, except for a mean over
             findings.
         sd: Standard deviation of an arm's AUROC over replicates, as `REPLICATE_SD`.
+        overlap: As in `stats.placements.StructuralComponents`.
     """
-    evidence = expected_evidence(auroc, replicates, effective_patients, share, sd)
+    evidence = expected_evidence(auroc, replicates, effective_patients, share, sd, overlap)
     interval = score_interval(evidence)
 
     def gain(missed: float) -> float:
@@ -96,6 +98,7 @@ def expected_evidence(
     effective_patients: float,
     share: float = 1.0,
     sd: float = REPLICATE_SD,
+    overlap: float = 0.0,
 ) -> Evidence:
     """Return the evidence on two equal arms that the model of scores predicts."""
     variance = partial(placement_variance, share=share)
@@ -103,10 +106,11 @@ def expected_evidence(
     of_many = per_patient * float(variance(auroc, auroc))
     of_one = per_patient * float(variance(auroc, auroc, within=1.0))
     spread = sd * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
+    sample_variance = 2 * spread**2 * (1 - overlap) + of_one - of_many
     return Evidence(
         difference=0.0,
         mean_score=auroc,
-        replicate_variance=2 * spread**2 + of_one - of_many,
+        replicate_variance=sample_variance * (1 + replicates * overlap / (1 - overlap)),
         patient_variance=of_many,
         replicates=replicates,
         effective_patients=effective_patients,

@@ -9,7 +9,6 @@ An outcome is an entry of `SECONDARY` with a formula in `weighted_outcomes`.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -23,13 +22,7 @@ from xraytune.stats.classification import (
     weighted_sensitivity_at,
 )
 from xraytune.stats.intervals import resample_patients
-from xraytune.stats.placements import (
-    DifferenceVariance,
-    StructuralComponents,
-    effective_patients,
-    error_variance,
-    placement_variance,
-)
+from xraytune.stats.placements import StructuralComponents, assumed_variance
 from xraytune.stats.segmentation import MASK_METRICS
 
 SPECIFICITY = 0.9
@@ -91,24 +84,26 @@ def secondary_components(
     positive: int,
     thresholds: Mapping[int, float],
     seed: int,
+    overlap: float = 0.0,
 ) -> dict[str, StructuralComponents]:
     """Return each outcome of R networks, and its bootstrap covariance over patients.
 
     `components` has a column for each resample instead of each patient. Arguments are as for
-    `structural_components`; with two classes, `thresholds` has the threshold of each network.
+    `outside_components`; with two classes, `thresholds` has the threshold of each network.
     """
     resamples = resample_patients(labels, patients, resample_count=_RESAMPLES, seed=seed)
     weightings = [np.ones((1, len(labels))), *resamples]
     of_networks = []
     for number, of_network in enumerate(results):
-        threshold = thresholds.get(number, 0.5)
-        images = ScoredImages(labels, of_network, positive=positive, threshold=threshold)
-        of_networks.append([weighted_outcomes(images, weights) for weights in weightings])
-    effective = float(len({*patients}))
-    variance: DifferenceVariance = error_variance
-    if results.shape[2] > 1:
-        effective, share = effective_patients(labels, patients, positive)
-        variance = partial(placement_variance, share=share)
+        is_scored = ~np.isnan(of_network).any(axis=1)
+        images = ScoredImages(
+            labels[is_scored],
+            of_network[is_scored],
+            positive=positive,
+            threshold=thresholds.get(number, 0.5),
+        )
+        of_networks.append([weighted_outcomes(images, each[:, is_scored]) for each in weightings])
+    effective, variance = assumed_variance(labels, patients, positive, results.shape[2])
     components = {}
     for name in (metric.name for metric in SECONDARY if metric.name in of_networks[0][0]):
         values = np.stack(
@@ -122,5 +117,6 @@ def secondary_components(
             components=deviations / np.sqrt(resampled.shape[1] - 1),
             effective_patients=effective,
             variance=variance,
+            overlap=overlap,
         )
     return components

@@ -13,7 +13,7 @@ Both follow the rules of docs/confirm.md, each of which controls its error rate.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -61,7 +61,8 @@ class Evidence:
     Attributes:
         difference: Estimated score of the first arm minus the score of the second.
         mean_score: Mean of the two arms' scores.
-        replicate_variance: Sample variance of the difference over replicates.
+        replicate_variance: Sample variance of the difference over replicates, increased if these
+            share training patients.
         patient_variance: Variance of the difference over patients, given these replicates; a
             negative estimate counts as 0.
         replicates: Number of replicates, at least 2.
@@ -121,19 +122,27 @@ def variance_components(pair: StructuralComponents) -> dict[str, float]:
     replicate with infinitely many patients, `patient` is the variance per patient that all
     replicates share, and `patient_by_replicate` is the interaction of both, per patient.
     """
-    evidence = gather(pair)
+    evidence = gather(replace(pair, overlap=0.0))
     by_patient = pair.components[0] - pair.components[1]
     patients = by_patient.shape[1]
     interaction = float((by_patient**2).sum(axis=1).mean()) - evidence.patient_variance
     return {
-        "replicate": evidence.replicate_variance - interaction,
+        "replicate": (evidence.replicate_variance - interaction) / (1 - pair.overlap),
         "patient": evidence.patient_variance * patients,
         "patient_by_replicate": interaction * patients,
     }
 
 
 def gather(pair: StructuralComponents) -> Evidence:
-    """Return the evidence that `compare` tests; arguments and exceptions are the same."""
+    """Return the evidence that `compare` tests; arguments and exceptions are the same.
+
+    Training patients that replicates share vary their mean, but not the replicates around it. With
+    a share of s (`overlap`), the variance of the mean of K replicates is their sample variance
+    times 1 / K + s / (1 - s) instead of 1 / K (docs/decisions/0055).
+
+    From: Nadeau & Bengio 2003, "Inference for the generalization error", section 3, for
+    replicates that share test images.
+    """
     replicates = pair.scores.shape[1]
     if replicates < 2:
         what = "confirm.replicates: a single one gives no estimate of the variance between them"
@@ -142,10 +151,11 @@ def gather(pair: StructuralComponents) -> Evidence:
     differences, by_patient = (arms[0] - arms[1] for arms in (pair.scores, pair.components))
     covariance = by_patient @ by_patient.T
     of_different_replicates = covariance.sum() - np.trace(covariance)
+    shared = pair.overlap / (1 - pair.overlap)
     return Evidence(
         difference=float(differences.mean()),
         mean_score=float(pair.scores.mean()),
-        replicate_variance=float(differences.var(ddof=1)),
+        replicate_variance=float(differences.var(ddof=1)) * (1 + replicates * shared),
         patient_variance=float(of_different_replicates / (replicates * (replicates - 1))),
         replicates=replicates,
         effective_patients=pair.effective_patients,
