@@ -199,7 +199,7 @@ def score_arms(
         on_progress=ignore_progress,
     )
     index = read_index(settings.data)
-    divided = divide_unused(prepared, settings, index, draws, seen=seen, fewest=300)
+    divided = divide_unused(prepared, settings, index, draws, "unused", seen=seen, fewest=300)
     compute = choose_compute(gpus=0, threads=int(os.environ.get("THREADS", "2")))
     pin(compute)
     scores = {**known}

@@ -10,7 +10,7 @@ replicates has a closed form.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import (
     StructuralComponents,
+    mean_overlap,
+    outside_components,
     placement_variance,
     structural_components,
 )
@@ -36,6 +38,8 @@ _ERRORS = 0.8, 0.05, 0.15
 """Of a score's error variance 1: common to all, of the arm, the replicate's own."""
 _PATIENTS_SHARE = 0.6
 _AT_ONCE = 20
+_OF_TRAINING_PATIENTS = 0.8
+"""Of a replicate's own error, and of the variance of its separation: what adds up over its training patients. Its seeds have the rest."""
 
 _Singles = NDArray[np.float32]
 
@@ -133,26 +137,96 @@ def _scores(
 ) -> Floats:
     """[studies, arms, K, N]."""
     studies, arm_count, _ = shape
-
-    def error(variance: float, *levels: int) -> _Singles:
-        of_patient = generator.standard_normal(
-            (*levels, patient_of_image[-1] + 1), dtype=np.float32
-        )
-        of_image = generator.standard_normal((*levels, len(labels)), dtype=np.float32)
-        of_patient *= np.float32(np.sqrt(variance * _PATIENTS_SHARE))
-        of_image *= np.float32(np.sqrt(variance * (1 - _PATIENTS_SHARE)))
-        of_image += of_patient[..., patient_of_image]
-        return of_image
-
     common, of_arm, own = _ERRORS
-    scores = error(own, *shape)
-    scores += error(of_arm, studies, arm_count, 1)
-    scores += error(common, studies, 1, 1)
+    scores = _error(generator, patient_of_image, own, *shape)
+    scores += _error(generator, patient_of_image, of_arm, studies, arm_count, 1)
+    scores += _error(generator, patient_of_image, common, studies, 1, 1)
     scores += (_separations(generator, arms, shape)[..., None] * labels).astype(np.float32)
     for place, arm in enumerate(arms):
         if arm.is_one_network:
             scores[:, place] = scores[:, place, :1]
     return scores.astype(np.float64)
+
+
+def _error(
+    generator: np.random.Generator,
+    patient_of_image: NDArray[np.int64],
+    variance: float,
+    *levels: int,
+) -> _Singles:
+    """Return errors of images, [*levels, N], which a patient's images share in part."""
+    of_patient = generator.standard_normal((*levels, patient_of_image[-1] + 1), dtype=np.float32)
+    of_image = generator.standard_normal((*levels, len(patient_of_image)), dtype=np.float32)
+    of_patient *= np.float32(np.sqrt(variance * _PATIENTS_SHARE))
+    of_image *= np.float32(np.sqrt(variance * (1 - _PATIENTS_SHARE)))
+    of_image += of_patient[..., patient_of_image]
+    return of_image
+
+
+def simulate_outside(
+    arms: Sequence[Arm],
+    *,
+    patients: int,
+    per_draw: int,
+    replicates: int,
+    studies: int,
+    seed: int,
+) -> Iterator[StructuralComponents]:
+    """Return studies of replicates that are scored on all patients outside their own draw.
+
+    Each patient adds to the separation and to the errors of the networks that are trained on them.
+    """
+    common, of_arm, own = _ERRORS
+    from_patients, from_seeds = np.sqrt([_OF_TRAINING_PATIENTS, 1 - _OF_TRAINING_PATIENTS])
+    mean, deviation = np.array([separation(arm) for arm in arms]).T[..., None]
+    for start in range(0, studies, _AT_ONCE):
+        generator = numpy_generator(seed, "outside", start)
+        labels, patient_of_image = _test_folder(generator, patients)
+        draws = draw_in_turn(generator, patients, per_draw, replicates)
+        weights = np.zeros((replicates, patients), dtype=np.float32)
+        for replicate, draw in enumerate(draws):
+            weights[replicate, draw] = 1 / np.sqrt(per_draw)
+        levels = (min(_AT_ONCE, studies - start), len(arms))
+        shape = (*levels, patients, len(labels))
+        of_patients = generator.standard_normal(shape, dtype=np.float32)
+        of_training = np.sqrt(own) * (weights @ of_patients)
+        of_seeds = _error(generator, patient_of_image, own, *levels, replicates)
+        scores = (from_patients * of_training + from_seeds * of_seeds).astype(np.float64)
+        scores += _error(generator, patient_of_image, of_arm, *levels, 1)
+        scores += _error(generator, patient_of_image, common, levels[0], 1, 1)
+        worth = generator.standard_normal((*levels, patients)) @ weights.T
+        luck = generator.standard_normal(worth.shape)
+        separations = mean + deviation * (from_patients * worth + from_seeds * luck)
+        scores += separations[..., None] * labels
+        scores[..., weights[:, patient_of_image] > 0] = np.nan
+        results = scores.reshape(-1, len(labels))
+        found = outside_components(
+            labels,
+            np.stack([-results, results], axis=2),
+            [f"{patient:06d}" for patient in patient_of_image],
+            positive=1,
+            overlap=mean_overlap([[f"{patient}" for patient in draw] for draw in draws]),
+        )
+        aurocs = found.scores.reshape(*levels, replicates)
+        components = found.components.reshape(*levels, replicates, patients)
+        for number in range(len(aurocs)):
+            yield replace(found, scores=aurocs[number], components=components[number])
+
+
+def draw_in_turn(
+    generator: np.random.Generator, patients: int, per_draw: int, count: int
+) -> list[list[int]]:
+    """Return draws of patients as `confirm` makes them: nobody again before everybody was drawn."""
+    waiting: list[int] = []
+    draws = []
+    for _ in range(count):
+        if len(waiting) < per_draw:
+            waiting += generator.permutation(patients).tolist()
+        draw = [*dict.fromkeys(waiting)][:per_draw]
+        for patient in draw:
+            waiting.remove(patient)
+        draws.append(draw)
+    return draws
 
 
 def _separations(

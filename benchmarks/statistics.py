@@ -5,14 +5,14 @@ Seeds are fixed; the standard error of a share of 2,000 studies is .005 at .95 a
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
 
 from benchmarks.figures import Figure, figure
-from benchmarks.simulated_studies import Arm, against_controls, simulate
+from benchmarks.simulated_studies import Arm, against_controls, simulate, simulate_outside
 from xraytune.stats.placements import StructuralComponents
 from xraytune.stats.verdict import (
     LEVEL,
@@ -35,6 +35,8 @@ _TEST_FOLDER_PATIENTS = 428
 """In the official test folder."""
 _CELLS = 1000
 """Studies in each cell of the coverage."""
+_OVERLAPPING = 200
+"""Studies in each cell with overlapping draws."""
 _CONTROLS: tuple[ControlKind, ...] = ("none", "duplicate", "tuned", "tuned", "tuned")
 _DONOR_CONTROLS: tuple[ControlKind, ...] = (*_CONTROLS, "donor", "donor_start")
 _WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
@@ -43,6 +45,7 @@ _WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
 def measure() -> Iterator[Figure]:
     """Yield the figures of all cases."""
     yield from _coverage()
+    yield from _outside()
     yield from _power()
     yield from _near_the_ceiling()
     yield from _helps()
@@ -71,6 +74,30 @@ def _coverage() -> Iterator[Figure]:
         ):
             name = f"statistics: {what} coverage of {len(shares)} cells, {replicates} replicates"
             yield figure(name, share, "share", "0.93 to 0.97")
+
+
+def _outside() -> Iterator[Figure]:
+    """Ten replicates that are scored on all patients outside their draws, which overlap more and more."""
+    covered = defaultdict(list)
+    for sizes, auroc, sd in product(
+        ((300, 150), (300, 60), (600, 90)), (0.985, 0.955, 0.9), (0.002, 0.01)
+    ):
+        patients, per_draw = sizes
+        arms = [Arm(auroc=auroc, replicates_sd=sd), Arm(auroc=auroc - _ROPE / 2, replicates_sd=sd)]
+        studies = simulate_outside(
+            arms,
+            patients=patients,
+            per_draw=per_draw,
+            replicates=10,
+            studies=_OVERLAPPING,
+            seed=31,
+        )
+        covered[sizes].append(_covered(against_controls([*studies]), _ROPE / 2))
+    for (patients, per_draw), shares in covered.items():
+        name = f"statistics: coverage outside draws of {per_draw} of {patients} patients, mean of six cells"
+        yield figure(name, float(np.mean(shares)), "share", "0.93 to 0.97")
+        yield figure(f"{name}, lowest", min(shares), "share")
+        yield figure(f"{name}, highest", max(shares), "share")
 
 
 def _power() -> Iterator[Figure]:

@@ -18,7 +18,6 @@ from xraytune.base.records import Json, Progress, frozen, to_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import refuse_patients_of_study, refuse_too_few
-from xraytune.data.draws import FEWEST_UNUSED
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_index, read_labelled
 from xraytune.data.pixels import open_pixels
@@ -265,22 +264,20 @@ def _choose_patients(
 ) -> int | None:
     """Return how many patients each network is trained on; None for all of them.
 
-    Each replicate has its own training set if there are enough patients for this and, without a
-    test folder, for testing. Otherwise, all replicates are trained on all patients.
+    Each replicate has its own training set if there are enough patients for this. Without a test
+    folder, the search, a replicate and its test need as many patients each. With one and too few
+    patients, all replicates are trained on all patients.
 
     Raises:
         DataError: Without a test folder, there are too few patients, or the synthetic images may
             show any of them.
     """
     patients = settings.data.train_patients
-    parts = 1 + settings.confirm.replicates
-    fewest = FEWEST_UNUSED if settings.confirm.test == "auto" else 1
-    test_patients = 0 if has_test else fewest
-    need = test_patients + parts * (patients or _FEWEST_PATIENTS)
+    need = 3 * (patients or _FEWEST_PATIENTS)
     if not has_test and prepared.train_patient_count < need:
         what = (
-            f"without a test folder it needs {need:,} training patients, {test_patients} of them "
-            f"to test on, and there are {prepared.train_patient_count:,}"
+            f"without a test folder it needs {need:,} training patients, a third of them to test "
+            f"on, and there are {prepared.train_patient_count:,}"
         )
         raise DataError(what, fix=f"add patients, or {_GIVE_TEST}")
     if not has_test and source_of(mix).seen_images_sha256() is None:
@@ -288,7 +285,7 @@ def _choose_patients(
             "without a test folder it needs to know which images the synthetic ones were made from"
         )
         raise DataError(what, fix=f"list these images (--set folder.seen=FILE), or {_GIVE_TEST}")
-    share = (prepared.train_patient_count - test_patients) // parts
-    if patients is None and share >= _FEWEST_PATIENTS:
-        return min(share, _MOST_PATIENTS)
+    share = prepared.train_patient_count // (1 + settings.confirm.replicates)
+    if patients is None and (share >= _FEWEST_PATIENTS or not has_test):
+        return min(max(share, _FEWEST_PATIENTS), _MOST_PATIENTS)
     return patients

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.confirm.labs import Lab, changed, draw_hospital, search_space, sides_of
@@ -16,7 +17,7 @@ from tests.in_process import command
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
-from xraytune.confirm.arms import read_plan
+from xraytune.confirm.arms import read_plan, write_plan
 from xraytune.confirm.design import Design
 from xraytune.confirm.outlook import study_outlook
 from xraytune.confirm.record import Confirmation
@@ -69,11 +70,13 @@ def ended(module_path: Path) -> Lab:
 
 @pytest.mark.parametrize(("replicates", "seed"), [(REPLICATES, 0), (2, 1)])
 def test_no_patient_is_on_two_sides(ended: Lab, replicates: int, seed: int) -> None:
+    """With many unused patients, as planned here, only those in no draw are scored."""
     split = ended.settings.data.split.model_copy(update={"seed": seed})
     settings = changed(ended.settings, split=split)
     searched, _ = prepare(settings, ended.cache)
 
-    choice = ended.choose(settings, searched, replicates=replicates)
+    planned = {"replicates": replicates, "planned_kind": "unused"}
+    choice = ended.choose(settings, searched, **planned)
 
     sides = sides_of(choice.prepared)
     draws = [f"draw_{number}" for number in range(replicates)]
@@ -87,7 +90,32 @@ def test_no_patient_is_on_two_sides(ended: Lab, replicates: int, seed: int) -> N
     ill = {image.patient for image in choice.prepared.images if image.label == 1}
     assert np.ptp([len(sides[draw] & ill) for draw in draws]) <= 2, "about the same classes"
     assert {*choice.images.patients} == sides["test"]
-    assert choice == choose_test(settings, searched, replicates=replicates)
+    assert choice == choose_test(settings, searched, replicates=replicates, planned_kind="unused")
+
+
+@pytest.mark.parametrize("replicates", [REPLICATES, 25])
+def test_with_fewer_patients_everybody_outside_a_draw_is_scored(
+    ended: Lab, replicates: int
+) -> None:
+    searched = StudyFolder(ended.study).prepared()
+    unused = {image.patient for image in searched.unused if image.part != "test"}
+
+    choice = ended.choose(replicates=replicates)
+
+    assert choice.kind == "outside"
+    everyone = choice.prepared
+    assert {*choice.images.patients} == sides_of(everyone)["test"] == unused
+    for number, draw in enumerate(everyone.draws):
+        sides = sides_of(everyone.of_draw(number))
+        assert sides["train"] == {*draw}
+        assert sides["test"] == unused - {*draw}
+        assert sides["others"] == sides_of(searched)["train"]
+        assert len(draw) == len({*draw}) == TRAINED_ON
+    times_drawn = Counter(patient for draw in everyone.draws for patient in draw)
+    times = [times_drawn[patient] for patient in unused]
+    assert max(times) - min(times) <= 1, "nobody is drawn again before everybody was drawn"
+    fewer = ended.choose(replicates=2).prepared.draws
+    assert everyone.draws[:2] == fewer, "more replicates leave the first draws as they are"
 
 
 def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
@@ -107,7 +135,7 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
     assert Counter(generators) == Counter(
         [*drawn, StudyFolder(lab.study).prepared().train_fingerprint]
     )
-    assert (found.test.kind, found.train_patients) == ("unused", TRAINED_ON)
+    assert (found.test.kind, found.train_patients) == ("outside", TRAINED_ON)
     assert found.exploratory == found.notes == ()
     (finalist,) = found.finalists
     assert finalist.headroom is not None
@@ -115,13 +143,35 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
     assert [result.control for result in finalist.comparisons] == ["none, matched to #0"]
 
 
+def test_nobody_is_scored_by_a_network_that_was_trained_on_them(
+    confirmed: tuple[Lab, Confirmation],
+) -> None:
+    lab, found = confirmed
+    plan = read_plan(lab.folder)
+    assert plan is not None
+    draws = StudyFolder(lab.folder).prepared().draws
+    results = np.load(lab.folder / "test.npy")
+    table = pd.read_csv(lab.folder / "predictions.csv", dtype={"patient": str})
+
+    for arm in plan.arms:
+        for replicate, run in enumerate(plan.numbers(arm)):
+            is_drawn = table.patient.isin(draws[replicate]).to_numpy()
+            assert is_drawn.sum() >= TRAINED_ON
+            assert (np.isnan(results[run]).all(axis=1) == is_drawn).all()
+            column = table[f"{arm.name}, replicate {replicate + 1}"]
+            assert (column.isna() == is_drawn).all()
+    scored = f"{found.test.images} images of {found.test.patients} patients that the search had not"
+    for name in ("answer", "methods"):
+        assert "outside its own training set" in found.to_json()[name]
+    assert scored in found.to_json()["answer"]
+    (finalist,) = found.finalists
+    assert all(result.secondary for result in finalist.comparisons)
+
+
 def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended: Lab) -> None:
     def choose(test: str, replicates: int = REPLICATES) -> SealedTest:
         settings = changed(ended.settings, confirm={"test": test})
         return ended.choose(settings, replicates=replicates)
-
-    with pytest.raises(DataError, match="fewer than needed for 50 draws of 16 patients"):
-        choose("unused", replicates=50)
 
     instead = choose("auto")  # of 300 patients and more
     assert instead.kind == "draws"
@@ -131,10 +181,10 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     assert few.kind == "folder"
     assert few.notes[0].startswith("all replicates train on the same patients: ")
 
-    untested = changed(ended.settings, path=ended.path / "xrays/train")
+    untested = changed(ended.settings, path=ended.path / "xrays/train", train_patients=60)
     alone, _ = prepare(untested, ended.cache)
-    with pytest.raises(DataError, match=r"or give images of other patients: .* --test DIR"):
-        ended.choose(untested, alone, replicates=50)
+    with pytest.raises(DataError, match=r"of whom a draw of 60 leaves .* --test DIR"):
+        ended.choose(untested, alone)
 
 
 def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scored_patients(
@@ -148,9 +198,6 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
     extended = confirm(study, replicates=3)
     with pytest.raises(DataError, match="fewer than needed for 50 draws of 16 patients"):
         confirm(study, replicates=50)
-    with pytest.raises(StudyError, match="2 further draws of 16 patients would need 32 more pati"):
-        confirm(done.study, replicates=REPLICATES + 2)
-
     sides = sides_of(folder.prepared())
     earlier = sides_of(before)
     others = earlier.pop("others")
@@ -175,9 +222,36 @@ def test_unused_patients_are_scored_as_the_study_reads_them_also_beside_another_
 
     choice = ended.choose(prepared=prepared, test=hospital)
 
-    assert (choice.kind, choice.data) == ("unused", ended.settings.data)
+    assert (choice.kind, choice.data) == ("outside", ended.settings.data)
     columns = subgroup_columns(choice.images, ["pneumonia"], choice.data.path)
     assert {*columns["pneumonia"].values()} == {"", "bacterial", "viral"}
+
+
+def test_further_replicates_are_always_possible_where_everybody_outside_a_draw_is_scored(
+    done: Lab,
+) -> None:
+    study = done.search("name=more", "confirm.replicates=2")
+    first = confirm(study)
+    before = StudyFolder(study / "confirm").prepared()
+
+    extended = confirm(study, replicates=12)
+
+    after = StudyFolder(study / "confirm").prepared()
+    assert after.draws[:2] == before.draws
+    assert len(after.draws) == 12 > len(after.side("test")) / TRAINED_ON / 2
+    assert extended.test == first.test
+    assert extended.exploratory[0].startswith("it was extended from 2 to 12 replicates")
+
+
+def test_further_draws_are_refused_if_they_would_take_scored_patients(done: Lab) -> None:
+    study = done.search("name=many", "confirm.replicates=2")
+    confirm(study)
+    plan = read_plan(study / "confirm")
+    assert plan is not None
+    write_plan(plan.with_values({"test": "unused"}), study / "confirm")
+
+    with pytest.raises(StudyError, match="2 further draws of 16 patients would need 32 more pati"):
+        confirm(study, replicates=4)
 
 
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
@@ -219,7 +293,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     choice = ended.choose(mixes=compared)
 
     patients = {image.patient for image in seen}
-    assert choice.kind == "unused"
+    assert choice.kind == "outside"
     assert (
         f"{len(patients)} patients whose images a generator or an encoder has seen"
         in choice.notes[0]
@@ -302,7 +376,7 @@ def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
     design = design_of(lab)
 
     runs = [*read_jsonl(lab.folder / "runs.jsonl")]
-    assert (design.test, design.replicates) == ("unused", confirmation.replicates)
+    assert (design.test, design.replicates) == ("outside", confirmation.replicates)
     assert design.replicates * len(design.trainings) == len(runs)
     assert design.scored is not None
     assert design.scored.patient_count == confirmation.test.patients
@@ -314,13 +388,20 @@ def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
 
 
 def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab) -> None:
-    """Of the patients that are left to score, a further replicate takes its draw."""
-    five, ten, _ = design_of(ended).alternatives
+    """None where everybody outside a draw is scored; a test folder needs further draws."""
+    design = design_of(ended)
+    five, ten, _ = design.alternatives
+    assert (five.precision.replicates, ten.precision.replicates) == (5, 10)
+    assert design.precision is not None
+    for alternative in (five, ten):
+        assert alternative.missing_patients == 0
+        assert alternative.precision.patients == design.precision.patients
+    half_widths = [each.half_width for each in (design.precision, five.precision, ten.precision)]
+    assert half_widths == sorted(half_widths, reverse=True)
 
-    scored = five.precision.patients + TRAINED_ON
-    assert (five.precision.replicates, five.missing_patients) == (5, 0)
-    assert ten.precision.replicates == 10
-    assert ten.missing_patients == (0 if scored > 6 * TRAINED_ON else 6 * TRAINED_ON)
+    folder = design_of(ended, None, "confirm.test=folder").alternatives
+    unused = len({image.patient for image in StudyFolder(ended.study).prepared().unused})
+    assert folder[1].missing_patients == max(0, 10 * TRAINED_ON - unused)
 
 
 def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
@@ -328,7 +409,7 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
 ) -> None:
     before = sorted(ended.path.rglob("*"))
 
-    design = design_of(ended, tmp_path, "confirm.replicates=20")
+    design = design_of(ended, tmp_path, "data.train_patients=60")
 
     assert (design.scored, design.precision) == (None, None)
     assert design.problem is not None

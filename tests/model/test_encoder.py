@@ -108,7 +108,7 @@ def test_its_patients_are_neither_drawn_nor_tested_by_a_confirmation(
 
     def lab_images(compared: Sequence[Parameters]) -> set[str]:
         chosen = choose_test(space.settings, prepared, replicates=2, mixes=compared)
-        assert chosen.kind == "unused"
+        assert chosen.kind == "outside"
         assert chosen.images
         drawn = [image for image in chosen.prepared.images if image.side not in SIDES]
         files = {Path(image.file).name for image in (*drawn, *chosen.images)}

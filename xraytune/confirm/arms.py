@@ -27,14 +27,16 @@ TOP_UP_FOLDER = "top_up"
 _PLAN_FILE = "plan.json"
 
 Role = Literal["finalist", "matched", "tuned", "perfect", "donor"]
-TestKind = Literal["unused", "draws", "folder"]
+TestKind = Literal["unused", "outside", "draws", "folder"]
 """What is scored, and what replicates are trained on.
 
 `unused`: each replicate is trained on its own draw of the patients that the search never used, and
-the remaining patients are scored. `draws`: replicates are trained likewise, but a test folder
-is scored. `folder`: a test folder is scored, and all replicates are trained on the search's
-patients.
+the remaining patients are scored. `outside`: likewise, but each replicate is scored on all unused
+patients outside its draw, and draws may overlap. `draws`: as `unused`, but a test folder is scored.
+`folder`: a test folder is scored, and all replicates are trained on the search's patients.
 """
+UNUSED: tuple[TestKind, ...] = ("unused", "outside")
+"""The kinds that score patients whom the search never used."""
 
 
 def finished_label(trial: str) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 from xraytune.base.arrays import UInt8Array
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.run_list import OpenStudy
-from xraytune.confirm.sealed import SealedTest, load_test_image_set
-from xraytune.data.images import SideName
+from xraytune.confirm.sealed import TEST, SealedTest, load_test_image_set
+from xraytune.data.images import ImageTable, SideName
 from xraytune.data.prepare import ImageSet, RunContext, side_image_set
 from xraytune.synth.memorisation import compare_with_unseen, measure_closeness, measure_unseen
 from xraytune.synth.saved_generator import resize_planes
@@ -55,22 +55,27 @@ def _copied_files(study: OpenStudy, plan: Plan, arm: Arm, sealed: SealedTest) ->
             on_progress=study.callbacks.on_progress,
         )
         scored = load_test_image_set(sealed, settings.data, study.cache)
+        images = sealed.images
+        if sealed.kind == "outside":  # each replicate is scored on other patients
+            scored = side_image_set(TEST, context.prepared, study.cache)
+            images = context.prepared.side(TEST)
+            compared.clear()
         source = source_of(experiment.parameters)
         labels = range(len(context.prepared.class_names))
         blocks = [source.block(settings, context, label, 0) for label in labels]
         for block in blocks:
             if len(block.rows) and str(block.inputs) not in compared:
                 level = _FALSE_ALARMS / (len(runs) * len(blocks))
-                files |= _copies_in(block, scored, sealed, context, level)
+                files |= _copies_in(block, scored, images, context, level)
             compared.add(str(block.inputs))  # of a folder, all replicates have the same block
         study.callbacks.on_progress("comparing with scored images (replicates)", done, len(runs))
     return files
 
 
 def _copies_in(
-    block: ImageSet, scored: ImageSet, sealed: SealedTest, context: RunContext, level: float
+    block: ImageSet, scored: ImageSet, images: ImageTable, context: RunContext, level: float
 ) -> set[str]:
-    """Return the scored files that images of a block copy; empty if chance explains their number.
+    """Return the scored `images` that those of a block copy; empty if chance explains their number.
 
     Real images of the class, of all patients who are not scored, show how near an X-ray is by
     chance.
@@ -85,14 +90,14 @@ def _copies_in(
         side_patients = context.prepared.side(name).patients
         patients += [side_patients[place] for place in places]
 
-    def resize(images: UInt8Array) -> UInt8Array:
-        return resize_planes(images[:, None], size_px)[:, 0]
+    def resize(pixels: UInt8Array) -> UInt8Array:
+        return resize_planes(pixels[:, None], size_px)[:, 0]
 
-    reference = (resize(scored.read()), sealed.images.patients)
+    reference = (resize(scored.read()), images.patients)
     nearness = measure_closeness(block.read(), *reference)
     unseen = measure_unseen(resize(np.concatenate(others)), patients, *reference)
     result = compare_with_unseen(nearness.ratio, unseen)
     if result.chance > level:
         return set()
     near = nearness.nearest[nearness.ratio < result.threshold]
-    return {sealed.images[place].file for place in near.tolist()}
+    return {images[place].file for place in near.tolist()}

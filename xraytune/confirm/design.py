@@ -12,10 +12,10 @@ from dataclasses import replace
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, XraytuneError, counted
 from xraytune.base.records import frozen
-from xraytune.confirm.arms import Arm, Plan, TestKind
+from xraytune.confirm.arms import UNUSED, Arm, Plan, TestKind
 from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
 from xraytune.confirm.sealed import SealedTest, choose_test, left_out_sites
-from xraytune.data.draws import fewest_scored
+from xraytune.data.draws import scored_patients
 from xraytune.data.images import ImageIndex, ImageTable
 from xraytune.data.prepare import SplitData
 from xraytune.data.sides import SideSize, side_size, side_sizes
@@ -137,9 +137,9 @@ def design_study(
     if sealed:
         scored_size = side_size("test", sealed.images, prepared.outputs, prepared.positive)
     if sealed and not why_unknown:
-        designs = _possible_designs(settings, sealed, plan, auroc, sd)
+        designs = _possible_designs(sealed, plan, auroc, sd)
         for other_auroc in _OTHER_AUROCS:
-            precision = _possible_designs(settings, sealed, plan, other_auroc, sd)[0].precision
+            precision = _possible_designs(sealed, plan, other_auroc, sd)[0].precision
             half_widths[f"{other_auroc:g}"] = precision.half_width
     outlook = f"the width of the verdict's interval is not known beforehand: {why_unknown}"
     if problem and finalists:
@@ -224,13 +224,11 @@ def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Seq
     return ""
 
 
-def _possible_designs(
-    settings: Settings, sealed: SealedTest, plan: Plan, auroc: float, sd: float
-) -> list[Alternative]:
+def _possible_designs(sealed: SealedTest, plan: Plan, auroc: float, sd: float) -> list[Alternative]:
     """Return the planned design, then designs with more replicates or twice the scored patients.
 
-    Where unused patients are scored, the training patients of a further replicate are taken from
-    them.
+    Where unused patients are scored, those of a further draw are taken from them, as
+    `scored_patients` says.
     """
     images = ImageTable(sealed.images)
     prepared = sealed.prepared
@@ -238,34 +236,34 @@ def _possible_designs(
     effective_count, share = effective_patients(images.targets, images.patients, prepared.positive)
     controls = plan.controls(plan.finalists[0])
     planned_count = plan.replicates
+    size = prepared.train_patient_count
 
-    def expect(replicates: int, patients: int) -> Precision:
+    def expect(replicates: int, scored: int, unused: int) -> Precision:
+        overlap = 0.0
+        if sealed.kind in UNUSED:
+            scored, overlap = scored_patients(unused, size, replicates)
         return expect_precision(
             auroc,
             replicates=replicates,
-            patients=patients,
-            effective_patients=effective_count * patients / scored_count,
+            patients=scored,
+            effective_patients=effective_count * scored / scored_count,
             controls=sum(arm.kind != "synthetic_only" for arm in controls),
             share=share,
             sd=sd,
+            overlap=overlap,
         )
 
-    has_folder = prepared.test_fingerprint is not None
-    fewest = fewest_scored(settings, len(prepared.class_names), has_folder=has_folder)
-    designs = [Alternative(precision=expect(planned_count, scored_count))]
+    unused = scored_count
+    if sealed.kind == "unused":
+        unused += planned_count * size
+    designs = [Alternative(precision=expect(planned_count, scored_count, unused))]
     for replicates in [count for count in _MORE_REPLICATES if count > planned_count][:_ROWS]:
-        training_patients = (replicates - planned_count) * prepared.train_patient_count
-        reserve = {"draws": len({*prepared.side("others").patients}), "folder": training_patients}
-        patients = scored_count
-        if sealed.kind == "unused" and scored_count - training_patients >= fewest:
-            patients = scored_count - training_patients
-            training_patients = 0
-        missing_patients = max(0, training_patients - reserve.get(sealed.kind, 0))
-        precision = expect(replicates, patients)
+        missing_patients = 0
+        if sealed.kind == "draws":
+            reserve = len({*prepared.side("others").patients})
+            missing_patients = max(0, (replicates - planned_count) * size - reserve)
+        precision = expect(replicates, scored_count, unused)
         designs.append(Alternative(precision=precision, missing_patients=missing_patients))
-    designs.append(
-        Alternative(
-            precision=expect(planned_count, 2 * scored_count), missing_patients=scored_count
-        )
-    )
+    twice = expect(planned_count, 2 * scored_count, unused + scored_count)
+    designs.append(Alternative(precision=twice, missing_patients=scored_count))
     return designs

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from xraytune.base.errors import StudyError, counted
-from xraytune.confirm.arms import OpenedHospital, Plan, write_plan
+from xraytune.confirm.arms import UNUSED, OpenedHospital, Plan, write_plan
 from xraytune.confirm.judge import (
     held_out_set,
     judge_finalists,
@@ -79,7 +79,7 @@ def choose_tests(
         labelled_by_order[content_fingerprint(unseen_images, in_order=True)] = labelled
 
     has_folder = not too_few_tested(index.test, prepared.outputs)
-    has_own_images = has_folder or (plan and plan.test == "unused")
+    has_own_images = has_folder or (plan and plan.test in UNUSED)
     verdict_images = None
     if labelled_by_order and not has_own_images:
         order = plan.order if plan else ""
@@ -98,7 +98,7 @@ def choose_tests(
 
     hospitals: list[SealedTest] = []
     for labelled in labelled_by_order.values():
-        if labelled is verdict_images and sealed and sealed.kind != "unused":
+        if labelled is verdict_images and sealed and sealed.kind not in UNUSED:
             continue
         hospital = SealedTest(
             data=labelled.data,

@@ -49,7 +49,10 @@ from xraytune.stats.classification import (
 )
 from xraytune.stats.placements import (
     StructuralComponents,
+    mean_overlap,
+    outside_components,
     sample_of_sites,
+    scorable_labels,
     structural_components,
 )
 from xraytune.stats.verdict import (
@@ -80,12 +83,13 @@ class ArmScores:
     """The results of all runs of a plan on a set of test images.
 
     Attributes:
-        results: Results of R runs on N images, [R, N, C].
+        results: Results of R runs on N images, [R, N, C]; NaN where a run trained on the patient.
         labels: Label, [N], or findings, [N, C], of each image.
         patients: Patient of each image, [N].
         positive: Number of the positive class.
         sites: Site of each image, [N]; used if each replicate leaves a site out.
         copied: The files of images that a finalist's synthetic images copy, by name of the arm.
+        overlap: As in `StructuralComponents`.
     """
 
     plan: Plan
@@ -95,6 +99,7 @@ class ArmScores:
     positive: int
     sites: tuple[str, ...] = ()
     copied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    overlap: float = 0.0
 
     def measure(self, *arms: Arm) -> StructuralComponents:
         """Return the scores [A, K] and structural components [A, K, P] of A arms.
@@ -105,7 +110,9 @@ class ArmScores:
             by_site = [self.measure_at(site, *arms).scores for site in self.plan.sites]
             return sample_of_sites(np.stack(by_site, axis=1))
         results = np.concatenate([self.results[self.plan.numbers(arm)] for arm in arms])
-        components = structural_components(self.labels, results, self.patients, self.positive)
+        components = outside_components(
+            self.labels, results, self.patients, self.positive, self.overlap
+        )
         return components.by_arm(len(arms))
 
     def measure_at(self, site: str, *arms: Arm) -> StructuralComponents:
@@ -127,10 +134,11 @@ class ArmScores:
 
     def on_images(self, selection: NDArray[np.bool_]) -> ArmScores:
         """Return the results on the chosen images, [N], without their sites."""
+        results = self.results[:, selection]
         return replace(
             self,
-            results=self.results[:, selection],
-            labels=self.labels[selection],
+            results=results,
+            labels=scorable_labels(self.labels[selection], results),
             patients=tuple(np.asarray(self.patients)[selection].tolist()),
             sites=(),
         )
@@ -196,7 +204,10 @@ def copies_file(scores_file: str) -> str:
 def score_runs(
     study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str = SCORES_FILE
 ) -> None:
-    """Predict the test images with each run's best network on val-A, and write the results."""
+    """Predict the test images with each run's best network on val-A, and write the results.
+
+    The results on images of patients that a run was trained on are NaN.
+    """
     folder = study.runs_folder
     compute = compute_like(study.compute, threads=study.compute.threads)
     pin(compute)
@@ -221,6 +232,8 @@ def score_runs(
         batches = network.batches(images)
         _, scores, outputs = network.task.predict(module, batches, images, compute)
         require_finite_outputs(outputs, StudyError, trial_folder)
+        if sealed.kind == "outside":
+            scores[np.isin(sealed.images.patients, prepared.side("train").patients)] = np.nan
         results.append(scores)
         on_progress(f"scoring {images.name} (replicates)", len(results), count)
     write_array(folder.path / scores_file, np.stack(results), is_recorded=True)
@@ -236,14 +249,17 @@ def read_scores(
         copied = {name: tuple(files) for name, files in read_json(file).items()}
     with damage_explained(study_folder.path / scores_file, fix) as file:
         require_recorded(file)
+        results = np.load(file)
+        draws = sealed.prepared.draws
         return ArmScores(
             plan=plan,
-            results=np.load(file),
-            labels=sealed.images.targets,
+            results=results,
+            labels=scorable_labels(sealed.images.targets, results),
             patients=sealed.images.patients,
             positive=sealed.prepared.positive,
             sites=tuple(image.site for image in sealed.images),
             copied=copied,
+            overlap=mean_overlap(draws) if draws else 0.0,
         )
 
 

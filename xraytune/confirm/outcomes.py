@@ -84,6 +84,7 @@ def add_secondary(
             test.patients,
             positive=test.positive,
             thresholds=thresholds,
+            overlap=test.overlap,
             seed=seed,
         )
     runs = {arm.name: test.plan.numbers(arm) for arm in test.plan.arms}
@@ -144,11 +145,12 @@ def write_predictions(
 ) -> None:
     """Write `predictions.csv`: a row for each test image, and a column for each replicate.
 
-    A column has the probability of the positive class. With more than two classes or with findings,
+    A column has the probability of the positive class; it is empty for patients that the replicate
+    was trained on. With more than two classes or with findings,
     each of them has its own column; for masks, a column has the Dice. `outputs` are the names of
     the classes or `findings`.
     """
-    table: dict[str, Sequence[str | float]] = {
+    table: dict[str, Sequence[str | float | None]] = {
         "file": [image.file for image in images],
         "patient": test.patients,
     }
@@ -163,8 +165,10 @@ def write_predictions(
     for arm in test.plan.arms:
         for replicate, run in enumerate(test.plan.numbers(arm), start=1):
             for number, suffix in columns.items():
-                results = test.results[run, :, number]
-                table[f"{arm.name}, replicate {replicate}{suffix}"] = results.tolist()
+                results = test.results[run, :, number].tolist()
+                table[f"{arm.name}, replicate {replicate}{suffix}"] = [
+                    None if np.isnan(result) else result for result in results
+                ]
     rows = zip(*table.values(), strict=True)
     write_text(folder / PREDICTIONS_FILE, csv_table([*table], rows))
 
@@ -272,10 +276,11 @@ def _is_large(group: ArmScores) -> bool:
 
 def _rates(group: ArmScores, arm: Arm, thresholds: Mapping[int, float]) -> tuple[float, float]:
     """Return the mean sensitivity and the mean specificity of an arm over its replicates."""
-    is_positive = group.labels == group.positive
     rates = []
     for number in group.plan.numbers(arm):
-        positive_calls = group.results[number, :, group.positive] >= thresholds[number]
+        scores = group.results[number, :, group.positive]
+        is_positive = group.labels[~np.isnan(scores)] == group.positive
+        positive_calls = scores[~np.isnan(scores)] >= thresholds[number]
         rates.append((positive_calls[is_positive].mean(), (~positive_calls[~is_positive]).mean()))
     sensitivity, specificity = np.mean(rates, axis=0).tolist()
     return sensitivity, specificity

@@ -1,9 +1,10 @@
 """The images that a confirmation is judged on, checked before they are scored.
 
 The images are of unused patients, or of a test folder. Unused patients are those of the training
-folder that `data.train_patients` left out. They are divided into a draw for each replicate (side
-`draw_0`, `draw_1` ...), with as many patients as the search trained on, and a test side. The draws
-and the test side have about the class shares of the folder, and share no patient.
+folder that `data.train_patients` left out. Each replicate has a draw of as many of them as the
+search trained on, with about the class shares of the folder. With many unused patients, the draws
+(sides `draw_0`, `draw_1` ...) and the test side share no patient. With fewer, all are on the test
+side, and each replicate is scored on those outside its draw (`SplitData.draws`).
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -13,9 +14,10 @@ from pathlib import Path
 
 from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.records import Progress, frozen, ignore_progress
-from xraytune.confirm.arms import TestKind
+from xraytune.base.seeding import derive_seed
+from xraytune.confirm.arms import UNUSED, TestKind
 from xraytune.data.changes import RESTORE, require_same_data
-from xraytune.data.draws import fewest_scored, too_few_unused
+from xraytune.data.draws import MANY_UNUSED, fewest_scored, too_few_outside, too_few_unused
 from xraytune.data.guesses import part_named
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index, read_labelled
@@ -41,8 +43,8 @@ _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients;
 _FEWER = "add patients, or start a search with fewer (--set data.train_patients=N --set name=NEW)"
 _GIVE_TEST = "xraytune confirm STUDY --test DIR"
 _PREFERRED: dict[str, Sequence[TestKind]] = {
-    "auto": ("unused", "draws", "folder"),
-    "unused": ("unused",),
+    "auto": ("unused", "outside", "draws", "folder"),
+    "unused": ("unused", "outside"),
     "folder": ("draws", "folder"),
 }
 """What may be scored and trained on for each value of `confirm.test`, the preferred kind first.
@@ -137,21 +139,24 @@ def choose_test(
         split = prepared
         images = unseen_images
         fewest = 0
-        if kind == "unused":
+        if kind in UNUSED:
             fewest = fewest_scored(settings, len(prepared.class_names), has_folder=has_folder)
+        if kind == "unused" and not (planned_kind or sites):
+            fewest = MANY_UNUSED
         if kind != "folder":
             split = divide_unused(
                 prepared,
                 settings,
                 index,
                 replicates,
+                kind,
                 seen=seen,
                 fewest=fewest,
                 sites=sites,
             )
-        if kind == "unused":
+        if kind in UNUSED:
             images = split.side(TEST)
-        data = settings.data if kind == "unused" else test_set.data
+        data = settings.data if kind in UNUSED else test_set.data
         sealed = SealedTest(data=data, images=images, kind=kind, name=name, prepared=split)
         refuse_too_few(sealed, prepared, exclusion)
         return sealed
@@ -168,10 +173,10 @@ def choose_test(
         except DataError as error:
             problem = error.problems[0]
             if kind != kinds[-1]:
-                instead = "all replicates train on the same patients"
-                if kind == "unused":
-                    instead = f"{name} is scored"
-                notes.append(f"{instead}: {problem.what}")
+                if kind == "outside":
+                    notes.append(f"{name} is scored: {problem.what}")
+                elif kind == "draws":
+                    notes.append(f"all replicates train on the same patients: {problem.what}")
                 continue
             if has_folder or sites:
                 raise
@@ -253,8 +258,10 @@ def _preferred_kinds(
             raise DataError(what, "confirm.test", fix)
         test_setting = "folder"
         notes.append(f"{name} is scored: {what}")
-    if test_setting == "auto" and not has_folder:
+    if has_sites:
         return ["unused"]
+    if test_setting == "auto" and not has_folder:
+        test_setting = "unused"
     if test_setting != "unused" and not settings.data.train_patients:
         return ["folder"]
     return _PREFERRED[test_setting]
@@ -265,6 +272,7 @@ def divide_unused(
     settings: Settings,
     index: ImageIndex,
     replicates: int,
+    kind: TestKind,
     *,
     seen: Collection[str] = (),
     fewest: int = 0,
@@ -272,10 +280,11 @@ def divide_unused(
 ) -> SplitData:
     """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...
 
-    Patients who are in no draw are on the side `test` if `fewest` is not 0, else on `others`. With
-    `sites`, each draw leaves out the patients of one site. Patients with images in `seen`, given as
-    SHA-256, are left out, and so are images that the study did not record: broken ones, and those
-    that were added since.
+    If `kind` is `draws`, patients who are in no draw are on the side `others`, else on `test`. If
+    it is `outside`, all unused patients are on `test`, and nobody is drawn again before everybody
+    was drawn. With `sites`, each draw leaves out the patients of one site. Patients with images in
+    `seen`, given as SHA-256, are left out, and so are images that the study did not record: broken
+    ones, and those that were added since.
 
     Raises DataError if fewer than `fewest` patients are left to test on, too few patients are of a
     site, or a draw lacks a class.
@@ -290,32 +299,55 @@ def divide_unused(
         if (recorded := recorded_images.get(image.file))
     ]
     unused = ImageTable(image for image in images if image.patient not in excluded_patients)
-    order = nested_order(unused.patients, unused.targets, settings.data.split.seed)
+    seed = settings.data.split.seed
+    order = nested_order(unused.patients, unused.targets, seed)
     size = prepared.train_patient_count
-    problem = too_few_unused(
-        len(order), size, replicates=replicates, fewest=fewest, is_fixed=bool(sites)
-    )
+    if kind == "outside":
+        problem = too_few_outside(len(order), size, fewest=fewest)
+    else:
+        problem = too_few_unused(
+            len(order), size, replicates=replicates, fewest=fewest, is_fixed=bool(sites)
+        )
     if problem:
         raise DataError(problem)
     side_of = {image.file: image.side for image in prepared.images}
-    side_of |= dict.fromkeys((image.file for image in unused), TEST if fewest else "others")
+    side_of |= dict.fromkeys(
+        (image.file for image in unused), "others" if kind == "draws" else TEST
+    )
+    draws: list[tuple[str, ...]] = []
     for draw in range(replicates):
+        if kind == "outside" and len(order) < size:
+            again = derive_seed(seed, "drawn again", draw)
+            order += nested_order(unused.patients, unused.targets, again)
         site = sites[draw] if sites else None
         candidates = [places for places in order if unused[places[0]].site != site]
-        draw_places = candidates[:size]
+        draw_places = [*dict.fromkeys(candidates)][:size]
         if len(draw_places) < size:
             what = f"without site {site}, {len(draw_places)} unused patients are left for a"
             raise DataError(f"{what} draw of {size}", "confirm.leave_out", _FEWER)
-        taken_places = {*draw_places}
-        order = [places for places in order if places not in taken_places]
+        for places in draw_places:
+            order.remove(places)
         members = [unused[place] for place in chain(*draw_places)]
         require_every_class(members, prepared, size)
-        side_of |= dict.fromkeys((image.file for image in members), f"draw_{draw}")
+        if kind == "outside":
+            draws.append(tuple(unused[places[0]].patient for places in draw_places))
+        else:
+            side_of |= dict.fromkeys((image.file for image in members), f"draw_{draw}")
     divided_files = (
         replace(image, side=side_of[image.file]) for image in images if image.file in side_of
     )
-    divided_images = replace(prepared, images=tuple(divided_files), unused=(), left_out_sites=sites)
+    divided_images = replace(
+        prepared,
+        images=tuple(divided_files),
+        unused=(),
+        left_out_sites=sites,
+        draws=tuple(draws),
+    )
     _require_sites(divided_images)
+    for draw in range(len(draws)):
+        scored_images = divided_images.of_draw(draw).side(TEST)
+        if few := too_few_tested(scored_images, prepared.outputs):
+            raise DataError(f"outside a draw: {few}", "data.train_patients", _FEWER)
     return divided_images
 
 
@@ -399,7 +431,7 @@ def load_test_image_set(
 
     Callers must log the access first.
     """
-    if sealed.kind == "unused":  # decoded by the search, with the whole folder
+    if sealed.kind in UNUSED:  # decoded by the search, with the whole folder
         return side_image_set(TEST, sealed.prepared.sizes[data.image_size], cache)
     store = decode_unbroken(sealed, data, cache, on_progress=on_progress)
     return stored_image_set(store, sealed.images, name="test")

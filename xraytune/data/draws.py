@@ -1,7 +1,7 @@
 """How a confirmation uses the patients whom a search left unused, and how many the search leaves.
 
-Each replicate trains on its own draw of the unused patients, and the patients in no draw are
-scored. `scored_patients` is the only place that knows this; everything else follows from it.
+Each replicate trains on its own draw of the unused patients. If many are in no draw, these are
+scored; otherwise, each replicate is scored on everyone outside its draw.
 """
 
 import math
@@ -25,15 +25,25 @@ FEWEST_REPLICATES = 4
 exploratory."""
 FEWEST_UNUSED = 300
 """The test folder, if there is one, is scored rather than fewer unused patients."""
+MANY_UNUSED = 1000
+"""If this many unused patients are in no draw, only these are scored."""
 _MOST_REPLICATES = 10
 _WIDEST = 2.0
 """A design with more training patients may widen the interval at most by this factor."""
 _HALF_WIDTH = attrgetter("half_width")
 
 
-def scored_patients(unused: int, per_draw: int, replicates: int) -> int:
-    """Return how many of the unused patients are scored: those who are in no draw."""
-    return unused - replicates * per_draw
+def scored_patients(unused: int, per_draw: int, replicates: int) -> tuple[int, float]:
+    """Return how many of the unused patients are scored, and the expected `overlap` of the draws.
+
+    `overlap` is as in `stats.placements.StructuralComponents`.
+    """
+    places = replicates * per_draw
+    if unused - places >= MANY_UNUSED:
+        return unused - places, 0.0
+    times_drawn, drawn_again = divmod(places, unused)
+    pairs = times_drawn * (unused * (times_drawn - 1) + 2 * drawn_again)
+    return unused, pairs / places / (replicates - 1)
 
 
 def fewest_scored(settings: Settings, class_count: int, *, has_folder: bool) -> int:
@@ -42,14 +52,34 @@ def fewest_scored(settings: Settings, class_count: int, *, has_folder: bool) -> 
     return FEWEST_UNUSED if is_choice and has_folder else FEWEST_TESTED * class_count
 
 
+def too_few_outside(unused: int, per_draw: int, *, fewest: int) -> Problem | None:
+    """Return why draws of `unused` patients leave too few others to score, or None.
+
+    At least `fewest` patients, and as many as are trained on, must be outside a draw: verdicts are
+    known to be right (docs/results.md) if two draws share half of their patients at most.
+    """
+    needed = max(fewest, per_draw)
+    if unused - per_draw >= needed:
+        return None
+    what = "the search leaves no patient unused"
+    if unused:
+        what = (
+            f"the search leaves {unused:,} patients unused, of whom a draw of {per_draw} leaves "
+            f"{max(unused - per_draw, 0):,} to test on, and {needed:,} or more are needed"
+        )
+    not_validated = unused + per_draw
+    fitting = min(not_validated // 3, (not_validated - fewest) // 2)
+    return Problem(what, "data.train_patients", _fewer(fitting))
+
+
 def too_few_unused(
     unused: int, per_draw: int, *, replicates: int, fewest: int, is_fixed: bool = False
 ) -> Problem | None:
-    """Return why `unused` patients do not suffice for draws and `fewest` to test on, or None.
+    """Return why `unused` patients do not suffice for draws and `fewest` in no draw, or None.
 
     `is_fixed` says whether the number of replicates cannot be reduced.
     """
-    missing = fewest - scored_patients(unused, per_draw, replicates)
+    missing = fewest + replicates * per_draw - unused
     if missing <= 0:
         return None
     needed = f"{replicates} draws of {per_draw} patients"
@@ -59,16 +89,20 @@ def too_few_unused(
     if unused:
         what = f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for "
         what += needed
-    fitting = (unused + per_draw - fewest) // (replicates + 1)
+    fix = _fewer((unused + per_draw - fewest) // (replicates + 1))
     draws = (unused - fewest) // per_draw
-    fix = "add patients"
-    if fitting >= 2:
-        fix = f"start a search with {fitting} patients or fewer (--set data.train_patients="
-        fix += f"{fitting} --set name=NEW)"
     if draws > 1 and not is_fixed:
         strength = " (exploratory)" if draws < FEWEST_REPLICATES else ""
         fix += f", or use --replicates {draws}{strength}"
     return Problem(what, "data.train_patients", fix)
+
+
+def _fewer(train_patients: int) -> str:
+    """Return how a study has enough patients, with this many or fewer to train on."""
+    if train_patients < 2:
+        return "add patients"
+    override = f"--set data.train_patients={train_patients} --set name=NEW"
+    return f"start a search with {train_patients} patients or fewer ({override})"
 
 
 @frozen
@@ -184,10 +218,10 @@ def _designs(
     """Yield the possible designs in which each network trains on `size` patients."""
     if size < population.fewest_drawn:
         return
+    if too_few_outside(patients - size, size, fewest=max(fewest, population.fewest_tested)):
+        return
     for replicates in range(FEWEST_REPLICATES, _MOST_REPLICATES + 1):
-        scored = scored_patients(patients - size, size, replicates)
-        if scored < max(fewest, population.fewest_tested):
-            return
+        scored, overlap = scored_patients(patients - size, size, replicates)
         precision = expect_precision(
             auroc,
             replicates=replicates,
@@ -195,6 +229,7 @@ def _designs(
             effective_patients=population.effective_patients * scored / population.patients,
             controls=1,
             share=population.share,
+            overlap=overlap,
         )
         yield Draws(train_patients=size, precision=precision)
 
@@ -206,5 +241,5 @@ def patients_needed(population: Population, sizes: Sequence[int]) -> int:
     return next(
         patients
         for patients in count(size)
-        if scored_patients(patients - size, size, FEWEST_REPLICATES) >= population.fewest_tested
+        if not too_few_outside(patients - size, size, fewest=population.fewest_tested)
     )

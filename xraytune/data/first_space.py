@@ -175,10 +175,10 @@ def _choose_draws(
             population, trainable_count, sizes, auroc, fewest=fewest, enough=enough
         )
     if draws:
-        scored = draws.precision.patients
+        unused = trainable_count - draws.train_patients
         return draws, (
-            f"each on its own draw of {draws.train_patients} patients that the search does not "
-            f"use; the other {scored:,} are scored"
+            f"each on its own draw of {draws.train_patients} of the {unused:,} patients that the "
+            "search does not use, and scored on others of these"
         )
     if has_folder:
         return None, "on the test folder"

@@ -80,6 +80,8 @@ class SplitData:
         has_masks: Whether the pixel artifact has a mask of each image.
         left_out_sites: The site that each draw of a confirmation leaves out; empty if no site is
             left out.
+        draws: The patients of each draw, if other replicates are scored on them. They are on side
+            `test`, and may be in several draws.
         other_sizes: The same images, in the same rows, in the other sizes that trials use.
         name_sets: The public sets whose file names gave the patients (data/file_names.py).
     """
@@ -97,6 +99,7 @@ class SplitData:
     findings: tuple[str, ...] = ()
     unused: tuple[ImageFile, ...] = ()
     left_out_sites: tuple[str, ...] = ()
+    draws: tuple[tuple[str, ...], ...] = ()
     other_sizes: tuple[StoredPixels, ...] = ()
     name_sets: tuple[str, ...] = OLDEST_SETS
 
@@ -139,12 +142,13 @@ class SplitData:
             return self
         if draw not in self._replicates:
             left_out = self.left_out_sites[draw] if self.left_out_sites else None
+            drawn_patients = {*self.draws[draw]} if self.draws else set()
             images = []
             for image in self.images:
                 side = image.side
                 if image.site == left_out and side != "test":
                     side = "unused"
-                if side == f"draw_{draw}":
+                if side == f"draw_{draw}" or image.patient in drawn_patients:
                     side = "train"
                 elif side == "train" or side.startswith("draw_"):
                     side = "others"
@@ -492,6 +496,7 @@ def read_prepared(path: Path) -> SplitData:
         names = ("class_names", "findings", "test_contents", "left_out_sites", "name_sets")
         for name in content.keys() & {*names}:
             content[name] = tuple(content[name])
+        content["draws"] = tuple(map(tuple, content.pop("draws", ())))
         sizes = content.pop("other_sizes", ())
         content["other_sizes"] = tuple(StoredPixels(**stored) for stored in sizes)
         return SplitData(**content)

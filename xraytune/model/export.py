@@ -16,7 +16,13 @@ from typing import TypeAlias
 from xraytune.base.errors import ArtifactError, StudyError, TrialError, join_names
 from xraytune.base.files import require_new, write_text
 from xraytune.base.records import frozen
-from xraytune.confirm.arms import CONFIRM_FOLDER, TOP_UP_FOLDER, finished_label, read_plan
+from xraytune.confirm.arms import (
+    CONFIRM_FOLDER,
+    TOP_UP_FOLDER,
+    UNUSED,
+    finished_label,
+    read_plan,
+)
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import experiment_to_yaml
@@ -183,7 +189,7 @@ def _choose(
     what = f"{settings.metric} on val-B"
     measured = _measure_by_confirm(study_folder, trials, complete, confirmation)
     if confirmation and measured:
-        whose = "unused" if confirmation.test.kind == "unused" else "test"
+        whose = "unused" if confirmation.test.kind in UNUSED else "test"
         where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"
         scores = measured
         margin = confirmation.rope

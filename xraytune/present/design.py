@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # it imports torch, which may be missing
 _TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 _SCORED = {
     "unused": "unused patients are scored, and each replicate trains on its own draw of others",
+    "outside": "each replicate trains on a draw of unused patients, and is scored on the others",
     "draws": "the test folder is scored, and each replicate trains on its own draw of patients",
     "folder": "the test folder is scored, and all replicates train on the search's patients",
 }

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from xraytune.base.errors import counted, join_names
 from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
+from xraytune.confirm.arms import UNUSED
 from xraytune.confirm.record import Confirmation, FinalistVerdict, Subgroup
 from xraytune.stats.secondary import SECONDARY
 from xraytune.stats.verdict import Overall
@@ -141,7 +142,7 @@ def verdict_sentence(record: Confirmation) -> str:
 def _notes(record: Confirmation) -> Iterator[str]:
     finalist = record.finalists[0]
     test = record.test
-    unused = " that the search had not used" if test.kind == "unused" else ""
+    unused = " that the search had not used" if test.kind in UNUSED else ""
     size = f"{test.images:,} images of {test.patients:,} patients{unused}"
     yield f"{finalist.arm} against its controls: {size}, {record.replicates} replicates."
     if files := finalist.copied_files:

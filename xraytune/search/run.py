@@ -11,7 +11,7 @@ from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError, Problem, StudyError, TrialError, counted
 from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Compute, Node
-from xraytune.data.draws import fewest_scored, too_few_unused
+from xraytune.data.draws import fewest_scored, too_few_outside, too_few_unused
 from xraytune.data.first_space import first_space_path, write_first_space
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import RunContext, SplitData, restore_pixels
@@ -327,24 +327,22 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
 
 
 def _unused_problem(settings: Settings, prepared: SplitData, index: ImageIndex) -> Problem | None:
-    """Return why `confirm` cannot train on some unused patients and score the rest, if so."""
+    """Return why `confirm` cannot train on some unused patients and score others, if so."""
     used_patients = {image.patient for image in prepared.images}
     unused_patients = {image.patient for image in index.images} - used_patients
-    sites = index.images.sites
-    leaves_out = settings.confirm.leave_out == "site"
-    replicates = settings.confirm.replicates
+    size = prepared.train_patient_count
     class_count = len(index.class_names)
-    has_folder = not too_few_tested(index.test, index.outputs)
-    fewest = fewest_scored(settings, class_count, has_folder=has_folder)
-    if leaves_out:  # of each site, patients of each class
-        replicates = len(sites)
-        fewest = len(sites) * FEWEST_TESTED * class_count
+    if settings.confirm.leave_out != "site":
+        has_folder = not too_few_tested(index.test, index.outputs)
+        fewest = fewest_scored(settings, class_count, has_folder=has_folder)
+        return too_few_outside(len(unused_patients), size, fewest=fewest)
+    sites = len(index.images.sites)
     return too_few_unused(
         len(unused_patients),
-        prepared.train_patient_count,
-        replicates=replicates,
-        fewest=fewest,
-        is_fixed=leaves_out,
+        size,
+        replicates=sites,
+        fewest=sites * FEWEST_TESTED * class_count,  # of each site, of each class
+        is_fixed=True,
     )
 
 

@@ -106,11 +106,10 @@ def expected_evidence(
     of_many = per_patient * float(variance(auroc, auroc))
     of_one = per_patient * float(variance(auroc, auroc, within=1.0))
     spread = sd * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
-    sample_variance = 2 * spread**2 * (1 - overlap) + of_one - of_many
     return Evidence(
         difference=0.0,
         mean_score=auroc,
-        replicate_variance=sample_variance * (1 + replicates * overlap / (1 - overlap)),
+        replicate_variance=2 * spread**2 * (1 + (replicates - 1) * overlap) + of_one - of_many,
         patient_variance=of_many,
         replicates=replicates,
         effective_patients=effective_patients,

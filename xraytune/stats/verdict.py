@@ -136,12 +136,12 @@ def variance_components(pair: StructuralComponents) -> dict[str, float]:
 def gather(pair: StructuralComponents) -> Evidence:
     """Return the evidence that `compare` tests; arguments and exceptions are the same.
 
-    Training patients that replicates share vary their mean, but not the replicates around it. With
-    a share of s (`overlap`), the variance of the mean of K replicates is their sample variance
-    times 1 / K + s / (1 - s) instead of 1 / K (docs/decisions/0055).
+    Training patients that replicates share vary their mean, but not the replicates around it. If
+    they are a share of s (`overlap`), the variance of the mean is larger by s / (1 - s) times the
+    part of the sample variance that the interaction with the scored patients does not explain.
 
-    From: Nadeau & Bengio 2003, "Inference for the generalization error", section 3, for
-    replicates that share test images.
+    From: Nadeau & Bengio 2003, "Inference for the generalization error", section 3, for replicates
+    that share test images; docs/decisions/0056 has the derivation.
     """
     replicates = pair.scores.shape[1]
     if replicates < 2:
@@ -151,12 +151,15 @@ def gather(pair: StructuralComponents) -> Evidence:
     differences, by_patient = (arms[0] - arms[1] for arms in (pair.scores, pair.components))
     covariance = by_patient @ by_patient.T
     of_different_replicates = covariance.sum() - np.trace(covariance)
-    shared = pair.overlap / (1 - pair.overlap)
+    patient_variance = float(of_different_replicates / (replicates * (replicates - 1)))
+    sample_variance = float(differences.var(ddof=1))
+    interaction = float(np.trace(covariance)) / replicates - patient_variance
+    of_training = max(sample_variance - interaction, 0) * pair.overlap / (1 - pair.overlap)
     return Evidence(
         difference=float(differences.mean()),
         mean_score=float(pair.scores.mean()),
-        replicate_variance=float(differences.var(ddof=1)) * (1 + replicates * shared),
-        patient_variance=float(of_different_replicates / (replicates * (replicates - 1))),
+        replicate_variance=sample_variance + replicates * of_training,
+        patient_variance=patient_variance,
         replicates=replicates,
         effective_patients=pair.effective_patients,
         variance=pair.variance,
