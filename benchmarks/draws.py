@@ -33,7 +33,7 @@ from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.compute import pin
 from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Experiment
-from xraytune.stats.classification import Floats, Labels
+from xraytune.stats.classification import Flags, Floats, Labels
 from xraytune.stats.placements import StructuralComponents, mean_overlap, outside_components
 from xraytune.stats.verdict import LEVEL, gather, p_values, score_interval
 from xraytune.trial.network import Network
@@ -66,7 +66,7 @@ def measure() -> Iterator[Figure]:
     others = features[is_other]
     centred = (features - others.mean(axis=0)) / (others.std(axis=0) + 1e-6)
     _, _, axes = np.linalg.svd(centred[is_other], full_matrices=False)
-    inputs = (centred @ axes[:_COMPONENTS].T).astype(np.float32)
+    inputs = centred @ axes[:_COMPONENTS].T
     extra = {
         "others": (inputs[is_other], labels[is_other]),
         "statistics": _gaussians(inputs[is_other], labels[is_other]),
@@ -104,7 +104,7 @@ def _gaussians(inputs: Floats, labels: Labels) -> tuple[Floats, Labels]:
     """Return a thousand samples of a Gaussian of each class's features, with their labels."""
     generator = numpy_generator(5, "statistics")
     drawn = generator.choice(labels, 1000)
-    samples = np.zeros((len(drawn), inputs.shape[1]), dtype=np.float32)
+    samples = np.zeros((len(drawn), inputs.shape[1]))
     for label in (0, 1):
         of_class = inputs[labels == label]
         covariance = np.cov(of_class.T)
@@ -210,7 +210,7 @@ def _measure(
 
 
 def _components(
-    scores: Floats, is_drawn: Floats, labels: Labels, patient_of_image: Labels, draws: Draws
+    scores: Floats, is_drawn: Flags, labels: Labels, patient_of_image: Labels, draws: Draws
 ) -> StructuralComponents:
     results = np.where(is_drawn, np.nan, scores).reshape(-1, len(labels))
     names = [f"{patient:05d}" for patient in patient_of_image]
@@ -260,7 +260,8 @@ def _train(
     weights = torch.zeros(len(trained), inputs.shape[1] + 1)
     velocity = torch.zeros_like(weights)
     for step in range(_STEPS):
-        images = torch.cat([torch.from_numpy(pool[rows[:, step]]) for pool, _, rows in shown], 1)
+        batches = [torch.from_numpy(pool[rows[:, step]]) for pool, _, rows in shown]
+        images = torch.cat(batches, 1).float()
         targets = torch.cat([torch.from_numpy(of[rows[:, step]]) for _, of, rows in shown], 1)
         logits = torch.bmm(images, weights[:, :-1, None])[..., 0] + weights[:, -1:]
         errors = (torch.sigmoid(logits) - targets) / targets.shape[1]

@@ -128,7 +128,7 @@ def test_copies_of_scored_patients_make_a_verdict_invalid_whatever_is_declared(
     assert all((lab.path / "xrays" / file).exists() for file in files)
     assert "copies of images that were scored" in " ".join(shown.split())
     assert any(file in shown for file in files)
-    assert confirmation.test.kind == "unused"
+    assert confirmation.test.kind == "outside"
 
 
 def test_unused_patients_are_not_scored_if_a_generator_may_have_seen_them(tmp_path: Path) -> None:
