@@ -261,7 +261,7 @@ def require_same_inputs(
 def write_inputs(folder: Path, study: Path, contents: Mapping[Path, str]) -> None:
     """Write a study's inputs to `folder`, which becomes the folder `study`."""
     relative_contents = {_key(path, study): content for path, content in contents.items()}
-    write_json(folder / INPUTS_FILE, with_checksum({"version": 2, "contents": relative_contents}))
+    write_json(folder / INPUTS_FILE, with_checksum({"version": 1, "contents": relative_contents}))
 
 
 def _key(path: Path, study: Path) -> str:
