@@ -17,9 +17,9 @@ from xraytune.base.files import write_json
 from xraytune.base.records import Json, Progress, frozen, to_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
-from xraytune.confirm.sealed import refuse_patients_of_study, refuse_too_few
+from xraytune.confirm.sealed import refuse_copies, refuse_patients_of_study, refuse_too_few
 from xraytune.data.images import ImageIndex
-from xraytune.data.index import read_index, read_labelled
+from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.pixels import open_pixels
 from xraytune.data.prepare import RunContext, SplitData, prepare_index
 from xraytune.data.sides import too_few_tested
@@ -172,7 +172,7 @@ def audit(
 
     # Whether the images help needs enough patients to train and test on, and enough images.
     try:
-        has_test = _has_test(settings, index, prepared, test)
+        has_test = _has_test(settings, index, prepared, cache, test)
         patients = _choose_patients(settings, mix, prepared, has_test=has_test)
     except DataError as error:
         return result.without_verdict(error)
@@ -243,7 +243,7 @@ def _measure(
 
 
 def _has_test(
-    settings: Settings, index: ImageIndex, prepared: SplitData, test: Path | None
+    settings: Settings, index: ImageIndex, prepared: SplitData, cache: Path, test: Path | None
 ) -> bool:
     """Return whether the data have enough test images, or others are given that can be used.
 
@@ -255,6 +255,8 @@ def _has_test(
     regex = settings.data.split.group_regex
     given = read_labelled(test, prepared.outputs, settings.task, group_regex=regex)
     refuse_patients_of_study(given, index, settings)
+    study_images = LabelledImages(data=settings.data, images=index.images)
+    refuse_copies(given, study_images, settings.data, cache)
     refuse_too_few(given, prepared)
     return True
 

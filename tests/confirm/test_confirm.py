@@ -40,7 +40,7 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
 
     with pytest.raises(
         StudyError,
-        match=r"in a set that this confirmation scores.*other names.*\n.*restore the folder",
+        match=r"were scored by this confirmation.*other names.*\n.*restore the folder",
     ):
         confirm(done.study, test=other)
     with pytest.raises(StudyError, match="other names"):
@@ -48,7 +48,7 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
     files = [image.relative_to(copy) for image in copy.rglob("*.jpeg")]
     table = copy / "patients.csv"
     table.write_text("\n".join(["file,patient", *(f"{file},{file.name[:3]}" for file in files)]))
-    with pytest.raises(StudyError, match="or other patients"):
+    with pytest.raises(StudyError, match="or under other names of files or patients"):
         confirm(done.study, test=copy)
     table.unlink()
     (done.folder / "test.npy").unlink()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from tests.confirm.labs import (
@@ -75,7 +76,7 @@ def test_a_hospital_gets_its_own_verdict_from_the_kept_networks_and_the_first_st
             assert comparison.control_score == pytest.approx(np.mean(aurocs))
             assert comparison.low < comparison.difference < comparison.high
     record = read_json(done.folder / "verdict.json")
-    assert record["version"] == 11
+    assert record["version"] == 1
     assert record["hospitals"][0]["test"]["fingerprint"] == there.test.fingerprint
     assert f"At hospital_b: {there.finalist.verdict}" in record["answer"]
 
@@ -159,14 +160,14 @@ def test_a_hospital_that_changed_is_refused_until_it_is_restored(done: Lab, fold
 
     with pytest.raises(
         StudyError,
-        match=r"(?s)hospital_b: .*in a set that this confirmation scores.*restore the folder",
+        match=r"(?s)hospital_b: .*were scored by this confirmation.*restore the folder",
     ):
         confirm(done.study, test=folder)
     (folders / removed.name).rename(removed)
     table = folder / "patients.csv"
     rows = table.read_text()
     table.write_text(re.sub(r":\d+$", "", rows, flags=re.MULTILINE))
-    with pytest.raises(StudyError, match="or other patients"):
+    with pytest.raises(StudyError, match="or under other names of files or patients"):
         confirm(done.study, test=folder)
     table.write_text(rows)
     both = confirm(done.study, test=[folder, same_name])
@@ -177,14 +178,25 @@ def test_a_hospital_that_changed_is_refused_until_it_is_restored(done: Lab, fold
     assert second.test.fingerprint != first.test.fingerprint
 
 
-def test_the_images_of_the_verdict_are_no_further_hospital(lab: Lab, tmp_path: Path) -> None:
-    for number, image in enumerate(sorted(lab.test.rglob("*.jpeg"), reverse=True)):
-        copy = tmp_path / "hospital_d" / image.parent.name / f"{number:03}.jpeg"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(image, copy)
+@pytest.mark.parametrize("original", ["training", "scored"])
+def test_copies_that_were_saved_again_are_no_other_hospital(
+    lab: Lab, hospitals: Path, tmp_path: Path, original: str
+) -> None:
+    """Brightened, as PNG, under other names and in other classes: they are named."""
+    folder = shutil.copytree(hospitals / "hospital_b", tmp_path / "hospital_b")
+    known = {"training": lab.path / "xrays/train", "scored": lab.test}
+    table = folder / "patients.csv"
+    rows = table.read_text()
+    for number, image in enumerate(sorted(known[original].rglob("*.jpeg"))[::30]):
+        copy = f"NORMAL/copy{number}.png"
+        with Image.open(image) as picture:
+            picture.point(lambda level: min(255, round(1.1 * level) + 5)).save(folder / copy)
+        rows += f"{copy},{number}\n"
+    table.write_text(rows)
 
-    with pytest.raises(StudyError, match="hospital_d: these are the images of the verdict itself"):
-        confirm(lab.study, test=[lab.test, tmp_path / "hospital_d"])
+    with pytest.raises(DataError, match=r"(?s)hospital_b: .*look like.*copy0\.png"):
+        confirm(lab.study, test=[lab.test, folder])
+    assert not lab.log
 
 
 def test_images_that_were_opened_earlier_make_only_their_hospital_exploratory(

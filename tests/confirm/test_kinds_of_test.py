@@ -97,7 +97,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
         if kind == "outside":  # its test folder was not scored
             assert len(confirm(study, test=own_test).hospitals) == 2
         else:
-            with pytest.raises(StudyError, match="these are the images of the verdict itself"):
+            with pytest.raises(DataError, match="copies of images in"):
                 confirm(study, test=own_test)
     assert replace(there, hospitals=()) == result
     ((name, finalist_there),) = [(each.name, each.finalist) for each in there.hospitals]

@@ -17,10 +17,17 @@ from sklearn.metrics import (
 from tests.confirm.verdicts import CONTROL, FINALIST, REPLICATES, study
 from tests.model.conftest import read_rows
 from xraytune.confirm.judge import ArmScores, judge_finalists
-from xraytune.confirm.outcomes import PREDICTIONS_FILE, add_secondary, write_predictions
+from xraytune.confirm.outcomes import (
+    PREDICTIONS_FILE,
+    add_secondary,
+    read_thresholds,
+    write_predictions,
+)
 from xraytune.confirm.record import SecondaryOutcome
 from xraytune.data.images import ImageFile, ImageTable
 from xraytune.stats.classification import Floats
+from xraytune.study.folder import StudyFolder
+from xraytune.study.row import RunRow, append_run
 
 pytestmark = pytest.mark.slow
 
@@ -214,6 +221,14 @@ def test_an_outcome_that_improves_has_an_interval_above_zero_and_equal_arms_have
 
     assert all(improved[name].low > 0 for name in ("auprc", "sensitivity_at_90"))
     assert all(outcome.low < 0 < outcome.high for outcome in equal.values())
+
+
+def test_a_threshold_of_zero_is_kept(tmp_path: Path) -> None:
+    runs = StudyFolder(tmp_path)
+    for number, threshold in enumerate((0.0, 0.3, None)):
+        append_run(runs, RunRow(number=number, status="complete", threshold=threshold))
+
+    assert read_thresholds(runs) == {0: 0.0, 1: 0.3}
 
 
 def test_intervals_repeat_with_their_seed() -> None:

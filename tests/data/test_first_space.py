@@ -196,6 +196,8 @@ def test_a_data_file_is_not_overwritten(tmp_path: Path) -> None:
         ("Röntgen", "Rontgen"),
         ("胸部 🫁", "first-space"),
         ("it's: a #1", "it-s-a-1"),
+        ("x\nseed: 99", "x-seed-99"),
+        ("a\x7fb\u2028c", "a-bc"),
     ],
 )
 def test_a_folder_may_have_any_name(
@@ -211,6 +213,18 @@ def test_a_folder_may_have_any_name(
     settings = load_space(out).settings
     assert settings.name == study
     assert settings.data.path == tmp_path / folder
+    assert settings.seed == 0
+
+
+def test_a_class_may_have_any_name(tmp_path: Path) -> None:
+    """The names of the classes are in a comment, and those of rare ones in another."""
+    data = draw(tmp_path / "xrays", "rare")
+    for part in ("train", "test"):
+        (data / part / "PNEUMONIA").rename(data / part / "TB\nseed: 99 \x7f\u2028seed: 98")
+
+    write_first_space(data, tmp_path / "space.yaml", has_gpu=False)
+
+    assert load_space(tmp_path / "space.yaml").settings.seed == 0
 
 
 def test_the_space_keeps_the_patients_and_sites_of_a_data_file(tmp_path: Path) -> None:

@@ -279,6 +279,30 @@ def test_other_files_are_ignored_and_counted(kermany: DataFolder) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "$RECYCLE.BIN/S-1-5-21/$R1.jpeg",
+        "#recycle/NORMAL/IM-0098-0001.jpeg",
+        "#recycle/train/NORMAL/IM-0098-0001.jpeg",
+        "NORMAL/@eaDir/IM-0001-0001.jpeg/SYNOPHOTO_THUMB_M.jpg",
+        "@Recycle/PNEUMONIA/person98_virus_98.jpeg",
+    ],
+)
+@pytest.mark.parametrize("classes", ["binary", "auto"])
+def test_deleted_images_and_thumbnails_are_left_out(
+    kermany: DataFolder, file: str, classes: str
+) -> None:
+    """As Windows and network drives keep them."""
+    kermany.images([file])
+
+    index = kermany.index(classes=classes)
+
+    assert (len(index.images), len(index.test)) == (12, 0)
+    assert index.class_names == ("NORMAL", "PNEUMONIA")
+    assert file.split("/")[file.startswith("NORMAL")] in " ".join(index.warnings)
+
+
 def test_links_to_files_are_followed_and_links_to_folders_are_not(
     kermany: DataFolder, tmp_path: Path
 ) -> None:

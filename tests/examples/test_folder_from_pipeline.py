@@ -59,7 +59,8 @@ def pipeline(module_path: Path) -> Path:
 
 def test_a_pipeline_fills_a_folder_of_extra_images(pipeline: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen.txt"
-    seen.write_text("a1\nb2\n")
+    images = [letter * 64 for letter in "ab"]
+    seen.write_text("\n".join(images))
 
     folder_from_pipeline(
         pipeline, tmp_path / "out", PROMPTS, count=2, seen=seen, image_size_px=32, steps=2
@@ -86,5 +87,5 @@ def test_a_pipeline_fills_a_folder_of_extra_images(pipeline: Path, tmp_path: Pat
         given = {"source": "folder", "folder": {"path": tmp_path / folder}}
         return source_of(Parameters.model_validate(given)).seen_images_sha256()
 
-    assert seen_by("out") == frozenset(("a1", "b2"))
+    assert seen_by("out") == frozenset(images)
     assert seen_by("fewer") is None, "it is not known which images the pipeline has seen"

@@ -75,7 +75,7 @@ def test_what_was_used_or_written_in_the_last_hour_stays(tmp_path: Path, is_fini
     if is_finished:
         path = artifact(tmp_path, 1, hours_old=0.5)
     else:
-        path = start_folder(tmp_path, "gan-4.work", {"seed": 1})
+        path = start_folder(tmp_path, "gan-1.work", {"seed": 1})
         (path / "checkpoint.pt").write_bytes(b"x")
 
     during = clean_cache(tmp_path, max_size="0")
@@ -140,7 +140,7 @@ def test_a_folder_that_xraytune_did_not_mark_is_refused_and_the_fix_marks_it(
     assert [*cleaned.removed] == [path]
 
 
-@pytest.mark.parametrize("place", ["gan-4", f"gan-4/{'0' * 32}", "notes.txt"])
+@pytest.mark.parametrize("place", ["gan-1", f"gan-1/{'0' * 32}", "notes.txt"])
 def test_links_and_files_of_others_in_a_cache_are_named_and_stay(
     tmp_path: Path, place: str
 ) -> None:

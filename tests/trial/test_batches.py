@@ -146,7 +146,7 @@ def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(
     everywhere = np.arange(len(side.rows))
 
     def computed(places: Int64Array, threads: int, cache: str) -> Float32Array:
-        copy = shutil.copytree(bench.cache / "pixels-2", tmp_path / cache / "pixels-2").parent
+        copy = shutil.copytree(bench.cache / "pixels-1", tmp_path / cache / "pixels-1").parent
         compute = replace(CPU, threads=threads)
         context = replace(bench.context, cache=copy, compute=compute)
         features, rows = Network(experiment, context).features(side, places, views[places])
@@ -162,7 +162,7 @@ def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(
 
 def test_only_the_images_that_a_step_shows_pass_the_network(bench: Bench, tmp_path: Path) -> None:
     """In the views that it shows; arms of a study and studies share them."""
-    cache = shutil.copytree(bench.cache / "pixels-2", tmp_path / "cache/pixels-2").parent
+    cache = shutil.copytree(bench.cache / "pixels-1", tmp_path / "cache/pixels-1").parent
     context = replace(bench.context, cache=cache)
     kept = len(bench.prepared.side("val_a"))
     shown: set[tuple[int, float]] = set()

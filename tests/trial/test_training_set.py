@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from examples.transform_folder import transform_folder
 from tests.trial.conftest import Bench
-from xraytune.base.errors import DataError, TrialError
+from xraytune.base.errors import ArtifactError, DataError, TrialError
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import PIXELS_STAGE, stored_files
@@ -165,7 +165,7 @@ def test_a_damaged_or_unrelated_record_is_refused(
 ) -> None:
     (tmp_path / PROVENANCE_FILE).write_bytes(content.encode("latin-1"))
 
-    with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):
+    with pytest.raises(ArtifactError, match=r"provenance\.json: .* cannot be read"):
         source_of(
             bench.experiment(source="folder", folder={"path": tmp_path}).parameters
         ).seen_images_sha256()

@@ -53,7 +53,7 @@ def releases(*packages: str) -> dict[str, str]:
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
     """Return 32 hex digits of SHA-256 over a stage and its inputs, as sorted JSON.
 
-    `stage` is a name with a version, such as `gan-5`.
+    `stage` is a name with a version, such as `gan-1`.
     """
     text = json.dumps({"stage": stage, "inputs": inputs}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

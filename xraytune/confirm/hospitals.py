@@ -7,10 +7,9 @@ hospitals whose images were opened.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
-from xraytune.base.errors import StudyError, counted
+from xraytune.base.errors import StudyError
 from xraytune.confirm.arms import UNUSED, OpenedHospital, Plan, write_plan
 from xraytune.confirm.judge import (
     held_out_set,
@@ -28,6 +27,7 @@ from xraytune.confirm.sealed import (
     decode_unbroken,
     name_of_hospital,
     read_unchanged,
+    refuse_copies,
     refuse_patients_of_folders,
     refuse_patients_of_study,
     refuse_too_few,
@@ -56,8 +56,7 @@ def choose_tests(
 
     Raises:
         DataError: As for `choose_test`, or images are broken.
-        StudyError: The study's images changed, or a folder shares only some of its images with the
-            images that the verdict or a hospital was scored on.
+        StudyError: The study's images changed, or those of a hospital that was scored.
     """
     settings = study.settings
     prepared = study.prepared
@@ -84,6 +83,10 @@ def choose_tests(
     if labelled_by_order and not has_own_images:
         order = plan.order if plan else ""
         verdict_images = labelled_by_order.get(order or next(iter(labelled_by_order)))
+    study_images = LabelledImages(data=settings.data, images=index.images)
+    if verdict_images:
+        refuse_patients_of_study(verdict_images, index, settings)
+        refuse_copies(verdict_images, study_images, settings.data, study.cache)
     sealed = None
     if verdict_images or has_own_images or not labelled_by_order:
         sealed = choose_test(
@@ -108,34 +111,28 @@ def choose_tests(
             prepared=sealed.prepared if sealed else prepared,
         )
         refuse_patients_of_study(hospital, index, settings, seen)
+        refuse_copies(hospital, study_images, settings.data, study.cache)
         refuse_patients_of_folders(hospital, index, settings, mixes, prepared)
-        if sealed and {*hospital.contents} == {*sealed.contents}:
-            what = "these are the images of the verdict itself, and not of a further hospital"
-            raise StudyError(what, hospital.data.path, "omit this --test")
-        sets = [test.contents for test in (sealed, *hospitals) if test]
-        _refuse_partly_scored(hospital, sets, plan, study.study_folder.path)
+        _refuse_changed(hospital, plan, study.study_folder.path)
+        for scored in (sealed, *hospitals):
+            if scored and scored.kind != "unused":
+                refuse_copies(hospital, scored, settings.data, study.cache)
         refuse_too_few(hospital, prepared)
         hospitals.append(hospital)
     return sealed, hospitals
 
 
-def _refuse_partly_scored(
-    hospital: SealedTest, sets: list[list[str]], plan: Plan | None, study: Path
-) -> None:
-    """Refuse (StudyError) a hospital that shares images with one of the `sets` that are scored.
+def _refuse_changed(hospital: SealedTest, plan: Plan | None, study: Path) -> None:
+    """Refuse (StudyError) a hospital with images that this confirmation scored in another set.
 
-    Sets that were scored before count, too. The most common reason is that the folder of the
-    hospital has changed since then.
+    Usually, its folder has changed since then.
     """
     orders = {plan.order, *(record.order for record in plan.hospitals)} if plan else set()
-    if hospital.order not in orders:
-        rows = accesses(study, hospital.contents)
-        sets += [row["contents"] for row in rows if row.get("order") in orders]
-    shared_images = {*hospital.contents}.intersection(chain(*sets))
-    if shared_images:
+    rows = accesses(study, hospital.contents)
+    if hospital.order not in orders and any(row.get("order") in orders for row in rows):
         what = (
-            f"{counted(len(shared_images), 'image')} of this folder are in a set that this "
-            "confirmation scores, which has other images, too, other names, or other patients"
+            "images of this folder were scored by this confirmation, together with others, or "
+            "under other names of files or patients"
         )
         fix = "restore the folder as it was scored, or remove these images from it"
         raise StudyError(what, hospital.data.path, fix)

@@ -27,6 +27,7 @@ from xraytune.stats.classification import Labels, ScoredImages, scored_findings
 from xraytune.stats.placements import StructuralComponents, sample_of_sites
 from xraytune.stats.secondary import SECONDARY, secondary_components, weighted_outcomes
 from xraytune.stats.verdict import compare, patient_interval
+from xraytune.study.folder import StudyFolder
 from xraytune.study.row import ended_runs
 
 PREDICTIONS_FILE = "predictions.csv"
@@ -46,10 +47,7 @@ def with_outcomes(
     `columns` are as for `compare_in_groups`; without them, the subgroups are the sites that the
     replicates left out.
     """
-    thresholds: dict[int, float] = {}
-    if confirmation.test.positive:
-        for row in ended_runs(study.runs_folder).values():
-            thresholds[row.number] = row.threshold or 0.5
+    thresholds = read_thresholds(study.runs_folder)
     seed = derive_seed(study.settings.seed, "secondary")
     finalists = add_secondary(confirmation.finalists, test, thresholds, seed=seed)
     if columns:
@@ -61,6 +59,12 @@ def with_outcomes(
     folder = study.runs_folder.path
     write_predictions(folder, test, sealed.images, prepared.outputs, prepared.findings)
     return replace(confirmation, finalists=finalists, subgroups=groups)
+
+
+def read_thresholds(runs_folder: StudyFolder) -> dict[int, float]:
+    """Return the threshold of each run by number; there are none unless there are two classes."""
+    rows = ended_runs(runs_folder).values()
+    return {row.number: row.threshold for row in rows if row.threshold is not None}
 
 
 def add_secondary(

@@ -315,7 +315,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
         return to_json(self) | {
-            "version": 11,
+            "version": 1,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": paragraph("answer", self),

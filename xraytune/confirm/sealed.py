@@ -12,17 +12,20 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import UNUSED, TestKind
 from xraytune.data.changes import RESTORE, require_same_data
+from xraytune.data.copies import Hashes, close_pairs, perceptual_hash
 from xraytune.data.draws import MANY_UNUSED, fewest_scored, too_few_outside, too_few_unused
 from xraytune.data.guesses import part_named
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
-from xraytune.data.pixels import require_unbroken, store_images
+from xraytune.data.pixels import open_pixels, require_unbroken, store_images, stored_files
 from xraytune.data.prepare import (
     ImageSet,
     SplitData,
@@ -34,6 +37,7 @@ from xraytune.data.shared_patients import patients_by_file_name, patients_by_key
 from xraytune.data.sides import side_sizes, too_few_tested
 from xraytune.data.sites import sites_to_leave_out
 from xraytune.data.split import nested_order
+from xraytune.space.encoders import has_unknown_origin
 from xraytune.space.settings import DataSettings, Parameters, Settings
 from xraytune.synth.sources.which import seen_by, source_of
 
@@ -121,6 +125,10 @@ def choose_test(
         refuse_patients_of_study(test, index, settings)
 
     notes: list[str] = []
+    weights = {mix.weights for mix in mixes if has_unknown_origin(mix.backbone, mix.weights)}
+    if weights:
+        names = join_names(sorted(Path(file).name for file in weights))
+        notes.append(f"it is not known which images the weights were trained on: {names}")
     exclusion = ""
     seen_patients = patients_seen((*index.images, *test_set.images), seen)
     if seen_patients:
@@ -196,7 +204,10 @@ def refuse_too_few(test_set: LabelledImages, prepared: SplitData, exclusion: str
 
 
 def refuse_patients_of_study(
-    test_set: LabelledImages, index: ImageIndex, settings: Settings, seen: Collection[str] = ()
+    test_set: LabelledImages,
+    index: ImageIndex,
+    settings: Settings,
+    seen: Collection[str] = (),
 ) -> None:
     """Refuse (DataError) images of the study's patients, or of patients with images in `seen`.
 
@@ -207,6 +218,32 @@ def refuse_patients_of_study(
     study_keys = patients_by_key(index.images, settings.data.split.group_regex)
     known_patients = shared_patients(keys, study_keys) | patients_seen(test_set.images, seen)
     _refuse_patients(known_patients, test_set, _REMOVE)
+
+
+def refuse_copies(
+    test_set: LabelledImages, others: LabelledImages, data: DataSettings, cache: Path
+) -> None:
+    """Refuse (DataError) images that look like some of `others`, which may have been saved again.
+
+    All images are decoded with the settings `data`.
+    """
+    files, hashes = _hash_images(test_set, data, cache)
+    _, other_hashes = _hash_images(others, data, cache)
+    pairs = close_pairs(hashes, other_hashes)
+    copies = sorted({files[place] for places, _ in pairs for place in places.tolist()})
+    if copies:
+        what = f"{len(copies)} images are copies of images in {others.data.path}, or look like them"
+        fix = "remove them: they are no new evidence"
+        raise DataError(f"{what}: {join_names(copies)}", test_set.data.path, fix)
+
+
+def _hash_images(
+    labelled: LabelledImages, data: DataSettings, cache: Path
+) -> tuple[Sequence[str], Hashes]:
+    """Return the files of all images that can be decoded, and their hashes, [N, 4]."""
+    store = store_images(labelled.data.path, labelled.images, data, cache=cache)
+    files, _ = stored_files(store)
+    return files, np.array([perceptual_hash(pixels) for pixels in open_pixels(store)])
 
 
 def refuse_patients_of_folders(

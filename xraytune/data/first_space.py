@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from xraytune.base.errors import add_notes, counted, join_names
+from xraytune.base.errors import add_notes, counted, join_names, printable
 from xraytune.base.files import write_text
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.base.templates import open_templates
@@ -96,7 +96,7 @@ def write_first_space(
     )
     image_px, reason = _choose_size(index, task, has_gpu)
     facts = _describe(index, task)
-    template = open_templates("xraytune.data").get_template("first_space.yaml")
+    template = open_templates("xraytune.data", finalize=_one_line).get_template("first_space.yaml")
     text = template.render(
         facts=facts,
         takes_all_folders=task == "classification" and settings.table is None,
@@ -104,7 +104,7 @@ def write_first_space(
         file=shlex.quote(str(out)),
         name=_study_name(out.name.removesuffix(".yaml")),
         task=task,
-        data="\n".join(f"{key}: {_as_yaml(value)}" for key, value in content.items()),
+        data={key: _as_yaml(value) for key, value in content.items()},
         image_px=image_px,
         image_px_reason=reason,
         split=", ".join(f"{key}: {_as_yaml(value)}" for key, value in split.items()),
@@ -139,6 +139,11 @@ def _study_name(text: str) -> str:
 
 def _as_yaml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _one_line(value: object) -> str:
+    """Return what a template inserts; names of folders and classes may contain line feeds."""
+    return printable(f"{value}").replace("\n", r"\n")
 
 
 def _task_of(index: ImageIndex) -> TaskName:

@@ -1,6 +1,6 @@
 """The parts of a data folder (train, val, test), and the image files in them, without reading any.
 
-Hidden files and links to folders are ignored, and other files are counted.
+Hidden files, deleted files and links to folders are ignored, and other files are counted.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from xraytune.data.patients import PATIENTS_CSV
 
 PROVENANCE_FILE = "provenance.json"
 """The file next to images that `generator sample` drew, with their origin; they show nobody."""
+_SYSTEM = ("$", "#", "@")
+"""Windows and network drives keep deleted files in $RECYCLE.BIN and #recycle, thumbnails in @eaDir:
+folders that begin with these signs are left out."""
 _OVERLAYS = "masks or drawings are left out"
 _OTHER_FILES = "files without an image suffix are ignored"
 _logger = logging.getLogger(__name__)
@@ -144,7 +147,9 @@ def subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     try:
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        entries = [
+            entry for entry in folder.iterdir() if not entry.name.startswith((".", *_SYSTEM))
+        ]
     except OSError as error:
         _refuse_unreadable(error)
     return sorted(entry for entry in entries if entry.is_dir() and not entry.is_symlink())
@@ -171,7 +176,9 @@ def walk_folder(
             # A class may have this name; then there are no folders of classes in it.
             may_be_class = path.parent == folder and not (is_of_pairs or subfolders(path))
             is_generated = shows_generated(path.name) and not may_be_class
-            if path.is_symlink():
+            if path.name.startswith(_SYSTEM):
+                left_out["deleted files and thumbnails are left out"].append(path)
+            elif path.is_symlink():
                 left_out["links to folders are not followed"].append(path)
             elif not are_masks and shows_overlays(path.name):
                 left_out[_OVERLAYS].append(path)

@@ -20,7 +20,7 @@ PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
 EQUAL_IDS = (
     "if IDs are equal by chance, as where two hospitals count from 1, write the hospital before "
-    "each ID in their table"
+    f"each ID, in the table there or in a new {PATIENTS_CSV} (file,patient)"
 )
 
 

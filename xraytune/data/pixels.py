@@ -26,7 +26,7 @@ from xraytune.data.images import ImageFile
 from xraytune.data.masks import square_mask, use_mask
 from xraytune.space.settings import DataSettings, ShiftSettings
 
-PIXELS_STAGE = "pixels-2"
+PIXELS_STAGE = "pixels-1"
 PIXELS_FILE = "pixels.npy"
 MASKS_FILE = "masks.npy"
 

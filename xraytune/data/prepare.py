@@ -320,10 +320,12 @@ def prepare_index(
     )
     notes = [*part_notes(index), *index.warnings]
     notes += [f"left out: {image.file}: {image.reason}" for image in broken]
-    if seen_patients:
+    if seen:
+        of_study = sum(image.sha256 in seen for image in index.all_images)
         notes.append(
-            f"{counted(len(seen_patients), 'patient')} whose images a generator or an encoder has "
-            "seen: on no validation or test side, and trained on last"
+            f"generators or encoders have seen {len(seen):,} images, {of_study:,} of them of this "
+            f"study: {counted(len(seen_patients), 'patient')} on no validation or test side, and "
+            "trained on last"
         )
     return prepared, tuple(notes)
 

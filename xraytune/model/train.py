@@ -18,7 +18,7 @@ from typing import Any
 from xraytune.base.artifacts import releases, start_folder
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, counted
-from xraytune.base.files import copy_file, new_folder, require_new, sha256_of
+from xraytune.base.files import copy_file, new_folder, require_new
 from xraytune.base.locks import LockHeldError, hold
 from xraytune.base.records import (
     Compute,
@@ -36,14 +36,13 @@ from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import RunContext, SplitData
 from xraytune.model.bundle import TrainedNetworks, write_bundle
 from xraytune.model.export import describe_benefit, export
-from xraytune.nets.backbones import find_weights
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.compute import compute_here, gpu_count, pin
 from xraytune.search.wandb import WandbRun
 from xraytune.space.domains import Value
 from xraytune.space.fields import PARAMETERS, flat_values
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
-from xraytune.space.paths import PATHS, is_path
+from xraytune.space.paths import PATHS
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
 from xraytune.space.sources import SOURCES
@@ -53,7 +52,6 @@ from xraytune.study.start import (
     inputs_of_trials,
     read_inputs,
     require_same_inputs,
-    weights_sha256,
 )
 from xraytune.synth.mix import plan_mix
 from xraytune.tasks import TASKS
@@ -288,19 +286,18 @@ def _find_study(experiment: Experiment, note: Callable[[str], None]) -> StudyFol
 def _read_contents(
     experiment: Experiment, study_folder: StudyFolder | None, prepared: SplitData, cache: Path
 ) -> list[Any]:
-    """Return hashes that identify the contents of the weights and of other inputs.
+    """Return hashes that identify the contents of weights, extensions and other inputs.
 
-    Raises StudyError if the study began with other weights.
+    Raises StudyError if the study began with other weights or extensions.
     """
     settings = experiment.settings
     parameters = experiment.parameters
-    weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
-    if study_folder and is_path("weights", parameters.weights):
-        content = weights_sha256(parameters.weights)
-        require_same_inputs(study_folder, {Path(parameters.weights): content}, is_complete=False)
-    inputs = {input_path for input_path in inputs_of_trials([parameters]) if input_path[0] in PATHS}
-    of_inputs = read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()
-    return [sha256_of(weights) if weights else None, *of_inputs]
+    inputs = inputs_of_trials([parameters])
+    if study_folder:
+        fixed_inputs = {item for item in inputs if item[0] not in PATHS}
+        contents = read_inputs(fixed_inputs, settings, prepared, cache)
+        require_same_inputs(study_folder, contents, is_complete=False)
+    return [*read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()]
 
 
 def _announce(

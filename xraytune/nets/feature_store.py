@@ -33,7 +33,7 @@ from xraytune.base.files import explain_disk_errors
 from xraytune.base.locks import POLL_SECONDS, build_lock, lock_if_free
 from xraytune.base.records import Progress, ignore_progress
 
-FEATURES_STAGE = "features-8"
+FEATURES_STAGE = "features-1"
 FEATURES_FILE = "features.bin"
 KEY_BYTES = 16
 _BUCKETS = 32

@@ -165,7 +165,8 @@ def _show_mistakes(
     """Return the images of val-B that the network of a trial gets most wrong, with pictures."""
     task = task_of(study_folder.space().settings)
     results = study_folder.results(trial.number)
-    mistakes = task.find_mistakes(results, prepared, trial.threshold or 0.5)
+    threshold = 0.5 if trial.threshold is None else trial.threshold
+    mistakes = task.find_mistakes(results, prepared, threshold)
     places = np.array(mistakes.places[:_MOST_MISTAKES], dtype=np.int64)
     experiment = study_folder.experiment(trial.number)
     trial_dir = study_folder.trial_path(trial.number)

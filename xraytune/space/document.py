@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from xraytune.base.errors import ConfigError, FileLine, Place, Problem
+from xraytune.base.errors import ConfigError, FileLine, Place, Problem, printable
 from xraytune.base.files import explain_disk_errors, read_bytes
 from xraytune.base.records import Json
 
@@ -237,7 +237,7 @@ _Dumper.add_representer(list, _write_collection)
 
 def write_yaml(content: Json, header: str = "") -> str:
     """Return YAML text that `parse_yaml` reads back as `content`, below `header` as a comment."""
-    comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
+    comment = "".join(f"# {printable(line)}".rstrip() + "\n" for line in header.splitlines())
     return comment + yaml.dump(
         content, Dumper=_Dumper, sort_keys=False, width=10 * _LINE_LENGTH, allow_unicode=True
     )

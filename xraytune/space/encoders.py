@@ -126,6 +126,12 @@ def is_model(weights: str) -> bool:
     return is_path("weights", weights) and (Path(weights) / RECORD_FILE).is_file()
 
 
+def has_unknown_origin(backbone: str, weights: str) -> bool:
+    """Return whether weights are a file of which it is not known what it was trained on."""
+    is_file = is_path("weights", weights) and not is_model(weights)
+    return is_file and backbone not in XRAY_ENCODERS
+
+
 def expected_images(backbone: str, weights: str) -> ExpectedImages | None:
     """Return the images that a model of `xraytune train`, or an encoder of the table, expects.
 

@@ -5,6 +5,7 @@ package's pyproject.toml makes `backbone: tiny_net` valid wherever the package i
 Built-in names never look up entry points.
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points, version
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydantic_core import PydanticKnownError
 
+from xraytune.base.code import code_files
 from xraytune.base.errors import MachineError
 from xraytune.base.files import sha256_of
 
@@ -50,7 +52,7 @@ class Extensions:
         point = _installed(self.kind)[name]
         try:
             return point.load()
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, SyntaxError) as error:
             what = f"{self.kind} {name} cannot be loaded: {error}"
             fix = f"repair or reinstall its package; installed are {', '.join(self.names())}"
             raise MachineError(what, point.value, fix) from error
@@ -59,16 +61,17 @@ class Extensions:
         """Return the identity of a name in fingerprints.
 
         Names of other packages than xraytune and torchvision are followed by the version of the
-        package. The identity of an extension also has the SHA-256 of its file, which may change
-        more often than the version.
+        package. The identity of an extension also has a hash of its code, which may change more
+        often than the version.
         """
         if self.is_of_library(name):
             return f"{name} of {self.library} {version(self.library)}"
         if not self.has(name):
             return name
         module = find_spec(_installed(self.kind)[name].module)
-        sha256 = sha256_of(Path(module.origin)) if module and module.origin else ""
-        return f"{name} of {self.package(name)} {sha256}"
+        files = code_files(Path(module.origin)) if module and module.origin else ()
+        code = hashlib.sha256("".join(map(sha256_of, files)).encode())
+        return f"{name} of {self.package(name)} {code.hexdigest()}"
 
     def package(self, name: str) -> str:
         """Return the installed package of an extension, with its version."""

@@ -16,13 +16,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from xraytune.base.code import code_files, failed_line, import_file, import_root, imported_releases
 from xraytune.base.errors import ConfigError, MachineError, XraytuneError, counted, join_names
-from xraytune.base.files import read_bytes, sha256_of
+from xraytune.base.files import sha256_of
 from xraytune.base.records import frozen
+from xraytune.base.sha256_lists import DECLARED_IMAGES, read_sha256_list
 from xraytune.space.domains import Value
 from xraytune.space.extensions import Extensions
 from xraytune.space.paths import relative_path
@@ -32,7 +33,6 @@ from xraytune.space.strict_model import StrictModel
 ExtensionCode: TypeAlias = Any
 """The class of a user, with `fit` and `sample`."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HOW_TO_NAME = "write --extension FILE.py:CLASS, or the YAML file of a program"
 
 
@@ -299,24 +299,21 @@ def _settings_block(code: ExtensionCode, file: Path) -> type[StrictModel]:
 def _seen_images(code: ExtensionCode, file: Path) -> tuple[str, ...] | None:
     """Return the SHA-256 of the images that a generator declares to have seen; None if unknown.
 
-    Raises ConfigError if the declaration cannot be read.
+    Raises ConfigError or DataError if the declaration cannot be read.
     """
     declared = getattr(code, "pretrained_on", None)
-    if declared is None:
-        return None
     if isinstance(declared, str | Path):
         list_file = file.parent / declared
         if not list_file.is_file():
             what = "pretrained_on: there is no such file"
             raise ConfigError(what, list_file, "restore it, or write None if they are not known")
-        declared = read_bytes(list_file).decode(errors="replace").split()
-    seen = sorted({str(digest).lower() for digest in declared})
-    strange = [digest for digest in seen if not _SHA256.fullmatch(digest)]
-    if strange:
-        what = f"pretrained_on has {strange[0][:70]!r}, which is no SHA-256"
+        return tuple(sorted(read_sha256_list(list_file)))
+    try:
+        seen = DECLARED_IMAGES.validate_python(declared)
+    except ValidationError as error:
         fix = "list the SHA-256 of each image, or write None if they are not known"
-        raise ConfigError(what, file, fix)
-    return tuple(seen)
+        raise ConfigError("pretrained_on has no SHA-256, or not only", file, fix) from error
+    return None if seen is None else tuple(sorted(seen))
 
 
 SOURCES = Sources("source", ("none", "duplicate", "statistics", "folder", "generator", "gan"))

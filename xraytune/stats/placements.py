@@ -45,8 +45,8 @@ class StructuralComponents:
             patients, split evenly between the classes, are equally informative. The numbers for
             several findings are combined like degrees of freedom, by Satterthwaite's formula: rare
             findings have the most variance, which is known from few patients.
-        variance: Assumed variance of the score: `placement_variance`, `error_variance`, or
-            `even_variance` for a sample of sites.
+        variance: Assumed variance of the score: `placement_variance`, `error_variance`,
+            `proportion_variance`, or `even_variance` for a sample of sites.
         overlap: The share of its training patients that a replicate has in common with another one,
             averaged over all pairs (`mean_overlap`).
     """
@@ -303,6 +303,8 @@ def _sums(values: Floats, patient_of_image: NDArray[np.intp]) -> Floats:
 WITHIN_ARM = 0.85
 ACROSS_ARMS = 0.8
 """Assumed correlations of two replicates' errors on an image: within an arm, and between arms."""
+SAME_HITS = 0.85
+"""Assumed correlation of two arms' shares of replicates that classify an image correctly."""
 _QUANTILE = float(ndtri(0.975))
 _NEAREST = 1e-6
 """Smallest distance to an AUROC of 0 or 1."""
@@ -337,6 +339,19 @@ def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     error, other_error = (1 - np.asarray(dice) for dice in (first, second))
     variance = WITHIN_ARM * (error**2 + other_error**2) - 2 * ACROSS_ARMS * error * other_error
     return np.asarray(np.maximum(_ERROR_VARIATION**2 / 4 * variance, _NEAREST**2))
+
+
+def proportion_variance(first: ArrayLike, second: ArrayLike, share: float = 1.0) -> Floats:
+    """Return a quarter of the variance of a patient's difference in a proportion, elementwise.
+
+    An image is classified correctly or not, as for balanced accuracy, and two arms correlate by
+    `SAME_HITS`. For other outcomes, `share` multiplies the variance.
+    """
+    proportions = (np.asarray(first), np.asarray(second))
+    variances = [np.clip(proportion * (1 - proportion), 0, 1) for proportion in proportions]
+    covariance = SAME_HITS * np.sqrt(variances[0] * variances[1])
+    variance = share / 4 * (variances[0] + variances[1] - 2 * covariance)
+    return np.asarray(np.maximum(variance, _NEAREST**2))
 
 
 def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:

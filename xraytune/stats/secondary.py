@@ -3,7 +3,7 @@
 Each outcome is computed over weighted images, as in `stats/classification.py`. A bootstrap over
 patients gives the covariance of networks, in place of structural components. So the interval of a
 difference is computed as in `stats/verdict.py`: it is over patients and replicates, and corrects
-for small numbers of both, with the variance assumed for the study's own score (AUROC or Dice).
+for small numbers of both, with the variance assumed for AUROC, a proportion, or Dice.
 
 An outcome is an entry of `SECONDARY` with a formula in `weighted_outcomes`.
 """
@@ -22,13 +22,23 @@ from xraytune.stats.classification import (
     weighted_sensitivity_at,
 )
 from xraytune.stats.intervals import resample_patients
-from xraytune.stats.placements import StructuralComponents, assumed_variance
+from xraytune.stats.placements import (
+    DifferenceVariance,
+    StructuralComponents,
+    effective_patients,
+    error_variance,
+    placement_variance,
+    proportion_variance,
+)
 from xraytune.stats.segmentation import MASK_METRICS
 
 SPECIFICITY = 0.9
 _WORST_SHARE = 0.1
 _RESAMPLES = 200
 """More resamples are seldom needed for a standard error: Efron & Tibshirani 1993, section 6.4."""
+_SHARES = {"balanced_accuracy": 1.0, "brier": 0.25, "sensitivity_at_90": 3.0}
+"""Outcomes that vary over patients like a proportion, and how many times as much, in the binormal
+model: squared errors are small, and the threshold of a specificity also varies."""
 SECONDARY = (
     *(metric for metric in (*METRICS, *MASK_METRICS) if metric.is_secondary),
     Metric("sensitivity_at_90", "sensitivity at a specificity of .9"),
@@ -103,7 +113,15 @@ def secondary_components(
             threshold=thresholds.get(number, 0.5),
         )
         of_networks.append([weighted_outcomes(images, each[:, is_scored]) for each in weightings])
-    effective, variance = assumed_variance(labels, patients, positive, results.shape[2])
+    are_masks = results.shape[2] == 1
+    effective = float(len({*patients}))
+    patients_of_side = effective
+    share = 1.0
+    if not are_masks:
+        effective, share = effective_patients(labels, patients, positive)
+        patients_of_side = effective / 2
+    # Resampling n patients gives (n - 1) / n of their variance.
+    scale = np.sqrt(patients_of_side / max(patients_of_side - 1, 1))
     components = {}
     for name in (metric.name for metric in SECONDARY if metric.name in of_networks[0][0]):
         values = np.stack(
@@ -111,7 +129,12 @@ def secondary_components(
         )
         resampled = values[:, 1:]
         resampled = resampled[:, np.isfinite(resampled).all(axis=0)]  # a finding may be missing
-        deviations = resampled - resampled.mean(axis=1, keepdims=True)
+        deviations = scale * (resampled - resampled.mean(axis=1, keepdims=True))
+        variance: DifferenceVariance = partial(placement_variance, share=share)
+        if are_masks:
+            variance = error_variance
+        elif name in _SHARES:
+            variance = partial(proportion_variance, share=share * _SHARES[name])
         components[name] = StructuralComponents(
             scores=values[:, 0],
             components=deviations / np.sqrt(resampled.shape[1] - 1),

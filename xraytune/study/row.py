@@ -100,7 +100,7 @@ class TrialRow(RunRow):
 def _content(row: TrialRow, study_folder: StudyFolder) -> dict[str, Any]:
     """Return a row as a line of `trials.jsonl`."""
     columns = row.model_dump(mode="json", include=_COLUMNS, context=study_folder.path)
-    return {"version": 2, **columns, **row.quality}
+    return {"version": 1, **columns, **row.quality}
 
 
 def append_trial(study_folder: StudyFolder, row: TrialRow) -> None:

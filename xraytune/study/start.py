@@ -32,6 +32,7 @@ from xraytune.data.changes import RESTORE, images_without_test, require_same_dat
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.nets.backbones import find_weights
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.encoders import is_model
 from xraytune.space.fields import flat_values
 from xraytune.space.load import DATA_FILE_KEYS
@@ -54,8 +55,9 @@ _CONTENTS = TypeAdapter(dict[str, str])
 Inputs: TypeAlias = set[tuple[str, str]]
 """Paths of extra images, generators and custom weights, each with the name of its parameter.
 
-Official weights have `OFFICIAL` as the name, and the names of backbone and weights in place of the
-path, since their file may be in another folder at a later start.
+Backbones of other packages have their name in place of the path. Official weights have `OFFICIAL`
+as the name, and the names of backbone and weights in place of the path, since their file may be in
+another folder at a later start.
 """
 OFFICIAL = "official weights"
 
@@ -174,7 +176,11 @@ def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
     inputs: Inputs = set()
     for trial in trials:
         values = flat_values(trial).items()
-        inputs |= {(name, str(value)) for name, value in values if is_path(name, value)}
+        inputs |= {
+            (name, str(value))
+            for name, value in values
+            if is_path(name, value) or (name == "backbone" and BACKBONES.has(str(value)))
+        }
         if trial.weights != "none" and not is_path("weights", trial.weights):
             inputs.add((OFFICIAL, f"{trial.backbone} {trial.weights}"))
         if trial.gan and trial.gan.features == "imagenet":
@@ -191,7 +197,9 @@ def read_inputs(
     index: ImageIndex | None = None,
     mixes: Iterable[Parameters] = (),
 ) -> dict[Path, str]:
-    """Return the content of each input: the SHA-256 of a file, a fingerprint of a folder's images.
+    """Return the content of each input.
+
+    It is the SHA-256 of a file, a fingerprint of a folder's images, or a backbone's identity.
 
     The images are decoded, so that broken ones are found before any trial starts. If the study's
     data folder is given as `index`, images of patients in its sealed test folder are refused. There
@@ -214,6 +222,8 @@ def read_inputs(
             weights_file = find_weights(backbone, weights, settings.weights_dir)
             assert weights_file, "these weights have a file"
             contents[file] = sha256_of(weights_file)
+        elif name == "backbone":
+            contents[file] = BACKBONES.identity(path)
         elif name == "weights":
             contents[file] = weights_sha256(path)
         else:
@@ -261,7 +271,7 @@ def require_same_inputs(
 def write_inputs(folder: Path, study: Path, contents: Mapping[Path, str]) -> None:
     """Write a study's inputs to `folder`, which becomes the folder `study`."""
     relative_contents = {_key(path, study): content for path, content in contents.items()}
-    write_json(folder / INPUTS_FILE, with_checksum({"version": 2, "contents": relative_contents}))
+    write_json(folder / INPUTS_FILE, with_checksum({"version": 1, "contents": relative_contents}))
 
 
 def _key(path: Path, study: Path) -> str:

@@ -17,7 +17,7 @@ from xraytune.space.settings import Experiment, GanSettings, Parameters, Setting
 from xraytune.space.sources import SOURCES
 
 NETWORK_FILE = "generator.safetensors"
-GAN_STAGE = "gan-5"
+GAN_STAGE = "gan-1"
 """The stage of the artifacts of GANs."""
 EXTENSION_STAGE = "extension-1"
 GAN_PROGRESS = "training the GAN (steps)"

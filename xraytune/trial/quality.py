@@ -33,7 +33,7 @@ from xraytune.synth.sources.source import BLOCK, take
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.network import Network
 
-_STAGE = "quality-7"
+_STAGE = "quality-1"
 _MOST_IMAGES = 2 * BLOCK
 _FEWEST_IMAGES = 50
 """At most `_MOST_IMAGES` images of a class are compared. Quality is not measured with fewer than

@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from xraytune.base.errors import DataError, join_names
-from xraytune.base.files import read_bytes, read_json, sha256_of
+from xraytune.base.files import read_json, sha256_of
+from xraytune.base.sha256_lists import DECLARED_IMAGES, read_sha256_list
+from xraytune.base.tensors import explain_unreadable
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.images import ImageTable, content_fingerprint
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
@@ -46,20 +48,14 @@ class Folder(Source):
     def seen_images_sha256(self) -> frozenset[str] | None:
         """Return the images that `folder.seen` or the provenance file lists."""
         path = self.settings.seen
-        if path is not None and path.is_dir():
-            return frozenset(_hashes(path))
+        if path is not None:
+            return list_seen(path)
         provenance = self.settings.path / PROVENANCE_FILE
-        try:
-            if path is not None:
-                return frozenset(read_bytes(path, DataError).decode().split())
-            if not provenance.is_file():
-                return None
-            recorded = read_json(provenance).get("train_images")
-            return None if recorded is None else frozenset(recorded)
-        except (ValueError, OSError, TypeError, AttributeError) as error:
-            what = "the record of the images that these were made from cannot be read"
-            fix = "write one SHA-256 per line, or draw the images again"
-            raise DataError(what, path or provenance, fix) from error
+        if not provenance.is_file():
+            return None
+        what = "the record of the images that these were made from cannot be read"
+        with explain_unreadable(what, provenance, "draw the images again"):
+            return DECLARED_IMAGES.validate_python(read_json(provenance).get("train_images"))
 
     @classmethod
     def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
@@ -71,8 +67,7 @@ class Folder(Source):
         if setting == "donor":
             return donor_records_sha256(path)
         if setting == "seen":
-            hashes = _hashes(path) if path.is_dir() else [sha256_of(path)]
-            return sha256(" ".join(hashes).encode()).hexdigest()
+            return sha256(" ".join(sorted(list_seen(path))).encode()).hexdigest()
         images, _ = store_folder(path, study_images)
         provenance = path / PROVENANCE_FILE
         of_provenance = sha256_of(provenance) if provenance.is_file() else ""
@@ -100,9 +95,11 @@ class Folder(Source):
         return (context.opened[self.settings],)
 
 
-def _hashes(folder: Path) -> list[str]:
-    """Return the SHA-256 of each image of a folder, sorted."""
-    return sorted(sha256_of(folder / file) for file in list_images(folder))
+def list_seen(path: Path) -> frozenset[str]:
+    """Return the SHA-256 of the images in a folder, or of those that a file lists."""
+    if path.is_dir():
+        return frozenset(sha256_of(path / file) for file in list_images(path))
+    return read_sha256_list(path)
 
 
 def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Path]:
