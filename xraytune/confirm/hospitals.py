@@ -115,7 +115,7 @@ def choose_tests(
         refuse_patients_of_folders(hospital, index, settings, mixes, prepared)
         _refuse_changed(hospital, plan, study.study_folder.path)
         for scored in (sealed, *hospitals):
-            if scored and scored.kind != "unused":
+            if scored and scored.kind not in UNUSED:
                 refuse_copies(hospital, scored, settings.data, study.cache)
         refuse_too_few(hospital, prepared)
         hospitals.append(hospital)

@@ -9,6 +9,7 @@ An outcome is an entry of `SECONDARY` with a formula in `weighted_outcomes`.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
