@@ -133,8 +133,8 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
     assert arm.replicate_scores[:4] == before.replicate_scores
     assert len({*arm.replicate_scores}) == 5
     assert found.exploratory == (
-        "it was extended from 4 to 5 replicates after its test images had been scored "
-        f"(verdict: {first.verdict})",
+        "the confirmation was extended from 4 to 5 replicates after its test images had been "
+        f"scored (verdict: {first.verdict})",
     )
     assert (done.folder / "verdict-4-replicates.json").read_bytes() == verdict
     assert found.hospitals == (), "its verdict rests on four replicates"
