@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from tests.confirm.labs import Lab, Stopped, leave_sealed, stop_while_scoring, times_of
+from tests.confirm.labs import (
+    Lab,
+    Stopped,
+    draw_hospital,
+    leave_sealed,
+    stop_while_scoring,
+    times_of,
+)
 from xraytune.base.errors import ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
 from xraytune.confirm.arms import read_plan
@@ -106,9 +113,7 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
     done: Lab, first: Confirmation
 ) -> None:
     """The first ones are kept, the access is logged again, and the verdict is exploratory."""
-    hospital = shutil.copytree(done.test, done.path / "hospital")
-    for file in hospital.rglob("*.jpeg"):
-        file.write_bytes(file.read_bytes() + b"elsewhere")
+    hospital = draw_hospital(done.path / "hospital", seed=11)
     confirm(done.study, test=[done.test, hospital])
     verdict = (done.folder / "verdict.json").read_bytes()
     networks = times_of(done.folder, "best.safetensors")
@@ -133,8 +138,8 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
     assert arm.replicate_scores[:4] == before.replicate_scores
     assert len({*arm.replicate_scores}) == 5
     assert found.exploratory == (
-        "it was extended from 4 to 5 replicates after its test images had been scored "
-        f"(verdict: {first.verdict})",
+        "the confirmation was extended from 4 to 5 replicates after its test images had been "
+        f"scored (verdict: {first.verdict})",
     )
     assert (done.folder / "verdict-4-replicates.json").read_bytes() == verdict
     assert found.hospitals == (), "its verdict rests on four replicates"

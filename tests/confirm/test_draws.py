@@ -209,7 +209,9 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
         pools = [each.of_draw(draw).side("others") for each in (before, folder.prepared())]
         assert pools[0] == pools[1], "real images in the place of synthetic ones"
     assert extended.test == first.test
-    assert extended.exploratory[0].startswith("it was extended from 2 to 3 replicates")
+    assert extended.exploratory[0].startswith(
+        "the confirmation was extended from 2 to 3 replicates"
+    )
 
 
 def test_unused_patients_are_scored_as_the_study_reads_them_also_beside_another_hospital(
@@ -328,7 +330,7 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     assert 0 < len(scored[0] & scored[1]) < len(scored[1])
     once, few = second.exploratory
     assert once == "test images had been accessed once before, by `confirm` of study small"
-    assert few.startswith("it has only 2 replicates")
+    assert few.startswith("there are only 2 replicates")
     assert confirm(other) == second
     assert first.to_json() == confirmed[1].to_json()
     assert first.exploratory == ()

@@ -143,7 +143,7 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(ended: Lab) 
     assert "The intervals are over 3 sites (Student's t, 2 degrees of freedom)" in verdict["answer"]
     assert "the mix was chosen (val-B) with patients of all sites" in verdict["answer"]
     assert "Student's t intervals over sites (2 degrees" in verdict["methods"]
-    assert "Each replicate left one of 3 sites out" in " ".join(shown.split())
+    assert "Each replicate left out one of 3 sites" in " ".join(shown.split())
     for site, difference in zip(SITES, differences, strict=True):
         assert re.search(rf"{site}.*{re.escape(f'{difference:+.4f}')}", shown)
     confirmed = read_verdict(ended.folder)
@@ -173,7 +173,7 @@ def test_a_further_hospital_is_scored_by_all_replicates(ended: Lab, tmp_path: Pa
     assert len(hospital.finalist.replicate_scores) == len(SITES)
     assert hospital.finalist.comparisons[0].variance_components["patient"] > 0
     assert confirmed.exploratory == ()
-    assert hospital.exploratory[0].startswith("it has only 3 replicates")
+    assert hospital.exploratory[0].startswith("there are only 3 replicates")
 
 
 def test_options_that_a_verdict_over_sites_does_not_have_are_refused(ended: Lab) -> None:

@@ -51,9 +51,9 @@ def test_blank_images_and_those_of_less_depth_than_stated_are_noted(
     assert len([*decode_files(tmp_path, [f"{number}.png" for number in range(4)], 32)]) == 4
 
     blank, depth = caplog.messages
-    assert "1 images are blank: all their pixels have one grey" in blank
-    assert "1 images are PNG 16-bit with 12-bit content: they are scaled by the depth" in depth
-    assert "3 others are not, so these appear too bright if they are only dark" in depth
+    assert "1 blank image, in which all pixels have one grey" in blank
+    assert "1 image of PNG 16-bit with 12-bit content" in depth
+    assert "3 others use their full depth" in depth
 
 
 @pytest.mark.slow

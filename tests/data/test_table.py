@@ -418,7 +418,7 @@ def test_further_columns_are_subgroups(labelled: Labelled) -> None:
     images = labelled.index().images
 
     assert subgroup_columns(images, ["view", "age"], labelled) == {
-        "view": {"images/a0.png": "AP|PA"},
+        "view": {"images/a0.png": "AP|PA", "images/b0.png": "(no value)"},
         "age": {"images/a0.png": "40", "images/b0.png": "50"},
     }
     with pytest.raises(ConfigError, match=r"0 different values.*\n.*use one of: age, finding"):

@@ -115,7 +115,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     assert found == json.loads((study / "confirm/verdict.json").read_text())
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == [
-        "it has only 2 replicates, and the 95 % intervals need at least 4"
+        "there are only 2 replicates, and the 95 % intervals need at least 4"
     ]
 
     again = said(f"confirm {study}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.extension_files import undeclared, write_blend
-from xraytune.base.errors import ConfigError, MachineError
+from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
@@ -101,7 +101,7 @@ def test_a_class_that_is_no_extension_is_refused(
 ) -> None:
     place = write_blend(tmp_path, old, new)
 
-    with pytest.raises((ConfigError, MachineError)) as caught:
+    with pytest.raises((ConfigError, DataError, MachineError)) as caught:
         SOURCES.register([place])
 
     assert what in str(caught.value)

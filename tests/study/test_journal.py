@@ -159,7 +159,7 @@ def test_the_recorded_journal_is_read(study: StudyFolder) -> None:
     """Do not write `recorded.journal` again after a release, which has to read its own studies."""
     shutil.copy(Path(__file__).with_name("recorded.journal"), study.journal_path)
 
-    journal = open_journal(study)
+    journal = open_journal(study, "data.classes=binary")
 
     rows = [(row.status, row.arm, row.value, row.epochs) for row in journal.rows()]
     assert rows == [("complete", "real_only", 0.75, 2), ("pruned", "gan", 0.4, 1)]

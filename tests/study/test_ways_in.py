@@ -236,12 +236,17 @@ def root(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.chdir(copy)
     with confirm_in_process(), on_path(copy), undeclared():
         yield copy
+    forget_code()
+
+
+def forget_code() -> None:
+    """Let the code be imported anew, as another process does."""
+    for name in ("made", "made.layers", "blend", "blend_steps"):
+        sys.modules.pop(name, None)
 
 
 def extensions_of(root: Path) -> list[str]:
-    """The extension, to be imported anew, as another process does; likewise the backbone."""
-    for name in ("made", "made.layers"):
-        sys.modules.pop(name, None)
+    forget_code()
     return [f"{root / 'blend.py'}:Blend"]
 
 

@@ -21,8 +21,10 @@ def read_sha256_list(file: Path) -> frozenset[str]:
     Each line has one: alone, or as `sha256sum`, PowerShell's `Get-FileHash` or a table writes it. A
     line without words may have none, and neither may titles above the list.
 
-    Raises DataError for another line, or if there is none.
+    Raises DataError for another line, or if there is no SHA-256 or no file.
     """
+    if not file.exists():
+        raise DataError("there is no such list", file, "restore it")
     content = read_bytes(file, DataError)
     is_utf16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     text = content.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")

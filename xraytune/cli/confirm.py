@@ -18,17 +18,17 @@ def confirm(
         list[Path] | None,
         Option(
             metavar="DATA",
-            help="Test images of a further hospital, or for the verdict if the study's data has "
-            "none: class folders (segmentation: images/ and masks/) or a data file (YAML); "
-            "repeatable, and at any time after the confirmation.",
+            help="Test images of a further hospital, or those for the verdict if the study has "
+            "none: class folders (segmentation: images/ and masks/) or a data file (YAML). "
+            "Repeatable; also after the confirmation.",
         ),
     ] = None,
     by: Annotated[
         list[str] | None,
         Option(
             metavar="COLUMN",
-            help="Also compare in subgroups by this column of the table of the test images, such "
-            "as sex, by a DICOM keyword, or by site; repeatable, and at any time later.",
+            help="Also compare subgroups: by a column of the test images' table, such as sex, by a "
+            "DICOM keyword, or by site. Repeatable; also after the confirmation.",
         ),
     ] = None,
     data: options.MovedData = None,
@@ -44,8 +44,8 @@ def confirm(
         Option(
             min=2,
             metavar="N",
-            help="Number of trainings of each mix and control; overrides the study's setting. More "
-            "than a confirmation has extend it.",
+            help="Number of trainings of each mix and control; overrides the study's setting. A "
+            "larger number than before extends the confirmation.",
         ),
     ] = None,
     yes: options.Yes = False,

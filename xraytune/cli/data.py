@@ -70,8 +70,8 @@ def data_phantom(
         Option(
             min=0,
             max=26,
-            help="Make so many hospitals with different scanners, in folders SITE/CLASS without "
-            "test/, with sex and age in patients.csv.",
+            help="Number of hospitals with different scanners to make, in folders SITE/CLASS "
+            "without test/, with sex and age in patients.csv.",
         ),
     ] = 0,
     as_json: options.AsJson = False,

@@ -83,8 +83,8 @@ Extensions = Annotated[
     Option(
         "--extension",
         metavar="FILE.py:CLASS",
-        help="Generator of your own, which is then a source of the file's name; repeatable. Its "
-        "code is run. A program is given by its YAML file.",
+        help="Your own generator, as FILE.py:CLASS or the YAML file of a program. It becomes a "
+        "source named like the file, and its code is run. Repeatable.",
     ),
 ]
 SkipBroken = Annotated[

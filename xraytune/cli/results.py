@@ -195,7 +195,7 @@ class _ConfirmationScreen:
         can_ask = self._is_asked and console.is_live() and sys.stdin.isatty()
         question = "All replicates are trained. Access the test images now?"
         if can_ask and not confirm(question, err=True):
-            console.write("they stay sealed; run the same command again to access them")
+            console.write("the test images stay sealed; run the same command again to access them")
             raise Exit
         self._open_bars()
 
@@ -359,7 +359,9 @@ def print_audit(result: Audit, _: Options) -> None:
         console.write(f"fix: {result.fix}")
     for fault in result.faults:
         console.write(f"Fault: {fault}")
-    copies = report.copies or "no more images than by chance are near a training image"
+    copies = (
+        report.copies or "no more images are close to a training image than chance would explain"
+    )
     console.write(f"Copies: {copies}; {result.identical:,} are byte-identical to one.")
     console.write(f"Quality: {report.quality or report.note}.")
     if result.verdict:

@@ -127,7 +127,7 @@ class Plan(StrictModel):
         if self.sites or self.replicates >= FEWEST_REPLICATES:
             return reasons
         reason = (
-            f"it has only {self.replicates} replicates, and the 95 % intervals need at least "
+            f"there are only {self.replicates} replicates, and the 95 % intervals need at least "
             f"{FEWEST_REPLICATES}"
         )
         return (*reasons, reason)
@@ -145,8 +145,8 @@ class Plan(StrictModel):
         extended = self.extended
         if self.order:
             note = (
-                f"it was extended from {self.replicates} to {count} replicates after its test "
-                f"images had been scored (verdict: {verdict})"
+                f"the confirmation was extended from {self.replicates} to {count} replicates after "
+                f"its test images had been scored (verdict: {verdict})"
             )
             extended = (*extended, note)
         hospitals = [hospital.with_values({"access": ""}) for hospital in self.hospitals]

@@ -121,7 +121,8 @@ class Curve:
         ]
         condition = f"At {self.patients:,} patients"
         if not perfect_points:
-            return f"{condition}, too few others are left to stand in for perfect synthetic images."
+            too_few = "too few other patients are left to stand in for perfect synthetic images"
+            return f"{condition}, {too_few}."
         best = max(perfect_points, key=lambda point: point.gain.difference)
         difference, low, high = best.gain.difference, best.gain.low, best.gain.high
         largest = max(point.gain.high for point in perfect_points)
@@ -422,8 +423,8 @@ def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
     source = source_of(gift.parameters)
     if source.seen_images_sha256() is None:
         notes.append(
-            f"{gift.name}: it is not known which images these were made from; if some are of this "
-            "study's patients, they seem worth too much"
+            f"{gift.name}: it is not known which images these were made from; if some show "
+            "patients of this study, their worth is overestimated"
         )
     counts = source.count_available(study)
     if counts is not None:

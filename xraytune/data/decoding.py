@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, ImageChops, ImageOps
 
 from xraytune.base.arrays import UInt8Array
 from xraytune.base.cores import map_on_cores
-from xraytune.base.errors import DataError
+from xraytune.base.errors import DataError, counted
 from xraytune.base.files import read_bytes
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.dicom import DAMAGE, REPAIR, Header, content_bits, is_dicom, read_dicom
@@ -127,14 +127,16 @@ def decode_files(
 
 def _warn_of_oddities(root: Path, kinds: Counter[str], blank: int) -> None:
     if blank:
-        _logger.warning("%s: %d images are blank: all their pixels have one grey", root, blank)
+        images = counted(blank, "blank image")
+        _logger.warning("%s: %s, in which all pixels have one grey", root, images)
     for kind, count in sorted(kinds.items()):
         stated, _, content = kind.partition(" with ")
         if content:
-            note = f"{count} images are {kind}: they are scaled by the depth of their content"
+            images = counted(count, "image")
+            note = f"{images} of {kind}, scaled by the depth of the content"
             if kinds[stated]:
-                note += f"; {kinds[stated]} others are not, so these appear too bright if they are "
-                note += "only dark"
+                note += f"; {kinds[stated]} others use their full depth, so if the former are "
+                note += "merely dark, they appear too bright"
             _logger.warning("%s: %s", root, note)
 
 

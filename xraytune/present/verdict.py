@@ -152,8 +152,8 @@ def _notes(record: Confirmation) -> Iterator[str]:
         )
     if record.sites:
         yield (
-            f"Each replicate left one of {len(record.sites)} sites out, and the intervals are over "
-            "sites; by site, they are over its patients. The mix was chosen (val-B) with patients "
+            f"Each replicate left out one of {len(record.sites)} sites. The intervals are over "
+            "sites and, within a site, over its patients. The mix was chosen (val-B) with patients "
             "of all sites."
         )
     for reason in record.exploratory:

@@ -303,11 +303,7 @@ def _seen_images(code: ExtensionCode, file: Path) -> tuple[str, ...] | None:
     """
     declared = getattr(code, "pretrained_on", None)
     if isinstance(declared, str | Path):
-        list_file = file.parent / declared
-        if not list_file.is_file():
-            what = "pretrained_on: there is no such file"
-            raise ConfigError(what, list_file, "restore it, or write None if they are not known")
-        return tuple(sorted(read_sha256_list(list_file)))
+        return tuple(sorted(read_sha256_list(file.parent / declared)))
     try:
         seen = DECLARED_IMAGES.validate_python(declared)
     except ValidationError as error:

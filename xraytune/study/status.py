@@ -203,7 +203,7 @@ class StudyView:
             return ""
         return (
             f"all {len(scores)} complete trials have a val-A {self.metric} of {min(scores):.3f} or "
-            "more, so it cannot rank them: search with fewer training patients "
+            "more, so val-A cannot rank them: search with fewer training patients "
             "(data.train_patients), where arms may differ"
         )
 

@@ -23,8 +23,8 @@ _LR = 3e-3
 _REVEALS = {
     TENSORS_FILE: "a linear classifier, and the mean and covariance of features of each class: no "
     "image and no single patient, unless a class has only a few",
-    DONOR_FILE: "numbers of images and patients, and the SHA-256 of each training image: who has "
-    "such an image can tell that it was used",
+    DONOR_FILE: "numbers of images and patients, and the SHA-256 of each training image: anyone "
+    "who has such an image can tell that it was used",
     "generator.json": "the same, and settings of the GAN",
     "generator.safetensors": "a GAN; with `architecture: pca`, also the code of each training "
     "image, from which a blurred version of it can be drawn",
