@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from tests.study.studies import CPU, ended, epoch, two_images, write_space
-from xraytune.base.files import read_jsonl
+from xraytune.base.files import read_jsonl, write_json
 from xraytune.confirm.arms import Plan
 from xraytune.confirm.plan import make_plan
 from xraytune.confirm.run_list import OpenStudy, train_replicates
@@ -20,7 +20,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.ray.runner import Runner
 from xraytune.space.settings import DataSettings, Parameters
-from xraytune.study.folder import StudyFolder
+from xraytune.study.folder import StudyFolder, environment
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import OpenTrial, TrialMessage
 
@@ -88,8 +88,11 @@ def each(*values: float) -> Says:
 
 def open_study(root: Path, says: Says = well) -> OpenStudy:
     space = write_space(root, SMALL)
+    folder = root / "studies/small"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "environment.json", environment(CPU))
     return OpenStudy(
-        study_folder=StudyFolder(root / "studies/small"),
+        study_folder=StudyFolder(folder),
         space=space,
         prepared=two_images(),
         compute=CPU,
