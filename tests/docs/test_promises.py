@@ -14,10 +14,6 @@ PAGES += sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rg
 ENTRIES = yaml.safe_load(Path(__file__).with_name("promises.yaml").read_text("utf-8"))
 STARTS = r"\n\s*\n|\n(?=\s*(?:[-#>*]|\d+\.) )|\|"
 """What ends a paragraph: an empty line, a heading, the next item of a list, a cell's border."""
-PROMISES = re.compile(
-    r"\b(?:refuse[sd]?|rejects?|requires?|must|always|never|cannot"
-    r"|(?:is|are) (?:named|logged|an error|errors))\b",
-    re.IGNORECASE,
 )
 
 
@@ -39,8 +35,6 @@ def test_a_promise_of_a_page_names_a_test_that_exists(page: str) -> None:
 
     says = [entry["says"] for entry in entries]
     assert [text for text in says if not any(text in each for each in written)] == []
-    promises = filter(PROMISES.search, written)
-    assert [each for each in promises if not any(text in each for text in says)] == []
     for entry in entries:
         if "about" not in entry:
             file, _, name = entry["test"].partition("::")

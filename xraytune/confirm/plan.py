@@ -303,15 +303,13 @@ def count_trials(
 ) -> dict[str, tuple[int, int]]:
     """Return the number of trials of each tuned control, and how many top-ups it needs.
 
-    With the top-ups, a control has as many trials as a finalist's source. Trials with equal
-    settings count once, since a repeated trial was not tuned any further.
+    With the top-ups, a control has as many trials as a finalist's source.
     """
-    different_trials = {*trials}
-    source_counts = Counter(trial.source for trial in different_trials)
+    source_counts = Counter(trial.source for trial in trials)
     target = max((source_counts[finalist.source] for finalist in finalists), default=0)
     counts: dict[str, tuple[int, int]] = {}
     for control in settings.confirm.controls.tuned:
-        trial_count = sum(belongs_to_control(trial, control) for trial in different_trials)
+        trial_count = sum(belongs_to_control(trial, control) for trial in trials)
         counts[control] = (trial_count, max(0, target - trial_count))
     return counts
 
