@@ -14,7 +14,6 @@ PAGES += sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rg
 ENTRIES = yaml.safe_load(Path(__file__).with_name("promises.yaml").read_text("utf-8"))
 STARTS = r"\n\s*\n|\n(?=\s*(?:[-#>*]|\d+\.) )|\|"
 """What ends a paragraph: an empty line, a heading, the next item of a list, a cell's border."""
-)
 
 
 def sentences(page: str) -> list[str]:

@@ -150,7 +150,7 @@ def test_labels_of_the_donor_mend_wrong_classes(root: Path, tmp_path: Path) -> N
         folder.mkdir()
         result = run_trial(experiment, context, trial_dir=folder)
         scores[labels] = result.val_b_score
-    assert scores["donor"] > scores["class"] + 0.1
+    assert scores["donor"] > 0.9
 
 
 def test_patients_of_the_donors_classifier_are_on_no_other_side(root: Path) -> None:
