@@ -1,7 +1,5 @@
 """The result of a confirmation, as `verdict.json` and as two paragraphs for a paper.
 
-The keys are listed in docs/confirm.md.
-
 The records load neither torch nor Ray, so that `report` and `export` can read them.
 """
 
@@ -130,7 +128,8 @@ class ControlVerdict(PairVerdict, Interval):
 class FinalistVerdict:
     """The verdict on a finalist, with all of its comparisons on the test images.
 
-    `score` is the mean over the finalist's replicates.
+    `score` is the mean over the finalist's replicates. `because_of` names the controls that the
+    verdict rests on.
     """
 
     arm: str
@@ -265,7 +264,9 @@ class Hospital:
 class Confirmation:
     """The result of a confirmation.
 
-    The fields are keys of `verdict.json`, with finalists in the order of val-B.
+    The fields are keys of `verdict.json`, which also has the `verdict` on the first finalist, the
+    `answer` and the `methods`. Arms are compared by `metric`; `objective` selected the finalists,
+    which are in the order of val-B. `notes` say what could not be done.
     """
 
     study: Path
