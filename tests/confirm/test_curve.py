@@ -140,7 +140,7 @@ def test_a_gain_that_may_be_large_does_not_rule_out_all_but_a_nearly_perfect_gen
 def test_a_number_without_enough_other_patients_says_nothing_about_generators() -> None:
     found = curve_of(point(20, 1.0, -0.001, 0.005, 0.008))
 
-    assert "too few others" in found.sentence
+    assert "too few other patients" in found.sentence
 
 
 @pytest.mark.parametrize(

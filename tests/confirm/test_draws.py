@@ -243,7 +243,7 @@ def test_further_replicates_are_always_possible_where_everybody_outside_a_draw_i
     assert len(after.draws) == 12 > len(after.side("test")) / TRAINED_ON / 2
     assert extended.test == first.test
     reasons = " ".join(extended.exploratory)
-    assert "it was extended from 2 to 12 replicates" in reasons
+    assert "was extended from 2 to 12 replicates" in reasons
 
 
 def test_further_draws_are_refused_if_they_would_take_scored_patients(done: Lab) -> None:
