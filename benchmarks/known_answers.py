@@ -32,7 +32,8 @@ from xraytune.base.files import write_json
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.confirm.arms import Plan, compared_arms, replicate
-from xraytune.confirm.judge import judge_finalists, read_scores, score_runs
+from xraytune.confirm.compare import judge_finalists
+from xraytune.confirm.judge import read_scores, score_runs
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import choose_test

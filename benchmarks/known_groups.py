@@ -31,7 +31,8 @@ from benchmarks.known_answers import (
 )
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import Plan, compared_arms
-from xraytune.confirm.judge import judge_finalists, read_scores, score_runs
+from xraytune.confirm.compare import judge_finalists
+from xraytune.confirm.judge import read_scores, score_runs
 from xraytune.confirm.outcomes import compare_in_groups
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import choose_test

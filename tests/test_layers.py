@@ -28,7 +28,7 @@ LAYERS = (
     ("confirm",),
     ("model",),
     ("present",),
-    ("audit",),
+    ("audit", "draws", "judge"),
     ("cli",),
     ("api",),
 )

@@ -13,7 +13,8 @@ from tests.confirm.verdicts import CONFIRMATION, REPLICATES
 from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan
-from xraytune.confirm.judge import ArmScores, headroom_reached, judge_finalists, quality_caveat
+from xraytune.confirm.compare import ArmScores, headroom_reached, judge_finalists
+from xraytune.confirm.judge import quality_caveat
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.present.verdict import verdict_frame, verdict_sentence
 from xraytune.space.settings import Parameters
@@ -191,6 +192,7 @@ def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> N
 
 @pytest.mark.slow
 def test_the_methods_name_what_was_searched_and_pruned() -> None:
+    assert CONFIRMATION.searched
     searched = replace(CONFIRMATION.searched, pruned=20)
     pruned = replace(helped(), searched=searched).to_json()["methods"]
     methods = helped().to_json()["methods"]

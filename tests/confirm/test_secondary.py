@@ -16,7 +16,7 @@ from sklearn.metrics import (
 
 from tests.confirm.verdicts import CONTROL, FINALIST, REPLICATES, study
 from tests.model.conftest import read_rows
-from xraytune.confirm.judge import ArmScores, judge_finalists
+from xraytune.confirm.compare import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import (
     PREDICTIONS_FILE,
     add_secondary,

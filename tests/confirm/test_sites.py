@@ -18,14 +18,14 @@ from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json
 from xraytune.confirm.arms import Arm, Plan, read_plan
-from xraytune.confirm.judge import ArmScores, judge_finalists
+from xraytune.confirm.compare import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import compare_sites
 from xraytune.confirm.record import read_verdict
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.export import export
-from xraytune.present.charts import plot_subgroups
+from xraytune.present.forest import plot_subgroups
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
 from tests.confirm.verdicts import CONTROL, FINALIST, SEXES, study
-from xraytune.confirm.judge import judge_finalists
+from xraytune.confirm.compare import judge_finalists
 from xraytune.confirm.outcomes import FEWEST_PATIENTS, compare_in_groups
 from xraytune.confirm.record import Subgroup
 

@@ -10,7 +10,7 @@ import numpy as np
 from xraytune.base.files import write_json
 from xraytune.base.records import to_json
 from xraytune.confirm.arms import Arm, Plan, compared_arms, write_plan
-from xraytune.confirm.judge import ArmScores
+from xraytune.confirm.compare import ArmScores
 from xraytune.confirm.record import (
     Confirmation,
     ControlVerdict,

@@ -17,7 +17,7 @@ from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
 from xraytune.confirm.record import read_verdict
 from xraytune.data.phantom import paint_phantoms
-from xraytune.present.charts import plot_forest
+from xraytune.present.forest import plot_forest
 from xraytune.present.page import page_content, write_report
 from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder

@@ -22,6 +22,8 @@ COMMANDS = {
     "report": "present.page:write_report",
     "confirm": "confirm.run:confirm",
     "audit": "audit:audit",
+    "draws": "draws:draws",
+    "judge": "judge:judge",
     "export": "model.export:export",
     "cache_clean": "study.clean:clean_cache",
     "train": "model.train:train",

@@ -57,6 +57,8 @@ class Arm(StrictModel):
     control: DonorControl | None = None
     donor: FilePath | None = None
     """Folder of another hospital's classifier, if the arm uses or starts from one."""
+    trainings: str = ""
+    """Name of the arm's trainings, if xraytune did not run them and cannot tell which are equal."""
 
     @property
     def kind(self) -> ControlKind:

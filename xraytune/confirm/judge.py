@@ -11,23 +11,27 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xraytune.base.errors import Problem, StudyError, join_names
+from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_json, require_recorded, sha256_of, write_array, write_json
-from xraytune.base.records import frozen
-from xraytune.confirm.arms import Arm, Plan, write_plan
+from xraytune.base.seeding import derive_seed
+from xraytune.confirm.arms import Plan, write_plan
+from xraytune.confirm.compare import ArmScores, judge_finalists, unscored_findings
 from xraytune.confirm.copies import find_scored_copies
+from xraytune.confirm.outcomes import (
+    add_secondary,
+    compare_in_groups,
+    compare_sites,
+    read_thresholds,
+    write_predictions,
+)
 from xraytune.confirm.plan import earlier_access, why_exploratory
 from xraytune.confirm.record import (
     Confirmation,
-    ControlVerdict,
-    FinalistVerdict,
-    HeadroomReached,
     HeldOutSet,
     Searched,
 )
@@ -39,29 +43,13 @@ from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.space.settings import Parameters
 from xraytune.space.sources import SOURCES
-from xraytune.stats.between import place_between
 from xraytune.stats.classification import (
-    FEWEST_LABELS,
     Floats,
-    Labels,
     require_finite_outputs,
-    scored_findings,
 )
 from xraytune.stats.placements import (
-    StructuralComponents,
     mean_overlap,
-    outside_components,
-    sample_of_sites,
     scorable_labels,
-    structural_components,
-)
-from xraytune.stats.verdict import (
-    compare,
-    gather,
-    judge_pair,
-    overall_verdict,
-    score_interval,
-    variance_components,
 )
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_run, ended_runs
@@ -76,72 +64,6 @@ _LEAST_AGREEMENT = 0.75
 """Share of a class's synthetic images that a classifier of real images should assign to the class;
 below it, the answer has a caveat. Real images at a generator's resolution have about this share."""
 _GAN_NAMES = {"dcgan": "DCGAN", "pca": "GAN of principal components"}
-
-
-@frozen
-class ArmScores:
-    """The results of all runs of a plan on a set of test images.
-
-    Attributes:
-        results: Results of R runs on N images, [R, N, C]; NaN where a run trained on the patient.
-        labels: Label, [N], or findings, [N, C], of each image.
-        patients: Patient of each image, [N].
-        positive: Number of the positive class.
-        sites: Site of each image, [N]; used if each replicate leaves a site out.
-        copied: The files of images that a finalist's synthetic images copy, by name of the arm.
-        overlap: As in `StructuralComponents`.
-    """
-
-    plan: Plan
-    results: Floats
-    labels: Labels
-    patients: tuple[str, ...]
-    positive: int
-    sites: tuple[str, ...] = ()
-    copied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    overlap: float = 0.0
-
-    def measure(self, *arms: Arm) -> StructuralComponents:
-        """Return the scores [A, K] and structural components [A, K, P] of A arms.
-
-        If each replicate leaves a site out, the scores are within these sites (`sample_of_sites`).
-        """
-        if self.plan.sites:
-            by_site = [self.measure_at(site, *arms).scores for site in self.plan.sites]
-            return sample_of_sites(np.stack(by_site, axis=1))
-        results = np.concatenate([self.results[self.plan.numbers(arm)] for arm in arms])
-        components = outside_components(
-            self.labels, results, self.patients, self.positive, self.overlap
-        )
-        return components.by_arm(len(arms))
-
-    def measure_at(self, site: str, *arms: Arm) -> StructuralComponents:
-        """Return scores [A] and structural components [A, P] on the images of a site.
-
-        For each of A arms, the replicate that leaves the site out is scored.
-        """
-        site_scores = self.at_site(site)
-        replicate = self.plan.sites.index(site)
-        numbers = [self.plan.numbers(arm)[replicate] for arm in arms]
-        results = site_scores.results[numbers]
-        return structural_components(
-            site_scores.labels, results, site_scores.patients, self.positive
-        )
-
-    def at_site(self, site: str) -> ArmScores:
-        """Return the results on the images of a site."""
-        return self.on_images(np.asarray(self.sites) == site)
-
-    def on_images(self, selection: NDArray[np.bool_]) -> ArmScores:
-        """Return the results on the chosen images, [N], without their sites."""
-        results = self.results[:, selection]
-        return replace(
-            self,
-            results=results,
-            labels=scorable_labels(self.labels[selection], results),
-            patients=tuple(np.asarray(self.patients)[selection].tolist()),
-            sites=(),
-        )
 
 
 def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
@@ -337,16 +259,6 @@ def held_out_set(sealed: SealedTest, name: str) -> HeldOutSet:
     )
 
 
-def unscored_findings(test: ArmScores, findings: Sequence[str]) -> tuple[str, ...]:
-    """Return a note that names the findings that are too rare for the mean, if there are any."""
-    scored_numbers = scored_findings(test.labels) if findings else []
-    unscored_names = [name for number, name in enumerate(findings) if number not in scored_numbers]
-    if not unscored_names:
-        return ()
-    shortage = f"fewer than {FEWEST_LABELS} positive or negative test images"
-    return (f"findings with {shortage} are not in the mean: {join_names(unscored_names, 20)}",)
-
-
 def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
     finalists = [arm.parameters for arm in plan.finalists]
     networks = (
@@ -364,13 +276,6 @@ def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
         generators=tuple(dict.fromkeys(generators)),
         packages={name: packages[name] for name in ("xraytune", "torch")},
     )
-
-
-def _kind_of_generator(parameters: Parameters) -> str:
-    """Return what each replicate trained, as in "GANs"; "" if it trained no generator."""
-    if parameters.gan:
-        return "GAN"
-    return f"{parameters.source} generator" if parameters.trains_generator else ""
 
 
 def _describe_generator(parameters: Parameters) -> str:
@@ -439,74 +344,27 @@ def _gan_train_caveat(qualities: Sequence[Quality], rope: float) -> str:
     )
 
 
-def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
-    """Compare all finalists with all of their controls.
+def with_outcomes(
+    confirmation: Confirmation,
+    study: OpenStudy,
+    test: ArmScores,
+    sealed: SealedTest,
+    columns: Mapping[str, Mapping[str, str]],
+) -> Confirmation:
+    """Return a verdict with secondary outcomes and subgroups, and write `predictions.csv`.
 
-    Verdicts are given in the order of val-B, up to the first finalist that does not help; all later
-    finalists are `not_tested`. A finalist with copies of scored images is `invalid`.
-
-    Origin of this fixed sequence: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001,
-    "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures".
+    `columns` are as for `compare_in_groups`; without them, the subgroups are the sites that the
+    replicates left out.
     """
-    verdicts: list[FinalistVerdict] = []
-    for finalist in test.plan.finalists:
-        comparisons = []
-        for control in test.plan.controls(finalist):
-            pair = test.measure(finalist, control)
-            evidence = gather(pair)
-            pair_verdict = judge_pair(evidence, rope=rope, control=control.name, kind=control.kind)
-            comparisons.append(
-                ControlVerdict(
-                    **asdict(score_interval(evidence)),
-                    **asdict(pair_verdict),
-                    arm=control.parameters.arm,
-                    backbone=control.parameters.backbone,
-                    control_score=float(pair.scores[1].mean()),
-                    variance_components=variance_components(pair),
-                )
-            )
-        overall, controls = overall_verdict(comparisons)
-        copied_files = test.copied.get(finalist.name, ())
-        if copied_files:
-            overall, controls = "invalid", ()
-        is_tested = all(earlier_verdict.verdict == "helps" for earlier_verdict in verdicts)
-        scores = test.measure(finalist).scores[0]
-        verdicts.append(
-            FinalistVerdict(
-                arm=finalist.name,
-                trial=finalist.trial,
-                backbone=finalist.parameters.backbone,
-                generator=_kind_of_generator(finalist.parameters),
-                mixing=finalist.parameters.mixing,
-                score=float(scores.mean()),
-                replicate_scores=tuple(scores.tolist()),
-                headroom=headroom_reached(test, finalist),
-                verdict=overall if is_tested else "not_tested",
-                because_of=controls if is_tested else (),
-                copied_files=copied_files,
-                comparisons=tuple(comparisons),
-            )
-        )
-    return verdicts
-
-
-def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
-    """Compare the gain from a finalist's synthetic images with the gain from real images.
-
-    Both gains are over training without extra images. The real images are of other patients.
-    Returns None if the plan lacks the arm with real images or the arm without extra images.
-    """
-    trial_arms = [arm for arm in test.plan.arms if arm.trial == finalist.trial]
-    perfect_arms = [arm for arm in trial_arms if arm.role == "perfect"]
-    plain_arms = [arm for arm in trial_arms if arm.role == "matched" and arm.kind == "none"]
-    if not (perfect_arms and plain_arms):
-        return None
-    components = test.measure(plain_arms[0], perfect_arms[0], finalist)
-    real_gain = compare(components.pair(1, 0))
-    headroom = HeadroomReached(
-        gain=real_gain.difference, low=real_gain.low, high=real_gain.high, share=None
-    )
-    if real_gain.low > 0:
-        share = place_between(components, 2, range(2), (0.0, 1.0))
-        headroom = replace(headroom, share=share.value, share_low=share.low, share_high=share.high)
-    return headroom
+    thresholds = read_thresholds(study.runs_folder)
+    seed = derive_seed(study.settings.seed, "secondary")
+    finalists = add_secondary(confirmation.finalists, test, thresholds, seed=seed)
+    if columns:
+        files = [image.file for image in sealed.images]
+        groups = compare_in_groups(test, finalists[0], columns, files, thresholds)
+    else:
+        groups = compare_sites(test, finalists[0])
+    prepared = sealed.prepared
+    folder = study.runs_folder.path
+    write_predictions(folder, test, sealed.images, prepared.outputs, prepared.findings)
+    return replace(confirmation, finalists=finalists, subgroups=groups)

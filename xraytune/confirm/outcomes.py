@@ -16,12 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.base.files import csv_table, write_text
-from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import Arm
-from xraytune.confirm.judge import ArmScores
-from xraytune.confirm.record import Confirmation, FinalistVerdict, SecondaryOutcome, Subgroup
-from xraytune.confirm.run_list import OpenStudy
-from xraytune.confirm.sealed import SealedTest
+from xraytune.confirm.compare import ArmScores
+from xraytune.confirm.record import FinalistVerdict, SecondaryOutcome, Subgroup
 from xraytune.data.images import ImageTable
 from xraytune.stats.classification import Labels, ScoredImages, scored_findings
 from xraytune.stats.placements import StructuralComponents, sample_of_sites
@@ -33,32 +30,6 @@ from xraytune.study.row import ended_runs
 PREDICTIONS_FILE = "predictions.csv"
 FEWEST_PATIENTS = 30
 """Fewest patients of each class in a group, so that its interval has the nominal coverage."""
-
-
-def with_outcomes(
-    confirmation: Confirmation,
-    study: OpenStudy,
-    test: ArmScores,
-    sealed: SealedTest,
-    columns: Mapping[str, Mapping[str, str]],
-) -> Confirmation:
-    """Return a verdict with secondary outcomes and subgroups, and write `predictions.csv`.
-
-    `columns` are as for `compare_in_groups`; without them, the subgroups are the sites that the
-    replicates left out.
-    """
-    thresholds = read_thresholds(study.runs_folder)
-    seed = derive_seed(study.settings.seed, "secondary")
-    finalists = add_secondary(confirmation.finalists, test, thresholds, seed=seed)
-    if columns:
-        files = [image.file for image in sealed.images]
-        groups = compare_in_groups(test, finalists[0], columns, files, thresholds)
-    else:
-        groups = compare_sites(test, finalists[0])
-    prepared = sealed.prepared
-    folder = study.runs_folder.path
-    write_predictions(folder, test, sealed.images, prepared.outputs, prepared.findings)
-    return replace(confirmation, finalists=finalists, subgroups=groups)
 
 
 def read_thresholds(runs_folder: StudyFolder) -> dict[int, float]:

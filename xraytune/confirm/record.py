@@ -281,11 +281,13 @@ class Confirmation:
     test: HeldOutSet
     finalists: tuple[FinalistVerdict, ...]
     notes: tuple[str, ...]
-    searched: Searched
+    searched: Searched | None
     subgroups: tuple[Subgroup, ...] = ()
     hospitals: tuple[Hospital, ...] = ()
     sites: tuple[str, ...] = ()
     """The site that each replicate left out; empty if none did. The verdict is over these sites."""
+    declared: tuple[str, ...] = ()
+    """What nobody has checked of trainings that xraytune did not run; empty if it ran them."""
 
     @property
     def verdict(self) -> Overall:
@@ -347,6 +349,7 @@ def read_verdict(folder: Path) -> Confirmation | None:
 
 def paragraph(name: Literal["answer", "methods"], confirmation: Confirmation) -> str:
     """Return the paragraph of results, with limitations, or of methods, from `templates/`."""
-    template = open_templates("xraytune.confirm").get_template(f"{name}.txt")
+    file = f"judged_{name}.txt" if name == "methods" and confirmation.declared else f"{name}.txt"
+    template = open_templates("xraytune.confirm").get_template(file)
     text = template.render(record=confirmation)
     return " ".join(text.split())

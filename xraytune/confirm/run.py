@@ -22,8 +22,7 @@ from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import require_writable
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.hospitals import choose_tests, judge_hospitals
-from xraytune.confirm.judge import judge, score_sealed
-from xraytune.confirm.outcomes import with_outcomes
+from xraytune.confirm.judge import judge, score_sealed, with_outcomes
 from xraytune.confirm.plan import (
     compared_settings,
     count_replicates,

@@ -105,11 +105,13 @@ def choose_test(
     planned_kind: TestKind | None = None,
     test: LabelledImages | None = None,
     index: ImageIndex | None = None,
+    seen: Collection[str] = (),
 ) -> SealedTest:
     """Choose and check the images that a confirmation of `mixes` scores.
 
     `planned_kind` is the kind that an earlier call chose. `test` takes the place of the study's
     test folder. `index` has the study's images as they are now; by default, they are read.
+    `seen` has the SHA-256 of images that something else than the mixes has seen.
 
     Raises:
         DataError: There are no test images, they share patients or files with the training images,
@@ -118,7 +120,7 @@ def choose_test(
     """
     index = index or read_unchanged(settings, prepared, ignore_progress)
     sites = left_out_sites(settings, prepared)
-    seen = seen_by(mixes)
+    seen = seen_by(mixes).union(seen)
     test_set = test or LabelledImages(data=settings.data, images=index.test)
     name = name_of_hospital(test.data.path) if test else _TEST_FOLDER
     if test:

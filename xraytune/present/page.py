@@ -4,35 +4,26 @@ The file contains Plotly and all pictures. Its text is in `templates/page.html`,
 whose value is None is left out. A search may be running on the study.
 """
 
-import base64
-import gzip
-import re
 from collections import defaultdict
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from shlex import join, quote
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
 
 from xraytune.base.artifacts import artifacts_of
-from xraytune.base.errors import ConfigError, XraytuneError, counted, join_names
+from xraytune.base.errors import ConfigError, XraytuneError, join_names
 from xraytune.base.files import read_bytes, require_writable, write_text
-from xraytune.base.tables import Table, duration, sentence, shown_path, text_of
-from xraytune.base.templates import open_templates
+from xraytune.base.tables import Table, shown_path, text_of
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
 from xraytune.data.prepare import SplitData
 from xraytune.model.export import trial_to_export
-from xraytune.present.charts import (
-    plot_differences,
-    plot_learning_curves,
-    plot_parameter,
-    plot_subgroups,
-)
+from xraytune.present.charts import plot_learning_curves, plot_parameter
+from xraytune.present.forest import plot_differences, plot_subgroups
 from xraytune.present.pictures import explain_images
+from xraytune.present.rendering import render_page
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
 from xraytune.present.verdict import secondary_table, verdict_frame
 from xraytune.search.asha import Rungs
@@ -67,18 +58,8 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     if path.is_dir():
         raise ConfigError("this is a folder", path, "give a file, such as report.html")
     require_writable(path.parent)
-    templates = open_templates("xraytune.present", autoescape=True)
-    templates.filters |= {
-        "code": _mark_code,
-        "counted": counted,
-        "data_uri": _data_uri,
-        "duration": duration,
-        "json": lambda figure: Markup(figure.to_json()),  # Plotly escapes markup
-        "sentence": sentence,
-        "text": text_of,
-    }
     content = page_content(study_folder, (cache or study_folder.default_cache).resolve())
-    text = templates.get_template("page.html").render(**content, plotly=_pack_plotly())
+    text = render_page("page.html", **content)
     mode = 0o600 | study_folder.path.stat().st_mode & 0o066
     write_text(path, text, is_durable=False, mode=mode)
     return path
@@ -222,21 +203,3 @@ def _show_generators(
                 pictures[picture] = f"{name}: each with the nearest training image on its right."
     embedded = [(read_bytes(path), text) for path, text in pictures.items() if path.exists()]
     return {"notes": notes, "pictures": embedded} if notes or embedded else None
-
-
-@cache
-def _pack_plotly() -> str:
-    """Return Plotly's JavaScript, compressed to a third of its size and in base64."""
-    from plotly.offline import get_plotlyjs  # takes most of a second
-
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
-
-
-def _data_uri(picture: bytes) -> str:
-    kind = "jpeg" if picture[:1] == b"\xff" else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
-def _mark_code(text: str) -> Markup:
-    """Return escaped text with parts in backticks as code elements."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -1,0 +1,299 @@
+"""Predictions of trainings that xraytune did not run get the verdict that `confirm` gives."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.confirm.test_secondary import binary, classes, findings, masks
+from tests.confirm.verdicts import CONTROL, FINALIST
+from tests.in_process import command
+from xraytune.base.errors import ConfigError, DataError, XraytuneError
+from xraytune.base.files import read_json, write_json
+from xraytune.confirm.compare import ArmScores, judge_finalists
+from xraytune.confirm.drawn import Drawn, DrawnImage, write_drawn
+from xraytune.confirm.outcomes import write_predictions
+from xraytune.data.images import ImageFile, ImageTable
+from xraytune.data.phantom import paint_phantoms
+from xraytune.judge import judge
+
+ROPE = 0.01
+
+
+def table(patients: int = 120, replicates: int = 4, seed: int = 0) -> pd.DataFrame:
+    """Predictions of an arm that is better than the arm without extra images."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(patients) % 2
+    rows = []
+    for replicate in range(1, replicates + 1):
+        for arm, gain in (("gan", 2.0), ("none", 0.0), ("twice", 0.0)):
+            logits = (1 + gain) * labels + random.normal(size=patients)
+            for image, logit in enumerate(logits):
+                chance = 1 / (1 + np.exp(-logit))
+                label = ("NORMAL", "PNEUMONIA")[labels[image]]
+                row = (arm, replicate, f"{image:03}.png", f"p{image}", label, 1 - chance, chance)
+                rows.append(row)
+    columns = ["arm", "replicate", "file", "patient", "label", "p_NORMAL", "p_PNEUMONIA"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def judged(rows: pd.DataFrame, tmp_path: Path, **options: Any) -> Any:
+    arms = {"finalist": "gan", "none": "none", "duplicate": "twice"}
+    return judge(rows, out=tmp_path / "judged", **{**arms, **options})
+
+
+@pytest.mark.parametrize("make", [binary, classes, findings, masks])
+def test_predictions_of_a_confirmation_get_its_words_and_intervals(
+    tmp_path: Path, make: Callable[[], ArmScores]
+) -> None:
+    test = make()
+    count = test.results.shape[2]
+    outputs = [f"class{number}" for number in range(count)] if count > 1 else ["dice"]
+    names = outputs if make is findings else []
+    states = np.array(["0", "1", "?"])[test.labels]
+    images = ImageTable(
+        ImageFile(
+            file=f"{number:04}.png",
+            label=0,
+            sha256="",
+            findings="".join(states[number]) if names else "",
+        )
+        for number in range(len(test.patients))
+    )
+    write_predictions(tmp_path, test, images, outputs, names)
+    (expected,) = judge_finalists(test, rope=ROPE)
+
+    confirmation = judge(
+        tmp_path / "predictions.csv",
+        finalist=FINALIST.name,
+        none=CONTROL.name,
+        positive=f"class{test.positive}" if make is binary else "",
+        rope=ROPE,
+        out=tmp_path / "judged",
+    )
+
+    (finalist,) = confirmation.finalists
+    assert (finalist.verdict, finalist.because_of) == (expected.verdict, expected.because_of)
+    for comparison, other in zip(finalist.comparisons, expected.comparisons, strict=True):
+        assert comparison.verdict == other.verdict
+        for name in ("difference", "low", "high", "low_90", "high_90", "p_value"):
+            assert getattr(comparison, name) == pytest.approx(getattr(other, name), abs=1e-9)
+
+
+def test_a_better_arm_helps_and_what_nobody_checked_is_said(tmp_path: Path) -> None:
+    confirmation = judged(table(), tmp_path)
+
+    assert confirmation.verdict == "helps"
+    content = read_json(tmp_path / "judged/verdict.json")
+    assert "not run by xraytune" in content["answer"]
+    assert "not run by xraytune" in content["methods"]
+    assert "equal steps" in content["methods"]
+    page = (tmp_path / "judged/report.html").read_text()
+    assert "For a reviewer to check" in page
+
+
+def other_label(rows: pd.DataFrame) -> pd.DataFrame:
+    rows.loc[5, "label"] = "NORMAL" if rows.loc[5, "label"] == "PNEUMONIA" else "PNEUMONIA"
+    return rows
+
+
+def value(column: str, content: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(rows: pd.DataFrame) -> pd.DataFrame:
+        rows.loc[7, column] = content
+        return rows
+
+    return change
+
+
+def same_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    scores = ["p_NORMAL", "p_PNEUMONIA"]
+    first = (rows["arm"] == "gan") & (rows["replicate"] == 1)
+    second = (rows["arm"] == "gan") & (rows["replicate"] == 2)
+    rows.loc[second, scores] = rows.loc[first, scores].to_numpy()
+    return rows
+
+
+HOSTILE: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "a missing arm": (lambda rows: rows[rows["arm"] != "twice"], "no arm twice"),
+    "a missing image": (lambda rows: rows.drop(index=3), "lacks"),
+    "a missing run": (
+        lambda rows: rows[(rows["arm"] != "none") | (rows["replicate"] != 2)],
+        "none, replicate 2",
+    ),
+    "a doubled row": (lambda rows: pd.concat([rows, rows.iloc[[4]]]), "twice"),
+    "another label": (other_label, "label"),
+    "not a number": (value("p_NORMAL", float("nan")), "from 0 to 1"),
+    "a percentage": (value("p_NORMAL", 40.0), "from 0 to 1"),
+    "no probabilities of classes": (value("p_NORMAL", 0.999), "sum to 1"),
+    "a seed that was not used": (same_seed, "to the last digit"),
+    "no patients": (lambda rows: rows.drop(columns="patient"), "patient"),
+    "no labels": (lambda rows: rows.drop(columns="label"), "label"),
+    "no files": (lambda rows: rows.drop(columns=["file", "patient"]), "file"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_table_that_cannot_be_judged_is_refused(tmp_path: Path, name: str) -> None:
+    change, word = HOSTILE[name]
+
+    with pytest.raises(XraytuneError, match=word):
+        judged(change(table()), tmp_path)
+
+    assert not (tmp_path / "judged").exists()
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for options, word in (
+        ({"none": "", "duplicate": ""}, "nothing to compare"),
+        ({"duplicate": "none"}, "twice"),
+        ({"by": ["sex"]}, "no table"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            judged(table(), tmp_path, **options)
+
+
+def test_fewer_than_four_replicates_are_exploratory(tmp_path: Path) -> None:
+    assert judged(table(replicates=3), tmp_path).exploratory
+
+
+def test_unequal_trainings_are_refused(tmp_path: Path) -> None:
+    rows = [
+        (arm, replicate, 1000 + 10 * (arm == "gan"), 400)
+        for arm in ("gan", "none", "twice")
+        for replicate in range(1, 5)
+    ]
+    runs = tmp_path / "runs.csv"
+    columns = ["arm", "replicate", "steps", "real_images"]
+    pd.DataFrame(rows, columns=columns).to_csv(runs, index=False)
+
+    with pytest.raises(DataError, match="replicate 1"):
+        judged(table(), tmp_path, runs=runs)
+
+    equal = pd.DataFrame([(*row[:2], 1000, 400) for row in rows], columns=columns)
+    equal.to_csv(runs, index=False)
+    declared = judged(table(), tmp_path, runs=runs).declared
+    assert any("as declared" in item and "steps" in item for item in declared)
+
+
+def test_subgroups_come_from_a_table(tmp_path: Path) -> None:
+    rows = table(patients=240)
+    groups = tmp_path / "groups.csv"
+    patients = rows["patient"].unique()
+    sexes = [("F", "M")[number // 2 % 2] for number in range(len(patients))]
+    pd.DataFrame({"patient": patients, "sex": sexes}).to_csv(groups, index=False)
+
+    confirmation = judged(rows, tmp_path, by=["sex"], table=groups)
+
+    assert {group.value: group.patients for group in confirmation.subgroups} == {"F": 120, "M": 120}
+
+
+def drawn_folder(tmp_path: Path, rows: pd.DataFrame, kind: Any = "unused") -> Path:
+    """Draws of ten patients each; with `outside`, they are among the scored patients."""
+    images = rows.drop_duplicates("file")
+    own = [f"t{number}" for number in range(40)]
+    if kind == "outside":
+        own = images["patient"].tolist()
+    drawn = Drawn(
+        kind=kind,
+        outputs=("NORMAL", "PNEUMONIA"),
+        findings=(),
+        positive=1,
+        train_patients=10,
+        patients=dict(zip(images["file"], images["patient"], strict=True)),
+        labels=dict(zip(images["file"], images["label"], strict=True)),
+        draws=tuple(tuple(own[10 * number : 10 * number + 10]) for number in range(4)),
+        fingerprint="f",
+    )
+    folder = tmp_path / "draws"
+    folder.mkdir()
+    row = DrawnImage(replicate=1, side="train", file="t.png", patient="t0", label="NORMAL")
+    write_drawn(folder, drawn, [row])
+    return folder
+
+
+def test_labels_come_from_the_draws_and_a_second_table_is_exploratory(tmp_path: Path) -> None:
+    rows = table()
+    folder = drawn_folder(tmp_path, rows)
+    plain = rows.drop(columns=["label", "patient"])
+
+    first = judge(plain, finalist="gan", none="none", draws=folder, out=tmp_path / "1")
+    again = judge(plain, finalist="gan", none="none", draws=folder, out=tmp_path / "2")
+    other = table(seed=1).drop(columns=["label", "patient"])
+    second = judge(other, finalist="gan", none="none", draws=folder, out=tmp_path / "3")
+
+    assert first.exploratory == again.exploratory == ()
+    assert "judged 1 time before" in second.exploratory[0]
+
+
+def test_nobody_is_scored_by_a_network_that_was_trained_on_them(tmp_path: Path) -> None:
+    rows = table()
+    folder = drawn_folder(tmp_path, rows, "outside")
+    plain = rows.drop(columns=["label", "patient"])
+
+    with pytest.raises(DataError, match="trained on"):
+        judge(plain, finalist="gan", none="none", draws=folder, out=tmp_path / "1")
+
+    number = rows["patient"].str[1:].astype(int)
+    outside = plain[number // 10 + 1 != rows["replicate"]]
+    confirmation = judge(outside, finalist="gan", none="none", draws=folder, out=tmp_path / "2")
+    assert confirmation.verdict == "helps"
+    assert confirmation.test.patients == 120
+
+
+def test_changed_draws_are_refused(tmp_path: Path) -> None:
+    rows = table()
+    folder = drawn_folder(tmp_path, rows)
+    content = read_json(folder / "sealed.json")
+    write_json(folder / "sealed.json", {**content, "train_patients": 11})
+
+    with pytest.raises(XraytuneError, match=r"sealed\.json"):
+        judged(rows.drop(columns="label"), tmp_path, draws=folder)
+
+
+@pytest.mark.slow
+def test_the_page_goes_from_images_to_a_verdict(tmp_path: Path) -> None:
+    """As somebody with an own scikit-learn loop."""
+    page = Path(__file__).parents[1] / "docs/judge.md"
+    program = page.read_text().partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "train.py").write_text(program)
+    paint_phantoms(tmp_path / "chest_xray", patients=300, seed=3, image_size_px=32)
+    drawing = "draws --data chest_xray --train-patients 60 --replicates 5 -o draws"
+    judging = "judge predictions.csv --draws draws --finalist noisy --none none --duplicate"
+
+    with contextlib.chdir(tmp_path):
+        done = command(drawing)
+        assert done.exit_code == 0, done.output
+        subprocess.run([sys.executable, "train.py", "chest_xray"], check=True)
+        done = command(f"{judging} repeated")
+
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / "draws/draws.csv")
+    assert table[table["side"] == "test"]["label"].isna().all()
+    content = read_json(tmp_path / "judged/verdict.json")
+    assert content["verdict"] in ("helps", "hurts", "no_better", "undecided")
+    assert content["test"]["kind"] == "outside"
+    assert not content["exploratory"]
+
+
+@pytest.mark.slow
+def test_judging_loads_neither_torch_nor_ray_nor_optuna(tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "predictions.csv", index=False)
+    code = (
+        "import sys; from xraytune.cli.main import build_app\n"
+        "try: build_app()(['judge', 'predictions.csv', '--finalist', 'gan', '--none', 'none'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'ray', 'optuna') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+    assert "synthetic images" in done.stdout

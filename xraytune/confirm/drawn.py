@@ -1,0 +1,101 @@
+"""Training sets and a sealed test set as plain files, for trainings that xraytune does not run.
+
+`draws.csv` says who is trained on and which images are predicted. `sealed.json` has what judges the
+predictions, such as the labels of the test images, which no training may read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from xraytune.base.errors import DataError, StudyError
+from xraytune.base.files import csv_table, read_json, require_recorded, write_json, write_text
+from xraytune.base.records import frozen, to_json
+from xraytune.base.templates import open_templates
+from xraytune.confirm.arms import TestKind
+from xraytune.study.folder import damage_explained
+
+DRAWS_FILE = "draws.csv"
+_SEALED_FILE = "sealed.json"
+_RESTORE = "restore it from a backup, or make new draws"
+
+
+@frozen
+class DrawnImage:
+    """A row of `draws.csv`.
+
+    Attributes:
+        replicate: The replicate whose training set has the image; None for an image of all.
+        side: `train` of a replicate; `tuning` and `validation` for what is chosen before; `test`.
+        label: The class or the findings; "" for a test image.
+    """
+
+    replicate: int | None
+    side: str
+    file: str
+    patient: str
+    label: str
+
+
+@frozen
+class Drawn:
+    """What is needed to judge predictions on the test set of some draws.
+
+    Attributes:
+        kind: What is scored, as for `confirm`.
+        outputs: The classes or findings.
+        findings: The findings; empty for classes.
+        positive: The number of the positive class.
+        train_patients: How many patients each replicate is trained on.
+        patients: The patient of each test image, by its file.
+        labels: The class of each test image, or its findings, by its file.
+        draws: The training patients of each replicate.
+        fingerprint: The fingerprint of the test images' content.
+    """
+
+    kind: TestKind
+    outputs: tuple[str, ...]
+    findings: tuple[str, ...]
+    positive: int
+    train_patients: int
+    patients: Mapping[str, str]
+    labels: Mapping[str, str | tuple[int, ...]]
+    draws: tuple[tuple[str, ...], ...]
+    fingerprint: str
+
+    def trained_on(self, replicate: int) -> frozenset[str]:
+        """Return the patients whom a replicate, counted from 1, was trained on.
+
+        Raises DataError if there is no such replicate.
+        """
+        if not 1 <= replicate <= len(self.draws):
+            what = f"there is no draw for replicate {replicate}"
+            raise DataError(what, fix=f"use the numbers of {DRAWS_FILE}, 1 to {len(self.draws)}")
+        return frozenset(self.draws[replicate - 1])
+
+
+def write_drawn(folder: Path, drawn: Drawn, images: Iterable[DrawnImage]) -> None:
+    """Write a folder of draws: the table, a page that explains it, and what is sealed."""
+    columns = [*DrawnImage.__dataclass_fields__]
+    rows = [[getattr(image, column) for column in columns] for image in images]
+    write_text(folder / DRAWS_FILE, csv_table(columns, rows))
+    page = open_templates("xraytune.confirm").get_template("draws.md")
+    write_text(folder / "README.md", page.render(drawn=drawn))
+    write_json(folder / _SEALED_FILE, to_json(drawn), is_recorded=True)
+
+
+def read_drawn(folder: Path) -> Drawn:
+    """Return what a folder of draws knows.
+
+    Raises StudyError if there are no draws, or their file is not as it was written.
+    """
+    file = folder / _SEALED_FILE
+    if not file.exists():
+        fix = "give the folder that `xraytune draws` wrote"
+        raise StudyError(f"no draws here: {_SEALED_FILE} is missing", folder, fix)
+    with damage_explained(file, _RESTORE):
+        require_recorded(file)
+        return TypeAdapter(Drawn).validate_python(read_json(file))

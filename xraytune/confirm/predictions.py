@@ -1,0 +1,294 @@
+"""A table of predictions from trainings that xraytune did not run, checked before it is judged.
+
+The table has a row for each arm, replicate and image, with a probability for each class or finding,
+or the Dice of a mask. `predictions.csv` of `confirm`, with a column for each replicate, is read as
+well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.base.errors import ConfigError, DataError, join_names
+from xraytune.base.records import frozen
+from xraytune.confirm.drawn import Drawn
+from xraytune.stats.classification import Floats, Labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_WIDE_COLUMN = re.compile(r"(?P<arm>.+), replicate (?P<replicate>\d+)(?:: (?P<output>.+))?")
+_RUN = ["arm", "replicate"]
+_LARGEST_ERROR = 1e-3
+"""By how much the probabilities of an image may miss a sum of 1, as they were rounded."""
+_SHOWN = 3
+
+
+@frozen
+class Predictions:
+    """The results of some arms on test images.
+
+    Attributes:
+        arms: The arms' names.
+        files, patients: The file and the patient of each image, [N].
+        outputs: The classes or findings; `dice` for masks.
+        labels: The class of each image, [N], or its findings, [N, C]; zeros for masks.
+        results: Results of R runs, [R, N, C], by replicate and then by arm. They are NaN where a
+            run is not scored, since it was trained on the patient.
+        replicates: How often each arm was trained.
+    """
+
+    arms: tuple[str, ...]
+    files: tuple[str, ...]
+    patients: tuple[str, ...]
+    outputs: tuple[str, ...]
+    labels: Labels
+    results: Floats
+    replicates: int
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The findings; empty for classes and masks."""
+        return self.outputs if self.labels.ndim == 2 else ()
+
+    @property
+    def sha256(self) -> str:
+        """A hash of all results, by which a table is recognised that was judged before."""
+        return sha256(np.nan_to_num(self.results, nan=-1).tobytes()).hexdigest()
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Return a CSV file as a table; `file`, `patient`, `arm` and `label` are text.
+
+    Raises:
+        ConfigError: There is no such file.
+        DataError: It is no table.
+    """
+    import pandas as pd  # takes half a second
+
+    text = dict.fromkeys(("file", "patient", "arm", "label"), str)
+    try:
+        table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", file, "give a CSV file") from None
+    except ValueError as error:  # also what pandas cannot parse or decode
+        fix = "give a CSV file in UTF-8 with a header"
+        raise DataError(f"this is no table ({error})", file, fix) from error
+    wide = {str(name): match for name in table if (match := _WIDE_COLUMN.fullmatch(str(name)))}
+    return _to_long(table, wide) if wide and "arm" not in table else table
+
+
+def _to_long(table: pd.DataFrame, wide: Mapping[str, re.Match[str]]) -> pd.DataFrame:
+    """Return the long form of a table with a column for each replicate, and for each output."""
+    import pandas as pd
+
+    shared = table[[name for name in table if name not in wide]]
+    has_labels = any(str(name).startswith("label") for name in shared)
+    unnamed = "p_positive" if has_labels else "dice"  # masks have no labels
+    parts: dict[tuple[str, int], pd.DataFrame] = {}
+    for name, match in wide.items():
+        arm = match["arm"]
+        replicate = int(match["replicate"])
+        part = parts.setdefault((arm, replicate), shared.assign(arm=arm, replicate=replicate))
+        part[f"p_{match['output']}" if match["output"] else unnamed] = table[name]
+    long = pd.concat(parts.values(), ignore_index=True)
+    return long.dropna(subset=[*long.columns.difference([*shared, *_RUN])], how="all")
+
+
+def read_predictions(
+    table: pd.DataFrame,
+    arms: Sequence[str],
+    place: Path,
+    *,
+    drawn: Drawn | None = None,
+    positive: str = "",
+) -> Predictions:
+    """Return the predictions of some arms.
+
+    Args:
+        table: The table, in its long form.
+        arms: The arms that are compared.
+        place: Where the table is from, for messages.
+        drawn: The draws that the arms were trained on, which know labels and patients.
+        positive: The class of a column `p_positive`, or of a single column of probabilities.
+
+    Raises:
+        ConfigError: An arm is missing.
+        DataError: The table is incomplete or contradicts itself, or a run is scored on a patient
+            whom it was trained on.
+    """
+    if "file" not in table and "patient" in table:
+        table = table.assign(file=table["patient"])
+    for column in ("arm", "replicate", "file"):
+        if column not in table:
+            fix = "write a row for each arm, replicate and image, with these columns"
+            raise DataError(f"the column {column} is missing", place, fix)
+    known_arms = [*dict.fromkeys(table["arm"])]
+    for arm in arms:
+        if arm not in known_arms:
+            raise ConfigError(
+                f"there is no arm {arm}", place, f"choose of {join_names(known_arms)}"
+            )
+    table = table[table["arm"].isin(arms)]
+    _refuse(table, table.duplicated([*_RUN, "file"]), "is there twice", place)
+
+    images = table.drop_duplicates("file").sort_values("file")
+    files = tuple(images["file"])
+    if drawn:
+        _refuse(table, ~table["file"].isin([*drawn.patients]), "is not a test image", place)
+        patients = tuple(drawn.patients[file] for file in files)
+    else:
+        patients = _of_images(table, images, "patient", place)
+    outputs, labels = _read_labels(table, images, place, drawn, positive)
+    values = _read_values(table, outputs, labels.ndim == 2, place, positive)
+
+    replicates = sorted({*table["replicate"]})
+    runs = [(replicate, arm) for replicate in replicates for arm in arms]
+    number_of_run = {run: number for number, run in enumerate(runs)}
+    keys = zip(table["replicate"], table["arm"], strict=True)
+    results = np.full((len(runs), len(files), values.shape[1]), np.nan)
+    rows = [number_of_run[key] for key in keys]
+    results[rows, np.searchsorted(files, table["file"].to_list())] = values
+    _require_complete(results, runs, files, patients, place, drawn)
+    _require_different(results, runs, place)
+    return Predictions(
+        arms=tuple(arms),
+        files=files,
+        patients=patients,
+        outputs=outputs,
+        labels=labels,
+        results=results,
+        replicates=len(replicates),
+    )
+
+
+def _refuse(
+    table: pd.DataFrame, is_wrong: pd.Series[bool] | NDArray[np.bool_], what: str, place: Path
+) -> None:
+    """Refuse (DataError) rows, and name the first ones."""
+    rows = table[is_wrong]
+    if len(rows):
+        first = [
+            f"{row.arm}, replicate {row.replicate}, {row.file}"
+            for row in rows.head(_SHOWN).itertuples()
+        ]
+        more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
+        raise DataError(f"{'; '.join(first)}{more}: {what}", place, "correct these rows")
+
+
+def _of_images(
+    table: pd.DataFrame, images: pd.DataFrame, column: str, place: Path
+) -> tuple[str, ...]:
+    """Return a column's value of each image; refuse (DataError) images with several or none."""
+    if column not in table:
+        fix = f"add the column {column}, or give the draws (--draws)"
+        raise DataError(f"the column {column} is missing", place, fix)
+    counts = table.groupby("file")[column].transform(lambda values: values.nunique(dropna=False))
+    _refuse(table, counts > 1, f"has another {column} in another row", place)
+    _refuse(table, table[column].isna(), f"has no {column}", place)
+    return tuple(map(str, images[column]))
+
+
+def _read_labels(
+    table: pd.DataFrame, images: pd.DataFrame, place: Path, drawn: Drawn | None, positive: str
+) -> tuple[tuple[str, ...], Labels]:
+    """Return the outputs, and the class [N] or the findings [N, C] of each image."""
+    if "dice" in table:
+        return ("dice",), np.zeros(len(images), dtype=np.int64)
+    columns = tuple(str(name)[2:] for name in table if str(name).startswith("p_"))
+    if not columns:
+        fix = "add p_CLASS for each class, p_FINDING for each finding, or dice"
+        raise DataError("there is no column of probabilities", place, fix)
+    finding_columns = [f"label_{name}" for name in columns]
+    if drawn and drawn.findings:
+        labels = np.array([drawn.labels[file] for file in images["file"]], dtype=np.int64)
+        return drawn.findings, labels
+    if not drawn and finding_columns[0] in table:
+        states = table[finding_columns].fillna(-1).replace("?", -1).astype(int)
+        table = table.assign(**states)
+        for column in finding_columns:
+            _of_images(table, images, column, place)
+        return columns, table.loc[images.index, finding_columns].to_numpy(dtype=np.int64)
+    names = (
+        [str(drawn.labels[file]) for file in images["file"]]
+        if drawn
+        else [*_of_images(table, images, "label", place)]
+    )
+    outputs = drawn.outputs if drawn else tuple(sorted({*names, *columns} - {"positive"}))
+    if "positive" in columns and positive not in outputs:
+        fix = f"give --positive, one of {join_names(outputs)}"
+        raise ConfigError("the table does not say which class is positive", place, fix)
+    return outputs, np.array([outputs.index(name) for name in names])
+
+
+def _read_values(
+    table: pd.DataFrame, outputs: tuple[str, ...], has_findings: bool, place: Path, positive: str
+) -> Floats:
+    """Return the results of each row, [rows, C]."""
+    names = ["dice"] if outputs == ("dice",) else [f"p_{name}" for name in outputs]
+    if "p_positive" in table and len(outputs) == 2:
+        table = table.rename(columns={"p_positive": f"p_{positive}"})
+    given = [name for name in names if name in table]
+    missing = [name for name in names if name not in table]
+    is_binary = len(outputs) == 2 and not has_findings
+    if missing and not (is_binary and given):
+        raise DataError(f"the column {missing[0]} is missing", place, "add it")
+    values: Floats = table[given].to_numpy(dtype=np.float64, na_value=np.nan)
+    is_outside = ~((values >= 0) & (values <= 1)).all(axis=1)
+    _refuse(table, is_outside, "has a value that is not from 0 to 1", place)
+    if missing:
+        other = 1 - values[:, 0]
+        pair = (values[:, 0], other) if given[0] == names[0] else (other, values[:, 0])
+        return np.stack(pair, axis=1)
+    if len(names) > 1 and not has_findings:
+        is_off = np.abs(values.sum(axis=1) - 1) > _LARGEST_ERROR
+        _refuse(table, is_off, "has probabilities that do not sum to 1", place)
+    return values
+
+
+def _require_complete(
+    results: Floats,
+    runs: Sequence[tuple[int, str]],
+    files: Sequence[str],
+    patients: Sequence[str],
+    place: Path,
+    drawn: Drawn | None,
+) -> None:
+    """Refuse (DataError) a run without an image of the test set, or on a patient of its own."""
+    expected_files = [*drawn.patients] if drawn else files
+    if absent := sorted({*expected_files} - {*files}):
+        what = f"no run has {join_names(absent, _SHOWN)}"
+        raise DataError(what, place, "predict all test images")
+    for number, (replicate, arm) in enumerate(runs):
+        own = drawn.trained_on(replicate) if drawn else frozenset()
+        is_own = np.array([patient in own for patient in patients])
+        has_result = ~np.isnan(results[number]).any(axis=1)
+        for is_wrong, what in (
+            (has_result & is_own, "is scored on patients whom it was trained on, as on"),
+            (~has_result & ~is_own, "lacks"),
+        ):
+            wrong_files = np.array(files)[is_wrong].tolist()
+            if wrong_files:
+                names = join_names(wrong_files, _SHOWN)
+                fix = "predict each test image once in each run, but for those of its own patients"
+                raise DataError(f"{arm}, replicate {replicate}, {what} {names}", place, fix)
+
+
+def _require_different(results: Floats, runs: Sequence[tuple[int, str]], place: Path) -> None:
+    """Refuse (DataError) two runs with the same results, as if a seed had not been used."""
+    run_of_results: dict[bytes, tuple[int, str]] = {}
+    for run, run_results in zip(runs, results, strict=True):
+        earlier = run_of_results.setdefault(run_results.tobytes(), run)
+        if earlier != run:
+            what = (
+                f"{run[1]}, replicate {run[0]}, has the same results as {earlier[1]}, replicate "
+                f"{earlier[0]}, to the last digit"
+            )
+            raise DataError(what, place, "train each run with its own seed")

@@ -1,0 +1,313 @@
+"""Judge trainings that xraytune did not run: from a table of predictions to a verdict.
+
+    read the table -> check it against the draws -> log the access -> judge -> write
+
+Comparisons, intervals and words are those of `confirm`. What a table of predictions cannot show,
+such as the steps of a training, is named in the answer. This file loads neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xraytune.base.errors import ConfigError, DataError, counted, join_names
+from xraytune.base.files import append_jsonl, new_folder, read_jsonl, require_new
+from xraytune.confirm.arms import Arm, Plan, Role
+from xraytune.confirm.compare import ArmScores, judge_finalists, unscored_findings
+from xraytune.confirm.drawn import Drawn, read_drawn
+from xraytune.confirm.outcomes import add_secondary, compare_in_groups
+from xraytune.confirm.predictions import Predictions, read_predictions, read_table
+from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
+from xraytune.data.guesses import positive_class
+from xraytune.present.judged import write_judged
+from xraytune.space.settings import DonorControl, Parameters
+from xraytune.stats.placements import mean_overlap, scorable_labels
+from xraytune.stats.verdict import ControlKind
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JUDGED_FILE = "judged.jsonl"
+"""The log of a folder of draws, with a row for each table that was judged on its test images."""
+_SEED = 0
+"""The seed of the resamples of secondary outcomes."""
+_EQUAL = {"steps": "optimiser steps", "real_images": "real images"}
+"""Columns of the trainings that must be equal in all arms of a replicate."""
+
+
+def judge(
+    predictions: Path | pd.DataFrame,
+    *,
+    finalist: str,
+    none: str = "",
+    duplicate: str = "",
+    tuned: Sequence[str] = (),
+    donor: str = "",
+    donor_start: str = "",
+    synthetic_only: str = "",
+    real_images: str = "",
+    draws: Path | None = None,
+    runs: Path | None = None,
+    by: Sequence[str] = (),
+    table: Path | None = None,
+    positive: str = "",
+    rope: float = 0.01,
+    out: Path = Path("judged"),
+) -> Confirmation:
+    """Judge whether an arm with synthetic images is better than its controls.
+
+    Args:
+        predictions: A CSV file or a table with `arm`, `replicate`, `file`, and `p_CLASS` for each
+            class, `p_FINDING` for each finding, or `dice`. Without `draws`, it also has `patient`,
+            and `label`, or `label_FINDING` for each finding. A `predictions.csv` of `confirm` will
+            do as well.
+        finalist: The arm with synthetic images.
+        none: The arm that differs only in having no extra images.
+        duplicate: The arm that differs only in having repeated real images.
+        tuned: The best arms without synthetic images, tuned as much as the finalist.
+        donor: The classifier that another hospital could send instead.
+        donor_start: A training that starts from that classifier.
+        synthetic_only: A training on synthetic images alone; the verdict does not rest on it.
+        real_images: The arm with real images of other patients in place of the synthetic ones.
+        draws: A folder of `xraytune draws`, which knows labels, patients, and who must not be
+            scored. Each call is logged there.
+        runs: A CSV file with `arm`, `replicate`, `steps` and `real_images`, which must be equal in
+            all arms of a replicate.
+        by: Columns of `table` that define subgroups.
+        table: A CSV file with `file` or `patient`, and the columns of `by`.
+        positive: The positive one of two classes; by default, the class whose name says so.
+        rope: The equivalence margin.
+        out: The folder to create, for `verdict.json`, `methods.md` and `report.html`.
+
+    Raises:
+        ConfigError: An arm is missing, an option does not fit the table, or `out` exists.
+        DataError: The table is incomplete or contradicts itself, scores a patient whom it must not,
+            or its trainings are not comparable.
+        StudyError: The draws are missing or damaged.
+
+    Example:
+        >>> api.judge("predictions.csv", finalist="gan", none="none", duplicate="twice")
+    """
+    require_new(out)
+    given: list[tuple[str, ControlKind]] = [
+        (none, "none"),
+        (duplicate, "duplicate"),
+        *((name, "tuned") for name in tuned),
+        (donor, "donor"),
+        (donor_start, "donor_start"),
+        (synthetic_only, "synthetic_only"),
+    ]
+    controls = [(name, kind) for name, kind in given if name]
+    arms = [finalist, *(name for name, _ in controls)]
+    if not controls:
+        what = "there is nothing to compare the finalist with"
+        raise ConfigError(what, fix="name its controls, at least --none or --duplicate")
+    if real_images:
+        arms.append(real_images)
+    if len({*arms}) < len(arms):
+        raise ConfigError("an arm is named twice", fix="name a different arm for each control")
+
+    place = predictions if isinstance(predictions, Path) else Path("predictions")
+    rows = read_table(predictions) if isinstance(predictions, Path) else predictions
+    drawn = read_drawn(draws) if draws else None
+    content = read_predictions(rows, arms, place, drawn=drawn, positive=positive)
+    declared = _check_trainings(runs, content)
+    groups = _read_groups(table, by, content)
+
+    plan = _plan(content, controls, real_images, drawn)
+    if draws:
+        plan = plan.with_values({"exploratory": _log_access(draws, content)})
+    scores = _scores(content, plan, drawn, positive)
+    confirmation = _confirmation(content, scores, drawn, declared, rope=rope, out=out)
+    finalists = add_secondary(confirmation.finalists, scores, {}, seed=_SEED)
+    subgroups = compare_in_groups(scores, finalists[0], groups, content.files, {})
+    confirmation = replace(confirmation, finalists=finalists, subgroups=subgroups)
+    with new_folder(out) as folder:
+        write_verdict(folder, confirmation)
+        write_judged(folder, confirmation)
+    return confirmation
+
+
+def _check_trainings(runs: Path | None, content: Predictions) -> tuple[str, ...]:
+    """Return what nobody has checked of the trainings; refuse (DataError) unequal ones."""
+    declared = [
+        "the trainings were not run by xraytune",
+        "who was trained, tuned or validated on is as declared",
+    ]
+    if runs is None:
+        return (*declared, "nothing says that all arms had equal steps and equal real images")
+    table = read_table(runs)
+    if missing := [name for name in ("arm", "replicate", *_EQUAL) if name not in table]:
+        raise DataError(f"the column {missing[0]} is missing", runs, "add it")
+    table = table[table["arm"].isin(content.arms)]
+    expected = len(content.arms) * content.replicates
+    if len(table) != expected:
+        what = f"it has {counted(len(table), 'training')} of these arms, but {expected} are judged"
+        raise DataError(what, runs, "write one row for each arm and replicate")
+    for column, meaning in _EQUAL.items():
+        for replicate, values in table.groupby("replicate")[column]:
+            if values.nunique(dropna=False) > 1:
+                what = f"replicate {replicate}: the arms had different numbers of {meaning}"
+                fix = "train all arms of a replicate equally long, on the same real images"
+                raise DataError(what, runs, fix)
+    return (*declared, "the steps and real images of each training are as declared")
+
+
+def _read_groups(
+    table: Path | None, by: Sequence[str], content: Predictions
+) -> Mapping[str, Mapping[str, str]]:
+    """Return the value of each file for each column that defines subgroups."""
+    if not by:
+        return {}
+    if table is None:
+        raise ConfigError("there is no table with these columns", "--by", "give it: --table FILE")
+    rows = read_table(table)
+    key = "file" if "file" in rows else "patient"
+    if missing := [name for name in (key, *by) if name not in rows]:
+        raise ConfigError(f"the column {missing[0]} is missing", table, "choose another column")
+    keys = content.files if key == "file" else content.patients
+    columns: dict[str, dict[str, str]] = {}
+    for column in by:
+        filled = rows.dropna(subset=[column])
+        values = dict(zip(filled[key].astype(str), filled[column].astype(str), strict=True))
+        columns[column] = {
+            file: values[name]
+            for file, name in zip(content.files, keys, strict=True)
+            if name in values
+        }
+    return columns
+
+
+def _plan(
+    content: Predictions,
+    controls: Sequence[tuple[str, ControlKind]],
+    real_images: str,
+    drawn: Drawn | None,
+) -> Plan:
+    """Return the plan that a confirmation of these arms would have."""
+    finalist = content.arms[0]
+
+    def arm(
+        name: str, role: Role, source: str = "none", control: DonorControl | None = None
+    ) -> Arm:
+        return Arm(
+            name=name,
+            role=role,
+            trial=finalist,
+            parameters=Parameters(source=source),
+            control=control,
+            trainings=name,
+        )
+
+    arms = [arm(finalist, "finalist")]
+    for name, kind in controls:
+        match kind:
+            case "none" | "duplicate":
+                arms.append(arm(name, "matched", source=kind))
+            case "tuned":
+                arms.append(arm(name, "tuned"))
+            case _:
+                arms.append(arm(name, "donor", control=kind))
+    if real_images:
+        arms.append(arm(real_images, "perfect"))
+    return Plan(
+        test=drawn.kind if drawn else "folder", replicates=content.replicates, arms=tuple(arms)
+    )
+
+
+def _scores(content: Predictions, plan: Plan, drawn: Drawn | None, positive: str) -> ArmScores:
+    """Return the results of all runs as those of a confirmation."""
+    number = 0
+    if len(content.outputs) == 2 and not content.findings:
+        found = drawn.positive if drawn else positive_class(positive or None, content.outputs)
+        if not isinstance(found, int):
+            raise ConfigError(
+                found.what, "--positive", f"give one of {join_names(content.outputs)}"
+            )
+        number = found
+    has_overlap = drawn is not None and drawn.kind == "outside"
+    return ArmScores(
+        plan=plan,
+        results=content.results,
+        labels=scorable_labels(content.labels, content.results),
+        patients=content.patients,
+        positive=number,
+        overlap=mean_overlap(drawn.draws) if drawn and has_overlap else 0.0,
+    )
+
+
+def _confirmation(
+    content: Predictions,
+    scores: ArmScores,
+    drawn: Drawn | None,
+    declared: tuple[str, ...],
+    *,
+    rope: float,
+    out: Path,
+) -> Confirmation:
+    """Return the verdict without secondary outcomes."""
+    metric = "macro AUROC" if content.findings else "AUROC"
+    if content.outputs == ("dice",):
+        metric = "Dice"
+    kinds = {arm.kind for arm in scores.plan.arms if arm.role != "finalist"}
+    notes = [*unscored_findings(scores, content.findings)]
+    if "duplicate" not in kinds:
+        notes.append(
+            "no arm repeats real images, so an effect of larger batches cannot be told from that "
+            "of synthetic images"
+        )
+    if "tuned" not in kinds:
+        notes.append("no arm without synthetic images was tuned as much as the finalist")
+    is_binary = len(content.outputs) == 2 and not content.findings
+    return Confirmation(
+        study=out,
+        metric=metric,
+        objective=metric,
+        network="segmenter" if metric == "Dice" else "classifier",
+        exploratory=scores.plan.why_exploratory,
+        rope=rope,
+        replicates=content.replicates,
+        train_images=0,
+        train_patients=drawn.train_patients if drawn else 0,
+        test=HeldOutSet(
+            kind=scores.plan.test,
+            name="the predictions",
+            images=len(content.files),
+            patients=len({*content.patients}),
+            fingerprint=drawn.fingerprint if drawn else "",
+            positive=content.outputs[scores.positive] if is_binary else "",
+        ),
+        finalists=tuple(judge_finalists(scores, rope=rope)),
+        notes=tuple(notes),
+        searched=None,
+        declared=declared,
+    )
+
+
+def _log_access(draws: Path, content: Predictions) -> tuple[str, ...]:
+    """Log that predictions are judged; return why the verdict is exploratory, if it is.
+
+    The same predictions may be judged again.
+    """
+    file = draws / JUDGED_FILE
+    digest = content.sha256
+    earlier: set[str] = set()
+    for row in read_jsonl(file, is_chained=True):
+        if row["predictions"] == digest:
+            break
+        earlier.add(row["predictions"])
+    row = {
+        "version": 1,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "predictions": digest,
+        "arms": content.arms,
+    }
+    append_jsonl(file, row, is_chained=True)
+    if not earlier:
+        return ()
+    times = counted(len(earlier), "time")
+    return (f"other predictions on these test images had been judged {times} before",)
