@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from xraytune.confirm.drawn import Drawn, DrawnImage, write_drawn
 from xraytune.confirm.outcomes import write_predictions
 from xraytune.data.images import ImageFile, ImageTable
 from xraytune.data.phantom import paint_phantoms
+from xraytune.draws import draws
 from xraytune.judge import judge
 
 ROPE = 0.01
@@ -265,6 +267,7 @@ def test_the_page_goes_from_images_to_a_verdict(tmp_path: Path) -> None:
     program = page.read_text().partition("```python\n")[2].partition("```")[0]
     (tmp_path / "train.py").write_text(program)
     paint_phantoms(tmp_path / "chest_xray", patients=300, seed=3, image_size_px=32)
+    shutil.rmtree(tmp_path / "chest_xray/test")
     drawing = "draws --data chest_xray --train-patients 60 --replicates 5 -o draws"
     judging = "judge predictions.csv --draws draws --finalist noisy --none none --duplicate"
 
@@ -281,6 +284,23 @@ def test_the_page_goes_from_images_to_a_verdict(tmp_path: Path) -> None:
     assert content["verdict"] in ("helps", "hurts", "no_better", "undecided")
     assert content["test"]["kind"] == "outside"
     assert not content["exploratory"]
+
+
+@pytest.mark.slow
+def test_with_a_test_folder_and_few_patients_all_replicates_train_on_the_same(
+    tmp_path: Path,
+) -> None:
+    paint_phantoms(tmp_path / "xrays", patients=120, seed=3, image_size_px=32)
+
+    with contextlib.chdir(tmp_path):
+        drawn = draws(tmp_path / "xrays", train_patients=40, replicates=4)
+
+    assert drawn.kind == "folder"
+    assert len({*drawn.draws}) == 1
+    table = pd.read_csv(tmp_path / "draws/draws.csv")
+    trained = table[table["side"] == "train"]
+    assert trained.groupby("replicate")["patient"].nunique().tolist() == [40] * 4
+    assert {*trained["patient"]}.isdisjoint(table[table["side"] == "test"]["patient"])
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from xraytune.base.files import new_folder, require_new
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.confirm.drawn import Drawn, DrawnImage, write_drawn
 from xraytune.confirm.sealed import TEST, SealedTest, choose_test
-from xraytune.data.images import ImageFile
+from xraytune.data.images import ImageFile, ImageTable
 from xraytune.data.index import read_index
 from xraytune.data.prepare import SplitData, prepare_index
 from xraytune.space.settings import Settings
@@ -81,7 +81,7 @@ def draws(
             for image, target in zip(sealed.images, sealed.images.targets, strict=True)
         },
         draws=tuple(
-            tuple(sorted({*sealed.prepared.of_draw(number).side("train").patients}))
+            tuple(sorted({*_training_images(sealed, number).patients}))
             for number in range(replicates)
         ),
         fingerprint=sealed.fingerprint,
@@ -89,6 +89,12 @@ def draws(
     with new_folder(out) as folder:
         write_drawn(folder, drawn, _rows(sealed, prepared, replicates))
     return drawn
+
+
+def _training_images(sealed: SealedTest, number: int) -> ImageTable:
+    """Return the images that a replicate trains on: of its draw or, without draws, of all."""
+    draw = None if sealed.kind == "folder" else number
+    return sealed.prepared.of_draw(draw).side("train")
 
 
 def _rows(sealed: SealedTest, prepared: SplitData, replicates: int) -> Iterator[DrawnImage]:
@@ -105,6 +111,6 @@ def _rows(sealed: SealedTest, prepared: SplitData, replicates: int) -> Iterator[
     for side, name in _SIDES.items():
         yield from (row(image, name) for image in prepared.side(side))
     for number in range(replicates):
-        images = sealed.prepared.of_draw(number).side("train")
+        images = _training_images(sealed, number)
         yield from (row(image, "train", number + 1) for image in images)
     yield from (row(image, TEST) for image in sealed.images)
