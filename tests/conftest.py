@@ -3,12 +3,16 @@
 import gc
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+
+from tests.extension_files import undeclared
 
 settings.register_profile(
     "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -36,6 +40,21 @@ class RayTogether(LoadFileScheduling):  # type: ignore[misc]
         if _TESTS.parent / file in _RAY_FILES:
             return "ray"
         return folder if folder in _ONE_STUDY else file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _code_of_users_is_forgotten() -> Iterator[None]:
+    """Forget the extensions that the tests of a file declared, and import their files anew."""
+    known_modules = {*sys.modules}
+    known_path = [*sys.path]
+    with undeclared():
+        yield
+    sys.path[:] = known_path
+    examples = _TESTS.with_name("examples")
+    for name in sys.modules.keys() - known_modules:
+        file = Path(getattr(sys.modules[name], "__file__", None) or "")
+        if file.parent == examples or "pytest-of-" in str(file):
+            del sys.modules[name]
 
 
 def pytest_configure(config: pytest.Config) -> None:
