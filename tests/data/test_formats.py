@@ -8,9 +8,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
+from tests.data.conftest import DataFolder
 from tests.data.image_files import FILE, encoded, gradient, grey_of, reason_of
 from xraytune.base.arrays import AnyArray
-from xraytune.data.decoding import read_grey
+from xraytune.data.decoding import GreyImage, decode_files, read_grey
 
 
 def png(width: int, height: int, bits: int, colour_type: int, rows: bytes) -> bytes:
@@ -176,7 +177,14 @@ BROKEN = {
         "it begins with b'version https://git-lfs",
     ),
     "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is truncated, damaged"),
-    "jpeg_of_12_bits": (bytes(TWELVE_BITS), "or its header is damaged"),
+    "jpeg_of_12_bits": (
+        bytes(TWELVE_BITS),
+        "this JPEG is damaged or unusual: cannot handle 12-bit",
+    ),
+    "png_with_a_large_profile": (
+        encoded(GREY, icc_profile=bytes(2**21)),
+        "this PNG is damaged or unusual: Decompressed data too large",
+    ),
     "png_cut_in_its_pixels": (PNG[:-100], "the image is truncated, damaged"),
     "png_of_dark_16_bit_colours": (
         png(8, 8, 16, 2, DARK_ROW * 8),
@@ -219,3 +227,17 @@ def test_a_broken_image_is_refused_for_a_clear_reason(name: str) -> None:
     content, reason = BROKEN[name]
 
     assert reason in reason_of(content)
+
+
+def test_images_in_colour_are_noted(xrays: DataFolder, caplog: pytest.LogCaptureFixture) -> None:
+    """The brightness of a colour map says little of the greys that it shows."""
+    xrays.images("NORMAL/{grey,mapped}.png")
+    reds = np.zeros((16, 16, 3), np.uint8)
+    reds[..., 0] = gradient(16, 16)
+    Image.fromarray(reds).save(xrays / "NORMAL/mapped.png")
+
+    images = decode_files(xrays, ["NORMAL/grey.png", "NORMAL/mapped.png"], 16)
+    kinds = [image.kind for image in images if isinstance(image, GreyImage)]
+
+    assert kinds == ["PNG 8-bit", "PNG 8-bit in colour"]
+    assert "1 image in colour" in caplog.text

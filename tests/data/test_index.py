@@ -151,6 +151,7 @@ GERMS = "{BACTERIA,VIRUS}-{1,2,3}-0001.png"
         ),
         ("Normal/{1,2,3}.png Bacterial/{4,5,6}.png virus/{7,8,9}.png", "three", THREE, [3, 3, 3]),
         (f"NORMAL/NORMAL-{{1,2,3}}-0001.png PNEUMONIA/{GERMS}", "three", THREE, [3, 3, 3]),
+        ("NORMAL/{1,2}.png PNEUMONIA/{BACTERIA,VIRUS}/{a,b}.png", "three", THREE, [2, 2, 2]),
         ("{covid,normal,tb}/{a,b,c}.png", "auto", ("covid", "normal", "tb"), [3, 3, 3]),
         ("{e,d,c}/deep/er/{1,2,3}.png", "auto", ("c", "d", "e"), [3, 3, 3]),
         ("{e,d,c}/{0,1,2}/{1,2}.png", "auto", ("c", "d", "e"), [6, 6, 6]),

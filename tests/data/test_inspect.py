@@ -84,3 +84,17 @@ def test_duplicates_are_named(xrays: DataFolder) -> None:
     frame = inspection_frame(xrays, inspect_folder(xrays))
 
     assert "NORMAL/again.png = NORMAL/p1.png" in str(frame)
+
+
+@pytest.mark.slow
+def test_a_folder_of_broken_images_is_reported_once_per_reason(kermany: DataFolder) -> None:
+    """As where Git LFS left its pointers in place of the images."""
+    images = [*kermany.rglob("*.jpeg")]
+    for number, image in enumerate(images):
+        image.write_text(f"version https://git-lfs.github.com/spec/v1 {number}")
+
+    found = inspect_folder(kermany)
+
+    assert len(found.broken) == len(images)
+    (line,) = [str(part) for part in inspection_frame(kermany, found) if "broken:" in str(part)]
+    assert "it begins with" in line

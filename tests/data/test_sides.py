@@ -40,3 +40,4 @@ def test_sides_on_which_chance_ranks_the_trials_are_named_with_what_to_do() -> N
     assert "val-A (8 patients) and val-B (12 patients) are too small" in chance_warning(
         sizes(50, 4, 6)
     )
+    assert "val-B (0 patients) cannot score a trial" in chance_warning(sizes(50, 40, 0))

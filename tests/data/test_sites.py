@@ -55,6 +55,7 @@ def test_outer_folders_with_the_same_class_folders_are_sites(
         ("binary", f"{{NORMAL,PNEUMONIA}}/{{a,b}}/{ONLY_NUMBERS}"),
         ("auto", f"{{normal,tb}}/{{paris,rome}}/{ONLY_NUMBERS}"),
         ("auto", f"{{clear,tb}}/{{0,1}}/{ONLY_NUMBERS}"),
+        ("auto", f"{{fold_0,fold_1}}/{{normal,tb}}/{ONLY_NUMBERS}"),
     ],
 )
 def test_other_folders_are_no_sites(xrays: DataFolder, classes: Any, files: str) -> None:

@@ -1,5 +1,6 @@
 """Tables of labels: which row belongs to which image, and what it gives the image."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -310,8 +311,8 @@ def test_wrong_settings_are_explained(
         ("", "a0.png,pa0,well\n", ":2: a0.png has several classes: ill, well"),
         ("", ",pa0,well\n", "labels.csv:10: a cell is empty"),
         ("", "images/a0.png,pa0,ill\n", "a0.png and images/a0.png mean images"),
-        ("pa0", "", "1 of 8 images have no row with a patient in column patient: images/a0.png"),
-        ("pa0", "nan", "1 of 8 images have no row with a patient in column patient"),
+        ("pa0", "", "1 of 8 images have no patient in column patient: images/a0.png"),
+        ("pa0", "nan", "1 of 8 images have no patient in column patient"),
         ("pa0", "1.23457E+13", "labels.csv:2: patient 1.23457E+13 is a number that lost its"),
     ],
 )
@@ -356,6 +357,20 @@ def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(
     labelled.csv = "\n".join(lines) + "\n"
 
     assert message in labelled.refusal()
+
+
+@pytest.mark.parametrize("title", ["Export of today\n", "# by hand\n\n", "Export,,\n,,\n"])
+def test_a_title_above_the_header_is_named_with_its_lines(labelled: Labelled, title: str) -> None:
+    labelled.csv = title + labelled.csv
+
+    line = 1 + title.count("\n")
+    assert f":{line}: the header is here, below {line - 1} other line" in labelled.refusal()
+
+
+def test_merged_cells_are_named(labelled: Labelled) -> None:
+    labelled.csv = labelled.csv.replace("a1.png,pa1,ill", "a1.png,,")
+
+    assert "1 of 8 rows have neither patient nor label" in labelled.refusal()
 
 
 @pytest.mark.parametrize("header", ["image patient finding\n", ""])
@@ -423,6 +438,25 @@ def test_further_columns_are_subgroups(labelled: Labelled) -> None:
     }
     with pytest.raises(ConfigError, match=r"0 different values.*\n.*use one of: age, finding"):
         subgroup_columns(images, ["weight"], labelled)
+
+
+def test_many_numbers_are_grouped_into_thirds(labelled: Labelled) -> None:
+    labelled.images("images/{a,b}{0,1,2,3,4,5,6,7,8,9}{0,1,2}.png")
+    files = sorted(path.name for path in (labelled / "images").glob("*[ab]??.png"))
+    ages = enumerate(files)
+    labelled.rows(
+        ([file, file, class_of(file), f"{age}", f"t{age}"] for age, file in ages),
+        "image,patient,finding,age,town",
+    )
+    images = labelled.index().images
+
+    assert Counter(subgroup_columns(images, ["age"], labelled)["age"].values()) == {
+        "0 to 19": 20,
+        "20 to 39": 20,
+        "40 to 59": 20,
+    }
+    with pytest.raises(ConfigError, match=r"60 different values.*\n.*fewer values"):
+        subgroup_columns(images, ["town"], labelled)
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

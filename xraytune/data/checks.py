@@ -202,8 +202,8 @@ def _find_shortcuts(images: ImageTable, greys: Float64Array) -> dict[str, dict[i
     labels = table.labels
     patients = np.array(table.patients)
     classes = np.unique(labels)
-    fewest = min(len(np.unique(patients[labels == label])) for label in classes)
-    if len(classes) < 2 or fewest < _FEWEST_PATIENTS:
+    patients_of = [len(np.unique(patients[labels == label])) for label in classes]
+    if len(classes) < 2 or min(patients_of) < _FEWEST_PATIENTS:
         return {}
     sites = [image.site for image in table]
     kinds = [image.kind for image in table]

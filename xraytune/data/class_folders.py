@@ -102,6 +102,7 @@ def list_class_folders(
             _require_class_folders(of_train, folders["train"])
         empty = sorted({path.name for path in subfolders(folders["train"])}.difference(outermost))
         empty = [name for name in empty if not (shows_overlays(name) or shows_generated(name))]
+        empty = [name for name in empty if inner_folders(f"{name}/file")]
         if empty and outermost:
             notes.append(f"folders without images are no classes: {join_names(empty)}")
     labelled = []
@@ -257,7 +258,8 @@ def folder_class(folder_names: Sequence[str], file: str, class_names: Sequence[s
             return name
         if tuple(class_names) == THREE_CLASSES and folder_name.casefold() == "pneumonia":
             name = _file_name_class(file, class_names)
-            return None if name == "normal" else name
+            if name:
+                return None if name == "normal" else name
     return None
 
 

@@ -40,6 +40,8 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _METADATA = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 """Pillow looks for an orientation tag there."""
+_MOST_COLOUR = 16
+"""The mean range of a pixel's red, green and blue above which an image is in colour."""
 DECODER = 3
 """Raise this number if files decode to other pixels, so that cached images are decoded again."""
 Resize: TypeAlias = Literal["squash", "crop"]
@@ -129,6 +131,9 @@ def _warn_of_oddities(root: Path, kinds: Counter[str], blank: int) -> None:
     if blank:
         images = counted(blank, "blank image")
         _logger.warning("%s: %s, in which all pixels have one grey", root, images)
+    if coloured := sum(count for kind, count in kinds.items() if kind.endswith("in colour")):
+        note = "read by their brightness, from which a colour map cannot be undone"
+        _logger.warning("%s: %s in colour, %s", root, counted(coloured, "image"), note)
     for kind, count in sorted(kinds.items()):
         stated, _, content = kind.partition(" with ")
         if content:
@@ -249,6 +254,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
             # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones.
             return _grey_image(name, 255 - grey if is_inverted else grey, bits, depth)
+        in_colour = " in colour" if _is_coloured(image) else ""
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             with_alpha = image.convert("RGBA")
             image = ImageChops.multiply(with_alpha.convert("L"), with_alpha.getchannel("A"))
@@ -262,7 +268,15 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
     if bits == 16 and np.asarray(image).max() < 16:  # Pillow keeps only the upper 8 bits
         what = "16-bit colours, none above 4095: too dark to determine the stored bit depth"
         raise DataError(what, path, _SAVE_AGAIN)
-    return GreyImage(image=image, kind=f"{name} {bits}-bit", whole_px=whole_px)
+    return GreyImage(image=image, kind=f"{name} {bits}-bit{in_colour}", whole_px=whole_px)
+
+
+def _is_coloured(image: Any) -> bool:
+    """Return whether the colours of an image say more than its grey, as with a colour map."""
+    if image.mode not in ("P", "RGB", "RGBA"):
+        return False
+    colours = np.asarray(image.convert("RGB").resize((32, 32)))
+    return bool((colours.max(axis=2) - colours.min(axis=2)).mean() > _MOST_COLOUR)
 
 
 def _grey_image(name: str, levels: UInt8Array, stated_bits: int, bits: int) -> GreyImage:
@@ -278,10 +292,23 @@ def _open(content: bytes, path: Path | str) -> Any:
     except Image.DecompressionBombError as error:
         raise DataError(f"too many pixels for an X-ray ({error})", path, REPAIR) from error
     except DAMAGE as error:
-        begin = f"it begins with {content[:30]!r}" if content else "the file is empty"
-        what = "this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image, or its header is "
-        what += f"damaged; {begin}"
+        what = _damage_of_header(content)
+        if not what:
+            beginning = f"it begins with {content[:30]!r}" if content else "the file is empty"
+            what = f"this is no JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM image; {beginning}"
         raise DataError(what, path, f"download it again; or {_SAVE_AGAIN}") from error
+
+
+def _damage_of_header(content: bytes) -> str:
+    """Return what Pillow says of a header if it knows the format by its first bytes, or ""."""
+    for name in _FORMATS:
+        parse, accepts = Image.OPEN[name]
+        if accepts is not None and accepts(content[:16]) is True:
+            try:  # Image.open says only that no format fits
+                parse(BytesIO(content), "")
+            except DAMAGE as error:
+                return f"the header of this {name} is damaged or unusual: {error}"
+    return ""
 
 
 def _upright_size(image: Any) -> tuple[int, int]:

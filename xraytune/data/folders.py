@@ -53,7 +53,8 @@ def missing_classes(
         ]
         if part != "val" and names:
             what = f"no {'training' if part == 'train' else part} images of {join_names(names)}"
-            problems.append(Problem(what, where, fix))
+            way_out = "; if they have no labels, move them away, and use `predict` later"
+            problems.append(Problem(what, where, fix + (way_out if part == "test" else "")))
     return problems
 
 

@@ -58,6 +58,8 @@ _OTHER_VIEW = re.compile(
     r"(?<![a-z])(lateral|lat|[lr]?l[do]?|rl|axial|coronal|sagittal|ct|mr|mri)(?![a-z])",
     re.IGNORECASE,
 )
+_NO_CLASS = re.compile(r"images|(fold|split|cv)[-_ ]?\d+", re.IGNORECASE)
+"""Folders of images that name neither a class nor a hospital."""
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = str.maketrans("\u00a0\u2007\u202f\u2011", "   -", "\u00ad\u200b\u2060\ufeff")
 """Blanks and hyphens that do not break lines, as on web pages, and characters without width."""
@@ -92,9 +94,9 @@ def part_named(name: str) -> PartName | None:
 
 
 def inner_folders(file: str) -> tuple[str, ...]:
-    """Return the folders of a file that may name its class: all but images/ and parts."""
+    """Return the folders of a file that may name its class: all but images/, parts and folds."""
     names = PurePosixPath(file).parts[:-1]
-    return tuple(name for name in names if not (name.casefold() == "images" or part_named(name)))
+    return tuple(name for name in names if not (_NO_CLASS.fullmatch(name) or part_named(name)))
 
 
 def shows_overlays(name: str) -> bool:

@@ -162,9 +162,9 @@ def _list(
     problems = [*listing.problems]
     unnamed = [image.file for image in images if not (image.in_table and image.in_table.patient)]
     if table and column and unnamed:
-        what = f"{len(unnamed)} of {len(images)} images have no row with a patient in column "
-        what += f"{column}: {join_names(unnamed)}"
-        fix = "add a row for each of them"
+        what = f"{len(unnamed)} of {len(images)} images have no patient in column {column}: "
+        what += join_names(unnamed)
+        fix = "give each of them a row with a patient; of merged cells, only the first is filled"
         if len(unnamed) == len(images) and table.rows:
             fix = f"write their paths into column {table.settings.image}, which has "
             fix += join_names([*table.rows], 2)

@@ -120,13 +120,22 @@ def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
 def chance_warning(sizes: Iterable[SideSize]) -> str:
     """Return a warning if val-A or val-B is too small to rank trials, or "" otherwise."""
     chances = {}
+    unscorable = []
     for size in sizes:
         if size.name.startswith("val") and size.has_classes:
-            chance = 1.0
-            if size.effective_patients:
-                chance = chance_difference(USUAL_AUROC, size.effective_patients)
+            name = f"{size.name} ({size.patient_count} patients)"
+            if not size.effective_patients:
+                unscorable.append(name)
+                continue
+            chance = chance_difference(USUAL_AUROC, size.effective_patients)
             if chance > MOST_CHANCE:
-                chances[f"{size.name} ({size.patient_count} patients)"] = chance
+                chances[name] = chance
+    if unscorable:
+        cannot = f"{' and '.join(unscorable)} cannot score a trial"
+        return (
+            f"{cannot}: too few patients have, or lack, any one of the labels; use larger "
+            "validation sides (data.split), or more patients"
+        )
     if not chances:
         return ""
     are = "is" if len(chances) == 1 else "are"

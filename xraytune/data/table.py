@@ -17,8 +17,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
+import numpy as np
+
 from xraytune.base.cores import map_on_cores
-from xraytune.base.errors import ConfigError, DataError, FileLine, Problem, join_names
+from xraytune.base.errors import ConfigError, DataError, FileLine, Problem, counted, join_names
 from xraytune.base.files import read_bytes
 from xraytune.base.records import frozen
 from xraytune.data.decoding import without_suffix
@@ -176,7 +178,7 @@ def subgroup_columns(
 
     The values are `column_values`; images without one are a group of their own. Unless the table
     has such a column, `pneumonia` is bacterial or viral, as Kermany file names state, and `site` is
-    the site of an image.
+    the site of an image. More than 20 different numbers, such as ages, are grouped into thirds.
 
     Raises ConfigError if the files have no value in a column, or too many different ones.
     """
@@ -189,6 +191,8 @@ def subgroup_columns(
             values = {file: pneumonia_type(file) or "" for file in cells_of}
         if name == "site" and not values:
             values = {image.file: image.site for image in images if image.site}
+        if len({*values.values()}) > _MOST_SUBGROUPS:
+            values = _thirds(values)
         columns[name] = dict.fromkeys(cells_of, _NO_VALUE) | values
         count = len({*values.values()} - {""})
         if not 0 < count <= _MOST_SUBGROUPS:
@@ -198,15 +202,31 @@ def subgroup_columns(
                 {column for rows in cells_of.values() for row in rows for column in row}
             )
             fix = f"add such a column to {PATIENTS_CSV} or data.table"
-            fix = nearest(
-                name,
-                columns_here,
-                f"{fix}, or use one of: {join_names(columns_here)}" if columns_here else fix,
-            )
+            if count:
+                fix = "add a column with fewer values, such as groups of these"
+            elif columns_here:
+                fix = nearest(
+                    name, columns_here, f"{fix}, or use one of: {join_names(columns_here)}"
+                )
             problems.append(Problem(what, f"--by {name}", fix))
     if problems:
         raise ConfigError(*problems)
     return columns
+
+
+def _thirds(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the third of each number, such as `18 to 43`; values that are no numbers as given."""
+    try:
+        numbers = {file: float(value) for file, value in values.items()}
+    except ValueError:
+        return {**values}
+    array = np.array([*numbers.values()])
+    third_of = np.searchsorted(np.quantile(array, [1 / 3, 2 / 3]), array)
+    names = [
+        f"{members.min():g} to {members.max():g}" if len(members) else ""
+        for members in (array[third_of == third] for third in range(3))
+    ]
+    return dict(zip(numbers, [names[third] for third in third_of], strict=True))
 
 
 def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
@@ -261,17 +281,31 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
                 rows.append((FileLine(path, above + 1, lines[above]), row))
             above = reader.line_num
     except csv.Error as error:
+        _require_header_on_top(image, columns, lines, path)
         where = FileLine(path, above + 1, lines[above])
         fix = 'put a cell that contains a separator into quotation marks, "a, b", and close them'
         if len(cells) < len(columns):
             fix = f"write {delimiter!r} for each empty cell, also at the end of the row"
         raise DataError(f"not a row of a table: {error}", where, fix) from error
+    _require_header_on_top(image, columns, lines, path)
     names = [column for column in columns if column]
     for name, count in Counter(names).items():
         if count > 1:
             what = f"{count} columns have the same name, {name!r}"
             raise DataError(what, path, "rename or remove all but one of them")
     return names, rows
+
+
+def _require_header_on_top(
+    image: str, columns: Sequence[str], lines: Sequence[str], path: Path
+) -> None:
+    """Refuse (DataError) a table whose header is below other lines, such as a title."""
+    if image in columns:
+        return
+    for number, line in enumerate(lines, 1):
+        if image in [cell.strip(' \r\n"') for cell in re.split("[,;\t]", line)]:
+            what = f"the header is here, below {counted(number - 1, 'other line')}"
+            raise DataError(what, FileLine(path, number, line), "delete the lines above it")
 
 
 def _outline(name: str) -> set[str]:
@@ -294,6 +328,8 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     if "" in by_image:
         where, _ = by_image[""][0]
         raise DataError("a cell is empty", where, "name the image")
+
+    _refuse_merged_cells(settings, by_image)
 
     needed = {"table.patient": settings.patient, "table.side": settings.side_column}
     needed |= {f"table.rows.{column}": column for column in settings.rows}
@@ -333,6 +369,23 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
         unread={cell: unread[cell] for cell in unread if word_in(cell) not in READ_CELLS},
         other_names=tuple(column for column in other_columns if column not in yes_no),
     )
+
+
+def _refuse_merged_cells(settings: TableSettings, by_image: Mapping[str, _Rows]) -> None:
+    """Refuse (DataError) a table with rows that have neither patient nor label, unlike others."""
+    columns = {settings.patient, settings.label}
+    if None in columns:
+        return
+    every_row = [row for rows in by_image.values() for row in rows]
+    empty = [
+        where
+        for where, cells in every_row
+        if not any(cells.get(column or "") for column in columns)
+    ]
+    if 0 < len(empty) < len(every_row):
+        what = f"{len(empty)} of {len(every_row)} rows have neither patient nor label, as this one"
+        fix = "fill them: of merged cells, only the first is filled; or delete these rows"
+        raise DataError(what, empty[0], fix)
 
 
 def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], path: Path) -> None:

@@ -1,5 +1,6 @@
 """The inspection of a folder of images as lines and tables."""
 
+from collections import defaultdict
 from pathlib import Path
 
 from xraytune.base.errors import counted, join_names
@@ -18,8 +19,11 @@ def inspection_frame(data_path: Path, inspection: Inspection) -> Frame:
         Cell(f"{data_path}: {images} {what}", "strong"),
         *inspection.parts,
     ]
+    broken = defaultdict(list)
     for image in inspection.broken:
-        parts.append(Cell(f"broken: {image.file}: {image.reason}", "bad"))
+        broken[image.reason].append(image.file)
+    for reason, files in broken.items():
+        parts.append(Cell(f"broken: {join_names(files)}: {reason}", "bad"))
     for warning in inspection.warnings:
         parts.append(Cell(f"note: {warning}", "busy"))
 
