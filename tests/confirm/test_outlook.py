@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import command, other_process
-from xraytune.base.errors import ConfigError
+from xraytune.base.errors import DataError
 from xraytune.confirm.outlook import study_outlook
 from xraytune.space.settings import PACKAGES
 
@@ -90,9 +90,9 @@ def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: st
 
 def test_without_a_space_plan_checks_the_machine_alone(tmp_path: Path) -> None:
     shown = command("plan", "--cache", tmp_path)
-    refused = command("plan", "--data", tmp_path)
+    refused = command("plan", "--data", tmp_path / "nothing")
 
     assert "free disk at" in shown.stdout
     assert "xraytune demo" in shown.stdout
-    assert (refused.exit_code, list(tmp_path.iterdir())) == (ConfigError.exit_code, [])
-    assert "--space is missing" in refused.stderr
+    assert (refused.exit_code, list(tmp_path.iterdir())) == (DataError.exit_code, [])
+    assert "there is no such folder" in refused.stderr

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.conftest import DataFolder
 from tests.data.image_files import dicom
 from tests.docs.commands import TINY, TINY_PAIRS
 from tests.in_process import command, confirm_in_process
 from tests.pair_files import draw_xrays
 from xraytune.data.first_space import first_space_path, write_first_space
+from xraytune.data.index import read_index
 from xraytune.data.phantom import paint_phantoms
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.search.run import search
@@ -169,6 +171,39 @@ def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(
     assert again.path == view.path
     assert Path("xrays.yaml").read_text(encoding="utf-8").endswith("# mine\n")
     assert "xrays.yaml is there already, so no space was written" in notes
+
+
+def test_a_plan_without_a_space_writes_the_one_that_a_search_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the options for classes and patients, which the file keeps."""
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "xrays", "classes")
+    group_regex = r"((?:NORMAL2-)?IM-\d+|person\d+_[a-z]+)"
+    options = ["--data", "xrays", "--classes", "three", "--group-regex", group_regex]
+
+    tiny = ["--set", "backbone=small_cnn", "--set", "weights=none", "--set", "trainable=all"]
+
+    planned = command("plan", *options, *tiny)
+
+    assert planned.exit_code == 0
+    assert "next: xraytune search --data xrays" in planned.stdout
+    data = load_space(Path("xrays.yaml")).settings.data
+    assert (data.classes, data.split.group_regex) == ("three", group_regex)
+
+
+def test_a_proposed_expression_for_patients_is_a_comment_to_paste(tmp_path: Path) -> None:
+    DataFolder(tmp_path / "xrays").images("{NORMAL,TB}/{1,2,3,4}{5,6}_{a,b}.png")
+    out = tmp_path / "xrays.yaml"
+
+    write_first_space(tmp_path / "xrays", out, has_gpu=False)
+
+    comment = re.search("# .* 16 patients with (group_regex: .*)", out.read_text(encoding="utf-8"))
+    assert comment
+    text = out.read_text(encoding="utf-8").replace("split: {", f"split: {{{comment[1]}, ")
+    out.write_text(text, encoding="utf-8")
+    index = read_index(load_space(out).settings.data)
+    assert len({*index.images.patients}) == 16
 
 
 def test_a_search_without_a_space_and_data_says_what_to_give() -> None:

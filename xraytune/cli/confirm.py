@@ -79,7 +79,7 @@ def audit(
             help="Test images of other patients if DATA has none, as for `confirm`.",
         ),
     ] = None,
-    classes: options.Classes = "auto",
+    classes: options.Classes = None,
     quick: Annotated[
         bool,
         options.flag(

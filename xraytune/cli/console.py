@@ -96,7 +96,8 @@ def write_command(command: str, before: str = "$ ") -> None:
 def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = "next") -> None:
     """Print the next command, with the options of the current command that it also needs."""
     options = given or {}
-    option_values = [("--data", options.get("data")), ("--weights-dir", options.get("weights_dir"))]
+    names = ("data", "classes", "group_regex", "weights_dir")
+    option_values = [(f"--{name.replace('_', '-')}", options.get(name)) for name in names]
     option_values += [("--set", line) for line in options.get("overrides") or ()]
     option_values += [("--extension", place) for place in options.get("extensions") or ()]
     option_words = [

@@ -5,13 +5,13 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from xraytune.cli import options
+from xraytune.cli import console, options
 from xraytune.cli.command import run
 
 
 def data_inspect(
     source: options.DataArgument,
-    classes: options.Classes = "auto",
+    classes: options.Classes = None,
     positive: Annotated[
         str | None,
         Option(
@@ -20,13 +20,7 @@ def data_inspect(
             "recognised by name.",
         ),
     ] = None,
-    group_regex: Annotated[
-        str | None,
-        Option(
-            metavar="REGEX",
-            help="Regular expression for file paths; its first group is the patient.",
-        ),
-    ] = None,
+    group_regex: options.GroupRegex = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Summarise a folder of X-rays: its classes, patients, duplicates and broken files.
@@ -36,7 +30,9 @@ def data_inspect(
 
     Example: xraytune data inspect chest_xray
     """
-    run("data_inspect", locals())
+    given = locals()
+    console.event(f"inspecting {source}")  # before the imports, which take seconds
+    run("data_inspect", given)
 
 
 def data_phantom(

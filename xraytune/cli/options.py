@@ -45,6 +45,19 @@ WeightsDir = Annotated[
         "`xraytune plan --space FILE` lists the files needed.",
     ),
 ]
+Classes = Annotated[
+    Literal["auto", "binary", "three"] | None,
+    Option(
+        help="auto, the default: one class per folder; binary: NORMAL and PNEUMONIA; three: "
+        "normal, bacterial and viral, by Kermany's file names."
+    ),
+]
+GroupRegex = Annotated[
+    str | None,
+    Option(
+        metavar="REGEX", help="Regular expression for file paths; its first group is the patient."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     Option(
@@ -54,7 +67,6 @@ Overrides = Annotated[
     ),
 ]
 SpaceFile = Annotated[Path, _space(", such as gan_ratio_cpu.")]
-PlannedSpace = Annotated[Path | None, _space(". Without it, only this machine is checked.")]
 FirstSpaceFile = Annotated[
     Path | None, _space(". Without it, NAME.yaml is written for the images of --data NAME.")
 ]
@@ -65,10 +77,6 @@ DataArgument = Annotated[
         metavar="DATA",
         help="Image folder, or data file (YAML) whose settings override these options.",
     ),
-]
-Classes = Annotated[
-    Literal["auto", "binary", "three"],
-    Option(help="One class per folder; NORMAL and PNEUMONIA; or normal, bacterial and viral."),
 ]
 Cache = Annotated[
     Path | None,

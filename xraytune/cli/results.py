@@ -222,13 +222,9 @@ def print_data_inspect(inspection: Inspection, given: Options) -> None:
     from xraytune.space.load import override_of
 
     console.show(*inspection_frame(given["source"], inspection))
-    values = {
-        "data.classes": None if given["classes"] == "auto" else given["classes"],
-        "data.positive": given["positive"],
-        "data.split.group_regex": given["group_regex"],
-    }
-    overrides = [override_of(*item) for item in values.items() if item[1] is not None]
-    console.propose("search", given={"data": given["source"], "overrides": overrides})
+    positive = given["positive"]
+    overrides = [override_of("data.positive", positive)] if positive else []
+    console.propose("search", given={**given, "data": given["source"], "overrides": overrides})
 
 
 def print_data_phantom(xrays: PhantomSet, _: Options) -> None:
@@ -305,7 +301,8 @@ def print_plan(outlook: Outlook, given: Options) -> None:
     """Print what a study would do and could tell, what is missing, and the next command."""
     console.show(*outlook_frame(outlook))
     if outlook.design:
-        console.propose("search", "--space", given["space"], given=given)
+        space = ("--space", given["space"]) if given["space"] else ()
+        console.propose("search", *space, given=given)
     elif outlook.is_ready:
         console.propose("demo")
 

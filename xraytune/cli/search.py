@@ -10,7 +10,7 @@ from typing import Annotated
 from typer import Exit, Option
 
 from xraytune.base.errors import MachineError
-from xraytune.cli import options
+from xraytune.cli import console, options
 from xraytune.cli.command import run
 
 
@@ -21,6 +21,8 @@ def _numbers(text: str) -> list[int]:
 def search(
     space: options.FirstSpaceFile = None,
     data: options.Data = None,
+    classes: options.Classes = None,
+    group_regex: options.GroupRegex = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     studies: options.Studies = Path("studies"),
@@ -38,8 +40,10 @@ def search(
 
 
 def plan(
-    space: options.PlannedSpace = None,
+    space: options.FirstSpaceFile = None,
     data: options.Data = None,
+    classes: options.Classes = None,
+    group_regex: options.GroupRegex = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     auroc: Annotated[
@@ -67,11 +71,13 @@ def plan(
 
     Shows the expected half-width of the verdict's interval, the smallest gain that it would find,
     the time of search and confirmation, and what this machine lacks. Nothing is trained. Without
-    `--space`, it only checks this machine: versions, GPUs, disk and Ray.
+    `--space` and `--data`, it only checks this machine: versions, GPUs, disk and Ray.
 
-    Example: xraytune plan --space gan_ratio.yaml --data chest_xray
+    Example: xraytune plan --data chest_xray
     """
-    outlook = run("plan", locals())
+    given = locals()
+    console.event("checking this machine")  # before the imports, which take seconds
+    outlook = run("plan", given)
     if not outlook.is_ready:
         raise Exit(MachineError.exit_code)
 

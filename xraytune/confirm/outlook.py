@@ -1,8 +1,8 @@
 """What can be said before a study starts: what this machine lacks, and what the study could tell.
 
-Nothing is left behind but decoded images, and nothing is downloaded but official weights that
-`gan.features: imagenet` names. Packages are tried in processes of their own, and torch is imported
-late, so that a broken installation is reported.
+Nothing is left behind but decoded images and the space that is written for them, and nothing is
+downloaded but official weights that `gan.features: imagenet` names. Packages are tried in processes
+of their own, and torch is imported late, so that a broken installation is reported.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import nearest_folder
 from xraytune.base.records import Progress, frozen, ignore_progress, to_json
+from xraytune.data.first_space import open_first_space
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
-from xraytune.space.load import load_space
+from xraytune.space.load import load_space, with_data_options
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, missing_packages, require_extensions
 from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD
@@ -77,6 +78,8 @@ def study_outlook(
     *,
     space: Path | None = None,
     data: Path | None = None,
+    classes: str | None = None,
+    group_regex: str | None = None,
     weights_dir: Path | None = None,
     overrides: Sequence[str] = (),
     cache: Path = Path("cache"),
@@ -91,8 +94,11 @@ def study_outlook(
     """Say what a study would do and could tell, and what this machine lacks, without any training.
 
     Args:
-        space: Search space (YAML); without it, only the machine is checked.
+        space: Search space (YAML); without it, that of `data` as in `search`, or without `data`,
+            only the machine is checked.
         data: Image folder, or data file (YAML); overrides `data` of the space.
+        classes: Overrides `data.classes` of the space.
+        group_regex: Overrides `data.split.group_regex` of the space.
         weights_dir: Folder of official weight files, for machines without network access; default:
             `weights_dir` of the space, else torch's download cache.
         overrides: `key=value` settings that override those of the space.
@@ -106,18 +112,24 @@ def study_outlook(
         note: Called with messages for the user.
 
     Raises:
-        ConfigError: The space is invalid, or it is missing and images are given.
+        ConfigError: The space is invalid, or there are overrides without a space and images.
         DataError: The images cannot be used.
         MachineError: An extension is missing.
     """
     if not 0.5 < auroc < 1:
         raise ConfigError(f"--auroc {auroc:g} is not between 0.5 and 1", fix="give one that is")
     cache = cache.resolve()
+    overrides = with_data_options(overrides, classes, group_regex)
     checks = check_machine(cache)
     if space is None:
-        if data or overrides:
-            raise ConfigError("--space is missing", fix="give the space of the study to plan")
-        return Outlook(checks=tuple(checks))
+        if not (data or overrides) or not _has_all(checks):
+            return Outlook(checks=tuple(checks))
+        from xraytune.nets.compute import gpu_count
+
+        has_gpu = (gpu_count() if gpus is None else gpus) > 0
+        space = open_first_space(
+            data, overrides, has_gpu=has_gpu, note=note, on_progress=on_progress
+        )
     note(describe_space(space))
     loaded_space = load_space(
         space, overrides, data=data, weights_dir=weights_dir, extensions=extensions

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from xraytune.base.errors import add_notes, counted, join_names, printable
-from xraytune.base.files import write_text
+from xraytune.base.errors import ConfigError, add_notes, counted, join_names, printable
+from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.base.templates import open_templates
 from xraytune.data.draws import (
@@ -25,6 +25,7 @@ from xraytune.data.draws import (
     patients_needed,
     population_of,
 )
+from xraytune.data.file_names import propose_patients
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_folder
 from xraytune.data.sides import too_few_tested
@@ -33,6 +34,7 @@ from xraytune.space.load import data_settings, is_data_file
 from xraytune.space.settings import Confirm, DataSettings, SplitSettings, TaskName
 from xraytune.stats.precision import LIKELY_AUROC
 
+_OF_IMAGES = ("data.classes=", "data.positive=", "data.split.")
 _SIZES_PX = (32, 64, 128, 224)
 _TRAIN_PATIENTS = {True: (10, 25, 50, 100, 200, 400), False: (10, 25, 50, 100)}
 """These are the values with and without a GPU."""
@@ -58,9 +60,37 @@ def first_space_path(data: Path) -> Path:
     return Path(f"{path.stem}_space.yaml" if is_data_file(data) else f"{path.name}.yaml")
 
 
+def open_first_space(
+    data: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    has_gpu: bool,
+    note: Callable[[str], None] = lambda _: None,
+    on_progress: Progress = ignore_progress,
+) -> Path:
+    """Return the space file of some data, and write it if it does not exist.
+
+    The arguments are those of `write_first_space`; `note` is called with what was done.
+
+    Raises ConfigError without data, and what `write_first_space` raises.
+    """
+    if data is None:
+        fix = "write --data FOLDER, or --space FILE"
+        raise ConfigError("there is neither a space nor a data folder", fix=fix)
+    file = first_space_path(data)
+    if file.exists():
+        note(f"{file} is there already, so no space was written")
+    else:
+        require_writable(Path.cwd())  # before the images are read
+        facts = write_first_space(data, file, overrides, has_gpu=has_gpu, on_progress=on_progress)
+        note(f"wrote {file} from {facts}; it says why it searches what")
+    return file
+
+
 def write_first_space(
     data: Path,
     out: Path,
+    overrides: Sequence[str] = (),
     *,
     has_gpu: bool,
     auroc: Callable[[int], float] = lambda _: LIKELY_AUROC,
@@ -73,13 +103,15 @@ def write_first_space(
     Args:
         data: The data, as for `search --data`.
         out: The new file.
+        overrides: `key=value` settings; those of classes and patients are written into the file.
         has_gpu: Whether trials run on GPUs.
         auroc: The expected AUROC of a network that trains on a number of patients.
         on_progress: Called with the number of images read.
 
     Raises DataError if the images cannot be used.
     """
-    settings = data_settings(data, DataSettings(path=data.absolute()))
+    of_images = [override for override in overrides if override.startswith(_OF_IMAGES)]
+    settings = data_settings(data, DataSettings(path=data.absolute()), of_images)
     index = read_folder(settings, on_progress=on_progress)
     task = _task_of(index)
     images = index.images
@@ -100,6 +132,7 @@ def write_first_space(
     text = template.render(
         facts=facts,
         takes_all_folders=task == "classification" and settings.table is None,
+        proposal=propose_patients([image.file for image in images if image.patient == image.file]),
         has_gpu=has_gpu,
         file=shlex.quote(str(out)),
         name=_study_name(out.name.removesuffix(".yaml")),

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import ConfigError, MachineError, Problem, StudyError, TrialError, counted
+from xraytune.base.errors import MachineError, Problem, StudyError, TrialError, counted
 from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Compute, Node
 from xraytune.data.draws import fewest_scored, too_few_outside, too_few_unused
-from xraytune.data.first_space import first_space_path, write_first_space
+from xraytune.data.first_space import open_first_space
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import RunContext, SplitData, restore_pixels
 from xraytune.data.sides import FEWEST_TESTED, chance_warning, side_sizes, too_few_tested
@@ -24,6 +24,7 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.cost import Machine, Work, describe_slow_search
 from xraytune.space.encoders import describe_seen
+from xraytune.space.load import with_data_options
 from xraytune.space.recorded import require_same_code
 from xraytune.space.settings import Parameters, Settings
 from xraytune.space.sources import SOURCES
@@ -54,6 +55,8 @@ def search(
     space: Path | None = None,
     *,
     data: Path | None = None,
+    classes: str | None = None,
+    group_regex: str | None = None,
     weights_dir: Path | None = None,
     overrides: Sequence[str] = (),
     studies: Path = Path("studies"),
@@ -88,6 +91,8 @@ def search(
             `data` with this name; the file is written if it does not exist.
         data: A data folder or a data file (YAML), which overrides `data` of the space. To resume a
             study, it need not be given: the study knows its images.
+        classes: Overrides `data.classes` of the space.
+        group_regex: Overrides `data.split.group_regex` of the space.
         weights_dir: A folder of official weight files, for machines without a network.
         overrides: `key=value` settings that override those of the space.
         studies: The folder of studies; the study is `studies/NAME`.
@@ -106,9 +111,16 @@ def search(
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
     note = callbacks.note
+    overrides = with_data_options(overrides, classes, group_regex)
     # 1. The space
     SOURCES.register(extensions)
-    file = space or _first_space(data, callbacks)
+    file = space or open_first_space(
+        data,
+        overrides,
+        has_gpu=gpu_count() > 0,
+        note=note,
+        on_progress=callbacks.on_progress,
+    )
     loaded_space = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
     study_folder = StudyFolder((studies / loaded_space.settings.name).resolve())
     cache = (cache or study_folder.default_cache).resolve()
@@ -206,22 +218,6 @@ def _require_same_study(
         fix = f"write resources.cpus_per_trial: {compute.threads}, or give the study another name"
         raise StudyError(what, study_folder.path, fix)
     return space
-
-
-def _first_space(data: Path | None, callbacks: Callbacks) -> Path:
-    """Return the space file for `data`; write it if it does not exist."""
-    if data is None:
-        fix = "write --data FOLDER, or --space FILE"
-        raise ConfigError("there is neither a space nor a data folder", "xraytune search", fix)
-    file = first_space_path(data)
-    if file.exists():
-        callbacks.note(f"{file} is there already, so no space was written")
-    else:
-        require_writable(Path.cwd())  # before the images are read
-        has_gpu = gpu_count() > 0
-        facts = write_first_space(data, file, has_gpu=has_gpu, on_progress=callbacks.on_progress)
-        callbacks.note(f"wrote {file} from {facts}; it says why it searches what")
-    return file
 
 
 def _where_trials_run(

@@ -136,19 +136,25 @@ def refuse_unused(
         raise ConfigError(*problems)
 
 
-def data_settings(data_path: Path, base: DataSettings) -> DataSettings:
+def data_settings(
+    data_path: Path, base: DataSettings, overrides: Sequence[str] = ()
+) -> DataSettings:
     """Return the settings of data: an image folder, or a YAML file with a `data:` block.
 
     A file may give `path` (default: its own folder), `set`, `classes`, `positive`, `table`,
-    `findings`, `uncertain`, `empty` and `split`; everything else is as in `base`. Raises
-    ConfigError with all problems of the file, in file order.
+    `findings`, `uncertain`, `empty` and `split`; everything else is as in `base`, changed by
+    `overrides`. Raises ConfigError with all problems of the file, in file order.
     """
-    if not is_data_file(data_path):
+    is_file = is_data_file(data_path)
+    if not (is_file or overrides):
         return base.model_copy(update={"path": data_path})
     place = str(data_path)
     content = write_yaml({"name": "data", "data": base.model_dump(mode="json")})
     document = Document(parse_yaml(content, place), place)
-    _apply_data_file(document, data_path)
+    for override in overrides:
+        _apply_override(document, override)
+    if is_file:
+        _apply_data_file(document, data_path)
     return _read_settings(document).data
 
 
@@ -213,6 +219,15 @@ def _apply_override(document: Document, override: str) -> None:
     if when is not None and "when" not in value:
         value.put("when", when, document.locate(("parameters", key, "when")))
     document.put(("parameters", key), value, place)
+
+
+def with_data_options(
+    overrides: Sequence[str], classes: str | None, group_regex: str | None
+) -> list[str]:
+    """Return overrides that begin with those of `--classes` and `--group-regex`, if given."""
+    given = {"data.classes": classes, "data.split.group_regex": group_regex}
+    options = [override_of(name, value) for name, value in given.items() if value is not None]
+    return [*options, *overrides]
 
 
 def override_of(name: str, value: object) -> str:
