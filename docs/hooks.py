@@ -511,15 +511,20 @@ def _option_row(param: Any) -> str:
 
 def python_reference() -> str:
     """Return the reference of the Python API, which mkdocstrings fills from the docstrings."""
-    from xraytune import api
+    from typer.main import get_command
 
-    paths = {name: f"xraytune.{place.replace(':', '.')}" for name, place in api.PLACES.items()}
+    from xraytune import api
+    from xraytune.cli.main import build_app
+
     lines = [
         "# Python API\n",
         "Every name of `xraytune.api`. [xraytune in Python](../python.md) walks through a complete search.\n",
     ]
     lines += ["| command | function |", "|---|---|"]
-    for name in api.COMMANDS:
-        lines.append(f"| `xraytune {name.replace('_', ' ')}` | [`{name}`][{paths[name]}] |")
-    entries = (f"::: {path}\n    options:\n      heading: {name}\n" for name, path in paths.items())
+    for words, _ in commands(get_command(build_app()), "xraytune"):
+        name = words.removeprefix("xraytune ").replace(" ", "_")
+        lines.append(f"| `{words}` | [`{name}`][{api.PLACES[name]}] |")
+    entries = (
+        f"::: {api.PLACES[name]}\n    options:\n      heading: {name}\n" for name in api.__all__
+    )
     return "\n".join([*lines, "", *entries])

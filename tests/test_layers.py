@@ -1,7 +1,6 @@
 """The folders are the pipeline, low to high: a file imports only from its own and lower ones."""
 
 import ast
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import xraytune
-from xraytune import api
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +30,6 @@ LAYERS = (
     ("cli",),
     ("api",),
 )
-PLACE = re.compile(r"\w+(\.\w+)*:[A-Za-z_]\w*")
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 DOORS: dict[str, str | tuple[str, ...]] = {
     "ray": ("search/ray/"),
@@ -50,30 +47,19 @@ DOORS: dict[str, str | tuple[str, ...]] = {
 
 @cache
 def imports(file: Path) -> list[tuple[int, str]]:
-    """Return each absolute module name that a file imports, anywhere in it, with its line.
-
-    A text such as "search.run:search", from which `cli.load` imports, counts as an import.
-    """
+    """Return each absolute module name that a file imports, anywhere in it, with its line."""
     found: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found.extend((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.extend((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Constant) and PLACE.fullmatch(str(node.value)):
-            found.append((node.lineno, f"xraytune.{node.value!s}".replace(":", ".")))
     return found
 
 
 def files() -> Iterator[tuple[Path, str]]:
     for file in sorted(PACKAGE.rglob("*.py")):
         yield file, file.relative_to(PACKAGE).as_posix()
-
-
-def test_every_public_name_is_in_a_file_that_the_layers_see() -> None:
-    seen = {name for file in ("api.py", "cli/__init__.py") for _, name in imports(PACKAGE / file)}
-
-    assert {f"xraytune.{place}".replace(":", ".") for place in api.PLACES.values()} <= seen
 
 
 def test_every_folder_has_a_layer() -> None:

@@ -1,18 +1,20 @@
 """The Python API: every command has a documented function, and paths may be text."""
 
 import inspect
+import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import mypy.api
 import pytest
 import typer
 
-from tests.docs.commands import run_python_of
+from tests.docs.commands import ROOT, python_of, run_python_of
 from tests.in_process import confirm_in_process
 from tests.study.studies import new_study
 from xraytune import api
-from xraytune.cli.command import run
 from xraytune.cli.main import build_app
 
 pytestmark = pytest.mark.slow
@@ -39,9 +41,6 @@ def test_every_command_is_a_function_of_its_name_that_takes_all_of_its_options()
             defaults = (None, accepted[option].default)  # None stands for the function's default
             assert options[option] in defaults or inspect.Parameter.empty in defaults, name
 
-    with pytest.raises(TypeError, match=r"api\.space_list\(\) does not take folder"):
-        run("space_list", {"folder": "x", "as_json": True})
-
 
 def test_a_path_may_be_text(tmp_path: Path) -> None:
     study = new_study(tmp_path).path
@@ -57,6 +56,57 @@ def test_one_override_may_be_text(tmp_path: Path) -> None:
     space = api.space_check(tmp_path / "small.yaml", overrides="budget.trials=3")
 
     assert space.settings.budget.trials == 3
+
+
+def test_every_field_of_a_result_is_documented() -> None:
+    records = [record for name in api.__all__ if is_dataclass(record := getattr(api, name))]
+
+    assert len(records) > 15
+    for record in records:
+        described = (inspect.getdoc(record) or "").partition("Attributes:")[2]
+        names = [field.name for field in fields(record)]
+        assert [name for name in names if not re.search(rf"\b{name}\b", described)] == [], record
+
+
+def test_callbacks_are_combined(capsys: pytest.CaptureFixture[str]) -> None:
+    notes: list[str] = []
+
+    with api.show_search() as shown:
+        both = shown.combine(api.Callbacks(note=notes.append))
+        both.note("one patient has no images")
+
+    assert notes == ["one patient has no images"]
+    assert notes[0] in capsys.readouterr().err
+
+
+def test_the_page_passes_a_strict_type_checker_which_knows_what_each_function_takes(
+    tmp_path: Path,
+) -> None:
+    """As an editor does, from the stub of the API."""
+    page = tmp_path / "page.py"
+    page.write_text(python_of("docs/python.md"))
+    wrong = tmp_path / "wrong.py"
+    lines = [
+        "from xraytune import api",
+        "api.search(spase='a.yaml')",
+        "api.train('study', out=3)",
+        "api.status('study').value",
+        *(f"reveal_type(api.{name})" for name in api.__all__),
+    ]
+    wrong.write_text("\n".join(lines))
+
+    output, errors, _ = mypy.api.run(
+        [f"--config-file={ROOT}/pyproject.toml", str(page), str(wrong)]
+    )
+
+    assert errors == ""
+    found = [line for line in output.splitlines() if ": error: " in line]
+    assert [re.split(r":|\[", line)[1] for line in found] == ["2", "3", "4"], output
+    assert [Path(line.split(":")[0]).name for line in found] == ["wrong.py"] * 3, output
+    revealed = [line for line in output.splitlines() if "Revealed type" in line]
+    assert len(revealed) == len(api.__all__)
+    untyped = [line for line in revealed if line.endswith('-> Any"')]
+    assert len(untyped) == 1, "pandas has no types"
 
 
 @pytest.mark.nightly

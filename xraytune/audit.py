@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from xraytune.base.errors import DataError
-from xraytune.base.files import write_json
+from xraytune.base.files import StrPath, optional_path, write_json
 from xraytune.base.records import Json, Progress, frozen, to_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -100,16 +100,16 @@ class Audit:
 
 
 def audit(
-    real: Path,
-    synthetic: Path,
+    real: StrPath,
+    synthetic: StrPath,
     *,
-    test: Path | None = None,
+    test: StrPath | None = None,
     classes: Literal["auto", "binary", "three"] = "auto",
     quick: bool = False,
-    weights_dir: Path | None = None,
+    weights_dir: StrPath | None = None,
     overrides: Sequence[str] = (),
-    studies: Path = Path("studies"),
-    cache: Path | None = None,
+    studies: StrPath = Path("studies"),
+    cache: StrPath | None = None,
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
     before_test: Callable[[], None] = lambda: None,
@@ -133,6 +133,8 @@ def audit(
         callbacks: See `search`.
         before_test: See `confirm`.
     """
+    real = Path(real)
+    synthetic = Path(synthetic)
     folder = synthetic.resolve().parent if synthetic.is_file() else synthetic.resolve()
     name = f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64]
     task = "findings" if synthetic.is_file() else "classification"
@@ -144,8 +146,8 @@ def audit(
     experiment = space.experiment()
     data = experiment.settings.data
     mix = experiment.parameters
-    study_folder = StudyFolder((studies / settings.name).resolve())
-    cache = (cache or study_folder.default_cache).resolve()
+    study_folder = StudyFolder(Path(studies, settings.name).resolve())
+    cache = Path(cache or study_folder.default_cache).resolve()
     require_free(study_folder)
     if not quick:
         require_inputs(settings, space.networks())
@@ -172,7 +174,7 @@ def audit(
 
     # Whether the images help needs enough patients to train and test on, and enough images.
     try:
-        has_test = _has_test(settings, index, prepared, cache, test)
+        has_test = _has_test(settings, index, prepared, cache, optional_path(test))
         patients = _choose_patients(settings, mix, prepared, has_test=has_test)
     except DataError as error:
         return result.without_verdict(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from xraytune.base.files import new_folder, require_new
+from xraytune.base.files import StrPath, new_folder, optional_path, require_new
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.confirm.drawn import Drawn, DrawnImage, write_drawn
 from xraytune.confirm.sealed import TEST, SealedTest, choose_test
@@ -19,16 +19,16 @@ _SIDES = {"train": "tuning", "val_a": "validation", "val_b": "validation"}
 
 
 def draws(
-    data: Path,
+    data: StrPath,
     *,
     train_patients: int,
     replicates: int = 10,
-    seen: Path | None = None,
+    seen: StrPath | None = None,
     classes: str = "auto",
     group_regex: str | None = None,
     seed: int = 0,
-    cache: Path | None = None,
-    out: Path = Path("draws"),
+    cache: StrPath | None = None,
+    out: StrPath = Path("draws"),
     on_progress: Progress = ignore_progress,
 ) -> Drawn:
     """Write the training sets and the sealed test set that `confirm` would use.
@@ -50,6 +50,9 @@ def draws(
         ConfigError: An option is not valid, or `out` exists.
         DataError: The images cannot be used, or there are too few patients.
     """
+    data = Path(data)
+    seen = optional_path(seen)
+    out = Path(out)
     require_new(out, outside=data)
     split = {"seed": seed, "group_regex": group_regex}
     settings = Settings.model_validate(
@@ -64,7 +67,7 @@ def draws(
             "confirm": {"replicates": replicates},
         }
     )
-    cache = (cache or Path("cache")).resolve()
+    cache = Path(cache or "cache").resolve()
     index = read_index(settings.data, on_progress=on_progress)
     excluded = list_seen(seen) if seen else frozenset()
     prepared, _ = prepare_index(index, settings.data, cache, seen=excluded, on_progress=on_progress)

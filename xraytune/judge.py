@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xraytune.base.errors import ConfigError, DataError, counted, join_names
-from xraytune.base.files import append_jsonl, new_folder, read_jsonl, require_new
+from xraytune.base.files import (
+    StrPath,
+    append_jsonl,
+    new_folder,
+    optional_path,
+    read_jsonl,
+    require_new,
+)
 from xraytune.confirm.arms import Arm, Plan, Role
 from xraytune.confirm.compare import ArmScores, judge_finalists, unscored_findings
 from xraytune.confirm.drawn import Drawn, read_drawn
@@ -40,7 +47,7 @@ _EQUAL = {"steps": "optimiser steps", "real_images": "real images"}
 
 
 def judge(
-    predictions: Path | pd.DataFrame,
+    predictions: StrPath | pd.DataFrame,
     *,
     finalist: str,
     none: str = "",
@@ -50,13 +57,13 @@ def judge(
     donor_start: str = "",
     synthetic_only: str = "",
     real_images: str = "",
-    draws: Path | None = None,
-    runs: Path | None = None,
+    draws: StrPath | None = None,
+    runs: StrPath | None = None,
     by: Sequence[str] = (),
-    table: Path | None = None,
+    table: StrPath | None = None,
     positive: str = "",
     rope: float = 0.01,
-    out: Path = Path("judged"),
+    out: StrPath = Path("judged"),
 ) -> Confirmation:
     """Judge whether an arm with synthetic images is better than its controls.
 
@@ -92,6 +99,8 @@ def judge(
     Example:
         >>> api.judge("predictions.csv", finalist="gan", none="none", duplicate="twice")
     """
+    out = Path(out)
+    draws = optional_path(draws)
     require_new(out)
     given: list[tuple[str, ControlKind]] = [
         (none, "none"),
@@ -111,12 +120,14 @@ def judge(
     if len({*arms}) < len(arms):
         raise ConfigError("an arm is named twice", fix="name a different arm for each control")
 
+    if isinstance(predictions, str):
+        predictions = Path(predictions)
     place = predictions if isinstance(predictions, Path) else Path("predictions")
     rows = read_table(predictions) if isinstance(predictions, Path) else predictions
     drawn = read_drawn(draws) if draws else None
     content = read_predictions(rows, arms, place, drawn=drawn, positive=positive)
-    declared = _check_trainings(runs, content)
-    groups = _read_groups(table, by, content)
+    declared = _check_trainings(optional_path(runs), content)
+    groups = _read_groups(optional_path(table), by, content)
 
     plan = _plan(content, controls, real_images, drawn)
     if draws:

@@ -42,8 +42,7 @@ def test_a_log_shows_the_runs_of_a_confirmation_and_then_what_follows(
 ) -> None:
     running = {"gan #2, replicate 0": "epoch 3/9"}
     view = RunsView(what="replicates", ended=1, running=running, waiting=2, seconds_left=75.0)
-    with show_confirmation(is_asked=False) as options:
-        callbacks = options["callbacks"]
+    with show_confirmation(is_asked=False) as (callbacks, _):
         callbacks.on_runs(view)
         callbacks.on_progress("training replicates", 4, 4)
         callbacks.on_runs(replace(view, ended=4, running={}, waiting=0, seconds_left=0.0))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.in_process import confirm_in_process, search_in_process
 from xraytune.base.files import read_jsonl
-from xraytune.cli.results import print_confirm
+from xraytune.cli.results import print_confirmation
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
@@ -127,7 +127,7 @@ def shown_of(confirmation: Confirmation) -> str:
     """What the command prints of a confirmation."""
     shown = io.StringIO()
     with redirect_stdout(shown):
-        print_confirm(confirmation, {})
+        print_confirmation(confirmation)
     return shown.getvalue()
 
 

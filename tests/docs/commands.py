@@ -44,12 +44,16 @@ TINY_PAIRS = (
 )
 
 
+def python_of(page: str, words: str = "") -> str:
+    """Return the Python code of a page, of all blocks with these words."""
+    of_page = [block for name, block in BLOCKS if name == page and block.language == "python"]
+    return "\n".join(block.text for block in of_page if words in block.text)
+
+
 def run_python_of(page: str, words: str = "") -> dict[str, Any]:
     """Run the Python code of a page, of all blocks with these words; return its variables."""
-    of_page = [block for name, block in BLOCKS if name == page and block.language == "python"]
-    code = "\n".join(block.text for block in of_page if words in block.text)
     names: dict[str, Any] = {}
-    exec(compile(code, page, "exec"), names)
+    exec(compile(python_of(page, words), page, "exec"), names)
     return names
 
 

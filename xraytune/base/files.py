@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from xraytune.base.errors import (
     ArtifactError,
@@ -42,6 +42,7 @@ from xraytune.base.errors import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+StrPath: TypeAlias = Path | str
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 _AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN)
 _OTHER_PLACE = "give another path, or check the permissions of this one"
@@ -90,6 +91,11 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
             raise
         what, fix = _CAUSES[error.errno]
         raise MachineError(what.format(reason=error.strerror), where, fix) from error
+
+
+def optional_path(path: StrPath | None) -> Path | None:
+    """Return a path that may have been given as text; None stands for one that was not given."""
+    return None if path is None else Path(path)
 
 
 def nearest_folder(path: Path) -> Path:

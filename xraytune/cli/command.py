@@ -1,10 +1,8 @@
-"""What all commands do: call their function, show its progress, print its result or error."""
+"""What all commands do: turn exceptions into exit codes, and show flags in their help."""
 
 import traceback
-from collections.abc import Mapping
-from inspect import signature
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -17,38 +15,7 @@ from xraytune.base.errors import (
     is_out_of_memory,
 )
 from xraytune.base.files import explain_disk_errors
-from xraytune.cli import COMMANDS, console, load
-
-Options: TypeAlias = Mapping[str, Any]
-
-
-def run(command: str, options: Options) -> Any:
-    """Call the function of a command with its options, and print and return the result.
-
-    `print_COMMAND` of cli/results.py prints the result, unless the option `as_json` is set. Options
-    that are not given have the defaults of the function.
-
-    Raises TypeError if the function does not take an option.
-    """
-    from xraytune.cli import results  # loads Optuna, which `--help` does not need
-
-    function = load(COMMANDS[command])
-    parameters = signature(function).parameters
-    unknown_options = options.keys() - parameters.keys() - {"as_json", "yes"}
-    if unknown_options:
-        raise TypeError(f"api.{command}() does not take {', '.join(sorted(unknown_options))}")
-    with results.show_work(parameters, options) as callbacks:
-        arguments = {
-            name: value
-            for name, value in {**options, **callbacks}.items()
-            if value is not None and name in parameters
-        }
-        result = function(**arguments)
-    if options["as_json"]:
-        console.show_json(result)
-    else:
-        getattr(results, f"print_{command}")(result, options)
-    return result
+from xraytune.cli import console
 
 
 def _without_flag_types(parameters: list[Any]) -> list[Any]:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from xraytune.cli import options
-from xraytune.cli.command import run
+from xraytune.cli import console, options
 
 
 def confirm(
@@ -61,7 +60,29 @@ def confirm(
 
     Example: xraytune confirm studies/gan-ratio
     """
-    run("confirm", locals())
+    from xraytune.cli.results import print_confirmation, show_confirmation
+    from xraytune.confirm.run import confirm as confirm_study
+
+    with show_confirmation(is_asked=not (yes or as_json)) as (callbacks, before_test):
+        confirmation = confirm_study(
+            study,
+            test=test or (),
+            by=by or (),
+            data=data,
+            weights_dir=weights_dir,
+            finalists=finalists,
+            replicates=replicates,
+            cache=cache,
+            address=address,
+            extensions=extensions or (),
+            reason=reason,
+            callbacks=callbacks,
+            before_test=before_test,
+        )
+    if as_json:
+        console.show_json(confirmation)
+    else:
+        print_confirmation(confirmation)
 
 
 def audit(
@@ -98,4 +119,25 @@ def audit(
 
     Example: xraytune audit chest_xray generated
     """
-    run("audit", locals())
+    from xraytune.audit import audit as audit_images
+    from xraytune.cli.results import print_audit, show_confirmation
+
+    with show_confirmation(is_asked=not (yes or as_json)) as (callbacks, before_test):
+        result = audit_images(
+            real,
+            synthetic,
+            test=test,
+            classes=classes or "auto",
+            quick=quick,
+            weights_dir=weights_dir,
+            overrides=overrides or (),
+            studies=studies,
+            cache=cache,
+            skip_broken=skip_broken,
+            callbacks=callbacks,
+            before_test=before_test,
+        )
+    if as_json:
+        console.show_json(result)
+    else:
+        print_audit(result)

@@ -14,7 +14,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
@@ -93,13 +93,17 @@ def write_command(command: str, before: str = "$ ") -> None:
     _OUT.print(_text(before), _text(command, "busy"), sep="", soft_wrap=True)
 
 
-def propose(*words: object, given: Mapping[str, Any] | None = None, when: str = "next") -> None:
+def propose(
+    *words: object,
+    overrides: Sequence[str] = (),
+    extensions: Sequence[str] = (),
+    when: str = "next",
+    **options: object,
+) -> None:
     """Print the next command, with the options of the current command that it also needs."""
-    options = given or {}
-    names = ("data", "classes", "group_regex", "weights_dir")
-    option_values = [(f"--{name.replace('_', '-')}", options.get(name)) for name in names]
-    option_values += [("--set", line) for line in options.get("overrides") or ()]
-    option_values += [("--extension", place) for place in options.get("extensions") or ()]
+    option_values = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
+    option_values += [("--set", line) for line in overrides]
+    option_values += [("--extension", place) for place in extensions]
     option_words = [
         word for option, value in option_values if value is not None for word in (option, value)
     ]

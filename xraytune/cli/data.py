@@ -6,7 +6,6 @@ from typing import Annotated
 from typer import Argument, Option
 
 from xraytune.cli import console, options
-from xraytune.cli.command import run
 
 
 def data_inspect(
@@ -30,9 +29,27 @@ def data_inspect(
 
     Example: xraytune data inspect chest_xray
     """
-    given = locals()
     console.event(f"inspecting {source}")  # before the imports, which take seconds
-    run("data_inspect", given)
+    from xraytune.data.inspect import inspect_folder
+    from xraytune.present.inspection import inspection_frame
+    from xraytune.space.load import override_of
+
+    with console.show_progress() as on_progress:
+        inspection = inspect_folder(
+            source,
+            classes=classes or "auto",
+            positive=positive,
+            group_regex=group_regex,
+            on_progress=on_progress,
+        )
+    if as_json:
+        console.show_json(inspection)
+        return
+    console.show(*inspection_frame(source, inspection))
+    overrides = [override_of("data.positive", positive)] if positive else []
+    console.propose(
+        "search", data=source, classes=classes, group_regex=group_regex, overrides=overrides
+    )
 
 
 def data_phantom(
@@ -76,4 +93,24 @@ def data_phantom(
 
     Example: xraytune data phantom xrays --patients 200 --seed 1
     """
-    run("data_phantom", locals())
+    from xraytune.data.phantom import paint_phantoms
+
+    with console.show_progress() as on_progress:
+        xrays = paint_phantoms(
+            out,
+            patients=patients,
+            seed=seed,
+            image_size_px=image_size_px,
+            difficulty=difficulty,
+            pairs=pairs,
+            findings=findings,
+            sites=sites,
+            on_progress=on_progress,
+        )
+    if as_json:
+        console.show_json(xrays)
+        return
+    what = ", with a table of findings, data.yaml" if findings else ""
+    console.write(
+        f"{out}: {xrays.image_count} phantom X-rays of {xrays.patient_count} patients{what}"
+    )

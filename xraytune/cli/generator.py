@@ -6,8 +6,8 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from xraytune.base.errors import ConfigError
-from xraytune.cli import options
-from xraytune.cli.command import run
+from xraytune.base.tables import Cell, Row, Table
+from xraytune.cli import console, options
 
 
 def generator_train(
@@ -35,7 +35,38 @@ def generator_train(
     Example: xraytune generator train --space gan_ratio.yaml --data chest_xray
     --set gan.steps=5000 -o generator
     """
-    run("generator_train", locals())
+    from xraytune.cli.results import print_trained_generator
+    from xraytune.model.generator_folder import generator_train as train_generator
+    from xraytune.space.load import override_of
+
+    with console.show_progress() as on_progress:
+        trained = train_generator(
+            space,
+            out=out,
+            data=data,
+            overrides=overrides or (),
+            weights_dir=weights_dir,
+            cache=cache,
+            skip_broken=skip_broken,
+            without_generator=without_generator,
+            note=console.event,
+            on_progress=on_progress,
+        )
+    if as_json:
+        console.show_json(trained)
+        return
+    print_trained_generator(trained)
+    generator = trained.generator
+    if generator and len(generator.class_counts) > 1:
+        class_settings = ("data.classes", "data.positive")
+        class_overrides = [line for line in overrides or () if line.startswith(class_settings)]
+        console.propose(
+            *("search", "--space", "other_hospital_cpu"),
+            data="OTHER_XRAYS",
+            weights_dir=weights_dir,
+            overrides=[*class_overrides, override_of("generator.path", out)],
+            when="next, with X-rays of other patients",
+        )
 
 
 def extension_check(
@@ -44,9 +75,7 @@ def extension_check(
         Argument(metavar="FILE.py:CLASS", help="The class, or the YAML file of a program."),
     ],
     data: Annotated[Path, Option(metavar="DATA", help="Image folder, or data file (YAML).")],
-    image_size: Annotated[
-        int | None, Option(metavar="PX", help="Side of the images; default: 64.")
-    ] = None,
+    image_size: Annotated[int, Option(metavar="PX", help="Side of the images.")] = 64,
     overrides: Annotated[
         list[str] | None,
         Option("--set", metavar="SETTING=VALUE", help="A setting, such as steps=100; repeatable."),
@@ -59,7 +88,28 @@ def extension_check(
 
     Example: xraytune extension check my_gan.py:MyGan --data chest_xray --set steps=200
     """
-    promises = run("extension_check", locals())
+    from xraytune.model.extension_check import extension_check as check_extension
+
+    with console.show_progress() as on_progress:
+        promises = check_extension(
+            extension,
+            data=data,
+            image_size=image_size,
+            overrides=overrides or (),
+            on_progress=on_progress,
+        )
+    if as_json:
+        console.show_json(promises)
+    else:
+        rows: list[Row] = [
+            {
+                "promise": promise.name,
+                "kept": Cell("yes", "good") if promise.is_kept else Cell("no", "bad"),
+                "found, and fix": f"{promise.found}\n{promise.fix}".strip(),
+            }
+            for promise in promises
+        ]
+        console.show(Table(rows, extension))
     if not all(promise.is_kept for promise in promises):
         raise Exit(ConfigError.exit_code)
 
@@ -79,4 +129,13 @@ def generator_sample(
 
     Example: xraytune generator sample generator -n 500 -o generated
     """
-    run("generator_sample", locals())
+    from xraytune.cli.results import count_images
+    from xraytune.model.generator_folder import generator_sample as sample_generator
+
+    with console.show_progress() as on_progress:
+        sample = sample_generator(generator, count=count, out=out, on_progress=on_progress)
+    if as_json:
+        console.show_json(sample)
+        return
+    counts = count_images(sample.counts, sample.task)
+    console.write(f"{sample.path}: {counts} ({sample.image_size_px} px), with provenance.json")

@@ -9,7 +9,8 @@ import typer
 from typer import Argument
 from typer.main import get_command
 
-from xraytune.cli import COMMANDS, confirm, console, data, generator, load, model, options, search
+from xraytune.base.files import StrPath
+from xraytune.cli import confirm, console, data, generator, model, options, search
 
 _STEPS = """
 Make chest X-rays of the large hospital A.
@@ -69,7 +70,19 @@ def demo(
 
     Example: xraytune demo
     """
-    demo_folder = folder / "quick" if quick else folder
+    run_demo(folder, quick=quick)
+
+
+def run_demo(folder: StrPath = Path("demo"), *, quick: bool = False) -> None:
+    """Run the whole pipeline on phantom X-rays and print its steps; the same call resumes.
+
+    Args:
+        folder: Folder for all files.
+        quick: Run a smaller demo, in the subfolder `quick`.
+    """
+    from xraytune.present.page import write_report
+
+    demo_folder = Path(folder, "quick" if quick else "")
     steps = _STEPS.format(at=quote(str(demo_folder)), **(_QUICK if quick else _WHOLE))
     console.write(
         "From X-rays to an answer, on phantom images. You can run each of these commands yourself.",
@@ -90,7 +103,7 @@ def demo(
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
-    report = load(COMMANDS["report"])(demo_folder / "studies" / "other-hospital-demo")
+    report = write_report(demo_folder / "studies" / "other-hospital-demo")
     console.write(f"report: {report}")
 
 

@@ -5,8 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from xraytune.cli import options
-from xraytune.cli.command import run
+from xraytune.cli import console, options
 
 
 def train(
@@ -22,13 +21,13 @@ def train(
         ),
     ] = None,
     members: Annotated[
-        int | None,
+        int,
         Option(
             metavar="K",
             help="Networks to train, which differ only in their seed; their probabilities are "
-            "averaged. Default: 1.",
+            "averaged.",
         ),
-    ] = None,
+    ] = 1,
     data: options.Data = None,
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
@@ -46,7 +45,41 @@ def train(
 
     Example: xraytune train --config best.yaml -o model
     """
-    run("train", locals())
+    from xraytune.cli.results import log_epoch
+    from xraytune.model.train import train as train_model
+
+    with console.show_progress() as on_progress:
+        trained = train_model(
+            study,
+            config=config,
+            out=out,
+            members=members,
+            data=data,
+            weights_dir=weights_dir,
+            overrides=overrides or (),
+            cache=cache,
+            skip_broken=skip_broken,
+            extensions=extensions or (),
+            on_epoch=log_epoch,
+            on_progress=on_progress,
+            note=console.event,
+        )
+    if as_json:
+        console.show_json(trained)
+        return
+    record = trained.record
+    scores = (
+        f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} "
+        f"{record.val_b_score:.3f}"
+    )
+    network = f"epoch {record.best_epoch} of {trained.epochs}"
+    if record.members > 1:
+        network = f"average of {record.members} networks"
+    console.write(f"{trained.path}: arm {record.arm}, {network}, {scores}")
+    if record.positive and len(record.class_names) == 2:
+        threshold = f"threshold for {record.positive}: {record.threshold:.3f}"
+        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B")
+    console.propose("evaluate", trained.path, data=trained.test_folder or "FOLDER")
 
 
 def evaluate(
@@ -86,7 +119,26 @@ def evaluate(
 
     Example: xraytune evaluate model --data new_xrays
     """
-    run("evaluate", locals())
+    from xraytune.model.evaluate import evaluate as evaluate_model
+    from xraytune.present.evaluation import evaluation_frame
+
+    with console.show_progress() as on_progress:
+        evaluation = evaluate_model(
+            model,
+            data=data,
+            out=out,
+            by=by or (),
+            calibrate_on=calibrate_on,
+            reason=reason,
+            skip_broken=skip_broken,
+            on_progress=on_progress,
+        )
+    if as_json:
+        console.show_json(evaluation)
+        return
+    console.show(*evaluation_frame(evaluation))
+    if out:
+        console.write(f"\n{out}: metrics.json, predictions (CSV) and pictures")
 
 
 def predict(
@@ -108,4 +160,16 @@ def predict(
 
     Example: xraytune predict model new_xrays -o predictions.csv
     """
-    run("predict", locals())
+    from xraytune.model.predict import predict as predict_images
+
+    with console.show_progress() as on_progress:
+        predicted = predict_images(
+            model, images, out=out, skip_broken=skip_broken, on_progress=on_progress
+        )
+    if as_json:
+        console.show_json(predicted)
+        return
+    for image in predicted.broken:
+        console.log(f"left out: {image.file}: {image.reason}", "bad")
+    file = f"{out}: " if out else ""
+    console.write(f"{file}{predicted.summary}")

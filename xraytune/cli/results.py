@@ -1,4 +1,4 @@
-"""The output of commands: `show_WORK` while a search or a confirmation runs, then `print_COMMAND`.
+"""The output of commands: `show_WORK` while a search or a confirmation runs, and its result.
 
 This file is imported only when a command shows something, so that `--help` is fast. What loads
 torch or pandas is imported only where it is used, so that `status` is fast.
@@ -7,27 +7,24 @@ torch or pandas is imported only where it is used, so that `status` is fast.
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from typer import Exit, confirm
 
 from xraytune.base.errors import counted
 from xraytune.base.records import EpochRecord
-from xraytune.base.tables import Cell, Row, Table, counts_text, duration
+from xraytune.base.tables import counts_text, duration
 from xraytune.cli import console
-from xraytune.present.design import outlook_frame
-from xraytune.present.studies import StudySummary, compare_studies, studies_frame
 from xraytune.present.trials import (
     arms_frame,
     heading,
     live_frame,
     runs_frame,
     runs_summary,
-    status_frame,
     summary_line,
 )
 from xraytune.present.verdict import verdict_frame
@@ -40,41 +37,12 @@ from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
     from xraytune.audit import Audit
-    from xraytune.confirm.curve import Curve
-    from xraytune.confirm.outlook import Outlook
     from xraytune.confirm.record import Confirmation
     from xraytune.data.images import ImageIndex
-    from xraytune.data.inspect import Inspection
-    from xraytune.data.phantom import PhantomSet
     from xraytune.data.prepare import SplitData
-    from xraytune.model.export import Exported
-    from xraytune.model.extension_check import Promise
-    from xraytune.model.generator_folder import GeneratorSample, TrainedGenerator
-    from xraytune.model.train import Trained
+    from xraytune.model.generator_folder import TrainedGenerator
     from xraytune.space.settings import TaskName
     from xraytune.space.space import Space
-    from xraytune.study.clean import Cleaned
-    from xraytune.tasks.evaluation import Evaluation
-    from xraytune.tasks.prediction import Predicted
-
-Options: TypeAlias = Mapping[str, Any]
-
-
-@contextmanager
-def show_work(accepted: Container[str], options: Options) -> Iterator[Options]:
-    """Show the work of a function while it runs; yield callbacks, of which it accepts some."""
-    if "before_test" in accepted:
-        is_asked = not (options["yes"] or options["as_json"])
-        with show_confirmation(is_asked=is_asked) as callbacks:
-            yield callbacks
-    elif "callbacks" in accepted:
-        with show_search() as callbacks:
-            yield {"callbacks": callbacks}
-    elif "on_progress" in accepted:
-        with console.show_progress() as on_progress:
-            yield {"on_progress": on_progress, "note": console.event, "on_epoch": _log_epoch}
-    else:
-        yield {}
 
 
 @contextmanager
@@ -113,7 +81,8 @@ def show_search() -> Iterator[Callbacks]:
         )
 
 
-def _log_epoch(epoch: EpochRecord) -> None:
+def log_epoch(epoch: EpochRecord) -> None:
+    """Log an epoch of `train`."""
     losses = f"train loss {epoch.train_loss:.4f}  val-A loss {epoch.val_loss:.4f}"
     console.event(f"epoch {epoch.epoch:3d}  {losses}  val-A score {epoch.val_score:.4f}")
 
@@ -141,8 +110,10 @@ def _log_dashboard(address: str) -> None:
 
 
 @contextmanager
-def show_confirmation(*, is_asked: bool) -> Iterator[Options]:
+def show_confirmation(*, is_asked: bool) -> Iterator[tuple[Callbacks, Callable[[], None]]]:
     """Show the progress of a confirmation: bars, and a live table while it trains.
+
+    Yields its `callbacks` and its `before_test`.
 
     If there is a terminal and `is_asked`, the user is asked before test images are accessed.
     """
@@ -154,7 +125,7 @@ def show_confirmation(*, is_asked: bool) -> Iterator[Options]:
             on_runs=screen.on_runs,
             on_progress=screen.on_progress,
         )
-        yield {"callbacks": callbacks, "before_test": screen.before_test}
+        yield callbacks, screen.before_test
 
 
 class _ConfirmationScreen:
@@ -200,49 +171,12 @@ class _ConfirmationScreen:
         self._open_bars()
 
 
-def print_status(view: StudyView, _: Options) -> None:
-    """Print the trials of a study."""
-    console.show(*status_frame(view))
-
-
-def print_list_studies(studies: Sequence[StudySummary]) -> None:
-    """Print a line for each study, and the command that shows one of them."""
-    console.show(*studies_frame(studies))
-    console.write_command("xraytune status STUDY", "the trials of one: ")
-
-
-def print_compared(studies: Sequence[StudySummary]) -> None:
-    """Print studies side by side."""
-    console.show(compare_studies(studies))
-
-
-def print_data_inspect(inspection: Inspection, given: Options) -> None:
-    """Print the inspection of a folder, and propose a command with the same options."""
-    from xraytune.present.inspection import inspection_frame
-    from xraytune.space.load import override_of
-
-    console.show(*inspection_frame(given["source"], inspection))
-    positive = given["positive"]
-    overrides = [override_of("data.positive", positive)] if positive else []
-    console.propose("search", given={**given, "data": given["source"], "overrides": overrides})
-
-
-def print_data_phantom(xrays: PhantomSet, _: Options) -> None:
-    """Print what was made."""
-    what = ", with a table of findings, data.yaml" if (xrays.path / "data.yaml").exists() else ""
-    console.write(
-        f"{xrays.path}: {xrays.image_count} phantom X-rays of {xrays.patient_count} patients{what}"
-    )
-
-
-def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
-    """Print the generator, its quality, the classifier beside it, and the next command."""
-    from xraytune.space.load import override_of
-
+def print_trained_generator(trained: TrainedGenerator) -> None:
+    """Print the generator, its quality, and the classifier beside it."""
     generator = trained.generator
     if generator:
         settings = generator.settings
-        counts = _count_images(generator.class_counts, generator.task)
+        counts = count_images(generator.class_counts, generator.task)
         what = f"{settings.image_size} px GAN, trained for {settings.steps:,} steps"
         console.write(f"{trained.path}: {what} on {counts}")
         console.write("its images next to real ones: samples.png")
@@ -258,53 +192,13 @@ def print_generator_train(trained: TrainedGenerator, given: Options) -> None:
         counts = counts_text(donor.class_counts)
         console.write(f"{what}: AUROC {donor.val_auroc:.3f} on val-A of {counts}")
     console.write("what each file reveals: card.md")
-    if generator and len(generator.class_counts) > 1:
-        class_settings = ("data.classes", "data.positive")
-        overrides = [
-            line for line in given.get("overrides") or () if line.startswith(class_settings)
-        ]
-        overrides.append(override_of("generator.path", trained.path))
-        words = ("search", "--space", "other_hospital_cpu")
-        console.propose(
-            *words,
-            given={**given, "data": "OTHER_XRAYS", "overrides": overrides},
-            when="next, with X-rays of other patients",
-        )
 
 
-def print_extension_check(promises: Sequence[Promise], given: Options) -> None:
-    """Print what an extension keeps of its promises."""
-    rows: list[Row] = [
-        {
-            "promise": promise.name,
-            "kept": Cell("yes", "good") if promise.is_kept else Cell("no", "bad"),
-            "found, and fix": f"{promise.found}\n{promise.fix}".strip(),
-        }
-        for promise in promises
-    ]
-    console.show(Table(rows, str(given["extension"])))
-
-
-def print_generator_sample(sample: GeneratorSample, _: Options) -> None:
-    """Print how many images were generated."""
-    counts = _count_images(sample.counts, sample.task)
-    console.write(f"{sample.path}: {counts} ({sample.image_size_px} px), with provenance.json")
-
-
-def _count_images(counts: Mapping[str, int], task: TaskName) -> str:
+def count_images(counts: Mapping[str, int], task: TaskName) -> str:
+    """Return numbers of images as text, by class where there are classes."""
     if task == "classification":
         return counts_text(counts)
     return f"{sum(counts.values()):,} images with {'masks' if task == 'segmentation' else task}"
-
-
-def print_plan(outlook: Outlook, given: Options) -> None:
-    """Print what a study would do and could tell, what is missing, and the next command."""
-    console.show(*outlook_frame(outlook))
-    if outlook.design:
-        space = ("--space", given["space"]) if given["space"] else ()
-        console.propose("search", *space, given=given)
-    elif outlook.is_ready:
-        console.propose("demo")
 
 
 def _log_design(space: Space, prepared: SplitData, index: ImageIndex) -> None:
@@ -316,28 +210,17 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex) -> None:
     console.event(f"plan: {design.time}")
 
 
-def print_curve(measured: Curve, given: Options) -> None:
-    """Print what each arm is worth, and the next command."""
-    from xraytune.present.curve import curve_frame
-
-    console.show(*curve_frame(measured))
-    if given["out"]:
-        console.write(f"{given['out']}: curve.json, curve.png and curve.svg")
-    console.propose("search", "--space", given["space"], given=given)
-
-
-def print_search(view: StudyView, given: Options) -> None:
+def print_search(view: StudyView, extensions: Sequence[str]) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
     when = "next"
     if view.has_finalist:
-        extensions = {"extensions": given.get("extensions")}
-        console.propose("confirm", view.path, given=extensions)
+        console.propose("confirm", view.path, extensions=extensions)
         when = "without a verdict"
     console.propose("export", view.path, "-o", "best.yaml", when=when)
 
 
-def print_confirm(confirmation: Confirmation, _: Options) -> None:
+def print_confirmation(confirmation: Confirmation) -> None:
     """Print the verdict, its comparisons, and the files with all results."""
     console.show(*verdict_frame(confirmation))
     study = confirmation.study
@@ -348,7 +231,7 @@ def print_confirm(confirmation: Confirmation, _: Options) -> None:
     console.propose("export", study, "-o", "best.yaml", when="then")
 
 
-def print_audit(result: Audit, _: Options) -> None:
+def print_audit(result: Audit) -> None:
     """Print the measured figures and, if there is a verdict, the verdict and the report's path."""
     report = result.report
     console.write(result.headline, "bad" if result.faults or report.copies else "strong")
@@ -365,64 +248,3 @@ def print_audit(result: Audit, _: Options) -> None:
         console.show(*verdict_frame(result.verdict))
         study = result.study
         console.write(f"report: {study}/report.html; all figures: {study}/audit.json")
-
-
-def print_export(exported: Exported, _: Options) -> None:
-    """Print the exported trial and the next command."""
-    console.write(f"{exported.path}: {exported.sentence}")
-    if exported.synthetic:
-        console.write(f"the benefit of its synthetic images is {exported.synthetic}")
-    console.write_command(exported.command, "next: ")
-
-
-def print_cache_clean(cleaned: Cleaned, _: Options) -> None:
-    """Print what was removed."""
-    verb = "would free" if cleaned.is_dry_run else "freed"
-    head = (
-        f"{verb} {sum(cleaned.removed.values()) / 2**20:,.1f} MiB"
-        if cleaned.removed
-        else "nothing to remove"
-    )
-    console.write(head, "good")
-    if cleaned.note:
-        console.write(f"note: {cleaned.note}", "dim")
-    if cleaned.removed:
-        rows = [
-            {"path": str(path), "MiB": f"{size / 2**20:,.1f}"}
-            for path, size in cleaned.removed.items()
-        ]
-        console.show(Table(rows))
-
-
-def print_train(trained: Trained, _: Options) -> None:
-    """Print the metrics of a trained model and the next command."""
-    record = trained.record
-    scores = (
-        f"val-A {trained.metric} {record.val_score:.3f}, val-B {trained.metric} "
-        f"{record.val_b_score:.3f}"
-    )
-    network = f"epoch {record.best_epoch} of {trained.epochs}"
-    if record.members > 1:
-        network = f"average of {record.members} networks"
-    console.write(f"{trained.path}: arm {record.arm}, {network}, {scores}")
-    if record.positive and len(record.class_names) == 2:
-        threshold = f"threshold for {record.positive}: {record.threshold:.3f}"
-        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B")
-    console.propose("evaluate", trained.path, given={"data": trained.test_folder or "FOLDER"})
-
-
-def print_evaluate(evaluation: Evaluation, _: Options) -> None:
-    """Print the metrics, and where the files were written."""
-    from xraytune.present.evaluation import evaluation_frame
-
-    console.show(*evaluation_frame(evaluation))
-    if evaluation.out:
-        console.write(f"\n{evaluation.out}: metrics.json, predictions (CSV) and pictures")
-
-
-def print_predict(predicted: Predicted, _: Options) -> None:
-    """Print the predictions in short, and their file; log the images that were left out."""
-    for image in predicted.broken:
-        console.log(f"left out: {image.file}: {image.reason}", "bad")
-    file = f"{predicted.path}: " if predicted.path else ""
-    console.write(f"{file}{predicted.summary}")

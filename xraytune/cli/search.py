@@ -11,7 +11,6 @@ from typer import Exit, Option
 
 from xraytune.base.errors import MachineError
 from xraytune.cli import console, options
-from xraytune.cli.command import run
 
 
 def _numbers(text: str) -> list[int]:
@@ -36,7 +35,28 @@ def search(
 
     Example: xraytune search --space gan_ratio.yaml --data chest_xray
     """
-    run("search", locals())
+    from xraytune.cli.results import print_search, show_search
+    from xraytune.search.run import search as search_space
+
+    with show_search() as callbacks:
+        view = search_space(
+            space,
+            data=data,
+            classes=classes,
+            group_regex=group_regex,
+            weights_dir=weights_dir,
+            overrides=overrides or (),
+            studies=studies,
+            cache=cache,
+            address=address,
+            skip_broken=skip_broken,
+            extensions=extensions or (),
+            callbacks=callbacks,
+        )
+    if as_json:
+        console.show_json(view)
+    else:
+        print_search(view, extensions or ())
 
 
 def plan(
@@ -47,17 +67,17 @@ def plan(
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     auroc: Annotated[
-        float | None,
-        Option(metavar="AUROC", help="AUROC to assume of the arms; default: 0.95."),
-    ] = None,
+        float,
+        Option(metavar="AUROC", help="AUROC to assume of the arms."),
+    ] = 0.95,
     sd: Annotated[
-        float | None,
+        float,
         Option(
             metavar="SD",
             min=0.0,
-            help="SD of an arm's AUROC over replicates to assume; default: 0.006.",
+            help="SD of an arm's AUROC over replicates to assume.",
         ),
-    ] = None,
+    ] = 0.006,
     gpus: Annotated[
         int | None,
         Option(metavar="N", min=0, help="GPUs to assume; default: those of this machine."),
@@ -75,9 +95,44 @@ def plan(
 
     Example: xraytune plan --data chest_xray
     """
-    given = locals()
     console.event("checking this machine")  # before the imports, which take seconds
-    outlook = run("plan", given)
+    from xraytune.confirm.outlook import study_outlook
+    from xraytune.present.design import outlook_frame
+
+    with console.show_progress() as on_progress:
+        outlook = study_outlook(
+            space=space,
+            data=data,
+            classes=classes,
+            group_regex=group_regex,
+            weights_dir=weights_dir,
+            overrides=overrides or (),
+            cache=cache,
+            skip_broken=skip_broken,
+            extensions=extensions or (),
+            auroc=auroc,
+            sd=sd,
+            gpus=gpus,
+            on_progress=on_progress,
+            note=console.event,
+        )
+    if as_json:
+        console.show_json(outlook)
+    else:
+        console.show(*outlook_frame(outlook))
+        if outlook.design:
+            console.propose(
+                "search",
+                space=space,
+                data=data,
+                classes=classes,
+                group_regex=group_regex,
+                weights_dir=weights_dir,
+                overrides=overrides or (),
+                extensions=extensions or (),
+            )
+        elif outlook.is_ready:
+            console.propose("demo")
     if not outlook.is_ready:
         raise Exit(MachineError.exit_code)
 
@@ -88,7 +143,7 @@ def curve(
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     patients: Annotated[
-        str | None,
+        list[int] | None,
         Option(
             metavar="N,N,...",
             help="Numbers of patients; default: 25,50,100 and so on.",
@@ -122,4 +177,36 @@ def curve(
 
     Example: xraytune curve --space gan_ratio.yaml --data chest_xray --donor hospital_a -o curve
     """
-    run("curve", locals())
+    from xraytune.confirm.curve import curve as measure_curve
+    from xraytune.present.curve import curve_frame
+
+    with console.show_progress() as on_progress:
+        measured = measure_curve(
+            space,
+            data=data,
+            weights_dir=weights_dir,
+            overrides=overrides or (),
+            patients=patients or (),
+            donor=donor,
+            folder=folder,
+            out=out,
+            cache=cache,
+            skip_broken=skip_broken,
+            extensions=extensions or (),
+            on_progress=on_progress,
+            note=console.event,
+        )
+    if as_json:
+        console.show_json(measured)
+        return
+    console.show(*curve_frame(measured))
+    if out:
+        console.write(f"{out}: curve.json, curve.png and curve.svg")
+    console.propose(
+        "search",
+        space=space,
+        data=data,
+        weights_dir=weights_dir,
+        overrides=overrides or (),
+        extensions=extensions or (),
+    )

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from xraytune.cli import COMMANDS, console, load, options
-from xraytune.cli.command import run
+from xraytune.base.tables import Table
+from xraytune.cli import console, options
 from xraytune.space.load import STUDY_NAME
 
 
@@ -23,22 +23,28 @@ def status(
 
     Example: xraytune status studies/gan-ratio; without a study, it lists all
     """
+    from xraytune.present.studies import compare_studies, list_studies, studies_frame
+    from xraytune.present.trials import status_frame
+    from xraytune.study.status import status as read_status
+
     folders = study or [Path("studies")]
     first = folders[0]
     is_study = not first.is_dir() or (first / STUDY_NAME).exists()
     if len(folders) == 1 and is_study:
-        run("status", {"study": first, "as_json": as_json})
+        view = read_status(first)
+        if as_json:
+            console.show_json(view)
+        else:
+            console.show(*status_frame(view))
         return
-    from xraytune.cli import results  # loads Optuna, which `--help` does not need
-    from xraytune.present.studies import list_studies
-
     summaries = list_studies(*folders)
     if as_json:
         console.show_json({"studies": summaries})
     elif is_study:
-        results.print_compared(summaries)
+        console.show(compare_studies(summaries))
     else:
-        results.print_list_studies(summaries)
+        console.show(*studies_frame(summaries))
+        console.write_command("xraytune status STUDY", "the trials of one: ")
 
 
 def report(
@@ -56,7 +62,9 @@ def report(
 
     Example: xraytune report studies/gan-ratio
     """
-    file = load(COMMANDS["report"])(study, out=out, cache=cache)
+    from xraytune.present.page import write_report
+
+    file = write_report(study, out=out, cache=cache)
     if as_json:
         console.show_json({"report": file})
     else:
@@ -82,7 +90,16 @@ def export(
 
     Example: xraytune export studies/gan-ratio -o best.yaml
     """
-    run("export", locals())
+    from xraytune.model.export import export as export_mix
+
+    exported = export_mix(study, out=out, trial=trial, exact=exact)
+    if as_json:
+        console.show_json(exported)
+        return
+    console.write(f"{out}: {exported.sentence}")
+    if exported.synthetic:
+        console.write(f"the benefit of its synthetic images is {exported.synthetic}")
+    console.write_command(exported.command, "next: ")
 
 
 def cache_clean(
@@ -102,4 +119,24 @@ def cache_clean(
 
     Example: xraytune cache clean --max-size 50GB --dry-run
     """
-    run("cache_clean", locals())
+    from xraytune.study.clean import clean_cache
+
+    cleaned = clean_cache(cache, max_size=max_size, dry_run=dry_run)
+    if as_json:
+        console.show_json(cleaned)
+        return
+    verb = "would free" if cleaned.is_dry_run else "freed"
+    head = (
+        f"{verb} {sum(cleaned.removed.values()) / 2**20:,.1f} MiB"
+        if cleaned.removed
+        else "nothing to remove"
+    )
+    console.write(head, "good")
+    if cleaned.note:
+        console.write(f"note: {cleaned.note}", "dim")
+    if cleaned.removed:
+        rows = [
+            {"path": str(path), "MiB": f"{size / 2**20:,.1f}"}
+            for path, size in cleaned.removed.items()
+        ]
+        console.show(Table(rows))

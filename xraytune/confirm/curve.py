@@ -21,7 +21,14 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.figures import COLOURS, figure_text, new_figure
-from xraytune.base.files import new_folder, require_new, write_array, write_json
+from xraytune.base.files import (
+    StrPath,
+    new_folder,
+    optional_path,
+    require_new,
+    write_array,
+    write_json,
+)
 from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.confirm.arms import Arm, Role, replicate
 from xraytune.confirm.division import Division, Samples, divide, patients_in_order, require_usable
@@ -93,6 +100,8 @@ class Curve:
     """What arms are worth by number of patients.
 
     Attributes:
+        name: Name of the space.
+        metric: Name of the scores, such as AUROC.
         margin: The smallest gain that matters: `confirm.rope`.
         patients: The number of patients that `sentence` is about: the largest of `numbers`, without
             the last, that does not exceed `data.train_patients`.
@@ -159,16 +168,16 @@ class Curve:
 
 
 def curve(
-    space: Path,
+    space: StrPath,
     *,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
+    data: StrPath | None = None,
+    weights_dir: StrPath | None = None,
     overrides: Sequence[str] = (),
     patients: Sequence[int] = (),
-    donor: Path | None = None,
-    folder: Path | None = None,
-    out: Path | None = None,
-    cache: Path = Path("cache"),
+    donor: StrPath | None = None,
+    folder: StrPath | None = None,
+    out: StrPath | None = None,
+    cache: StrPath | None = None,
     skip_broken: bool = False,
     extensions: Sequence[str | type] = (),
     on_progress: Progress = ignore_progress,
@@ -204,6 +213,7 @@ def curve(
         MachineError: Weights or disk space are missing.
         TrialError: A loss is not finite.
     """
+    out = optional_path(out)
     SOURCES.register(extensions)
     loaded_space = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
     data_settings = loaded_space.settings.data
@@ -220,9 +230,9 @@ def curve(
     ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio}) or [1.0]
 
     # Patients whose images a gift was made from are neither trained on nor scored.
-    gifts = _gifts(settings, baseline, donor, folder)
+    gifts = _gifts(settings, baseline, optional_path(donor), optional_path(folder))
     seen = seen_by([baseline, *(gift.parameters for gift in gifts)])
-    cache = cache.resolve()
+    cache = Path(cache or "cache").resolve()
     require_inputs(settings, base_space.networks())
     prepared, index = prepare_space(
         base_space, cache, seen=seen, skip_broken=skip_broken, note=note, on_progress=on_progress

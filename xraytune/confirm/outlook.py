@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
-from xraytune.base.files import nearest_folder
+from xraytune.base.files import StrPath, nearest_folder, optional_path
 from xraytune.base.records import Progress, frozen, ignore_progress, to_json
 from xraytune.data.first_space import open_first_space
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
@@ -58,6 +58,7 @@ class Outlook:
     """What this machine has and lacks for a study, and what the study could tell.
 
     Attributes:
+        checks: What was checked on this machine, and with which result.
         design: The design of the study; None without a space, torch, packages or images.
     """
 
@@ -76,13 +77,13 @@ class Outlook:
 
 def study_outlook(
     *,
-    space: Path | None = None,
-    data: Path | None = None,
+    space: StrPath | None = None,
+    data: StrPath | None = None,
     classes: str | None = None,
     group_regex: str | None = None,
-    weights_dir: Path | None = None,
+    weights_dir: StrPath | None = None,
     overrides: Sequence[str] = (),
-    cache: Path = Path("cache"),
+    cache: StrPath | None = None,
     skip_broken: bool = False,
     extensions: Sequence[str | type] = (),
     auroc: float = LIKELY_AUROC,
@@ -118,7 +119,8 @@ def study_outlook(
     """
     if not 0.5 < auroc < 1:
         raise ConfigError(f"--auroc {auroc:g} is not between 0.5 and 1", fix="give one that is")
-    cache = cache.resolve()
+    data = optional_path(data)
+    cache = Path(cache or "cache").resolve()
     overrides = with_data_options(overrides, classes, group_regex)
     checks = check_machine(cache)
     if space is None:

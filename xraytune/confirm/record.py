@@ -265,8 +265,27 @@ class Confirmation:
     """The result of a confirmation.
 
     The fields are keys of `verdict.json`, which also has the `verdict` on the first finalist, the
-    `answer` and the `methods`. Arms are compared by `metric`; `objective` selected the finalists,
-    which are in the order of val-B. `notes` say what could not be done.
+    `answer` and the `methods`.
+
+    Attributes:
+        study: Folder of the study.
+        metric: Name of the scores by which arms are compared, such as AUROC.
+        objective: Name of the scores that selected the finalists.
+        network: What is trained, such as `classifier`.
+        exploratory: The reasons why the verdict is exploratory; empty if it is confirmatory.
+        rope: Half-width of the region of practical equivalence, in units of `metric`.
+        replicates: Number of trainings of each arm.
+        train_images, train_patients: Number of images and of patients of one training.
+        test: The test images and their patients.
+        finalists: The verdict on each finalist, in the order of val-B.
+        notes: Sentences on what could not be done.
+        searched: The search that the finalists come from; None if xraytune ran none.
+        subgroups: The comparisons in each subgroup.
+        hospitals: The verdict of each further hospital.
+        sites: The site that each replicate left out; empty if none did. The verdict is over these
+            sites.
+        declared: What nobody has checked of trainings that xraytune did not run; empty if it ran
+            them.
     """
 
     study: Path
@@ -285,9 +304,7 @@ class Confirmation:
     subgroups: tuple[Subgroup, ...] = ()
     hospitals: tuple[Hospital, ...] = ()
     sites: tuple[str, ...] = ()
-    """The site that each replicate left out; empty if none did. The verdict is over these sites."""
     declared: tuple[str, ...] = ()
-    """What nobody has checked of trainings that xraytune did not run; empty if it ran them."""
 
     @property
     def verdict(self) -> Overall:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError, StudyError
-from xraytune.base.files import require_writable
+from xraytune.base.files import StrPath, optional_path, require_writable
 from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.hospitals import choose_tests, judge_hospitals
 from xraytune.confirm.judge import judge, score_sealed, with_outcomes
@@ -57,15 +57,15 @@ from xraytune.trial.prepare import require_inputs
 
 
 def confirm(
-    study: Path,
+    study: StrPath,
     *,
-    test: Path | Sequence[Path] = (),
+    test: StrPath | Sequence[StrPath] = (),
     by: Sequence[str] = (),
-    data: Path | None = None,
-    weights_dir: Path | None = None,
+    data: StrPath | None = None,
+    weights_dir: StrPath | None = None,
     finalists: int | None = None,
     replicates: int | None = None,
-    cache: Path | None = None,
+    cache: StrPath | None = None,
     address: str | None = None,
     extensions: Sequence[str | type] = (),
     reason: str = "",
@@ -108,9 +108,10 @@ def confirm(
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
+    cache = optional_path(cache)
     _require_counts(finalists, replicates)
     SOURCES.register(extensions)
-    study_folder = StudyFolder(study.resolve())
+    study_folder = StudyFolder(Path(study).resolve())
     space = study_folder.space(data=data, weights_dir=weights_dir)
     if not os.access(study_folder.path, os.W_OK):
         recorded_verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
@@ -146,7 +147,7 @@ def confirm(
             plan,
             replicates=replicate_count,
             mixes=[*finalist_settings, *space.networks()],  # a control may have another encoder
-            folders=[test] if isinstance(test, Path) else [*map(Path, test)],
+            folders=[Path(test)] if isinstance(test, Path | str) else [*map(Path, test)],
         )
         if sealed:
             columns = _columns_of_groups(sealed, earlier_verdict, by, callbacks)

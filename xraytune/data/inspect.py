@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from xraytune.base.cores import map_on_cores
+from xraytune.base.files import StrPath
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.checks import check_content
 from xraytune.data.copies import NearDuplicates
@@ -33,6 +34,7 @@ class Inspection:
     Test images are only counted and compared with training images.
 
     Attributes:
+        class_names: The classes, in the order of their labels.
         positive: The positive class of two; None with more classes.
         images: Part (train, val, test) -> class -> number of images; all images of a folder without
             parts are train.
@@ -42,10 +44,12 @@ class Inspection:
         images_per_patient: Minimum, median and maximum in the training part.
         width_px: Minimum and maximum of the training images; `height_px` likewise.
         duplicates: Sorted groups of identical files, including those of test/.
+        near_duplicates: Images that look the same in spite of different bytes.
         formats: Number of training images of each format and depth, such as `PNG 16-bit`, without
             broken ones.
         broken: Training files that cannot be decoded, and unusable masks.
         shortcuts: See `data.checks.Checks`.
+        warnings: Sentences on what is unusual in the folder.
         mask_areas: File -> the share of a training image that its masks cover, smallest first.
         mask_parts: Number of connected components -> number of masks that have as many.
         findings: Finding -> `present`, `absent`, `unknown` -> training images, or all images of the
@@ -77,7 +81,7 @@ class Inspection:
 
 
 def inspect_folder(
-    source: Path,
+    source: StrPath,
     *,
     classes: Literal["binary", "three", "auto"] = "auto",
     positive: str | None = None,
@@ -97,6 +101,7 @@ def inspect_folder(
 
     Raises DataError if the folder is invalid; see `read_index`.
     """
+    source = Path(source)
     split = SplitSettings(group_regex=group_regex)
     base = DataSettings(path=source, classes=classes, positive=positive, split=split)
     settings = data_settings(source, base)

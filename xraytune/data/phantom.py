@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 from xraytune.base.arrays import AnyArray, BoolArray, UInt8Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError
-from xraytune.base.files import csv_table, new_folder, require_new, write_text
+from xraytune.base.files import StrPath, csv_table, new_folder, require_new, write_text
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.patients import PATIENTS_CSV
@@ -51,7 +51,13 @@ data:
 
 @frozen
 class PhantomSet:
-    """A folder of phantoms."""
+    """A folder of phantoms.
+
+    Attributes:
+        path: The folder.
+        patient_count: Number of patients.
+        image_count: Number of images of all patients.
+    """
 
     path: Path
     patient_count: int
@@ -74,7 +80,7 @@ class PhantomImage:
 
 
 def paint_phantoms(
-    out: Path,
+    out: StrPath,
     *,
     patients: int,
     seed: int,
@@ -105,6 +111,7 @@ def paint_phantoms(
 
     Raises ConfigError if `out` exists, or `sites` are given with `pairs` or `findings`.
     """
+    out = Path(out)
     require_new(out)
     if sites and (pairs or findings):
         what = "phantoms of several sites are in class folders, without masks and findings"

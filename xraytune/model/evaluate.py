@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError, DataError, counted
-from xraytune.base.files import new_folder, require_new, write_json
+from xraytune.base.files import StrPath, new_folder, optional_path, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.patients import EQUAL_IDS
@@ -23,14 +23,14 @@ from xraytune.trial.saved_model import Bundle, open_bundle
 
 
 def evaluate(
-    model: Path,
+    model: StrPath,
     *,
-    data: Path,
-    out: Path | None = None,
+    data: StrPath,
+    out: StrPath | None = None,
     by: Sequence[str] = (),
     skip_broken: bool = False,
     reason: str = "",
-    calibrate_on: Path | None = None,
+    calibrate_on: StrPath | None = None,
     resample_count: int = 2000,
     on_progress: Progress = ignore_progress,
 ) -> Evaluation:
@@ -62,10 +62,12 @@ def evaluate(
         MachineError: The packages of a segmenter are not installed, or the test-set access log
             cannot be written.
     """
+    data = Path(data)
+    out = optional_path(out)
     # Everything is checked and read before the network predicts.
     if out:
         require_new(out, outside=data)
-    bundle = open_bundle(model)
+    bundle = open_bundle(Path(model))
     record = bundle.record
     task = TASKS[record.task]
     if calibrate_on and not (task.has_classes and len(record.class_names) == 2):
@@ -78,7 +80,7 @@ def evaluate(
     predictor = bundle.predictor()
     calibration = None
     if calibrate_on:
-        to_fit = _read_labelled(record, calibrate_on, on_progress)
+        to_fit = _read_labelled(record, Path(calibrate_on), on_progress)
         _require_other_patients(bundle, to_fit, labelled, reason)
         calibration = fit_calibration(
             predictor, to_fit, _files_of(to_fit, on_progress, skip_broken=False)

@@ -14,7 +14,7 @@ from shlex import quote
 from typing import TypeAlias
 
 from xraytune.base.errors import ArtifactError, StudyError, TrialError, join_names
-from xraytune.base.files import require_new, write_text
+from xraytune.base.files import StrPath, require_new, write_text
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import (
     CONFIRM_FOLDER,
@@ -48,11 +48,15 @@ class Exported:
     """An exported trial, and the command that trains its final model.
 
     Attributes:
+        path: The file.
         trial: Number of the trial.
+        arm: The arm of the trial, such as `gan`.
+        val_score, val_b_score: Scores of the trial on val-A and on val-B.
         synthetic: Text on whether the benefit of the trial's synthetic images is confirmed; empty
             if the trial has no synthetic images.
         reason: The reason why this trial was chosen.
         sentence: A sentence with the trial, its scores, and the reason.
+        command: The command that trains the final model.
     """
 
     path: Path
@@ -66,7 +70,9 @@ class Exported:
     command: str
 
 
-def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = False) -> Exported:
+def export(
+    study: StrPath, *, out: StrPath, trial: int | None = None, exact: bool = False
+) -> Exported:
     """Write the configuration of the mix that the final model is trained with.
 
     The module `xraytune.model.export` describes how the mix is chosen. Whatever
@@ -85,8 +91,9 @@ def export(study: Path, *, out: Path, trial: int | None = None, exact: bool = Fa
         StudyError: There is no study, or no completed trial with this number.
         TrialError: No trial has completed.
     """
+    out = Path(out)
     require_new(out)
-    study_folder = StudyFolder(study.resolve())
+    study_folder = StudyFolder(Path(study).resolve())
     metric = study_folder.space().settings.metric
     trials = _read_trials(study_folder)
     confirmation = read_verdict(study_folder.path / CONFIRM_FOLDER)

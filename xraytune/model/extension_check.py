@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from xraytune.base.arrays import UInt8Array
 from xraytune.base.errors import ConfigError
+from xraytune.base.files import StrPath
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.nets.compute import compute_here, pin
@@ -39,7 +40,14 @@ _SIDE_PX = 32
 
 @frozen
 class Promise:
-    """A promise of an extension: whether it is kept, what was found, and what to change if not."""
+    """A promise of an extension.
+
+    Attributes:
+        name: What the extension promises.
+        is_kept: Whether it keeps the promise.
+        found: What was found.
+        fix: What to change; empty if the promise is kept.
+    """
 
     name: str
     is_kept: bool
@@ -50,7 +58,7 @@ class Promise:
 def extension_check(
     extension: str | type,
     *,
-    data: Path,
+    data: StrPath,
     image_size: int = 64,
     overrides: Sequence[str] = (),
     on_progress: Progress = ignore_progress,
@@ -70,6 +78,7 @@ def extension_check(
         MachineError: A package is missing.
         TrialError: The code of the extension fails, or does not return images.
     """
+    data = Path(data)
     (name,) = SOURCES.register([extension])
     block = SOURCES.blocks[name].model_fields
     values: dict[str, Value] = {}

@@ -26,6 +26,7 @@ from PIL import Image
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.files import (
+    StrPath,
     copy_file,
     csv_table,
     explain_disk_errors,
@@ -75,6 +76,12 @@ class TrainedGenerator:
     """The folder that `generator_train` wrote, with the records of its GAN and of its classifier.
 
     The folder has at least one of the two records.
+
+    Attributes:
+        path: The folder.
+        generator: The GAN: its settings, its training images and its quality; None if it was left
+            out.
+        donor: The classifier of the images; None without a frozen, pretrained backbone.
     """
 
     path: Path
@@ -84,7 +91,14 @@ class TrainedGenerator:
 
 @frozen
 class GeneratorSample:
-    """The folder that `generator_sample` wrote, with the number of images per class."""
+    """The folder that `generator_sample` wrote.
+
+    Attributes:
+        path: The folder.
+        counts: Number of images of each class.
+        image_size_px: Side of the square images.
+        task: The task that the images are for.
+    """
 
     path: Path
     counts: dict[str, int]
@@ -93,13 +107,13 @@ class GeneratorSample:
 
 
 def generator_train(
-    space: Path,
+    space: StrPath,
     *,
-    out: Path,
-    data: Path | None = None,
+    out: StrPath,
+    data: StrPath | None = None,
     overrides: Sequence[str] = (),
-    weights_dir: Path | None = None,
-    cache: Path | None = None,
+    weights_dir: StrPath | None = None,
+    cache: StrPath | None = None,
     skip_broken: bool = False,
     without_generator: bool = False,
     note: Callable[[str], None] = lambda _: None,
@@ -133,6 +147,7 @@ def generator_train(
             missing.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
+    out = Path(out)
     require_new(out)
     note(describe_space(space))
     loaded = load_space(
@@ -149,7 +164,7 @@ def generator_train(
         raise ConfigError(what, settings.name, fix)
     compute = compute_here(settings)
     pin(compute)
-    cache = (cache or Path("cache")).resolve()
+    cache = Path(cache or "cache").resolve()
     gan = None
     if experiment:
         gan = with_features(Gan(experiment.parameters).settings, settings.weights_dir)
@@ -261,7 +276,7 @@ def fill_generator_folder(
 
 
 def generator_sample(
-    generator: Path, *, count: int, out: Path, on_progress: Progress = ignore_progress
+    generator: StrPath, *, count: int, out: StrPath, on_progress: Progress = ignore_progress
 ) -> GeneratorSample:
     """Generate images as grey PNG files in class folders.
 
@@ -282,6 +297,8 @@ def generator_sample(
         ConfigError: `count` is below 1, or `out` exists.
         TrialError: Too few masks are plausible.
     """
+    generator = Path(generator)
+    out = Path(out)
     require_new(out)
     if count < 1:
         raise ConfigError(f"cannot draw {count} images", fix="give 1 or more")

@@ -6,7 +6,7 @@ The files are listed in docs/evaluate.md.
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError, DataError
-from xraytune.base.files import require_new, sha256_of
+from xraytune.base.files import StrPath, optional_path, require_new, sha256_of
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.folders import list_images, pair_folders
 from xraytune.data.images import ImageFile
@@ -17,10 +17,10 @@ from xraytune.trial.saved_model import open_bundle
 
 
 def predict(
-    model: Path,
-    images: Path,
+    model: StrPath,
+    images: StrPath,
     *,
-    out: Path | None = None,
+    out: StrPath | None = None,
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> Predicted:
@@ -43,9 +43,11 @@ def predict(
         MachineError: The packages of a segmenter are not installed, or the test-set access log
             cannot be written.
     """
+    images = Path(images)
+    out = optional_path(out)
     if out:
         require_new(out)
-    bundle = open_bundle(model)
+    bundle = open_bundle(Path(model))
     if out is None and (images.is_dir() or bundle.record.task == "segmentation"):
         raise ConfigError("-o is missing", fix="give the file or the folder to write: -o OUT")
     pairs = pair_folders(images)

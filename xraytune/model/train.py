@@ -18,7 +18,7 @@ from typing import Any
 from xraytune.base.artifacts import releases, start_folder
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, counted
-from xraytune.base.files import copy_file, new_folder, require_new
+from xraytune.base.files import StrPath, copy_file, new_folder, require_new
 from xraytune.base.locks import LockHeldError, hold
 from xraytune.base.records import (
     Compute,
@@ -73,9 +73,12 @@ class Trained:
     """Summary of a final training.
 
     Attributes:
+        path: Folder of the model.
         record: The record of the bundle, with scores, threshold and training images.
+        metric: Name of the scores, such as AUROC.
         test_folder: The folder `test/` of the data; None if there is none.
         epochs: The number of epochs that the first network was trained for.
+        seconds: Wall time of the call.
     """
 
     path: Path
@@ -92,15 +95,15 @@ class Trained:
 
 
 def train(
-    study: Path | None = None,
+    study: StrPath | None = None,
     *,
-    config: Path | None = None,
-    out: Path,
+    config: StrPath | None = None,
+    out: StrPath,
     members: int = 1,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
+    data: StrPath | None = None,
+    weights_dir: StrPath | None = None,
     overrides: Sequence[str] = (),
-    cache: Path | None = None,
+    cache: StrPath | None = None,
     skip_broken: bool = False,
     extensions: Sequence[str | type] = (),
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
@@ -140,12 +143,13 @@ def train(
         TrialError: The loss is not finite.
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
+    out = Path(out)
     started = time.monotonic()
     config_or_study = config or study
     if config_or_study is None or (config and study):
         fix = "write e.g. xraytune train studies/NAME -o model"
         raise ConfigError("give a study or --config FILE", fix=fix)
-    if study and not study.exists():
+    if study and not Path(study).exists():
         fix = "`xraytune status` lists the studies; a file of settings is given with --config"
         raise StudyError("there is no such study", study, fix)
     require_new(out)
@@ -155,12 +159,12 @@ def train(
     # Everything is checked before the first step: settings, packages, images and other inputs.
     SOURCES.register(extensions)
     space = _open_experiment(
-        config_or_study, overrides, data=data, weights_dir=weights_dir, note=note
+        Path(config_or_study), overrides, data=data, weights_dir=weights_dir, note=note
     )
     experiment = space.experiment()
     settings = experiment.settings
     origin = _find_study(experiment, note)
-    cache = (cache or (Path("cache") if origin is None else origin.default_cache)).resolve()
+    cache = Path(cache or ("cache" if origin is None else origin.default_cache)).resolve()
     require_inputs(settings, [experiment.parameters])
     prepared, index = prepare_space(
         space,
@@ -245,8 +249,8 @@ def _open_experiment(
     config_or_study: Path,
     overrides: Sequence[str],
     *,
-    data: Path | None,
-    weights_dir: Path | None,
+    data: StrPath | None,
+    weights_dir: StrPath | None,
     note: Callable[[str], None],
 ) -> Space:
     """Return the space of a single point, of a file or of what `export` chooses in a study."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, XraytuneError, join_names
-from xraytune.base.files import read_bytes, require_writable, write_text
+from xraytune.base.files import StrPath, optional_path, read_bytes, require_writable, write_text
 from xraytune.base.tables import Table, shown_path, text_of
 from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
@@ -39,7 +39,9 @@ _MOST_SAMPLES = 6
 _MOST_MISTAKES = 9
 
 
-def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
+def write_report(
+    study: StrPath, *, out: StrPath | None = None, cache: StrPath | None = None
+) -> Path:
     """Write the report of a study, and return its path.
 
     Only users who can read the study's folder can read the page.
@@ -53,7 +55,9 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
         StudyError: There is no study, or it is damaged.
         ConfigError: `out` is a folder.
     """
-    study_folder = StudyFolder(study.resolve())
+    out = optional_path(out)
+    cache = optional_path(cache)
+    study_folder = StudyFolder(Path(study).resolve())
     path = out or study_folder.path / "report.html"
     if path.is_dir():
         raise ConfigError("this is a folder", path, "give a file, such as report.html")

@@ -25,9 +25,13 @@ class StudySummary:
     """One study of a folder.
 
     Attributes:
+        name: Name of the study.
+        path: Folder of the study.
         state: `searching`, `confirming` or `stopped`; `finished` once its budget of trials is used
             up, `damaged` if it cannot be read.
         trials: Number of trials that have ended.
+        trial_budget: Budget of trials at the last start.
+        metric: Name of the scores, such as AUROC.
         best: The best val-A score of a complete trial; None if no trial is complete.
         arms: The arms of the trials, the simplest first.
         verdict: The verdict of `confirm`, such as `no_better` or `helps (exploratory)`; None before

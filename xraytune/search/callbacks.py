@@ -1,6 +1,9 @@
 """The functions that a search or a confirmation calls as it proceeds."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from xraytune.base.records import EpochRecord, Progress, frozen, ignore_progress
@@ -65,6 +68,24 @@ class Callbacks:
     on_trial_end: Callable[[TrialRow], None] = _ignore
     on_runs: Callable[[RunsView], None] = _ignore
     on_progress: Progress = ignore_progress
+
+    def combine(self, other: Callbacks) -> Callbacks:
+        """Return callbacks that call these functions, and then those of the other record.
+
+        Examples:
+            >>> with api.show_search() as shown:  # doctest: +SKIP
+            ...     mine = api.Callbacks(on_trial_end=lambda row: print(row.value))
+            ...     api.search("gan_ratio_cpu", callbacks=shown.combine(mine))
+        """
+
+        def call_both(name: str) -> Callable[..., None]:
+            def call(*arguments: object) -> None:
+                getattr(self, name)(*arguments)
+                getattr(other, name)(*arguments)
+
+            return call
+
+        return Callbacks(**{field.name: call_both(field.name) for field in fields(Callbacks)})
 
 
 NO_CALLBACKS = Callbacks()

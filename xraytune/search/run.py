@@ -9,7 +9,7 @@ from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError, Problem, StudyError, TrialError, counted
-from xraytune.base.files import require_writable, write_text
+from xraytune.base.files import StrPath, optional_path, require_writable, write_text
 from xraytune.base.records import Compute, Node
 from xraytune.data.draws import fewest_scored, too_few_outside, too_few_unused
 from xraytune.data.first_space import open_first_space
@@ -52,15 +52,15 @@ _MOST_SAMPLED = 200
 
 
 def search(
-    space: Path | None = None,
+    space: StrPath | None = None,
     *,
-    data: Path | None = None,
+    data: StrPath | None = None,
     classes: str | None = None,
     group_regex: str | None = None,
-    weights_dir: Path | None = None,
+    weights_dir: StrPath | None = None,
     overrides: Sequence[str] = (),
-    studies: Path = Path("studies"),
-    cache: Path | None = None,
+    studies: StrPath = Path("studies"),
+    cache: StrPath | None = None,
     address: str | None = None,
     skip_broken: bool = False,
     extensions: Sequence[str | type] = (),
@@ -110,6 +110,7 @@ def search(
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
+    data = optional_path(data)
     note = callbacks.note
     overrides = with_data_options(overrides, classes, group_regex)
     # 1. The space
@@ -122,8 +123,8 @@ def search(
         on_progress=callbacks.on_progress,
     )
     loaded_space = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
-    study_folder = StudyFolder((studies / loaded_space.settings.name).resolve())
-    cache = (cache or study_folder.default_cache).resolve()
+    study_folder = StudyFolder(Path(studies, loaded_space.settings.name).resolve())
+    cache = Path(cache or study_folder.default_cache).resolve()
     require_writable(study_folder.path)
     require_free(study_folder)
     is_resumed = study_folder.space_path.exists()

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem, join_names
+from xraytune.base.files import StrPath, optional_path
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
 from xraytune.space.domains import ParameterSpec
 from xraytune.space.fields import flat_values
@@ -46,11 +47,11 @@ class _DataFile(StrictModel):
 
 
 def load_space(
-    file: Path,
+    file: StrPath,
     overrides: Sequence[str] = (),
     *,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
+    data: StrPath | None = None,
+    weights_dir: StrPath | None = None,
     extensions: Sequence[str | type] = (),
 ) -> Space:
     """Read and check a space file.
@@ -69,6 +70,8 @@ def load_space(
         ConfigError: The file is invalid; all its problems are listed, in file order.
         MachineError: An extension imports a package that is not installed.
     """
+    file = Path(file)
+    data = optional_path(data)
     SOURCES.register(extensions)
     document = read_document(find_space(file))
     if [*document.content] == ["data"]:
@@ -84,7 +87,7 @@ def load_space(
         document.put(("data", "path"), data.absolute(), f"--data {data}")
     if weights_dir is not None:
         option = f"--weights-dir {weights_dir}"
-        document.put(("weights_dir",), weights_dir.absolute(), option)
+        document.put(("weights_dir",), Path(weights_dir).absolute(), option)
 
     task: TaskName = "classification"
     with document.collect():

@@ -4,7 +4,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError
-from xraytune.base.files import require_new, write_text
+from xraytune.base.files import StrPath, optional_path, require_new, write_text
 from xraytune.space.messages import nearest
 
 _PACKAGE = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ def list_spaces() -> dict[str, str]:
     return purposes
 
 
-def copy_space(name: str, out: Path | None = None) -> Path:
+def copy_space(name: str, out: StrPath | None = None) -> Path:
     """Copy a shipped space file, and return the new file.
 
     Args:
@@ -33,14 +33,15 @@ def copy_space(name: str, out: Path | None = None) -> Path:
     Raises:
         ConfigError: There is no such space, or the file exists.
     """
-    shipped = _find_shipped(Path(name)) or find_space(Path(name))
+    out = optional_path(out)
+    shipped = _find_shipped(Path(name)) or find_space(name)
     file = out or Path(shipped.name)
     require_new(file)
     write_text(file, shipped.read_text(encoding="utf-8"))
     return file
 
 
-def find_space(name: Path) -> Path:
+def find_space(name: StrPath) -> Path:
     """Return the space file of a name: an existing file, or else the shipped space of that name.
 
     `gan_ratio`, `gan_ratio.yaml` and `search_spaces/gan_ratio.yaml` name the same shipped space.
@@ -48,6 +49,7 @@ def find_space(name: Path) -> Path:
     Raises:
         ConfigError: There is neither a file nor a shipped space of this name.
     """
+    name = Path(name)
     file = name if name.is_file() else _find_shipped(name)
     if file is None:
         check = "check the path; `xraytune space list` prints the names of shipped spaces"
@@ -56,10 +58,10 @@ def find_space(name: Path) -> Path:
     return file
 
 
-def describe_space(name: Path) -> str:
+def describe_space(name: StrPath) -> str:
     """Return a line that says which file a name means."""
     file = find_space(name)
-    if file == name:
+    if file == Path(name):
         return f"space: file {name}"
     shipped = file.relative_to(_FOLDER).with_suffix("")
     return f"space: shipped {shipped}; `xraytune space copy {shipped}` makes a copy to change"

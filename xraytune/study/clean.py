@@ -16,7 +16,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from xraytune.base.artifacts import CACHE_TAG, TAG_LINE, discard, is_cache, manifest_inputs
 from xraytune.base.errors import ConfigError, join_names
-from xraytune.base.files import TEMPORARY_NAME, explain_disk_errors
+from xraytune.base.files import TEMPORARY_NAME, StrPath, explain_disk_errors
 from xraytune.base.records import frozen
 
 _OLD_SECONDS = 3600.0
@@ -40,7 +40,7 @@ class Cleaned:
 
 
 def clean_cache(
-    cache: Path = Path("cache"),
+    cache: StrPath = Path("cache"),
     *,
     max_size: str,
     dry_run: bool = False,
@@ -61,6 +61,7 @@ def clean_cache(
         ConfigError: The folder is missing or is no cache of xraytune, or `max_size` is not a size.
         MachineError: The system refuses access.
     """
+    cache = Path(cache)
     try:
         limit = TypeAdapter(ByteSize).validate_python(max_size)
     except ValidationError as error:

@@ -36,7 +36,7 @@ from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ArtifactError, ConfigError, Problem, StudyError
-from xraytune.base.files import read_json, require_recorded, sha256_of
+from xraytune.base.files import StrPath, read_json, require_recorded, sha256_of
 from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
 from xraytune.base.records import Compute
 from xraytune.data.prepare import SplitData, read_prepared
@@ -91,7 +91,7 @@ class StudyFolder:
         """Remove the checkpoint of an ended trial; its best network stays."""
         (self.trial_path(number) / "checkpoint" / "checkpoint.pt").unlink(missing_ok=True)
 
-    def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
+    def space(self, *, data: StrPath | None = None, weights_dir: StrPath | None = None) -> Space:
         """Return the study's space, with new locations of images and official weights if given.
 
         Raises:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xraytune.base.files import StrPath
 from xraytune.base.records import frozen, progress_text, to_json
 from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
 from xraytune.space.cost import seconds_to_come
@@ -66,11 +67,14 @@ class StudyView:
     """A study at one moment.
 
     Attributes:
+        path: Folder of the study.
         metric: Name of the scores, such as AUROC.
         sides: Sizes of train, val-A and val-B.
         trials: The trials by number.
         trial_budget: Budget of trials at the last start, or the number of trials if it is larger.
+        max_epochs: Largest number of epochs of a trial.
         seconds: Wall time used, over all starts, as last saved.
+        is_running: Whether a search is running on the study now.
         searched: Names of the searched parameters.
         seconds_budget: `budget.hours` of the last start, in seconds; None if there is no limit.
     """
@@ -235,7 +239,7 @@ class StudyView:
         return f"<p><b>{escape(self.name)}</b>: {counts}</p>{''.join(tables)}"
 
 
-def status(study: Path) -> StudyView:
+def status(study: StrPath) -> StudyView:
     """Return the state of the study in a folder; a search may be running on it.
 
     Args:
@@ -244,10 +248,10 @@ def status(study: Path) -> StudyView:
     Raises:
         StudyError: There is no study, or it is damaged.
     """
-    return StudyWatcher(StudyFolder(study.resolve())).look()
+    return StudyWatcher(StudyFolder(Path(study).resolve())).look()
 
 
-def trials_dataframe(study: Path) -> pd.DataFrame:
+def trials_dataframe(study: StrPath) -> pd.DataFrame:
     """Return the trials of a study as a table, a row for each trial; a search may be running on it.
 
     The index is the trial's number. The columns are `status`, `arm`, `mix`, `epochs`, `val_a_score`

@@ -64,14 +64,17 @@ class Sample:
 
 @frozen
 class Evaluation(Measured):
-    """The metrics of a model on the images of a folder; `broken` images were left out.
+    """The metrics of a model on the images of a folder.
 
     Attributes:
         metrics: The metrics of all images; with two classes, some of their names contain the
             positive one, such as `f1 (PNEUMONIA)`.
+        intervals: Metric -> its lower and upper bound, at 95 %.
         further: Other values of the metrics, such as `at_half`, the values at the threshold 0.5.
         groups: The metrics of each class, each finding, or the worst images.
         subgroups: Column -> value -> metrics.
+        notes: Sentences on what limits the metrics.
+        calibration: How the probabilities were adapted; None if they were not.
         facts: Further keys of the JSON file.
         known_images: Number of copies of images that the model knows: training and validation
             images, extra images if their folder exists, and images that their generator has seen.
@@ -79,6 +82,11 @@ class Evaluation(Measured):
         images_of_known_patients: Number of images of these patients, including `known_images`.
         test_access: How often the sealed test folder of the model's study has been accessed,
             including now; 0 for other folders.
+        model: Folder of the model.
+        data: The folder or data file of the images.
+        out: The folder that was written; None if none was.
+        images, patients: Number of scored images and of their patients.
+        broken: Images that cannot be decoded and were left out.
     """
 
     further: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)

@@ -46,8 +46,11 @@ class Predicted:
     """Summary of predictions.
 
     Attributes:
+        path: The file, or for a segmenter the folder, that was written; None if none was.
+        images: Number of predicted images.
         counts: Number of images predicted as each class or as having each finding, or of `empty`
             masks.
+        broken: Images that cannot be decoded and were left out.
         probabilities: Probability of each class or finding, if there is one image.
         threshold: The threshold of the `positive` one of two classes, or of a mask's pixels.
         summary: The summary as a line of text.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError, DataError, XraytuneError, collect, raise_together
-from xraytune.base.files import require_writable
+from xraytune.base.files import StrPath, require_writable
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.changes import require_same_data
 from xraytune.data.checks import check_content
@@ -45,11 +45,11 @@ _OF_FEATURES = ("backbone", "weights", "input_channels", "input_size", "trainabl
 
 
 def open_space(
-    file: Path,
+    file: StrPath,
     overrides: Sequence[str] = (),
     *,
-    data: Path | None = None,
-    weights_dir: Path | None = None,
+    data: StrPath | None = None,
+    weights_dir: StrPath | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Space:
     """Return the space of a file, after checking that the packages it needs are installed.
