@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.extension_files import undeclared
 from tests.trial.conftest import Bench
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
 from xraytune.data.prepare import side_image_set
+from xraytune.space.sources import SOURCES
 from xraytune.synth.memorisation import MEMORISATION_STAGE, find_copies
 from xraytune.trial.training_set import build_training_set
 
@@ -68,3 +70,34 @@ def test_each_split_has_its_own_verdict_with_pictures_of_nearest_pairs(
     drawn = sheet[2:34, 2:34]
     nearest = sheet[2:34, 36:68]
     assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"
+
+
+LATE_COPIES = """\
+import numpy as np
+
+
+class Late:
+    def fit(self, images, targets, *, folder, **_):
+        np.savez(folder / "train.npz", images=images, targets=targets)
+
+    def sample(self, targets, *, folder, seed, size, **_):
+        made = folder.parent.parent / f"made-{targets[0]}"
+        random = np.random.default_rng(seed)
+        if not made.exists():
+            made.touch()
+            return random.integers(256, size=(len(targets), size, size), dtype=np.uint8)
+        with np.load(folder / "train.npz") as train:
+            of_class = train["images"][train["targets"] == targets[0]]
+        return of_class[random.integers(len(of_class), size=len(targets))]
+"""
+
+
+def test_copies_after_the_first_block_of_a_class_are_found(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(LATE_COPIES)
+    ratio = 600 / min(bench.prepared.train_counts)  # three blocks of each class, or more
+    with undeclared():
+        SOURCES.register([f"{tmp_path / 'late.py'}:Late"])
+        experiment = bench.experiment(source="late", synthetic_ratio=ratio)
+
+        with pytest.raises(TrialError, match="copies of training images"):
+            build_training_set(experiment, bench.context)

@@ -7,6 +7,8 @@ nearer to a scored image than unseen X-rays are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from xraytune.base.arrays import UInt8Array
@@ -15,9 +17,13 @@ from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import TEST, SealedTest, load_test_image_set
 from xraytune.data.images import ImageTable, SideName
 from xraytune.data.prepare import ImageSet, RunContext, side_image_set
-from xraytune.synth.memorisation import compare_with_unseen, measure_closeness, measure_unseen
+from xraytune.synth.memorisation import (
+    compare_with_unseen,
+    measure_closeness,
+    measure_unseen,
+    sample_pool,
+)
 from xraytune.synth.saved_generator import resize_planes
-from xraytune.synth.sources.which import source_of
 
 _OTHER_SIDES: tuple[SideName, ...] = ("train", "others", "val_a", "val_b")
 _FALSE_ALARMS = 0.01
@@ -40,7 +46,7 @@ def find_scored_copies(
 
 
 def _copied_files(study: OpenStudy, plan: Plan, arm: Arm, sealed: SealedTest) -> set[str]:
-    """Return the scored files that the first block of a class copies in a replicate of an arm."""
+    """Return the scored files that the images of a replicate of an arm copy."""
     folder = study.runs_folder
     runs = plan.numbers(arm)
     compared: set[str] = set()
@@ -60,32 +66,35 @@ def _copied_files(study: OpenStudy, plan: Plan, arm: Arm, sealed: SealedTest) ->
             scored = side_image_set(TEST, context.prepared, study.cache)
             images = context.prepared.side(TEST)
             compared.clear()
-        source = source_of(experiment.parameters)
-        labels = range(len(context.prepared.class_names))
-        blocks = [source.block(settings, context, label, 0) for label in labels]
-        for block in blocks:
-            if len(block.rows) and str(block.inputs) not in compared:
-                level = _FALSE_ALARMS / (len(runs) * len(blocks))
-                files |= _copies_in(block, scored, images, context, level)
-            compared.add(str(block.inputs))  # of a folder, all replicates have the same block
+        level = _FALSE_ALARMS / (len(runs) * len(context.prepared.class_names))
+        for label, samples in sample_pool(experiment, context).items():
+            identity = str([sample.inputs for sample in samples])
+            if identity not in compared:  # of a folder, all replicates have the same images
+                files |= _copies_in(label, samples, scored, images, context, level)
+            compared.add(identity)
         study.callbacks.on_progress("comparing with scored images (replicates)", done, len(runs))
     return files
 
 
 def _copies_in(
-    block: ImageSet, scored: ImageSet, images: ImageTable, context: RunContext, level: float
+    label: int,
+    samples: Sequence[ImageSet],
+    scored: ImageSet,
+    images: ImageTable,
+    context: RunContext,
+    level: float,
 ) -> set[str]:
-    """Return the scored `images` that those of a block copy; empty if chance explains their number.
+    """Return the scored `images` that those of a class copy; empty if chance explains their number.
 
     Real images of the class, of all patients who are not scored, show how near an X-ray is by
     chance.
     """
-    size_px = block.pixels.shape[-1]
+    size_px = samples[0].pixels.shape[-1]
     others: list[UInt8Array] = []
     patients: list[str] = []
     for name in _OTHER_SIDES:
         side = side_image_set(name, context.prepared, context.cache)
-        places = np.flatnonzero(side.labels == block.labels[0])
+        places = np.flatnonzero(side.labels == label)
         others.append(side.read(places))
         side_patients = context.prepared.side(name).patients
         patients += [side_patients[place] for place in places]
@@ -94,7 +103,8 @@ def _copies_in(
         return resize_planes(pixels[:, None], size_px)[:, 0]
 
     reference = (resize(scored.read()), images.patients)
-    nearness = measure_closeness(block.read(), *reference)
+    synthetic = np.concatenate([sample.read() for sample in samples])
+    nearness = measure_closeness(synthetic, *reference)
     unseen = measure_unseen(resize(np.concatenate(others)), patients, *reference)
     result = compare_with_unseen(nearness.ratio, unseen)
     if result.chance > level:

@@ -5,14 +5,15 @@ to the next 50: near 1 for an image that is no closer to one patient than to oth
 copy. The plain distance does not work, since GAN images are blurred and a blurred image is closer
 to everything. Neither weights nor random numbers are needed.
 
-A trial is refused if its synthetic images copy training images. For each class, the first block of
-its pool and the real images of val-A, which no generator has seen, are compared with the training
-images; masks are not. The result is an artifact, computed once for each pool, with pictures of the
-closest pairs.
+A trial is refused if its synthetic images copy training images. For each class, 256 random images
+of its pool and the real images of val-A, which no generator has seen, are compared with the
+training images; masks are not. The result is an artifact, computed once for each pool, with
+pictures of the closest pairs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
@@ -31,12 +32,14 @@ from xraytune.base.artifacts import build_once, fingerprint
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import frozen
+from xraytune.base.seeding import numpy_generator
 from xraytune.data.images import SideName
 from xraytune.data.prepare import ImageSet, RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid
-from xraytune.synth.mix import mix_label
+from xraytune.synth.mix import mix_label, plan_mix
 from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.sources.source import BLOCK, take
 from xraytune.synth.sources.which import source_of
 
 MEMORISATION_STAGE = "memorisation-1"
@@ -239,6 +242,33 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
         raise TrialError(what, mix_label(experiment.parameters), fix)
 
 
+def sample_pool(experiment: Experiment, context: RunContext) -> dict[int, list[ImageSet]]:
+    """Return at most 256 random images of each class, from all blocks that a trial uses.
+
+    With several blocks, a generator may copy in some of them only. As many images as one block has
+    keep the cost and the error rates of the test for any number of blocks. The sample depends on
+    the blocks alone, so that trials with the same blocks share it. Each `ImageSet` has those of a
+    block; a class without images is left out.
+    """
+    settings = experiment.settings
+    source = source_of(experiment.parameters)
+    planned = plan_mix(context.prepared.train_counts, experiment.parameters)
+    pool: dict[int, list[ImageSet]] = {}
+    for label in range(len(context.prepared.class_names)):
+        block_count = max(1, math.ceil(int((planned == label).sum()) / BLOCK))
+        blocks = [source.block(settings, context, label, number) for number in range(block_count)]
+        owners = np.repeat(np.arange(block_count), [len(block.rows) for block in blocks])
+        order = numpy_generator(0, "compared images", label).permutation(len(owners))
+        chosen = np.sort(order[:BLOCK])
+        samples = []
+        for number in np.unique(owners[chosen]).tolist():
+            first = int(np.searchsorted(owners, number))
+            samples.append(take(blocks[number], chosen[owners[chosen] == number] - first))
+        if samples:
+            pool[label] = samples
+    return pool
+
+
 def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]:
     """Return a text on the images of each class that copy training images, and the artifact.
 
@@ -247,21 +277,16 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
     `nearest_CLASS.png` shows the closest pairs.
     """
     prepared = context.prepared
-    source = source_of(experiment.parameters)
-    blocks: dict[int, ImageSet] = {}
-    size_px = 0
-    for label in range(len(prepared.class_names)):
-        block = source.block(experiment.settings, context, label, 0)
-        size_px = block.pixels.shape[1]
-        if len(block.rows):
-            blocks[label] = block
+    pool = sample_pool(experiment, context)
+    samples = [sample for label in pool for sample in pool[label]]
+    size_px = samples[0].pixels.shape[1] if samples else 0
     compared = [
         [image.sha256, image.label, image.patient, image.side]
         for image in prepared.images
         if image.side in ("train", "val_a")
     ]
     inputs = {
-        "pools": [block.inputs for block in blocks.values()],
+        "pools": [sample.inputs for sample in samples],
         "images": fingerprint("images", {"compared": compared}),
         "pixels": [prepared.pixels, prepared.image_size_px, size_px],
     }
@@ -276,9 +301,9 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
 
     def build(folder: Path) -> None:
         record = {}
-        for label, block in blocks.items():
+        for label, of_class in pool.items():
             name = prepared.class_names[label]
-            synthetic = block.read()
+            synthetic = np.concatenate([sample.read() for sample in of_class])
             train = read_side("train", label)
             to_train = measure_closeness(synthetic, *train)
             to_unseen = measure_unseen(*read_side("val_a", label), *train)
