@@ -6,7 +6,7 @@
 - *Scored*: images of the whole data folder, also of the patients who are scored, with the
   declaration that nobody was seen. The verdict is invalid in 10 of 10.
 
-`SEEDS=3` makes fewer studies. About ten minutes on one core.
+`SEEDS=3` makes fewer studies. About half an hour on one core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.figures import Figure, figure
-from tests.in_process import confirm_in_process, search_in_process
+from tests.in_process import confirm_in_process, save_backbone, search_in_process
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import write_text
 from xraytune.confirm.run import confirm
@@ -27,21 +27,24 @@ from xraytune.data.phantom import paint_phantoms
 from xraytune.space.load import load_space
 from xraytune.space.sources import SOURCES
 
+_SIZE_PX = 32
+_PATIENTS = 600
 _SPACE = """\
 name: known
-data: {{path: xrays, image_size: 64, train_patients: 40, split: {{val_a: 0.1, val_b: 0.1, seed: 7}}}}
+data: {{path: xrays, image_size: {size_px}, train_patients: 20, split: {{val_a: 0.1, val_b: 0.1, seed: 7}}}}
 parameters:
   source: {{values: [none, {name}]}}
-  synthetic_ratio: {{value: 2.0, when: {{source: {name}}}}}
+  synthetic_ratio: {{value: 10.0, when: {{source: {name}}}}}
   backbone: {{value: small_cnn}}
-  weights: {{value: none}}
+  weights: {{value: net.safetensors}}
+  trainable: {{value: head}}
   batch_size: {{value: 16}}
-  lr: {{value: 3e-3}}
+  lr: {{value: 1e-2}}
   schedule: {{value: cosine}}
 seed: {seed}
-budget: {{trials: 2, max_epochs: 9, steps_per_epoch: 10}}
+budget: {{trials: 2, max_epochs: 6, steps_per_epoch: 25}}
 scheduler: {{name: none}}
-confirm: {{finalists: 1, replicates: 6, controls: {{matched: [none, duplicate], tuned: []}}}}
+confirm: {{finalists: 1, replicates: 12, controls: {{matched: [none, duplicate], tuned: []}}}}
 points_to_evaluate: [{{source: {name}}}, {{source: none}}]
 """
 _CODE = """\
@@ -83,12 +86,17 @@ def answer(root: Path, name: str, seed: int) -> str:
     for hospital, patients_seed in (("xrays", 2 * seed), ("others", 2 * seed + 1)):
         if not (root / hospital).exists():
             paint_phantoms(
-                root / hospital, patients=900, seed=patients_seed, image_size_px=64, difficulty=0.0
+                root / hospital,
+                patients=_PATIENTS,
+                seed=patients_seed,
+                image_size_px=_SIZE_PX,
+                difficulty=0.0,
             )
     folder = root / ("others" if name == "real" else "xrays")
     body = _BODIES[name].format(folder=str(folder)) if "{folder" in _BODIES[name] else _BODIES[name]
     write_text(root / f"{name}.py", _CODE.format(body=body))
-    write_text(root / f"{name}.yaml", _SPACE.format(name=name, seed=seed))
+    save_backbone(root / "net.safetensors")
+    write_text(root / f"{name}.yaml", _SPACE.format(name=name, seed=seed, size_px=_SIZE_PX))
     SOURCES.register([f"{root / name}.py:Known"])
     try:
         with confirm_in_process():
