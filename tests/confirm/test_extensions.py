@@ -13,6 +13,8 @@ from tests.in_process import confirm_in_process, search_in_process
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
+from xraytune.model.export import export
+from xraytune.model.train import train
 from xraytune.space.load import load_space
 from xraytune.space.sources import SOURCES
 
@@ -94,6 +96,19 @@ def test_other_code_is_refused_with_the_names_of_its_files(lab: Lab) -> None:
 
     with pytest.raises(StudyError, match=r"code of blend changed .*: blend_steps.py"):
         lab.confirm(extensions=[f"{lab.path / 'blend.py'}:Blend"])
+
+
+def test_a_final_model_is_trained_with_the_code_that_the_study_recorded(lab: Lab) -> None:
+    place = f"{lab.path / 'blend.py'}:Blend"
+    config = export(lab.study, out=lab.path / "best.yaml", trial=0).path
+
+    model = train(config=config, out=lab.path / "model", extensions=[place])
+
+    assert (model.path / "extensions" / "blend" / "blend_steps.py").exists()
+    with (lab.path / "blend_steps.py").open("a") as code:
+        code.write("# changed\n")
+    with pytest.raises(StudyError, match=r"code of blend changed .*: blend_steps.py"):
+        train(config=config, out=lab.path / "other", extensions=[place])
 
 
 CHEAT = """\

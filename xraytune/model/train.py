@@ -43,6 +43,7 @@ from xraytune.space.domains import Value
 from xraytune.space.fields import PARAMETERS, flat_values
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
 from xraytune.space.paths import PATHS
+from xraytune.space.recorded import require_same_code
 from xraytune.space.settings import Experiment, Settings, extensions_of
 from xraytune.space.shipped import describe_space
 from xraytune.space.sources import SOURCES
@@ -138,8 +139,8 @@ def train(
             `study` and `config` are given.
         DataError: The images are invalid.
         MachineError: Weights, GPUs or disk space are missing.
-        StudyError: There is no such study, that of the exported trial is damaged, or its images
-            have other patients or labels now.
+        StudyError: There is no such study, that of the exported trial is damaged, its images have
+            other patients or labels now, or the code of its generator changed.
         TrialError: The loss is not finite.
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
@@ -164,6 +165,8 @@ def train(
     experiment = space.experiment()
     settings = experiment.settings
     origin = _find_study(experiment, note)
+    if origin:
+        require_same_code(origin.path, [experiment.parameters.source])
     cache = Path(cache or ("cache" if origin is None else origin.default_cache)).resolve()
     require_inputs(settings, [experiment.parameters])
     prepared, index = prepare_space(

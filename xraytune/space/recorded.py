@@ -7,7 +7,7 @@ With the record, both can be read without the code. Only a command that was give
 found it in an installed package, trains a generator.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -69,8 +69,10 @@ def declare_recorded(study: Path, *, runs_code: bool = False) -> None:
         SOURCES.declare_recorded(extension, root if runs_code else None)
 
 
-def require_same_code(study: Path) -> None:
-    """Refuse to run trials without the code of a study's extensions, or with other code.
+def require_same_code(study: Path, sources: Collection[str] | None = None) -> None:
+    """Refuse to train without the code of a study's extensions, or with other code.
+
+    With `sources`, only extensions among them are checked.
 
     Raises:
         ConfigError: The code was not given.
@@ -78,6 +80,8 @@ def require_same_code(study: Path) -> None:
     """
     for recorded in recorded_extensions(study):
         name = recorded.name
+        if sources is not None and name not in sources:
+            continue
         SOURCES.load(name)
         if changes := SOURCES.declared[name].changes(recorded):
             what = f"the code of {name} changed since the study began: {join_names(changes)}"
