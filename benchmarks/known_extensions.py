@@ -6,7 +6,7 @@
 - *Scored*: images of the whole data folder, also of the patients who are scored, with the
   declaration that nobody was seen. The verdict is invalid in 10 of 10.
 
-`SEEDS=3` makes fewer studies. About half an hour on one core.
+`SEEDS=3` makes fewer studies. About a quarter of an hour on one core.
 """
 
 from __future__ import annotations
