@@ -30,7 +30,7 @@ def _undeclared() -> Iterator[None]:
         ("blend.py:Blend", {}),
         ("vae.py:Vae", {"steps": 20}),
         ("program/components.yaml", {"components": 5}),
-        pytest.param("diffusion.py:Diffusion", {"steps": 2, "width": 8}, marks=pytest.mark.nightly),
+        pytest.param("diffusion.py:Diffusion", {"steps": 2}, marks=pytest.mark.nightly),
     ],
 )
 def test_an_example_makes_images_of_both_classes(
