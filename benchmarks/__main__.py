@@ -34,6 +34,7 @@ NAMES = (
     "known_extensions",
     "known_hospitals",
     "known_groups",
+    "judge",
     "pruning",
     "simulated_node",
     "peers",

@@ -152,6 +152,35 @@ def test_a_table_that_cannot_be_judged_is_refused(tmp_path: Path, name: str) -> 
     assert not (tmp_path / "judged").exists()
 
 
+def test_without_draws_a_replicate_may_lack_its_own_patients(tmp_path: Path) -> None:
+    rows = table(replicates=4)
+    own = rows["patient"].str[1:].astype(int) % 4 == rows["replicate"] - 1
+    everyone = judged(rows, tmp_path / "everyone").finalists[0].comparisons[0]
+
+    confirmation = judged(rows[~own], tmp_path)
+
+    (comparison, _) = confirmation.finalists[0].comparisons
+    assert comparison.difference == pytest.approx(everyone.difference, abs=0.05)
+    assert comparison.standard_error != everyone.standard_error
+    assert any("trained on" in item for item in confirmation.declared)
+
+
+def test_each_replicate_may_leave_a_site_out(tmp_path: Path) -> None:
+    rows = table(replicates=3)
+    rows["site"] = "site" + (rows["patient"].str[1:].astype(int) % 3).astype(str)
+    sites = (rows["replicate"] - 1).astype(str)
+    at_home = rows[rows["site"].str[-1] == sites]
+
+    confirmation = judged(rows, tmp_path / "all", leave_out_site=True)
+    own = judged(at_home, tmp_path / "own", leave_out_site=True)
+
+    assert confirmation.sites == ("site0", "site1", "site2")
+    assert own.finalists == confirmation.finalists
+    two = rows.assign(site=rows["site"].replace("site2", "site1"))
+    with pytest.raises(DataError, match=r"2 sites .*, but 3 replicates"):
+        judged(two, tmp_path / "two", leave_out_site=True)
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for options, word in (
         ({"none": "", "duplicate": ""}, "nothing to compare"),

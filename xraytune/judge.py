@@ -57,6 +57,7 @@ def judge(
     donor_start: str = "",
     synthetic_only: str = "",
     real_images: str = "",
+    leave_out_site: bool = False,
     draws: StrPath | None = None,
     runs: StrPath | None = None,
     by: Sequence[str] = (),
@@ -80,6 +81,8 @@ def judge(
         donor_start: A training that starts from that classifier.
         synthetic_only: A training on synthetic images alone; the verdict does not rest on it.
         real_images: The arm with real images of other patients in place of the synthetic ones.
+        leave_out_site: Whether replicate k was trained without the k-th of the sorted sites of the
+            column `site`; the verdict is then over sites.
         draws: A folder of `xraytune draws`, which knows labels, patients, and who must not be
             scored. Each call is logged there.
         runs: A CSV file with `arm`, `replicate`, `steps` and `real_images`, which must be equal in
@@ -125,8 +128,20 @@ def judge(
     place = predictions if isinstance(predictions, Path) else Path("predictions")
     rows = read_table(predictions) if isinstance(predictions, Path) else predictions
     drawn = read_drawn(draws) if draws else None
-    content = read_predictions(rows, arms, place, drawn=drawn, positive=positive)
+    content = read_predictions(
+        rows,
+        arms,
+        place,
+        drawn=drawn,
+        positive=positive,
+        one_network=donor,
+        leave_out_site=leave_out_site,
+    )
     declared = _check_trainings(optional_path(runs), content)
+    if content.sites:
+        declared += ("each replicate was trained without the site that it is scored on",)
+    elif drawn is None and any(content.own_patients):
+        declared += ("the patients without predictions in a replicate were trained on there",)
     groups = _read_groups(optional_path(table), by, content)
 
     plan = _plan(content, controls, real_images, drawn)
@@ -226,7 +241,10 @@ def _plan(
     if real_images:
         arms.append(arm(real_images, "perfect"))
     return Plan(
-        test=drawn.kind if drawn else "folder", replicates=content.replicates, arms=tuple(arms)
+        test=drawn.kind if drawn else "folder",
+        replicates=content.replicates,
+        sites=tuple(sorted({*content.sites})),
+        arms=tuple(arms),
     )
 
 
@@ -240,14 +258,15 @@ def _scores(content: Predictions, plan: Plan, drawn: Drawn | None, positive: str
                 found.what, "--positive", f"give one of {join_names(content.outputs)}"
             )
         number = found
-    has_overlap = drawn is not None and drawn.kind == "outside"
+    has_overlap = any(content.own_patients) and not content.sites
     return ArmScores(
         plan=plan,
         results=content.results,
         labels=scorable_labels(content.labels, content.results),
         patients=content.patients,
         positive=number,
-        overlap=mean_overlap(drawn.draws) if drawn and has_overlap else 0.0,
+        sites=content.sites,
+        overlap=mean_overlap(content.own_patients) if has_overlap else 0.0,
     )
 
 
@@ -294,6 +313,7 @@ def _confirmation(
         ),
         finalists=tuple(judge_finalists(scores, rope=rope)),
         notes=tuple(notes),
+        sites=scores.plan.sites,
         searched=None,
         declared=declared,
     )

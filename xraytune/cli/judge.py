@@ -97,6 +97,13 @@ def judge(
     real_images: Annotated[
         str, Option(metavar="ARM", help="Real images of other patients as extra images.")
     ] = "",
+    leave_out_site: Annotated[
+        bool,
+        Option(
+            "--leave-out-site",
+            help="Replicate k was trained without the k-th of the sorted sites (column site).",
+        ),
+    ] = False,
     draws: Annotated[
         Path | None,
         Option(metavar="DIR", help="Folder of `xraytune draws`, which has labels and patients."),
@@ -135,6 +142,7 @@ def judge(
         donor_start=donor_start,
         synthetic_only=synthetic_only,
         real_images=real_images,
+        leave_out_site=leave_out_site,
         draws=draws,
         runs=runs,
         by=by or (),

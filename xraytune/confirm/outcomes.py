@@ -129,6 +129,8 @@ def write_predictions(
         "file": [image.file for image in images],
         "patient": test.patients,
     }
+    if test.sites:
+        table["site"] = test.sites
     count = test.results.shape[2]
     for number, name in enumerate(findings):
         table[f"label_{name}"] = [image.findings[number] for image in images]

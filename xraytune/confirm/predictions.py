@@ -8,7 +8,8 @@ well.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.base.errors import ConfigError, DataError, join_names
+from xraytune.base.errors import ConfigError, DataError, counted, join_names
 from xraytune.base.records import frozen
 from xraytune.confirm.drawn import Drawn
 from xraytune.stats.classification import Floats, Labels
@@ -42,7 +43,8 @@ class Predictions:
         labels: The class of each image, [N], or its findings, [N, C]; zeros for masks.
         results: Results of R runs, [R, N, C], by replicate and then by arm. They are NaN where a
             run is not scored, since it was trained on the patient.
-        replicates: How often each arm was trained.
+        own_patients: The patients of each replicate on whom it is not scored.
+        sites: The site of each image, [N], if each replicate leaves a site out; or else nothing.
     """
 
     arms: tuple[str, ...]
@@ -51,7 +53,13 @@ class Predictions:
     outputs: tuple[str, ...]
     labels: Labels
     results: Floats
-    replicates: int
+    own_patients: tuple[tuple[str, ...], ...]
+    sites: tuple[str, ...]
+
+    @property
+    def replicates(self) -> int:
+        """How often each arm was trained."""
+        return len(self.own_patients)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -109,8 +117,12 @@ def read_predictions(
     *,
     drawn: Drawn | None = None,
     positive: str = "",
+    one_network: str = "",
+    leave_out_site: bool = False,
 ) -> Predictions:
     """Return the predictions of some arms.
+
+    Without draws, a replicate may lack all images of some patients, whom it was trained on.
 
     Args:
         table: The table, in its long form.
@@ -118,6 +130,8 @@ def read_predictions(
         place: Where the table is from, for messages.
         drawn: The draws that the arms were trained on, which know labels and patients.
         positive: The class of a column `p_positive`, or of a single column of probabilities.
+        one_network: The arm whose replicates are the same network, if there is one.
+        leave_out_site: Whether replicate k was trained without the k-th site, and is scored there.
 
     Raises:
         ConfigError: An arm is missing.
@@ -156,8 +170,17 @@ def read_predictions(
     results = np.full((len(runs), len(files), values.shape[1]), np.nan)
     rows = [number_of_run[key] for key in keys]
     results[rows, np.searchsorted(files, table["file"].to_list())] = values
-    _require_complete(results, runs, files, patients, place, drawn)
-    _require_different(results, runs, place)
+    sites: tuple[str, ...] = ()
+    if leave_out_site:
+        sites = _of_images(table, images, "site", place)
+        _keep_own_sites(results, runs, sites, place)
+    by_replicate = results.reshape(len(replicates), len(arms), *results.shape[1:])
+    own = [_own_patients(of_arms, patients) for of_arms in by_replicate]
+    if drawn:
+        own = [drawn.trained_on(replicate) for replicate in replicates]
+    own_of = dict(zip(replicates, own, strict=True))
+    _require_complete(results, runs, files, patients, place, own_of, drawn)
+    _require_different(results, runs, one_network, place)
     return Predictions(
         arms=tuple(arms),
         files=files,
@@ -165,7 +188,8 @@ def read_predictions(
         outputs=outputs,
         labels=labels,
         results=results,
-        replicates=len(replicates),
+        sites=sites,
+        own_patients=tuple(tuple(sorted(names.intersection(patients))) for names in own),
     )
 
 
@@ -190,7 +214,7 @@ def _of_images(
     if column not in table:
         fix = f"add the column {column}, or give the draws (--draws)"
         raise DataError(f"the column {column} is missing", place, fix)
-    counts = table.groupby("file")[column].transform(lambda values: values.nunique(dropna=False))
+    counts = table["file"].map(table.groupby("file")[column].nunique(dropna=False))
     _refuse(table, counts > 1, f"has another {column} in another row", place)
     _refuse(table, table[column].isna(), f"has no {column}", place)
     return tuple(map(str, images[column]))
@@ -259,6 +283,7 @@ def _require_complete(
     files: Sequence[str],
     patients: Sequence[str],
     place: Path,
+    own_of: Mapping[int, Collection[str]],
     drawn: Drawn | None,
 ) -> None:
     """Refuse (DataError) a run without an image of the test set, or on a patient of its own."""
@@ -267,8 +292,7 @@ def _require_complete(
         what = f"no run has {join_names(absent, _SHOWN)}"
         raise DataError(what, place, "predict all test images")
     for number, (replicate, arm) in enumerate(runs):
-        own = drawn.trained_on(replicate) if drawn else frozenset()
-        is_own = np.array([patient in own for patient in patients])
+        is_own = np.array([patient in own_of[replicate] for patient in patients])
         has_result = ~np.isnan(results[number]).any(axis=1)
         for is_wrong, what in (
             (has_result & is_own, "is scored on patients whom it was trained on, as on"),
@@ -281,14 +305,47 @@ def _require_complete(
                 raise DataError(f"{arm}, replicate {replicate}, {what} {names}", place, fix)
 
 
-def _require_different(results: Floats, runs: Sequence[tuple[int, str]], place: Path) -> None:
-    """Refuse (DataError) two runs with the same results, as if a seed had not been used."""
-    run_of_results: dict[bytes, tuple[int, str]] = {}
+def _keep_own_sites(
+    results: Floats, runs: Sequence[tuple[int, str]], sites: Sequence[str], place: Path
+) -> None:
+    """Forget the results of each run at other sites than the one that it left out.
+
+    Raises DataError if there are not as many sites as replicates.
+    """
+    names = sorted({*sites})
+    replicates = sorted({replicate for replicate, _ in runs})
+    if len(names) != len(replicates):
+        what = f"{counted(len(names), 'site')} ({join_names(names)}), but "
+        what += counted(len(replicates), "replicate")
+        raise DataError(what, place, "train replicate k without the k-th of the sorted sites")
+    left_out = dict(zip(replicates, names, strict=True))
+    for number, (replicate, _) in enumerate(runs):
+        results[number, np.array(sites) != left_out[replicate]] = np.nan
+
+
+def _own_patients(results: Floats, patients: Sequence[str]) -> frozenset[str]:
+    """Return the patients without any result of a replicate's arms, [A, N, C]."""
+    has_result = (~np.isnan(results)).any(axis=(0, 2))
+    return frozenset(patients) - {*np.array(patients)[has_result].tolist()}
+
+
+def _require_different(
+    results: Floats, runs: Sequence[tuple[int, str]], one_network: str, place: Path
+) -> None:
+    """Refuse (DataError) runs with the same results, as if a seed or images had not been used.
+
+    This concerns two replicates of an arm, and the finalist and another arm. Two controls may be
+    the same training.
+    """
+    finalist = runs[0][1]
+    runs_of_results: dict[bytes, list[tuple[int, str]]] = defaultdict(list)
     for run, run_results in zip(runs, results, strict=True):
-        earlier = run_of_results.setdefault(run_results.tobytes(), run)
-        if earlier != run:
-            what = (
-                f"{run[1]}, replicate {run[0]}, has the same results as {earlier[1]}, replicate "
-                f"{earlier[0]}, to the last digit"
-            )
-            raise DataError(what, place, "train each run with its own seed")
+        replicate, arm = run
+        for earlier_replicate, earlier_arm in runs_of_results[run_results.tobytes()]:
+            if arm == one_network == earlier_arm:
+                continue
+            if arm == earlier_arm or earlier_arm == finalist:
+                what = f"{arm}, replicate {replicate}, has the same results as {earlier_arm}, "
+                what += f"replicate {earlier_replicate}, to the last digit"
+                raise DataError(what, place, "train each run with its own seed and images")
+        runs_of_results[run_results.tobytes()].append(run)
