@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xraytune.base.arrays import UInt8Array
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import TEST, SealedTest, load_test_image_set
@@ -21,6 +20,7 @@ from xraytune.synth.memorisation import (
     compare_with_unseen,
     measure_closeness,
     measure_unseen,
+    read_class,
     sample_pool,
 )
 from xraytune.synth.saved_generator import resize_planes
@@ -90,22 +90,11 @@ def _copies_in(
     chance.
     """
     size_px = samples[0].pixels.shape[-1]
-    others: list[UInt8Array] = []
-    patients: list[str] = []
-    for name in _OTHER_SIDES:
-        side = side_image_set(name, context.prepared, context.cache)
-        places = np.flatnonzero(side.labels == label)
-        others.append(side.read(places))
-        side_patients = context.prepared.side(name).patients
-        patients += [side_patients[place] for place in places]
-
-    def resize(pixels: UInt8Array) -> UInt8Array:
-        return resize_planes(pixels[:, None], size_px)[:, 0]
-
-    reference = (resize(scored.read()), images.patients)
+    others = read_class(_OTHER_SIDES, label, context, size_px)
+    reference = (resize_planes(scored.read()[:, None], size_px)[:, 0], images.patients)
     synthetic = np.concatenate([sample.read() for sample in samples])
     nearness = measure_closeness(synthetic, *reference)
-    unseen = measure_unseen(resize(np.concatenate(others)), patients, *reference)
+    unseen = measure_unseen(*others, *reference)
     result = compare_with_unseen(nearness.ratio, unseen)
     if result.chance > level:
         return set()

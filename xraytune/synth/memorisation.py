@@ -269,6 +269,21 @@ def sample_pool(experiment: Experiment, context: RunContext) -> dict[int, list[I
     return pool
 
 
+def read_class(
+    sides: Sequence[SideName], label: int, context: RunContext, size_px: int
+) -> tuple[UInt8Array, list[str]]:
+    """Return the real images of a class on some sides, uint8 [n, S, S], and their patients."""
+    pixels: list[UInt8Array] = []
+    patients: list[str] = []
+    for name in sides:
+        side = side_image_set(name, context.prepared, context.cache)
+        places = np.flatnonzero(side.labels == label)
+        side_patients = context.prepared.side(name).patients
+        pixels.append(side.read(places))
+        patients += [side_patients[place] for place in places]
+    return resize_planes(np.concatenate(pixels)[:, None], size_px)[:, 0], patients
+
+
 def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]:
     """Return a text on the images of each class that copy training images, and the artifact.
 
@@ -291,22 +306,14 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
         "pixels": [prepared.pixels, prepared.image_size_px, size_px],
     }
 
-    def read_side(name: SideName, label: int) -> tuple[UInt8Array, list[str]]:
-        """Return the images of a class, uint8 [n, S, S], and their patients."""
-        side = side_image_set(name, prepared, context.cache)
-        places = np.flatnonzero(side.labels == label)
-        patients = prepared.side(name).patients
-        pixels = resize_planes(side.read(places)[:, None], size_px)[:, 0]
-        return pixels, [patients[place] for place in places]
-
     def build(folder: Path) -> None:
         record = {}
         for label, of_class in pool.items():
             name = prepared.class_names[label]
             synthetic = np.concatenate([sample.read() for sample in of_class])
-            train = read_side("train", label)
+            train = read_class(["train"], label, context, size_px)
             to_train = measure_closeness(synthetic, *train)
-            to_unseen = measure_unseen(*read_side("val_a", label), *train)
+            to_unseen = measure_unseen(*read_class(["val_a"], label, context, size_px), *train)
             record[name] = asdict(compare_with_unseen(to_train.ratio, to_unseen))
             closest = np.argsort(to_train.ratio, kind="stable")[:_PAIRS_SHOWN]
             nearest = train[0][to_train.nearest[closest]]
