@@ -122,6 +122,7 @@ scheduler.name=none scheduler.reduction=2
 scheduler.name=none scheduler.within=all
 sampler.name=random sampler.startup_trials=3
 sampler.name=grid sampler.seed=3
+sampler.name=random sampler.options={population_size:3}
 final.trainable=head weights=none
 final.image_size=96 source=gan gan.image_size=128
 """.splitlines()

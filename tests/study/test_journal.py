@@ -3,19 +3,22 @@
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import pytest
 
 from tests.study.studies import CPU, space_of, two_images, write_space
-from xraytune.base.errors import StudyError
+from xraytune.base.errors import ConfigError, StudyError
 from xraytune.confirm.run import confirm
 from xraytune.present.page import write_report
+from xraytune.space.settings import SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal
 from xraytune.study.row import append_trial, write_trials
+from xraytune.study.samplers import require_sampler
 from xraytune.study.start import create_study
 from xraytune.study.status import status
 
@@ -28,6 +31,69 @@ def journal_of(study: StudyFolder, space: Space) -> Journal:
 
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:
     return journal_of(study, space_of(study, *overrides))
+
+
+SAMPLERS = (
+    "sampler={name: tpe, startup_trials: 2, options: {n_ei_candidates: 10}}",
+    "sampler={name: random}",
+    "sampler={name: GPSampler, startup_trials: 3, options: {deterministic_objective: true}}",
+    "sampler={name: NSGAIISampler, options: {population_size: 3}}",
+    "sampler={name: QMCSampler, seed: 3, options: {scramble: true}}",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_kill_shifts_the_decisions_of_a_sampler(tmp_path: Path, sampler: str) -> None:
+    """Neither between two trials, nor after any line of a trial's suggestion."""
+    options = (sampler, "synthetic_ratio={min: 0.5, max: 2.0}", "source=duplicate")
+    space = write_space(tmp_path, *options)
+    paths = [tmp_path / name for name in ("unbroken.journal", "killed.journal")]
+    for path in paths:
+        create_journal(path, space, tmp_path)
+    unbroken = Journal(paths[0], space, is_writable=True)
+    asked = []
+    for number in range(9):
+        before = paths[1].read_bytes()
+        asked.append(unbroken.ask().parameters)
+        killed = Journal(paths[1], space, is_writable=True)
+        assert killed.ask().parameters == asked[-1]
+        lines = paths[1].read_bytes()[len(before) :].splitlines(keepends=True)
+        for written in range(1, len(lines)):
+            paths[1].write_bytes(before + b"".join(lines[:written]))
+            killed = Journal(paths[1], space, is_writable=True)
+            (trial,) = killed.resume() or [killed.ask()]
+            assert trial.parameters == asked[-1], f"killed after {written} lines"
+        (resumed,) = Journal(paths[1], space, is_writable=True).resume()
+        assert resumed.parameters == asked[-1]
+        for journal in (unbroken, killed):
+            journal.report(number, 1, 0.5 + asked[-1].lr)
+            journal.tell(number, "complete", 0.5 + asked[-1].lr, {})
+
+    assert len({parameters.lr for parameters in asked}) > 5
+
+
+def test_an_option_that_a_sampler_does_not_take_is_refused() -> None:
+    for options in ({"populations": 3}, {"population_size": 1}):
+        with pytest.raises(ConfigError, match=r"sampler\.options: NSGAIISampler: .*population"):
+            require_sampler(SamplerSettings(name="NSGAIISampler", options=options))
+
+
+def test_a_sampler_that_cannot_resume_or_does_not_apply_is_refused_with_its_reason(
+    tmp_path: Path,
+) -> None:
+    known = {"tpe": "TPESampler", "random": "RandomSampler", "grid": "GridSampler"}
+    for name in optuna.samplers.__all__:
+        if name.endswith("Sampler") and not name.startswith("Base"):
+            with suppress(ConfigError):
+                write_space(tmp_path, f"sampler={{name: {name}}}")
+                known[name] = name
+                continue
+            with pytest.raises(ConfigError, match=r"\n +fix: .*(write|give|needs)") as refused:
+                write_space(tmp_path, f"sampler={{name: {name}}}")
+            assert "did you mean" not in str(refused.value)
+
+    assert {*known} == {"tpe", "random", "grid", "GPSampler", "NSGAIISampler", "QMCSampler"}
 
 
 @pytest.mark.slow

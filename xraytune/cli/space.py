@@ -67,6 +67,10 @@ def space_check(
         file, overrides or (), data=data, weights_dir=weights_dir, extensions=extensions or ()
     )
     require_extensions(space)
+    if space.settings.sampler.options:
+        from xraytune.study.samplers import require_sampler  # loads Optuna
+
+        require_sampler(space.settings.sampler)
     warnings = [*space_warnings(space)]
     searched_names = space.searched
     if as_json:

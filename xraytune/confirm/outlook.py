@@ -26,6 +26,7 @@ from xraytune.space.load import load_space, with_data_options
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, missing_packages, require_extensions
 from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD
+from xraytune.study.samplers import require_sampler
 
 if TYPE_CHECKING:
     from xraytune.confirm.design import Design
@@ -144,6 +145,7 @@ def study_outlook(
     from xraytune.trial.prepare import prepare_space
 
     require_extensions(loaded_space)
+    require_sampler(loaded_space.settings.sampler)
     prepared, index = prepare_space(
         loaded_space, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
     )

@@ -32,6 +32,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal, random_parameters
 from xraytune.study.row import reasons_of
+from xraytune.study.samplers import require_sampler
 from xraytune.study.start import (
     continue_under_releases,
     create_study,
@@ -123,6 +124,7 @@ def search(
         on_progress=callbacks.on_progress,
     )
     loaded_space = open_space(file, overrides, data=data, weights_dir=weights_dir, note=note)
+    require_sampler(loaded_space.settings.sampler)
     study_folder = StudyFolder(Path(studies, loaded_space.settings.name).resolve())
     cache = Path(cache or study_folder.default_cache).resolve()
     require_writable(study_folder.path)

@@ -838,12 +838,34 @@ class SchedulerSettings(StrictModel):
     continue, or all trials, as in Ray Tune."""
 
 
+_OPTUNA_SAMPLERS = ("GPSampler", "NSGAIISampler", "QMCSampler")
+_OTHER_SAMPLERS = {
+    "BruteForceSampler": "write grid, which evaluates all points",
+    "CmaEsSampler": "it needs a further package; GPSampler also models numbers",
+    "GridSampler": "write grid, which evaluates all points",
+    "NSGAIIISampler": "it is for several objectives; write NSGAIISampler",
+    "PartialFixedSampler": "give the parameter a value in the space",
+    "RandomSampler": "write random",
+    "TPESampler": "write tpe",
+}
+"""Why a class of optuna.samplers is no name of a sampler here."""
+
+
 class SamplerSettings(StrictModel):
     """The Optuna sampler."""
 
-    name: Literal["tpe", "random", "grid"] = "tpe"
+    name: Literal["tpe", "random", "grid", "GPSampler", "NSGAIISampler", "QMCSampler"] = "tpe"
     startup_trials: NonNegativeInt = 10
     seed: int = 0
+    options: Mapping[str, bool | int | float | str] = {}
+    """Further arguments of the class in optuna.samplers."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _explain(cls, name: object) -> object:
+        if name in _OTHER_SAMPLERS:
+            raise ValueError(_OTHER_SAMPLERS[str(name)])
+        return name
 
 
 class Resources(StrictModel):
@@ -1084,8 +1106,9 @@ RULES: tuple[Rule, ...] = (
     _applies_only("scheduler.grace", "scheduler.name", "asha"),
     _applies_only("scheduler.reduction", "scheduler.name", "asha"),
     _applies_only("scheduler.within", "scheduler.name", "asha"),
-    _applies_only("sampler.startup_trials", "sampler.name", "tpe"),
-    _applies_only("sampler.seed", "sampler.name", "tpe", "random"),
+    _applies_only("sampler.startup_trials", "sampler.name", "tpe", "GPSampler"),
+    _applies_only("sampler.seed", "sampler.name", "tpe", "random", *_OPTUNA_SAMPLERS),
+    _applies_only("sampler.options", "sampler.name", "tpe", *_OPTUNA_SAMPLERS),
 )
 """All that a study may refuse, from the rules beside the settings above."""
 

@@ -9,7 +9,7 @@ parameters have absolute paths everywhere else.
 
 import difflib
 import json
-import sys
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,10 +19,9 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
-from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from xraytune.base.errors import ArtifactError, FileLine, StudyError, counted
@@ -37,14 +36,14 @@ from xraytune.base.files import (
     sync,
 )
 from xraytune.base.records import Json
-from xraytune.base.seeding import derive_seed
 from xraytune.space.domains import Point
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import STUDY_NAME
-from xraytune.space.settings import Experiment, Parameters, SamplerSettings
+from xraytune.space.settings import Experiment, Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import ROWS_FILE
 from xraytune.study.row import Status, TrialRow
+from xraytune.study.samplers import NumberedSampler
 from xraytune.study.trial import OpenTrial
 from xraytune.synth.mix import mix_label
 
@@ -61,8 +60,9 @@ _LOST = (
     "restore it from a backup, or search the space again under another name: "
     "the study cannot be used without it"
 )
-# The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna
-# wrote.
+# The operation codes of Optuna's journal for a new trial and for a reported value; a test reads a
+# journal that Optuna wrote.
+_CREATE_OPERATION = 4
 _REPORT_OPERATION = 7
 
 
@@ -86,17 +86,11 @@ class Journal:
             cut_torn_line(path)
         # Before the journal, which is ahead of it.
         ended_numbers = _ended_trials(path.with_name(ROWS_FILE))
-        self._backend = _ChainedLines(path)
-        try:
-            self._storage = JournalStorage(self._backend)
-            self.optuna_study = optuna.load_study(study_name=None, storage=self._storage)
-        except StudyError:
-            raise
-        except Exception as error:  # another study makes Optuna raise anything
-            what = f"the journal cannot be read: {error}"
-            raise StudyError(what, path, _LOST) from error
-        _require_same_space(self.optuna_study.user_attrs.get(_SPACE), self._space, path.parent)
         self._parameters: dict[int, Parameters] = {}
+        self._load()
+        _require_same_space(self.optuna_study.user_attrs.get(_SPACE), self._space, path.parent)
+        if is_writable and self._cut_torn_trial():
+            self._load()
         self.count = len(self.trials)  # including those suggested since opening
         losses = ended_numbers - {
             trial.number for trial in self.trials if trial.state.is_finished()
@@ -104,6 +98,33 @@ class Journal:
         if losses:
             what = f"its end was cut off: {ROWS_FILE} has {counted(len(losses), 'trial')} more"
             raise StudyError(what, path, _LOST)
+
+    def _load(self) -> None:
+        self._backend = _ChainedLines(self._path)
+        try:
+            self._storage = JournalStorage(self._backend)
+            self.optuna_study = optuna.load_study(study_name=None, storage=self._storage)
+        except StudyError:
+            raise
+        except Exception as error:  # another study makes Optuna raise anything
+            what = f"the journal cannot be read: {error}"
+            raise StudyError(what, self._path, _LOST) from error
+
+    def _cut_torn_trial(self) -> bool:
+        """Remove the last trial if a kill came before all of its settings were written.
+
+        It is asked for again: a sampler that finds its own trial decides differently.
+        """
+        trials = self.optuna_study.get_trials(deepcopy=False)
+        if not trials or trials[-1].state.is_finished() or trials[-1].intermediate_values:
+            return False
+        if trials[-1].state is TrialState.RUNNING:
+            with suppress(LookupError, ValueError):
+                self.parameters(trials[-1].number)
+                return False
+        os.truncate(self._path, self._backend.place_of_last_trial())
+        self._flush()
+        return True
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -121,34 +142,29 @@ class Journal:
     def ask(self) -> OpenTrial:
         """Return the next trial: the listed point with its number, or else a sampled one."""
         number = self.count
-        self.optuna_study.sampler = _NumberedSampler(self._settings.sampler, number)
-        # A killed search may already have enqueued the point.
-        if (
-            number < len(self._points)
-            and len(self.optuna_study.get_trials(deepcopy=False)) == number
-        ):
+        self.optuna_study.sampler = NumberedSampler(self._settings.sampler, number)
+        if number < len(self._points):
             self.optuna_study.enqueue_trial({**self._points[number]})
         trial = self.optuna_study.ask()
+        self._suggest(trial)
+        self._flush()
         self.count += 1
-        return self._open_trial(trial)
+        return self._open_trial(number)
 
     def resume(self) -> list[OpenTrial]:
-        """Return the trials that have not ended; settings that are missing are suggested now."""
-        trials = []
-        for trial in self.trials:
-            if trial.state is TrialState.RUNNING:
-                self.optuna_study.sampler = _NumberedSampler(self._settings.sampler, trial.number)
-                # A journal contains one study, so a trial's id is its number.
-                trials.append(self._open_trial(optuna.trial.Trial(self.optuna_study, trial.number)))
-        return trials
+        """Return the trials that have not ended."""
+        return [
+            self._open_trial(trial.number)
+            for trial in self.trials
+            if trial.state is TrialState.RUNNING
+        ]
 
-    def _open_trial(self, trial: optuna.trial.Trial) -> OpenTrial:
-        parameters = self._suggest(trial)
-        self._flush()
-        stored_trial = self._storage.get_trial(trial.number)
+    def _open_trial(self, number: int) -> OpenTrial:
+        parameters = self.parameters(number)
+        stored_trial = self._storage.get_trial(number)
         return OpenTrial(
-            number=trial.number,
-            label=f"#{trial.number} {mix_label(parameters)}",
+            number=number,
+            label=f"#{number} {mix_label(parameters)}",
             experiment=Experiment(settings=self._settings, parameters=parameters),
             epochs=max(stored_trial.intermediate_values, default=0),
             failures=[*stored_trial.user_attrs.get(_FAILURES, [])],
@@ -278,6 +294,12 @@ class _ChainedLines(BaseJournalBackend):
                 yield log
         self._last = checksum
 
+    def place_of_last_trial(self) -> int:
+        """Return the offset of the line that created the last trial."""
+        entries = enumerate(self.read_logs(0))
+        lines = [line for line, entry in entries if entry["op_code"] == _CREATE_OPERATION]
+        return self._places[lines[-1]][0]
+
 
 def _is_note(line: bytes) -> bool:
     """Return whether a line has no checksum and sets a study attribute other than the space."""
@@ -346,37 +368,6 @@ def _describe(identity: Json, name: str = "") -> dict[str, str]:
     for key, inner in identity.items():
         lines |= _describe(inner, f"{name}.{key}" if name else key)
     return lines
-
-
-class _NumberedSampler(TPESampler):
-    """The sampler of one trial, seeded by the trial's number, so that a restart shifts no sample.
-
-    Where the sampler suggests a parameter at a time, it is also seeded by the parameter's name, so
-    that a trial that was killed between two parameters gets the same values of the remaining ones.
-    The points of `grid` are enqueued, so nothing is left to sample.
-    """
-
-    def __init__(self, settings: SamplerSettings, number: int, purpose: str = "all") -> None:
-        self._settings = settings
-        self._number = number
-        # Before its first result, TPE samples as RandomSampler does.
-        startup_trials = settings.startup_trials if settings.name == "tpe" else sys.maxsize
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            super().__init__(
-                n_startup_trials=startup_trials,
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-                seed=derive_seed(settings.seed, "sampler", number, purpose) % 2**32,
-            )
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
-    ) -> Any:
-        sampler = _NumberedSampler(self._settings, self._number, param_name)
-        return super(_NumberedSampler, sampler).sample_independent(
-            study, trial, param_name, param_distribution
-        )
 
 
 def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
