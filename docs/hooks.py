@@ -35,6 +35,7 @@ PAGES_OUTSIDE = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
     "examples/index.md": "examples/README.md",
+    "benchmarks/index.md": "benchmarks/README.md",
 }
 """Pages of the site, and the files outside docs/ that they come from."""
 PROGRAMS = frozenset(

@@ -36,7 +36,7 @@ from xraytune.cli.command import Command, Group
 _SPIN_COUNT = "1000"
 """How often a waiting thread of torch checks for work before it sleeps. Threads that spin for long
 occupy cores that other threads wait for, so that a command beside other work becomes many times
-slower (docs/results.md#classifier-speed)."""
+slower (benchmarks/README.md#classifier-speed)."""
 _GROUPS = {
     "data": "Inspect a folder of X-rays, or make phantom ones.",
     "generator": "Train a GAN, or generate images with it.",
