@@ -64,3 +64,4 @@ def test_broken_promises_say_what_to_change(
 
     assert {name for name, promise in promises.items() if not promise.is_kept} == broken
     assert all(promises[name].fix for name in broken)
+    assert promises["same seed"].found == "other images"

@@ -121,42 +121,45 @@ def _check(experiment: Experiment, context: RunContext, extension: str | type) -
     started = time.monotonic()
     source.trained(settings, replace(context, on_progress=report))
     seconds = time.monotonic() - started
-    yield Promise(
-        name="progress",
-        is_kept=bool(reported),
-        found=f"trained in {seconds:.0f} s, with {len(reported)} calls of progress",
-        fix="" if reported else "call progress(done, total) in fit, or nobody sees how far it is",
-    )
+    found = f"trained in {seconds:.0f} s, with {len(reported)} calls of progress"
+    fix = "call progress(done, total) in fit, or nobody sees how far it is"
+    yield _promise("progress", bool(reported), found, fix)
 
     started = time.monotonic()
     blocks = [source.make_block(settings, context, label, 0) for label in range(len(names))]
     seconds = (time.monotonic() - started) / len(blocks) / BLOCK
-    size_px = blocks[0].shape[-1]
-    yield Promise(name="images", is_kept=True, found=f"{size_px} px, {seconds:.3f} s each")
+    yield _promise("images", True, f"{blocks[0].shape[-1]} px, {seconds:.3f} s each")
 
-    again = source.make_block(settings, context, 0, 0)
-    is_same = np.array_equal(again, blocks[0])
-    fix = "" if is_same else "take all random numbers of sample from its seed"
-    yield Promise(name="same seed", is_kept=is_same, found="the same images", fix=fix)
-    is_other = not np.array_equal(source.make_block(settings, context, 0, 1), blocks[0])
-    fix = "" if is_other else "take the random numbers of sample from its seed"
-    yield Promise(name="other seed", is_kept=is_other, found="other images", fix=fix)
+    def is_first_block(number: int, context: RunContext) -> tuple[bool, str]:
+        block = source.make_block(settings, context, 0, number)
+        is_same = np.array_equal(block, blocks[0])
+        return is_same, "the same images" if is_same else "other images"
+
+    is_same, found = is_first_block(0, context)
+    fix = "take all random numbers of sample from its seed"
+    yield _promise("same seed", is_same, found, fix)
+
+    is_same, found = is_first_block(1, context)
+    fix = "take the random numbers of sample from its seed"
+    yield _promise("other seed", not is_same, found, fix)
 
     resumed = _train_with_kill(experiment, context, extension, len(reported) // 2)
-    is_resumed = np.array_equal(source.make_block(settings, resumed, 0, 0), blocks[0])
+    is_same, found = is_first_block(0, resumed)
     fix = "save checkpoints in folder, and take the random numbers of a step from seed and step"
-    yield Promise(
-        name="killed and resumed",
-        is_kept=is_resumed,
-        found="the same images" if is_resumed else "other images than without a kill",
-        fix="" if is_resumed else fix,
+    yield _promise(
+        "killed and resumed", is_same, f"{found}, compared with a training without a kill", fix
     )
 
     if experiment.settings.task == "classification" and len(names) > 1:
         yield _agreement(context, blocks)
     copies, _ = find_copies(experiment, context)
-    fix = "train less, or with more images; a study refuses copies" if copies else ""
-    yield Promise(name="no copies", is_kept=not copies, found=copies or "none", fix=fix)
+    fix = "train less, or with more images; a study refuses copies"
+    yield _promise("no copies", not copies, copies or "none", fix)
+
+
+def _promise(name: str, is_kept: bool, found: str, fix: str = "") -> Promise:
+    """Return a promise, with what to change if it is broken."""
+    return Promise(name=name, is_kept=is_kept, found=found, fix="" if is_kept else fix)
 
 
 def _train_with_kill(
@@ -212,11 +215,7 @@ def _agreement(context: RunContext, blocks: Sequence[UInt8Array]) -> Promise:
     shares = label_agreement(real, (pool.astype(np.float64), labels))
     names = context.prepared.class_names
     found = ", ".join(f"{share:.0%} of {name}" for name, share in zip(names, shares, strict=True))
+    found = f"a classifier of real images agrees with {found}"
     is_kept = float(np.mean(shares)) > 1 / len(names)
-    fix = "" if is_kept else "check that sample uses the targets, in the order of classes"
-    return Promise(
-        name="classes",
-        is_kept=is_kept,
-        found=f"a classifier of real images agrees with {found}",
-        fix=fix,
-    )
+    fix = "check that sample uses the targets, in the order of classes"
+    return _promise("classes", is_kept, found, fix)
