@@ -243,29 +243,25 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
 
 
 def sample_pool(experiment: Experiment, context: RunContext) -> dict[int, list[ImageSet]]:
-    """Return at most 256 random images of each class, from all blocks that a trial uses.
+    """Return about 256 random images of each class, equally many of each block that a trial uses.
 
     With several blocks, a generator may copy in some of them only. As many images as one block has
     keep the cost and the error rates of the test for any number of blocks. The sample depends on
     the blocks alone, so that trials with the same blocks share it. Each `ImageSet` has those of a
     block; a class without images is left out.
     """
-    settings = experiment.settings
     source = source_of(experiment.parameters)
     planned = plan_mix(context.prepared.train_counts, experiment.parameters)
     pool: dict[int, list[ImageSet]] = {}
     for label in range(len(context.prepared.class_names)):
         block_count = max(1, math.ceil(int((planned == label).sum()) / BLOCK))
-        blocks = [source.block(settings, context, label, number) for number in range(block_count)]
-        owners = np.repeat(np.arange(block_count), [len(block.rows) for block in blocks])
-        order = numpy_generator(0, "compared images", label).permutation(len(owners))
-        chosen = np.sort(order[:BLOCK])
-        samples = []
-        for number in np.unique(owners[chosen]).tolist():
-            first = int(np.searchsorted(owners, number))
-            samples.append(take(blocks[number], chosen[owners[chosen] == number] - first))
-        if samples:
-            pool[label] = samples
+        count = math.ceil(BLOCK / block_count)
+        order = numpy_generator(0, "compared images", label).permutation(BLOCK)
+        for number in range(block_count):
+            block = source.block(experiment.settings, context, label, number)
+            places = order[order < len(block.rows)][:count]  # the last one of a folder is smaller
+            if len(places):
+                pool.setdefault(label, []).append(take(block, np.sort(places)))
     return pool
 
 
