@@ -1,10 +1,18 @@
-"""How busy a search keeps a node of 1 or 8 GPUs: the real loop, with simulated trials and time.
+"""How near a search on 1, 2, 4 or 8 GPUs comes to its bound: the real loop, with simulated trials and time.
 
-It runs `gan_ratio.yaml`. Durations are those of docs/results.md, "On a GPU": steps of GAN and
-network on an H100, the start of a process, and on an H200 the first epoch in a new one. It is
-assumed that a trial alone computes for 40 % of its time, and that trials on a GPU slow each other
-down beyond 100 %. Shares are of the slots from the end of the first GAN to the start of the last
-trial.
+Two traces of `gan_ratio.yaml` on H100s:
+
+- *light*: the space as it is. Its GANs make 465 steps a second, as measured (benchmarks/README.md,
+  "On a GPU").
+- *heavy*: a ResNet-50, all layers, on 5,000 images of 224 px, and a generator whose longer fit takes two hours,
+  as a diffusion model's does.
+
+Trials train at the speeds of `space/cost.py`, which charges each backbone, and the layers that are
+trained. Four seconds are the start of a process, and eleven, as measured on an H200, the first epoch in a new one.
+
+No schedule can take less than the *bound*: the longer of the longest chain (a process starts and
+trains the generators, each from the shorter one, and then a network on the images of the longest) and all seconds
+that trials compute, divided by the GPUs. Confirmation is not simulated.
 """
 
 from __future__ import annotations
@@ -23,17 +31,46 @@ from xraytune.data.prepare import prepare
 from xraytune.search.loop import TrialLoop, count_slots, reserve
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
+from xraytune.space.cost import _FORWARD, _GPU, _NETWORKS, _TRAINED_SHARE
 from xraytune.space.load import load_space
+from xraytune.space.settings import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.trial import OpenTrial, TrialMessage
 from xraytune.synth.generator_inputs import Training
 
 _SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio.yaml"
-_NODES = (Node(cpus=16, gpus=1), Node(cpus=64, gpus=8))
-_GAN_STEPS, _IMAGES = 465.0, 8144.0  # a second
-_TRAIN_IMAGES, _EPOCHS, _ALONE = 558, 27, 0.4
+_GPUS = (1, 2, 4, 8)
+_EPOCHS = 27
 _START_SECONDS, _FIRST_EPOCH_SECONDS = 4.0, 11.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """What the trials of a search compute.
+
+    Attributes:
+        gan_steps: Steps of a generator in a second.
+        train_images: Real images of an epoch.
+        size_px: Their side.
+        overrides: Settings that differ from the space.
+    """
+
+    gan_steps: float
+    train_images: int
+    size_px: int = 128
+    overrides: tuple[str, ...] = ()
+
+
+_TRACES = {
+    "light": Trace(gan_steps=465.0, train_images=558),
+    "heavy": Trace(
+        gan_steps=15_000 / 7200,
+        train_images=5000,
+        size_px=224,
+        overrides=("backbone=resnet50", "trainable=all"),
+    ),
+}
 
 
 @dataclass(slots=True)
@@ -42,10 +79,9 @@ class SimulatedNode:
 
     node: Node
     allocation: Allocation
+    trace: Trace
     slots: int = 0
     now: float = 0.0
-    first_gan: float = 0.0
-    last_start: float = 0.0
     queue: list[tuple[float, int, float, TrialMessage]] = field(default_factory=list)
     running: dict[int, OpenTrial] = field(default_factory=dict)
     steps_trained: int = 0
@@ -53,8 +89,10 @@ class SimulatedNode:
     """Processes, which run one trial after another."""
     trained_at: dict[float, int] = field(default_factory=dict)
     """When a generator is trained, and its steps."""
-    log: list[tuple[float, float, float]] = field(default_factory=list)
-    """Until when, the seconds of slots in use, and those of training."""
+    seconds: dict[int, float] = field(default_factory=dict)
+    """What each trial has computed, without its generator."""
+    needs: dict[int, int] = field(default_factory=dict)
+    """Steps of the generator of each trial."""
 
     def need(self, generator: Training | None, draw: int | None, size_px: int) -> str | None:
         """Return the lineage of a generator that is not trained yet; the space has one."""
@@ -73,13 +111,11 @@ class SimulatedNode:
             report = min(self.queue, key=lambda report: report[:2])
             self.queue.remove(report)
             when, number, training, message = report
-            slots, trial = loop.slots_in_use(), self.running[number]
-            self.log.append((when, slots * (when - self.now), trial.slots * training))
+            self.seconds[number] = self.seconds.get(number, 0.0) + training
             self.now = when
             for trained_at, steps in self.trained_at.items():
                 if trained_at <= when:
                     self.steps_trained = max(self.steps_trained, steps)
-                    self.first_gan = self.first_gan or trained_at
             if not loop.on_result(number, message):
                 del self.running[number]
                 self.queue = [report for report in self.queue if report[1] != number]
@@ -87,17 +123,17 @@ class SimulatedNode:
     def start(self, suggestion: OpenTrial) -> None:
         """Queue what a trial will report."""
         number, parameters = suggestion.number, suggestion.parameters
-        self.last_start, self.running[number] = self.now, suggestion
+        self.running[number] = suggestion
         is_new = len(self.running) > self.started
         self.started = max(self.started, len(self.running))
-        when, best, dice = self.now + is_new * _START_SECONDS, 0.0, random.Random(number)
-        slowdown = max(1.0, _ALONE * len(self.running) / self.node.gpus)
+        when, best, dice = self.now, 0.0, random.Random(number)
+        if parameters.gan:
+            self.needs[number] = parameters.gan.steps
         if suggestion.trains_generator and (generator := parameters.gan):
-            gan_seconds = slowdown * (generator.steps - self.steps_trained) / _GAN_STEPS
-            when += gan_seconds
-            self.trained_at[when] = generator.steps
-        seconds = slowdown * _TRAIN_IMAGES * (1 + parameters.synthetic_ratio) / _IMAGES
-        when += is_new * _FIRST_EPOCH_SECONDS
+            when += (generator.steps - self.steps_trained) / self.trace.gan_steps
+            self.trained_at[when + is_new * _START_SECONDS] = generator.steps
+        when += is_new * (_START_SECONDS + _FIRST_EPOCH_SECONDS)
+        seconds = self._epoch_seconds(parameters)
         for epoch in range(1, _EPOCHS + 1):
             best, when = max(best, dice.betavariate(8, 2)), when + seconds
             record = EpochRecord(
@@ -116,38 +152,60 @@ class SimulatedNode:
         )
         self.queue.append((when + 1e-6, number, 0.0, result))
 
+    def _epoch_seconds(self, parameters: Parameters) -> float:
+        """Return what an epoch takes; the frozen features of a head are computed once."""
+        images = self.trace.train_images * (1 + parameters.synthetic_ratio)
+        cost = (
+            _NETWORKS.get(parameters.backbone, 1.0)
+            * _GPU.training
+            * (self.trace.size_px / 128) ** 2
+        )
+        share = _TRAINED_SHARE[parameters.trainable]
+        if parameters.trainable == "head":
+            share = _FORWARD / _EPOCHS
+        return images * cost * share
+
+    @property
+    def bound(self) -> float:
+        """Seconds that no schedule of these trials can fall below."""
+        steps = max(self.needs.values(), default=0)
+        fits = steps / self.trace.gan_steps
+        tails = [self.seconds[number] for number, needed in self.needs.items() if needed == steps]
+        chain = _START_SECONDS + fits + min(tails, default=0.0)
+        work = (sum(self.seconds.values()) + fits) / self.slots
+        return max(chain, work + _START_SECONDS + _FIRST_EPOCH_SECONDS)
+
 
 def measure() -> Iterator[Figure]:
-    """Simulate a search for each node and share of a GPU."""
+    """Simulate a search for each trace and number of GPUs."""
     with tempfile.TemporaryDirectory() as name:
         paint_phantoms(Path(name, "xrays"), patients=20, seed=1, image_size_px=32)
-        for node in _NODES:
-            for share in (1, 0.5, 0.25):
-                yield from _simulated(Path(name), node, share)
+        for what, trace in _TRACES.items():
+            seconds = {}
+            for gpus in _GPUS:
+                node = _simulate(Path(name), what, trace, gpus)
+                seconds[gpus] = node.now
+                label = f"simulated node, {what} trace, {gpus} GPU(s)"
+                yield figure(f"{label}: seconds", node.now, "s")
+                yield figure(f"{label}: bound", node.bound, "s")
+                yield figure(f"{label}: seconds / bound", node.now / node.bound, "x", "<= 1.15")
+            yield figure(
+                f"simulated node, {what} trace: one GPU / eight", seconds[1] / seconds[8], "x"
+            )
 
 
-def _simulated(root: Path, gpu_node: Node, share: float) -> Iterator[Figure]:
+def _simulate(root: Path, what: str, trace: Trace, gpus: int) -> SimulatedNode:
     overrides = [
-        f"resources.gpus_per_trial={share}",
+        "resources.gpus_per_trial=1",
         "data.train_patients=null",
         "data.split.val_a=0.25",
+        *trace.overrides,
     ]
     space = load_space(_SPACE, overrides, data=root / "xrays")
-    folder, (prepared, _) = (
-        StudyFolder(root / f"{gpu_node.gpus}-{share}"),
-        prepare(space.settings, root / "cache"),
-    )
+    folder = StudyFolder(root / f"{what}-{gpus}")
+    prepared, _ = prepare(space.settings, root / "cache")
     create_study(folder, space, prepared, Compute(device="cuda", threads=2, precision="bfloat16"))
-    node = SimulatedNode(gpu_node, allocation_of(space.settings, has_gpu=True))
+    machine = Node(cpus=8 * gpus, gpus=gpus)
+    node = SimulatedNode(machine, allocation_of(space.settings, has_gpu=True), trace)
     node.run(SearchTrials(folder, space, node.need))
-    counted = [entry for entry in node.log if node.first_gan < entry[0] <= node.last_start]
-    slot_seconds = node.slots * (node.last_start - node.first_gan)
-    what = f"simulated node of {gpu_node.gpus:g} GPU(s), gpus_per_trial {share:g}"
-    yield figure(f"{what}: seconds", node.now, "s")
-    if slot_seconds:  # else all trials started at once
-        yield figure(
-            f"{what}: slots busy", sum(busy for _, busy, _ in counted) / slot_seconds, "", ">= 0.85"
-        )
-        yield figure(
-            f"{what}: training", sum(training for *_, training in counted) / slot_seconds, ""
-        )
+    return node
