@@ -60,6 +60,19 @@ def test_frame_orders_running_best_and_ended_trials() -> None:
     assert rows[1] == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "0.0001", "complete 0:07"]
 
 
+def test_the_best_trial_of_each_arm_is_shown() -> None:
+    gan = Parameters(source="gan", gan=GanSettings(), synthetic_ratio=1.0)
+    view = view_of(
+        *(trial(number, "complete", 0.9) for number in range(7)),
+        trial(7, "complete", 0.5, parameters=gan),
+        trial(8, "complete", 0.6, parameters=gan),
+    )
+
+    rows = rows_of(live_frame(view))
+
+    assert [row[1] for row in rows][:6] == ["0", "1", "2", "3", "4", "8"]
+
+
 def test_the_last_trials_to_end_are_shown_and_not_those_with_the_highest_numbers() -> None:
     minutes = [6, 5, 0, 4, 1, 3, 2]
     view = view_of(

@@ -1,15 +1,16 @@
 """`status` and the live table, which read the study's folder alone."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.study.studies import direct, epoch, run_trial, view_of
-from xraytune.space.settings import Parameters
+from xraytune.space.settings import GanSettings, Parameters
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyWatcher, trials_dataframe
-from xraytune.study.trial import ProgressFile, TrialFailed
+from xraytune.study.trial import ProgressFile, TrialFailed, read_progress
 
 
 @pytest.mark.slow
@@ -110,6 +111,29 @@ def test_the_time_left_follows_from_trials_that_share_what_the_first_ones_comput
     view = view_of(*trials, *waiting, trial_budget=20, seconds=32.0)
 
     assert view.seconds_left == 16.0
+
+
+def test_the_time_left_waits_for_the_generator_that_others_wait_for(tmp_path: Path) -> None:
+    """Half of its steps took 40 seconds; then it and three others need two seconds each."""
+    now = [0.0]
+    report = ProgressFile(tmp_path, clock=lambda: now[0])
+    report("training the GAN (steps)", 0, 1000)
+    now[0] = 40.0
+    report("training the GAN (steps)", 500, 1000)
+    progress = read_progress(tmp_path)
+    assert progress
+    gan = Parameters(source="gan", gan=GanSettings(), synthetic_ratio=1.0)
+    trials = [
+        TrialRow(number=0, status="complete", parameters=Parameters(), seconds=2.0),
+        TrialRow(
+            number=1, status="running", parameters=gan, preparing_seconds=progress.seconds_left
+        ),
+        *(TrialRow(number=number, status="waiting", parameters=gan) for number in (2, 3, 4)),
+    ]
+
+    view = view_of(*trials, trial_budget=5, seconds=3.0)
+
+    assert view.seconds_left == 40.0 + 4 * 2.0
 
 
 def test_a_notebook_shows_a_study_without_trials() -> None:

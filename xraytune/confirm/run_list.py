@@ -158,8 +158,8 @@ class RunList(TrialLoop):
             share = run.epochs / epochs
             progress = read_progress(self.study_folder.trial_path(run.number))
             if progress and not run.epochs:
-                text = progress_text(*progress)
-                what, done, total = progress
+                what, done, total, _ = progress
+                text = progress_text(what, done, total)
                 if run.trains_generator and what == GAN_PROGRESS:
                     share = done / total / 2  # the network is trained after it
                     self.callbacks.on_progress(f"GAN of {run.label} (steps)", done, total)

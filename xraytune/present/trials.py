@@ -35,7 +35,13 @@ _TONES: dict[str, Tone] = {
 
 def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     """Lay out a running search: the running trials, the best ones and the last ones."""
-    best = view.ranked[:_BEST_SHOWN]
+    ranked = view.ranked
+    best_of_arm = {trial.arm: trial for trial in reversed(ranked)}
+    best = [
+        trial
+        for place, trial in enumerate(ranked)
+        if place < _BEST_SHOWN or trial is best_of_arm[trial.arm]
+    ]
     ended = [trial for trial in view.trials if trial.seconds is not None and trial not in best]
     ended.sort(key=attrgetter("ended_at"), reverse=True)
     unfinished = [trial for trial in view.trials if trial.seconds is None]
@@ -224,7 +230,7 @@ def heading(view: StudyView) -> Iterator[Cell | str]:
     time = f"{duration(view.seconds)} used"
     if view.seconds_budget is not None:
         time += f" of at most {duration(view.seconds_budget)}"
-    if view.seconds_left is not None:
+    if view.seconds_left:
         time += f", about {duration(view.seconds_left)} left"
     yield f"{'running' if view.is_running else 'not running'}, {time}"
     if view.gpu_seconds:

@@ -313,7 +313,7 @@ class TrialLoop(ABC):
     def _generator_steps(self, trial: OpenTrial) -> int:
         """Return how far the training of a trial's generator got; 0 if it trained none."""
         progress = read_progress(self.study_folder.trial_path(trial.number))
-        return progress[1] if progress and trial.trains_generator else 0
+        return progress.done if progress and trial.trains_generator else 0
 
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""

@@ -88,6 +88,8 @@ class TrialRow(RunRow):
     """The best val-A score after each recorded epoch."""
     busy_with: str = ""
     """What a trial does before its first epoch, such as `training the GAN: 300 of 600 steps`."""
+    preparing_seconds: float | None = None
+    """The time left of what the trial does before its first epoch; None if it is unknown."""
     node: str = ""
     """The node that runs the trial, if it is another node than this."""
     samples: str = ""

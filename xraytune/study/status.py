@@ -124,7 +124,8 @@ class StudyView:
     def seconds_left(self) -> float | None:
         """Estimated time left; None until a trial has ended, and if no search is running.
 
-        On average, half of a running trial is assumed to be done.
+        On average, half of a running trial is assumed to be done. Trials that wait for a generator
+        come after the training of the slowest one.
         """
         ended_seconds = [trial.seconds for trial in self.trials if trial.seconds is not None]
         if not (ended_seconds and self.is_running):
@@ -133,7 +134,14 @@ class StudyView:
         waiting_count = self.trial_budget - len(ended_seconds) - len(halves)
         remaining_work = seconds_to_come(ended_seconds, halves, waiting_count)
         finished_work = sum(ended_seconds) + seconds_to_come(ended_seconds, halves, 0)
-        seconds = self.seconds * remaining_work / finished_work if finished_work else 0.0
+        pace = self.seconds / finished_work if finished_work else 0.0
+        seconds = pace * remaining_work
+        preparing = [trial.preparing_seconds or 0.0 for trial in self.trials]
+        if any(preparing):
+            generating = [trial for trial in self.trials if trial.parameters.trains_generator]
+            behind = sum(trial.status == "waiting" for trial in generating)
+            after_it = seconds_to_come(ended_seconds, [], 1 + behind)
+            seconds = max(seconds, max(preparing) + pace * after_it)
         if self.seconds_budget is None:
             return seconds
         return max(0.0, min(seconds, self.seconds_budget - self.seconds))
@@ -365,7 +373,8 @@ class StudyWatcher:
         changes = {
             "mix": mix_label(parameters),
             "status": status,
-            "busy_with": progress_text(*progress) if progress else "",
+            "busy_with": progress_text(*progress[:3]) if progress else "",
+            "preparing_seconds": progress and progress.seconds_left,
             "node": read_node(folder) if status == "running" else "",
             "samples": read_samples(folder) if parameters.trains_generator else "",
             "report": read_pool_report(folder) if parameters.has_synthetic_images else None,

@@ -14,14 +14,15 @@ treated as unknown.
 """
 
 import json
+import math
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
 from pydantic import TypeAdapter
 
@@ -150,19 +151,43 @@ TrialMessage: TypeAlias = EpochRecord | TrialResult | TrialFailed
 """A message of a trial: an epoch, or a result or a failure at its end."""
 
 
+class TrialProgress(NamedTuple):
+    """The last arguments of a trial's `Progress` callback, and the time left of this work."""
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+
+_PROGRESS = TypeAdapter(TrialProgress)
+
+
 @dataclass(slots=True)
 class ProgressFile:
-    """A `Progress` callback that writes `progress.json` of a trial, at most once a second."""
+    """A `Progress` callback that writes `progress.json` of a trial, at most once a second.
+
+    The time left follows from the pace since the first call about the same work.
+    """
 
     trial_dir: Path
-    _written: float = field(default=0.0, init=False)
+    clock: Callable[[], float] = time.monotonic
+    _written: float = field(default=-math.inf, init=False)
+    _first: tuple[str, int, float] = field(default=("", 0, 0.0), init=False)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Write the progress."""
-        now = time.monotonic()
+        now = self.clock()
+        if what != self._first[0]:
+            self._first = (what, done, now)
+        _, first_done, began = self._first
+        seconds_left = None
+        if done > first_done:
+            seconds_left = (now - began) / (done - first_done) * (total - done)
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
-            content = json.dumps({"what": what, "done": done, "total": total})
+            progress = TrialProgress(what, done, total, seconds_left)
+            content = json.dumps(progress._asdict())
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", is_durable=False)
 
 
@@ -200,11 +225,10 @@ def read_node(trial_dir: Path) -> str:
     return node if node != socket.gethostname() else ""
 
 
-def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:
-    """Return the last arguments of a trial's `Progress` callback; None if they are unknown."""
+def read_progress(trial_dir: Path) -> TrialProgress | None:
+    """Return what a trial does before its first epoch; None if it is unknown."""
     with suppress(*_UNREADABLE):
-        content = read_json(trial_dir / _PROGRESS_FILE)
-        return str(content["what"]), int(content["done"]), int(content["total"])
+        return _PROGRESS.validate_python(read_json(trial_dir / _PROGRESS_FILE))
     return None
 
 
