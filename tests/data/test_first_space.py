@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.laptop_lines import Walk, walk
 from tests.data.conftest import DataFolder
 from tests.data.image_files import dicom
 from tests.docs.commands import TINY, TINY_PAIRS
@@ -34,11 +36,11 @@ KINDS = (
 """Kinds of data folders."""
 
 
-def draw(folder: Path, kind: str) -> Path:
+def draw(folder: Path, kind: str, patients: int = 60) -> Path:
     """Draw images of a kind, and return what `--data` gets."""
     paint_phantoms(
         folder,
-        patients=12 if kind == "few patients" else 60,
+        patients=12 if kind == "few patients" else patients,
         seed=1,
         image_size_px=64,
         pairs=kind == "masks",
@@ -101,22 +103,56 @@ def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
     assert ("all" in trainable) == (has_gpu or kind == "masks")
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_space_of_each_kind_of_data_is_searched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    data = draw(tmp_path / "xrays", kind)
+def follow_lines(folder: Path, kind: str, patients: int, *, has_test: bool) -> Walk:
+    """Follow the lines from images to a model, with nothing chosen but a tiny budget."""
+    data = draw(folder / "xrays", kind, patients)
+    if not has_test:
+        shutil.rmtree(folder / "xrays/test", ignore_errors=True)
     tiny = TINY_PAIRS if kind == "masks" else TINY
-    more = ["data.split.val_a=0.35", "data.split.val_b=0.35"] if kind == "findings" else []
-    own = [line for line in tiny if not line.startswith(("data.train_patients", "labels"))]
+    chosen = ("data.train_patients", "data.split", "labels", "confirm")
+    budget = [line for line in tiny if not line.startswith(chosen)]
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        result = command(*words)
+        return result.exit_code, result.output
 
     with confirm_in_process():
-        view = search(data=data, overrides=[*own, *more])
+        return walk(str(data.relative_to(folder)), run, [*budget, "confirm.replicates=4"])
 
-    assert view.counts == {"complete": 4}
-    assert {row.parameters.source for row in view.trials} == {"none", "duplicate", "gan"}
+
+def test_the_lines_lead_to_a_model_and_say_before_the_search_that_a_verdict_takes_more_patients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    walked = follow_lines(tmp_path, "masks", 60, has_test=False)
+
+    assert (walked.ending, walked.dead_ends) == ("announced", ())
+    assert {line.split()[0] for line in walked.commands} == {
+        *("data", "plan", "search", "export", "train")
+    }
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("has_test", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "patients"),
+    [
+        *((kind, 150) for kind in KINDS),
+        *(("classes", patients) for patients in (60, 300, 700, 2000)),
+        *((kind, 300) for kind in ("three classes", "rare", "findings", "masks")),
+    ],
+)
+def test_the_lines_lead_from_each_kind_of_data_to_a_verdict_or_say_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, patients: int, has_test: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    walked = follow_lines(tmp_path, kind, patients, has_test=has_test)
+
+    assert walked.dead_ends == ()
+    if has_test and kind != "few patients":
+        assert walked.ending == "verdict"
 
 
 @pytest.mark.parametrize(

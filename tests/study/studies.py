@@ -71,7 +71,6 @@ def two_images() -> SplitData:
         image_size_px=128,
         pixels="pixels-1/none",
         test_fingerprint=None,
-        test_contents=(),
         images=images,
     )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from typer import Exit, confirm
 
-from xraytune.base.errors import counted
+from xraytune.base.errors import Problem, counted
 from xraytune.base.records import EpochRecord
 from xraytune.base.tables import counts_text, duration
 from xraytune.cli import console
@@ -213,11 +213,26 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex) -> None:
 def print_search(view: StudyView, extensions: Sequence[str]) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
-    when = "next"
+    propose_confirm(view, extensions)
+
+
+def propose_confirm(view: StudyView, extensions: Sequence[str] = ()) -> None:
+    """Print what `confirm` will be able to tell of a study, or why it cannot, and what to do."""
+    from xraytune.confirm.design import design_confirmation
+
+    problem = Problem("the search has no complete trial with synthetic images")
     if view.has_finalist:
-        console.propose("confirm", view.path, extensions=extensions)
-        when = "without a verdict"
-    console.propose("export", view.path, "-o", "best.yaml", when=when)
+        design = design_confirmation(view)
+        if design.problem is None:
+            console.write(f"what `confirm` can tell: {design.outlook}")
+            console.propose("confirm", view.path, extensions=extensions)
+            console.propose("export", view.path, "-o", "best.yaml", when="without a verdict")
+            return
+        problem = design.problem
+    console.write(f"there is nothing to confirm: {problem.what}")
+    if problem.fix:
+        console.write(f"fix: {problem.fix}")
+    console.propose("export", view.path, "-o", "best.yaml", when="next, without a verdict")
 
 
 def print_confirmation(confirmation: Confirmation) -> None:

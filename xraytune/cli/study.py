@@ -23,6 +23,7 @@ def status(
 
     Example: xraytune status studies/gan-ratio; without a study, it lists all
     """
+    from xraytune.cli.results import propose_confirm
     from xraytune.present.studies import compare_studies, list_studies, studies_frame
     from xraytune.present.trials import status_frame
     from xraytune.study.status import status as read_status
@@ -36,6 +37,8 @@ def status(
             console.show_json(view)
         else:
             console.show(*status_frame(view))
+            if view.best and not view.is_running:
+                propose_confirm(view)
         return
     summaries = list_studies(*folders)
     if as_json:

@@ -6,8 +6,10 @@ for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, XraytuneError, counted
@@ -26,7 +28,9 @@ from xraytune.space.settings import RIVALS, Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.stats.placements import effective_patients
 from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD, Precision, expect_precision
+from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
+from xraytune.study.status import StudyView
 from xraytune.synth.sources.which import mixes_of
 
 _OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
@@ -34,6 +38,9 @@ _OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
 _MORE_REPLICATES = (5, 10, 20, 40)
 _ROWS = 2
 """Number of larger replicate counts that are shown."""
+_AUROCS = (0.51, 0.999)
+"""Expected AUROCs are between these; at 1, nothing would vary."""
+_MOST_ADDED, _MOST_REPLICATES = 100_000, 40
 
 
 @frozen
@@ -136,16 +143,18 @@ def design_study(
     why_unknown = _why_unknown(settings, finalists, sites)
     if sealed:
         scored_size = side_size("test", sealed.images, prepared.outputs, prepared.positive)
+    ways = ""
     if sealed and not why_unknown:
-        designs = _possible_designs(sealed, plan, auroc, sd)
+        expect = _expectation(sealed, plan, sd)
+        designs = _possible_designs(sealed, plan, partial(expect, auroc))
+        ways = _describe_ways(replicates, partial(expect, auroc), settings.confirm.rope)
         for other_auroc in _OTHER_AUROCS:
-            precision = _possible_designs(sealed, plan, other_auroc, sd)[0].precision
-            half_widths[f"{other_auroc:g}"] = precision.half_width
+            half_widths[f"{other_auroc:g}"] = expect(other_auroc, replicates).half_width
     outlook = f"the width of the verdict's interval is not known beforehand: {why_unknown}"
     if problem and finalists:
         outlook = f"a confirmation cannot score anything: {problem.what}"
     elif designs:
-        outlook = _describe_precision(designs[0].precision, settings, auroc)
+        outlook = _describe_precision(designs[0].precision, settings, auroc) + ways
     machine = Machine(cores=cpu_count(), gpus=gpu_count() if gpus is None else gpus)
     search_seconds = search.seconds(machine)
     confirm_seconds = confirmation.seconds(machine)
@@ -178,16 +187,54 @@ def design_study(
     )
 
 
+def design_confirmation(view: StudyView) -> Design:
+    """Return the design of the confirmation of a searched study, from its records.
+
+    The arms are expected to have the AUROC of the best trial on val-B, if that is the objective.
+    """
+    study_folder = StudyFolder(view.path)
+    space = study_folder.space()
+    prepared = study_folder.prepared()
+    best = view.for_export
+    auroc = LIKELY_AUROC
+    if best and best.val_b_score and space.settings.objective.metric == "val_auroc":
+        auroc = min(max(best.val_b_score, _AUROCS[0]), _AUROCS[1])
+    return design_study(space, prepared, prepared.index(space.settings.data.path), auroc=auroc)
+
+
 def _describe_precision(precision: Precision, settings: Settings, auroc: float) -> str:
     rope = settings.confirm.rope
     enough = "enough" if precision.gain_over_all <= rope else "not enough"
     return (
         f"{counted(precision.replicates, 'replicate')} on {precision.patients:,} patients give "
-        f"a 95 % interval of about ± {precision.half_width:.4f} {settings.metric} (at {auroc:g}), "
-        f"and find a gain of {precision.gain:.4f} over one control, or of "
+        f"a 95 % interval of about ± {precision.half_width:.4f} {settings.metric} "
+        f"(at {auroc:.3g}), and find a gain of {precision.gain:.4f} over one control, or of "
         f"{precision.gain_over_all:.4f} over all, with 80 % power: {enough} for a gain of "
         f"{rope:g} (confirm.rope)"
     )
+
+
+def _describe_ways(replicates: int, expect: Callable[..., Precision], rope: float) -> str:
+    """Return what would be enough to find a gain of `rope`; "" if the plan is.
+
+    `expect` is as for `_possible_designs`.
+    """
+
+    def is_enough(replicates: int, added: int = 0) -> bool:
+        return bool(expect(replicates, added).gain_over_all <= rope)
+
+    if is_enough(replicates):
+        return ""
+    ways = []
+    added = bisect_left(range(_MOST_ADDED), True, key=lambda count: is_enough(replicates, count))
+    if added < _MOST_ADDED:
+        ways.append(f"about {added:,} more patients")
+    enough = next(filter(is_enough, range(replicates + 1, _MOST_REPLICATES + 1)), None)
+    if enough:
+        ways.append(f"{enough} replicates")
+    if not ways:
+        return "; it takes more replicates on many more patients"
+    return f"; {' or '.join(ways)} would be enough"
 
 
 def _expected_arms(
@@ -224,24 +271,25 @@ def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Seq
     return ""
 
 
-def _possible_designs(sealed: SealedTest, plan: Plan, auroc: float, sd: float) -> list[Alternative]:
-    """Return the planned design, then designs with more replicates or twice the scored patients.
+def _expectation(sealed: SealedTest, plan: Plan, sd: float) -> Callable[..., Precision]:
+    """Return a function of an AUROC, a number of replicates and a number of added patients.
 
-    Where unused patients are scored, those of a further draw are taken from them, as
-    `scored_patients` says.
+    It gives the precision. Where unused patients are scored, those of a further draw are taken from
+    them, as `scored_patients` says.
     """
     images = ImageTable(sealed.images)
     prepared = sealed.prepared
     scored_count = len({*images.patients})
     effective_count, share = effective_patients(images.targets, images.patients, prepared.positive)
     controls = plan.controls(plan.finalists[0])
-    planned_count = plan.replicates
     size = prepared.train_patient_count
+    drawn = plan.replicates * size if sealed.kind == "unused" else 0
 
-    def expect(replicates: int, scored: int, unused: int) -> Precision:
+    def expect(auroc: float, replicates: int, added: int = 0) -> Precision:
+        scored = scored_count + added
         overlap = 0.0
         if sealed.kind in UNUSED:
-            scored, overlap = scored_patients(unused, size, replicates)
+            scored, overlap = scored_patients(scored + drawn, size, replicates)
         return expect_precision(
             auroc,
             replicates=replicates,
@@ -253,17 +301,27 @@ def _possible_designs(sealed: SealedTest, plan: Plan, auroc: float, sd: float) -
             overlap=overlap,
         )
 
-    unused = scored_count
-    if sealed.kind == "unused":
-        unused += planned_count * size
-    designs = [Alternative(precision=expect(planned_count, scored_count, unused))]
+    return expect
+
+
+def _possible_designs(
+    sealed: SealedTest, plan: Plan, expect: Callable[..., Precision]
+) -> list[Alternative]:
+    """Return the planned design, then designs with more replicates or twice the scored patients.
+
+    `expect` gives the precision for a number of replicates and a number of added patients.
+    """
+    planned_count = plan.replicates
+    prepared = sealed.prepared
+    designs = [Alternative(precision=expect(planned_count))]
     for replicates in [count for count in _MORE_REPLICATES if count > planned_count][:_ROWS]:
         missing_patients = 0
         if sealed.kind == "draws":
             reserve = len({*prepared.side("others").patients})
-            missing_patients = max(0, (replicates - planned_count) * size - reserve)
-        precision = expect(replicates, scored_count, unused)
-        designs.append(Alternative(precision=precision, missing_patients=missing_patients))
-    twice = expect(planned_count, 2 * scored_count, unused + scored_count)
+            drawn_count = (replicates - planned_count) * prepared.train_patient_count
+            missing_patients = max(0, drawn_count - reserve)
+        designs.append(Alternative(precision=expect(replicates), missing_patients=missing_patients))
+    scored_count = len({*ImageTable(sealed.images).patients})
+    twice = expect(planned_count, scored_count)
     designs.append(Alternative(precision=twice, missing_patients=scored_count))
     return designs

@@ -50,6 +50,8 @@ from xraytune.space.strict_model import StrictModel
 
 HELD_OUT = ("val_a", "val_b", "test")
 """The sides that nothing is trained on."""
+_IMAGES = ("images", "unused", "test")
+"""The fields of `SplitData` that are written as columns."""
 
 
 @frozen
@@ -74,9 +76,9 @@ class SplitData:
             produce other pixels from the same files.
         test_fingerprint: The `content_fingerprint` of the held-out test folder; None if there is
             none.
-        test_contents: The `short_sha256` of each image of the test folder, sorted.
         images: All images that are trained on, validated on or scored, in the order of the index.
         unused: The other images of the folder, except those of its test folder.
+        test: The images of the test folder, of which only names, labels and hashes are known.
         has_masks: Whether the pixel artifact has a mask of each image.
         left_out_sites: The site that each draw of a confirmation leaves out; empty if no site is
             left out.
@@ -93,11 +95,11 @@ class SplitData:
     pixels: str
     pixels_sha256: str
     test_fingerprint: str | None
-    test_contents: tuple[str, ...]
     images: tuple[ImageFile, ...]
     has_masks: bool = False
     findings: tuple[str, ...] = ()
     unused: tuple[ImageFile, ...] = ()
+    test: tuple[ImageFile, ...] = ()
     left_out_sites: tuple[str, ...] = ()
     draws: tuple[tuple[str, ...], ...] = ()
     other_sizes: tuple[StoredPixels, ...] = ()
@@ -107,6 +109,23 @@ class SplitData:
     def outputs(self) -> tuple[str, ...]:
         """The findings or classes that a network has outputs for."""
         return self.findings or self.class_names
+
+    @property
+    def test_contents(self) -> tuple[str, ...]:
+        """The `short_sha256` of each image of the test folder, sorted."""
+        return tuple(sorted(image.short_sha256 for image in self.test))
+
+    def index(self, root: Path) -> ImageIndex:
+        """Return the recorded images as the index of their folder, which is not read."""
+        test = (replace(image, part="test") for image in self.test)
+        return ImageIndex(
+            root=root,
+            class_names=self.class_names,
+            all_images=ImageTable([*self.images, *self.unused, *test]),
+            findings=self.findings,
+            positive=self.positive,
+            name_sets=self.name_sets,
+        )
 
     @property
     def task(self) -> TaskName:
@@ -312,11 +331,11 @@ def prepare_index(
         resize=data.resize,
         has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
-        test_contents=tuple(sorted(image.short_sha256 for image in index.test)),
         findings=index.findings,
         name_sets=index.name_sets,
         images=tuple(image for image in recorded if image.side != "unused"),
         unused=tuple(image for image in recorded if image.side == "unused"),
+        test=index.test,
     )
     notes = [*part_notes(index), *index.warnings]
     notes += [f"left out: {image.file}: {image.reason}" for image in broken]
@@ -479,7 +498,7 @@ def write_prepared(prepared: SplitData, path: Path) -> None:
     """Write `split.json`, with the images as columns."""
     content = {field.name: getattr(prepared, field.name) for field in fields(prepared)}
     content["other_sizes"] = [asdict(stored) for stored in prepared.other_sizes]
-    for name in ("images", "unused"):
+    for name in _IMAGES:
         images = content[name]
         content[name] = {
             column: [getattr(image, column) for image in images] for column in RECORDED
@@ -491,11 +510,11 @@ def read_prepared(path: Path) -> SplitData:
     """Read `split.json`; raise ValueError if it is malformed."""
     try:
         content = without_checksum(read_json(path))
-        for name in content.keys() & {"images", "unused"}:
+        for name in content.keys() & {*_IMAGES}:
             columns = content[name]
             rows = zip(*columns.values(), strict=True)
             content[name] = tuple(ImageFile(**dict(zip(columns, row, strict=True))) for row in rows)
-        names = ("class_names", "findings", "test_contents", "left_out_sites", "name_sets")
+        names = ("class_names", "findings", "left_out_sites", "name_sets")
         for name in content.keys() & {*names}:
             content[name] = tuple(content[name])
         content["draws"] = tuple(map(tuple, content.pop("draws", ())))
