@@ -23,6 +23,7 @@ NAMES = (
     "draws",
     "ensemble",
     "example",
+    "laptop_lines",
     "findings",
     "other_hospital",
     "networks",

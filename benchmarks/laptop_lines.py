@@ -83,18 +83,16 @@ def walk(data: str, run: Run, budget: Sequence[str] = BUDGET) -> Walk:
 def measure() -> Iterator[Figure]:
     """Yield the number of commands and of dead ends, of each folder."""
     folders, weights = (os.environ[name] for name in NEEDS)
-    environment = os.environ | {"TORCH_HOME": str(Path(weights).resolve().parent)}
     for folder in map(Path, folders.split(":")):
         with tempfile.TemporaryDirectory() as place:
             (Path(place) / folder.name).symlink_to(folder.resolve())
 
             def run(words: Sequence[str], place: str = place) -> tuple[int, str]:
                 given = ("--weights-dir", str(Path(weights).resolve()))
-                needs_weights = words[0] in ("plan", "search")
+                needs_weights = words[0] in ("plan", "search") and given[0] not in words
                 done = subprocess.run(
                     [sys.executable, "-m", "xraytune", *words, *(given if needs_weights else ())],
                     cwd=place,
-                    env=environment,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -25,7 +26,7 @@ from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_index, read_labelled
 from xraytune.data.phantom import paint_phantoms
-from xraytune.data.prepare import prepare
+from xraytune.data.prepare import prepare, write_prepared
 from xraytune.data.table import subgroup_columns
 from xraytune.space.settings import FolderSettings, Parameters
 from xraytune.study.folder import StudyFolder
@@ -390,6 +391,30 @@ def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
     assert twice.precision.half_width < design.precision.half_width
 
 
+def test_after_the_search_its_status_says_what_a_confirmation_can_tell(ended: Lab) -> None:
+    shown = " ".join(command("status", ended.study).stdout.split())
+
+    design = design_of(ended)
+    assert design.precision is not None
+    assert f"can tell: {design.replicates} replicates on {design.precision.patients}" in shown
+    assert f"next: xraytune confirm {ended.study}" in shown
+
+
+def test_a_search_that_leaves_nobody_to_score_does_not_propose_to_confirm_it(
+    ended: Lab, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(ended.study, study)
+    prepared = StudyFolder(study).prepared()
+    write_prepared(replace(prepared, unused=prepared.unused[:3]), study / "split.json")
+
+    shown = " ".join(command("status", study).stdout.split())
+
+    assert "there is nothing to confirm" in shown
+    assert "data.train_patients=" in shown
+    assert "xraytune confirm" not in shown.partition("next")[2]
+
+
 def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab) -> None:
     """None where everybody outside a draw is scored; a test folder needs further draws."""
     design = design_of(ended)
@@ -436,4 +461,5 @@ def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(e
     design = content["design"]
     assert design["precision"]["half_width"] == design["half_widths"]["0.95"]
     assert "half-width by AUROC: 0.0" in shown
+    assert re.search(r"about [\d,]+ more patients.* would be enough", shown)
     assert command(*space, "--auroc", 1.5).exit_code == ConfigError.exit_code

@@ -128,6 +128,22 @@ def test_a_donors_classifier_at_chance_is_what_the_answer_says_first() -> None:
 
 
 @pytest.mark.slow
+def test_an_undecided_answer_says_how_many_patients_would_decide() -> None:
+    undecided = confirmation(scores(own_noise=1.0))
+
+    assert undecided.verdict == "undecided"
+    widest = max(pair.high - pair.low for pair in undecided.finalists[0].comparisons)
+    match = re.search(r"about ([\d,]+) patients to score and about (\d+)", undecided.missing)
+    assert match
+    growth = (widest / undecided.rope) ** 2
+    assert int(match[1].replace(",", "")) == pytest.approx(300 * growth, rel=0.05)
+    assert int(match[2]) == pytest.approx(REPLICATES * growth, rel=0.05)
+    assert undecided.missing in undecided.to_json()["answer"]
+    assert undecided.missing in verdict_frame(undecided)
+    assert helped().missing == ""
+
+
+@pytest.mark.slow
 def test_a_better_encoder_without_synthetic_images_explains_a_gain() -> None:
     """Unless it has the finalist's encoder, or is worse than the finalist."""
     tuned = arm("tuned augmented #9", "tuned", augmentation="affine", backbone="mobilenet_v2")

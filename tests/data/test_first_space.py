@@ -111,13 +111,14 @@ def follow_lines(folder: Path, kind: str, patients: int, *, has_test: bool) -> W
     tiny = TINY_PAIRS if kind == "masks" else TINY
     chosen = ("data.train_patients", "data.split", "labels", "confirm")
     budget = [line for line in tiny if not line.startswith(chosen)]
+    budget += ["confirm.replicates=4", "final.max_epochs=1"]
 
     def run(words: Sequence[str]) -> tuple[int, str]:
         result = command(*words)
         return result.exit_code, result.output
 
     with confirm_in_process():
-        return walk(str(data.relative_to(folder)), run, [*budget, "confirm.replicates=4"])
+        return walk(str(data.relative_to(folder)), run, budget)
 
 
 def test_the_lines_lead_to_a_model_and_say_before_the_search_that_a_verdict_takes_more_patients(
@@ -125,7 +126,7 @@ def test_the_lines_lead_to_a_model_and_say_before_the_search_that_a_verdict_take
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    walked = follow_lines(tmp_path, "masks", 60, has_test=False)
+    walked = follow_lines(tmp_path, "classes", 60, has_test=False)
 
     assert (walked.ending, walked.dead_ends) == ("announced", ())
     assert {line.split()[0] for line in walked.commands} == {

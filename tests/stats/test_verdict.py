@@ -1,7 +1,5 @@
 """The rules for a pair of arms, a finalist, and a sequence of finalists."""
 
-import math
-
 import pytest
 
 from xraytune.stats.placements import placement_variance
@@ -13,7 +11,6 @@ from xraytune.stats.verdict import (
     PairWord,
     judge_pair,
     overall_verdict,
-    sizes_to_decide,
 )
 
 
@@ -143,15 +140,3 @@ def test_controls_are_tested_in_the_order_of_their_p_values_as_holm_does() -> No
     assert of_p_values(0.008, 0.007, 0.0045, 0.5, 0.5)[1] == ("c",), (
         "the second fails, so .008 is not tested"
     )
-
-
-def test_the_patients_or_replicates_are_known_that_would_decide() -> None:
-    """Worked by hand: half the width takes a quarter of the variance, .00122 / 4 = .000305."""
-    components = {"replicate": 1e-4, "patient": 0.1, "patient_by_replicate": 0.1}
-    size = {"replicates": 5, "patients": 100}
-
-    needed = sizes_to_decide(components, width=0.1, margin=0.05, **size)
-    of_replicates = sizes_to_decide(components | {"patient": 0.0}, width=0.1, margin=0.05, **size)
-
-    assert needed == (422, math.inf)  # (.1 + .1 / 5) / (.000305 - .0001 / 5)
-    assert of_replicates == (572, 20)  # .02 / (.000055 - .00002), .0011 / .000055

@@ -55,6 +55,11 @@ def printable(text: str) -> str:
     return _CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def about(count: float) -> str:
+    """Return an estimated number with two digits that count, such as `about 9,900`."""
+    return f"about {float(f'{count:.2g}'):,.0f}"
+
+
 def join_names(names: Sequence[str], limit: int = 10) -> str:
     """Join names for a message: all of them, or the first few and how many more."""
     text = ", ".join(names[:limit])

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import Problem, XraytuneError, counted
+from xraytune.base.errors import Problem, XraytuneError, about, counted
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import UNUSED, Arm, Plan, TestKind
 from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
@@ -225,16 +225,15 @@ def _describe_ways(replicates: int, expect: Callable[..., Precision], rope: floa
 
     if is_enough(replicates):
         return ""
-    ways = []
-    added = bisect_left(range(_MOST_ADDED), True, key=lambda count: is_enough(replicates, count))
-    if added < _MOST_ADDED:
-        ways.append(f"about {added:,} more patients")
     enough = next(filter(is_enough, range(replicates + 1, _MOST_REPLICATES + 1)), None)
-    if enough:
-        ways.append(f"{enough} replicates")
-    if not ways:
-        return "; it takes more replicates on many more patients"
-    return f"; {' or '.join(ways)} would be enough"
+    ways = [f"{enough} replicates"] if enough else []
+    for count in (replicates, 2 * replicates, 4 * replicates):
+        added = bisect_left(range(_MOST_ADDED), True, key=partial(is_enough, count))
+        if added < _MOST_ADDED:
+            more = f" and {count} replicates" if count > replicates else ""
+            ways.append(f"{about(added)} more patients{more}")
+            break
+    return f"; {' or '.join(ways)} would be enough" if ways else ""
 
 
 def _expected_arms(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter
 
+from xraytune.base.errors import about
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import frozen, to_json
 from xraytune.base.templates import open_templates
@@ -319,6 +320,22 @@ class Confirmation:
         if self.test.kind != "folder":
             return ""
         return f"for these {self.train_patients} training patients, "
+
+    @property
+    def missing(self) -> str:
+        """How many patients and replicates would decide an undecided verdict.
+
+        An interval no wider than the ROPE excludes a gain of 0, or one of the ROPE. If both numbers
+        are multiplied by a factor, its variance is divided by this factor or more. The text is ""
+        for other verdicts, and over sites.
+        """
+        if self.verdict != "undecided" or self.sites:
+            return ""
+        widest = max(self.finalists[0].comparisons, key=lambda pair: pair.high - pair.low)
+        growth = ((widest.high - widest.low) / self.rope) ** 2
+        patients = about(growth * self.test.patients)
+        replicates = about(growth * self.replicates)
+        return f"To decide takes at most {patients} patients to score and {replicates} replicates."
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""

@@ -7,10 +7,8 @@ from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
 from xraytune.confirm.arms import UNUSED
 from xraytune.confirm.record import Confirmation, FinalistVerdict, Subgroup
 from xraytune.stats.secondary import SECONDARY
-from xraytune.stats.verdict import Overall, sizes_to_decide
+from xraytune.stats.verdict import Overall
 
-_MOST_PATIENTS, _MOST_REPLICATES = 100_000, 100
-"""The most that a study is advised to have."""
 _TEXTS: dict[Overall, str] = {
     "helps": "synthetic images help",
     "hurts": "synthetic images hurt",
@@ -116,26 +114,6 @@ def secondary_table(record: Confirmation) -> Table | None:
     return Table(rows) if rows else None
 
 
-def _what_would_decide(record: Confirmation) -> str:
-    """Return how many patients or replicates would decide the widest comparison, in words."""
-    widest = max(record.finalists[0].comparisons, key=lambda pair: pair.high - pair.low)
-    patients, replicates = sizes_to_decide(
-        widest.variance_components,
-        width=widest.high - widest.low,
-        margin=record.rope,
-        replicates=record.replicates,
-        patients=record.test.patients,
-    )
-    ways = []
-    if record.test.patients < patients <= _MOST_PATIENTS:
-        ways.append(f"about {patients:,} patients to score")
-    if record.replicates < replicates <= _MOST_REPLICATES:
-        ways.append(f"about {replicates} replicates")
-    if not ways:
-        return "It takes more patients to score, and more replicates, to decide."
-    return f"A new study with {' or with '.join(ways)} would decide."
-
-
 def _gaps(groups: Sequence[Subgroup]) -> str:
     """Return, for each arm, the worst group and its gap from the best one, in words."""
     scored = [group for group in groups if group.scores]
@@ -180,8 +158,6 @@ def _notes(record: Confirmation) -> Iterator[str]:
         )
     for reason in record.exploratory:
         yield f"Exploratory: {reason}."
-    if record.verdict == "undecided":
-        yield _what_would_decide(record)
     if reached := finalist.headroom:
         gain = f"{reached.gain:+.4f} ({reached.low:+.4f} to {reached.high:+.4f}) {record.metric}"
         share = (
@@ -191,5 +167,7 @@ def _notes(record: Confirmation) -> Iterator[str]:
     if gifts := finalist.gifts:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())
         yield f"What the other hospital sent, best first: {scores}."
-    yield from filter(None, (finalist.misfit, finalist.encoder_caveat, finalist.caveat))
+    yield from filter(
+        None, (record.missing, finalist.misfit, finalist.encoder_caveat, finalist.caveat)
+    )
     yield from map(sentence, record.notes)

@@ -12,8 +12,7 @@ implies. docs/decisions/0010 gives the reasons and the simulations.
 Both follow the rules of docs/confirm.md, each of which controls its error rate.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -132,38 +131,6 @@ def variance_components(pair: StructuralComponents) -> dict[str, float]:
         "patient": evidence.patient_variance * patients,
         "patient_by_replicate": interaction * patients,
     }
-
-
-def sizes_to_decide(
-    components: Mapping[str, float], *, width: float, margin: float, replicates: int, patients: int
-) -> tuple[float, float]:
-    """Return how many patients, or how many replicates instead, would narrow an interval.
-
-    An interval no wider than `margin` excludes a gain of 0 or of `margin`. A number is infinite if
-    none would be enough. Degrees of freedom are taken as they are.
-
-    Args:
-        components: The result of `variance_components`.
-        width: Width of the interval with these numbers of replicates and scored patients.
-        margin: The equivalence margin (ROPE).
-        replicates: Number of replicates.
-        patients: Number of scored patients.
-    """
-    of_replicate, of_patient, of_both = (
-        max(components[name], 0.0) for name in ("replicate", "patient", "patient_by_replicate")
-    )
-    now = (of_replicate + of_both / patients) / replicates + of_patient / patients
-    target = now * (margin / width) ** 2
-
-    def needed(removable: float, left_over: float) -> float:
-        if target <= left_over:
-            return math.inf
-        return math.ceil(removable / (target - left_over))
-
-    return (
-        needed(of_patient + of_both / replicates, of_replicate / replicates),
-        needed(of_replicate + of_both / patients, of_patient / patients),
-    )
 
 
 def gather(pair: StructuralComponents) -> Evidence:
