@@ -25,7 +25,7 @@ NEEDS = ("FOLDERS", "WEIGHTS")
 BUDGET = (
     *("budget.trials=4", "budget.max_epochs=3", "data.image_size=64"),
     *("gan.image_size=32", "gan.width=4", "gan.steps=20", "gan.features=null"),
-    *("quality.allow_memorised=true", "confirm.replicates=4"),
+    *("quality.allow_memorised=true", "confirm.replicates=4", "final.max_epochs=1"),
 )
 """The settings that make a search and its confirmation short."""
 _PROPOSED = re.compile(r"^(?:next|then|without a verdict)[^:]*: xraytune (.*)$", re.MULTILINE)

@@ -93,7 +93,6 @@ def write_first_space(
     overrides: Sequence[str] = (),
     *,
     has_gpu: bool,
-    auroc: Callable[[int], float] = lambda _: LIKELY_AUROC,
     on_progress: Progress = ignore_progress,
 ) -> str:
     """Write a search space for a data folder or a data file (YAML).
@@ -105,7 +104,6 @@ def write_first_space(
         out: The new file.
         overrides: `key=value` settings; those of classes and patients are written into the file.
         has_gpu: Whether trials run on GPUs.
-        auroc: The expected AUROC of a network that trains on a number of patients.
         on_progress: Called with the number of images read.
 
     Raises DataError if the images cannot be used.
@@ -119,7 +117,7 @@ def write_first_space(
     val_share = 0.1 if patients >= _MANY_PATIENTS else 0.2
     split = {"val_a": val_share, "val_b": val_share, "seed": 7}
     split |= settings.split.model_dump(exclude_defaults=True)  # of a data file
-    draws, confirm_reason = _choose_draws(index, split, _TRAIN_PATIENTS[has_gpu], auroc)
+    draws, confirm_reason = _choose_draws(index, split, _TRAIN_PATIENTS[has_gpu])
     classes = Counter(images.labels.tolist())
     rarest = min(classes, key=lambda label: classes[label])
     is_imbalanced = task == "classification" and classes[rarest] < _RARE * len(images)
@@ -189,7 +187,6 @@ def _choose_draws(
     index: ImageIndex,
     split: Mapping[str, Any],
     sizes: Sequence[int],
-    auroc: Callable[[int], float],
 ) -> tuple[Draws | None, str]:
     """Choose how many patients to train on; None for all, if the test folder is to be scored.
 
@@ -210,7 +207,7 @@ def _choose_draws(
     draws = None
     if population:
         draws = choose_draws(
-            population, trainable_count, sizes, auroc, fewest=fewest, enough=enough
+            population, trainable_count, sizes, lambda _: LIKELY_AUROC, fewest=fewest, enough=enough
         )
     if draws:
         unused = trainable_count - draws.train_patients
