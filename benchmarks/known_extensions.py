@@ -122,10 +122,11 @@ def measure() -> Iterator[Figure]:
                 word = answer(Path(folder), name, seed)
                 print(f"seed {seed}, {name}: {word}", file=sys.stderr, flush=True)
                 counts[word] += 1
-    bar = f">= {0.9 * seeds:g}"
-    yield figure("known_extensions: real images help", answers["real"]["helps"], "studies", bar)
-    yield figure("known_extensions: noise helps", answers["noise"]["helps"], "studies", "<= 0")
-    invalid = answers["scored"]["invalid"]
-    yield figure("known_extensions: scored, invalid", invalid, "studies", f">= {seeds}")
-    refused = answers["copies"]["refused"]
-    yield figure("known_extensions: copies, refused", refused, "studies", f">= {seeds}")
+    right = {
+        "real images help": (answers["real"]["helps"], f">= {0.9 * seeds:g}"),
+        "noise helps": (answers["noise"]["helps"], "<= 0"),
+        "images of scored patients are invalid": (answers["scored"]["invalid"], f">= {seeds}"),
+        "copies are refused": (answers["copies"]["refused"], f">= {seeds}"),
+    }
+    for what, (count, bar) in right.items():
+        yield figure(f"known_extensions: {what}, of {seeds}", count, "studies", bar)
