@@ -36,6 +36,8 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "optuna": "study/",
     "torchvision": "nets/vision.py",
     "wandb": "search/wandb.py",
+    "mlflow": "search/mlflow.py",
+    "tensorboardX": "search/tensorboard.py",
     "rich": "cli/console.py",
     "typer": "cli/",
     "matplotlib": "base/figures.py",

@@ -38,7 +38,8 @@ from xraytune.model.bundle import TrainedNetworks, write_bundle
 from xraytune.model.export import describe_benefit, export
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.nets.compute import compute_here, gpu_count, pin
-from xraytune.search.wandb import WandbRun
+from xraytune.search.trackers import begin_tracking
+from xraytune.search.tracking import TrackedRun
 from xraytune.space.domains import Value
 from xraytune.space.fields import PARAMETERS, flat_values
 from xraytune.space.load import SEARCH_ONLY, refuse_unused
@@ -113,8 +114,8 @@ def train(
 ) -> Trained:
     """Train the experiment of a file and write the model bundle.
 
-    All inputs are checked before the training. With `tracking.wandb`, the bundle and the first
-    network's curves are sent to W&B at the end; if that fails, the training has not failed.
+    All inputs are checked before the training. With `tracking`, the bundle and the first network's
+    curves are sent to the trackers at the end; if that fails, the training has not failed.
 
     Args:
         study: Study, whose best configuration is exported and trained.
@@ -235,7 +236,7 @@ def train(
         fix = "wait for it, or stop it with Ctrl-C and run the same command again to resume"
         raise ArtifactError(what, work, fix) from None
 
-    _send_to_wandb(experiment, origin, trained, out, key=work.name)
+    _send_to_trackers(experiment, origin, trained, out, key=work.name)
     folders = subfolders(settings.data.path) if settings.data.path.is_dir() else ()
     test_folders = [folder for folder in folders if part_named(folder.name) == "test"]
     return Trained(
@@ -322,7 +323,7 @@ def _announce(
     note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {steps:,} steps")
 
 
-def _send_to_wandb(
+def _send_to_trackers(
     experiment: Experiment,
     study_folder: StudyFolder | None,
     trained: TrainedNetworks,
@@ -330,24 +331,21 @@ def _send_to_wandb(
     *,
     key: str,
 ) -> None:
-    """Send the first network's curves, the result and the bundle to W&B, if the settings say so."""
+    """Send the first network's curves, the result and the bundle to all trackers."""
     settings = experiment.settings
-    tracking = settings.tracking.wandb
-    if tracking is None:
-        return
-    run = WandbRun(
-        tracking,
-        settings.objective.metric,
-        (settings.name, study_folder.environment()["identity"] if study_folder else key),
-        experiment.parameters,
-        out.parent,
+    run = TrackedRun(
+        metric=settings.objective.metric,
+        study=(settings.name, study_folder.environment()["identity"] if study_folder else key),
+        parameters=experiment.parameters,
+        folder=out.parent,
         kind="train",
         key=key,
         name=f"{settings.name} final {experiment.parameters.arm}",
     )
+    trackers = begin_tracking(settings.tracking, run)
     for epoch in trained.epochs[0]:
-        run.log(epoch)
-    run.finish({"status": "complete", **asdict(trained.result)}, model=out)
+        trackers.log(epoch)
+    trackers.finish({"status": "complete", **asdict(trained.result)}, model=out)
 
 
 def _choose_compute(

@@ -14,7 +14,7 @@ from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
-from xraytune.search.wandb import WANDB_FOLDER
+from xraytune.search.tracking import TRACKER_FOLDERS
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
@@ -98,8 +98,8 @@ class SearchTrials(TrialLoop):
         """End a trial that repeats a complete one; return whether it does.
 
         Trained again, it would end with the same bits, so it gets the values, files and result of
-        the complete trial, but not its W&B run. If the folder of the complete trial was removed,
-        the trial has to be trained.
+        the complete trial, but not its runs in trackers. If the folder of the complete trial was
+        removed, the trial has to be trained.
         """
         earlier_number = self._complete.get(trial.parameters)
         if earlier_number is None or not self.study_folder.trial_path(earlier_number).is_dir():
@@ -108,7 +108,7 @@ class SearchTrials(TrialLoop):
             self.study_folder.trial_path(earlier_number),
             self.study_folder.trial_path(trial.number),
             copy_function=_link,
-            ignore=shutil.ignore_patterns(WANDB_FOLDER),
+            ignore=shutil.ignore_patterns(*TRACKER_FOLDERS),
         )
         for epoch, value in self.journal.values(earlier_number).items():
             self.journal.report(trial.number, epoch, value)

@@ -26,7 +26,8 @@ from xraytune.base.files import explain_disk_errors, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import pin, require_device, require_precision
-from xraytune.search.wandb import WandbRun
+from xraytune.search.trackers import begin_tracking
+from xraytune.search.tracking import TrackedRun, Trackers
 from xraytune.space.recorded import declare_recorded
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import other_releases
@@ -54,7 +55,7 @@ class TrialWorker:
         self._study = job.study_folder
         self._folder = job.study_folder.trial_path(job.number)
         self._open = ExitStack()
-        self._tracker: WandbRun | None = None
+        self._trackers: Trackers | None = None
         self._summary: dict[str, Any] = {"status": "pruned"}  # without a last message
         self._epochs = self._run()
 
@@ -84,16 +85,15 @@ class TrialWorker:
         )
         self._open.enter_context(attempt(self._folder))
         restore_pixels(settings, context.prepared, context.cache, on_progress=context.on_progress)
-        if settings.tracking.wandb:
-            self._tracker = WandbRun(
-                settings.tracking.wandb,
-                settings.objective.metric,
-                (settings.name, study.environment()["identity"]),
-                experiment.parameters,
-                self._folder,
-                key=self._key(),
-                name=self._job.label,
-            )
+        run = TrackedRun(
+            metric=settings.objective.metric,
+            study=(settings.name, study.environment()["identity"]),
+            parameters=experiment.parameters,
+            folder=self._folder,
+            key=self._key(),
+            name=self._job.label,
+        )
+        self._trackers = begin_tracking(settings.tracking, run)
         show_samples = partial(self._show_samples, experiment, context)
         return (yield from trial_epochs(experiment, context, self._folder, show_samples))
 
@@ -106,8 +106,8 @@ class TrialWorker:
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
         grid = save_generator_grid(experiment, context, self._study.path / "samples")
         write_samples(self._folder, grid)
-        if self._tracker:
-            self._tracker.log_samples(grid)
+        if self._trackers:
+            self._trackers.log_samples(grid)
 
     def step(self) -> TrialMessage:
         """Train an epoch, or all epochs of one second, and return the trial's last message.
@@ -123,20 +123,20 @@ class TrialWorker:
             if isinstance(message, TrialResult):
                 self._summary = {"status": "complete", **asdict(message)}
                 return message
-            if self._tracker:
-                self._tracker.log(message)
+            if self._trackers:
+                self._trackers.log(message)
             if self._job.reports_every_epoch or time.monotonic() > started + 1:
                 return message
 
     def close(self) -> None:
-        """End the trial between two epochs, and wait for W&B.
+        """End the trial between two epochs, and wait for its trackers.
 
         At this point, the checkpoint is saved, and the search has all messages.
         """
         self._epochs.close()
         self._open.close()
-        if self._tracker:
-            self._tracker.finish(self._summary)
+        if self._trackers:
+            self._trackers.finish(self._summary)
 
 
 def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:

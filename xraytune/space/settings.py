@@ -955,10 +955,19 @@ class WandbSettings(StrictModel):
     project: str = "xraytune"
 
 
+class MlflowSettings(StrictModel):
+    """MLflow: one run per trial, at a server or in a database; default: `MLFLOW_TRACKING_URI`."""
+
+    uri: str | None = None
+    experiment: str = "xraytune"
+
+
 class Tracking(StrictModel):
     """Experiment trackers; `epochs.jsonl` is always written."""
 
     wandb: WandbSettings | None = None
+    mlflow: MlflowSettings | None = None
+    tensorboard: bool = False
 
 
 class ExportedFrom(StrictModel):

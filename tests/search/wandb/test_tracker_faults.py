@@ -22,17 +22,24 @@ import os, sys
 from pathlib import Path
 from tests.search.wandb.offline_runs import EPOCHS
 from xraytune.search import wandb
-from xraytune.search.wandb import WandbRun
-from xraytune.space.settings import Parameters, WandbSettings
+from xraytune.search.trackers import begin_tracking
+from xraytune.search.tracking import TrackedRun
+from xraytune.space.settings import Parameters, Tracking, WandbSettings
 
 wandb._SECONDS["init"] = 3.0
 folder = Path(sys.argv[1])
 if sys.argv[2] != "auto":
     os.environ["WANDB_MODE"] = sys.argv[2]
 for key in (7, 8):
-    settings = WandbSettings()
-    study = ("small", "3f9a1c77")
-    run = WandbRun(settings, "val_auroc", study, Parameters(), folder, key=key, name=f"#{key}")
+    tracked = TrackedRun(
+        metric="val_auroc",
+        study=("small", "3f9a1c77"),
+        parameters=Parameters(),
+        folder=folder,
+        key=key,
+        name=f"#{key}",
+    )
+    run = begin_tracking(Tracking(wandb=WandbSettings()), tracked)
     for record in EPOCHS:
         run.log(record)
     run.finish({"status": "complete"})

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.search.wandb.offline_runs import EPOCHS, read_run, run_files
-from xraytune.search.wandb import WandbRun
-from xraytune.space.settings import GanSettings, Parameters, WandbSettings
+from xraytune.search.trackers import begin_tracking
+from xraytune.search.tracking import TrackedRun, Trackers
+from xraytune.space.settings import GanSettings, Parameters, Tracking, WandbSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # wandb's own
 
@@ -23,17 +24,17 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def start_run(folder: Path) -> WandbRun:
+def start_run(folder: Path) -> Trackers:
     folder.mkdir(exist_ok=True)
-    return WandbRun(
-        WandbSettings(),
-        "val_dice",
-        ("small", "3f9a1c77"),
-        Parameters(source="gan", gan=GanSettings(steps=20)),
-        folder,
+    run = TrackedRun(
+        metric="val_dice",
+        study=("small", "3f9a1c77"),
+        parameters=Parameters(source="gan", gan=GanSettings(steps=20)),
+        folder=folder,
         key=7,
         name="small #7 gan r=1 (20 steps)",
     )
+    return begin_tracking(Tracking(wandb=WandbSettings()), run)
 
 
 def test_a_resumed_trial_is_one_run_with_curves_named_after_the_metric(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Experiment trackers of a trial: whatever they do, the trial continues.
+
+A tracker begins or resumes a run, takes its epochs and its samples, and ends it. It may raise
+anything: then a warning is logged once, and the rest of the run goes to the other trackers alone.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from xraytune.base.records import EpochRecord, frozen, name_scores
+from xraytune.space.fields import flat_values
+from xraytune.space.settings import ObjectiveName, Parameters
+
+TRACKER_FOLDERS = ("wandb", "tensorboard")
+"""Folders that trackers write in a trial's folder."""
+Values: TypeAlias = dict[str, Any]
+_logger = logging.getLogger(__name__)
+
+
+@frozen
+class TrackedRun:
+    """What a tracker knows of a trial or of a final training when it begins.
+
+    Attributes:
+        metric: Name of the scores, such as val_auroc.
+        study: Name and identity of the study.
+        parameters: Settings of the trial.
+        folder: Folder of the trial.
+        kind: Whether it is a trial or a final training.
+        key: What identifies the run among those of its kind in the study.
+        name: Name of the run for people.
+    """
+
+    metric: ObjectiveName
+    study: tuple[str, str]
+    parameters: Parameters
+    folder: Path
+    kind: Literal["trial", "train"] = "trial"
+    key: int | str
+    name: str
+
+    @property
+    def id(self) -> str:
+        """What a resumed trial finds its run by."""
+        text = "\n".join((*self.study, f"{self.kind} {self.key}"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def config(self) -> Values:
+        """The settings by their dotted names, with arm, study and number."""
+        values = flat_values(self.parameters, self.folder)
+        return values | {"arm": self.parameters.arm, "study": self.study[0], self.kind: self.key}
+
+
+class Tracker(Protocol):
+    """A run that was begun or resumed."""
+
+    def log(self, epoch: int, values: Values) -> None:
+        """Send an epoch; a resumed trial sends its earlier ones again, which count once."""
+
+    def log_samples(self, grid: Path) -> None:
+        """Send the sample grid of the trial's generator, before the first epoch."""
+
+    def finish(self, summary: Values, model: Path | None) -> None:
+        """End the run with its status, scores and other results, and the folder of a model."""
+
+
+BeginRun: TypeAlias = Callable[[TrackedRun], Tracker]
+
+
+class Trackers:
+    """All trackers of a run; `begin` has the function that begins each, by its name."""
+
+    def __init__(self, run: TrackedRun, begin: Mapping[str, BeginRun]) -> None:
+        self._metric = run.metric
+        self._trackers: dict[str, Tracker] = {}
+        for name, begin_run in begin.items():
+            try:
+                self._trackers[name] = begin_run(run)
+            except Exception as error:  # noqa: BLE001  whatever a tracker raises
+                self._warn(name, error)
+
+    def log(self, record: EpochRecord) -> None:
+        """Send an epoch."""
+        values = name_scores(asdict(record), self._metric)
+        self._send(lambda tracker: tracker.log(record.epoch, values))
+
+    def log_samples(self, grid: Path) -> None:
+        """Send the sample grid of the trial's generator."""
+        self._send(lambda tracker: tracker.log_samples(grid))
+
+    def finish(self, summary: Values, model: Path | None = None) -> None:
+        """End the run; `summary` has its `status`."""
+        values = name_scores(summary, self._metric)
+        self._send(lambda tracker: tracker.finish(values, model))
+
+    def _send(self, send: Callable[[Tracker], None]) -> None:
+        for name, tracker in [*self._trackers.items()]:
+            try:
+                send(tracker)
+            except Exception as error:  # noqa: BLE001  whatever a tracker raises
+                del self._trackers[name]
+                self._warn(name, error)
+
+    def _warn(self, name: str, error: Exception) -> None:
+        _logger.warning("%s failed: %r; its metrics are in epochs.jsonl", name, error)
