@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 REAL = TrialRow(number=0, status="complete", parameters=Parameters(lr=1e-3), val_b_score=0.8)
 GAN = TrialRow(
-    number=1, status="complete", parameters=Parameters(source="gan", lr=1e-3), val_b_score=0.9
+    number=1, status="complete", parameters=Parameters(source="gan", lr=4e-3), val_b_score=0.9
 )
 STOPPED = tuple(
     TrialRow(

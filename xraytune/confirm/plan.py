@@ -303,8 +303,10 @@ def count_trials(
 ) -> dict[str, tuple[int, int]]:
     """Return the number of trials of each tuned control, and how many top-ups it needs.
 
-    With the top-ups, a control has as many trials as a finalist's source.
+    With the top-ups, a control has as many trials as a finalist's source. Settings that were drawn
+    again were not trained again, and count once.
     """
+    trials = [*dict.fromkeys(trials)]
     source_counts = Counter(trial.source for trial in trials)
     target = max((source_counts[finalist.source] for finalist in finalists), default=0)
     counts: dict[str, tuple[int, int]] = {}
