@@ -22,6 +22,7 @@ NAMES = (
     "worth",
     "draws",
     "ensemble",
+    "final_model",
     "example",
     "laptop_lines",
     "findings",

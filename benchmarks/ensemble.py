@@ -2,7 +2,7 @@
 
     make bench ONLY=ensemble DATA=chest_xray WEIGHTS=weights CONFIG=best.yaml KEEP=kept
 
-CONFIG is what `export` writes. `train` trains it with five seeds, on one split, in KEEP/NUMBER; what
+CONFIG is what `export --exact` writes. `train` trains it with five seeds, on one split, in KEEP/NUMBER; what
 is done is not trained again. `predict` then gives the probabilities of val-B and of DATA/test. The
 figures of one network and of three are means over all choices among the five.
 """

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xraytune.base.errors import DataError
 from xraytune.data.images import ImageFile
-from xraytune.data.split import split_by_patient
+from xraytune.data.split import split_by_patient, split_into_folds
 from xraytune.space.settings import SplitSettings
 
 GroupSizes = list[list[int]]
@@ -115,6 +115,28 @@ def test_patients_that_a_generator_has_seen_are_on_no_validation_side(
     assert {*split} <= {"train", "val_a", "val_b"}
     part = split_by_patient(images, settings, len(train - seen), seen=seen)
     assert patients_on(images, part, "train") == train - seen
+
+
+@pytest.mark.slow
+@given(sizes=group_sizes, folds=st.integers(2, 5), seed=st.integers(0, 1000))
+def test_each_patient_is_validated_in_one_fold_unless_a_generator_has_seen_them(
+    sizes: GroupSizes, folds: int, seed: int
+) -> None:
+    """The patients of a class are divided evenly."""
+    images = images_of(sizes)
+    seen = {f"{label}:0" for label in range(len(sizes))}
+
+    splits = split_into_folds(images, folds, seed, seen=seen)
+
+    sides = [patients_on(images, split, name) for split in splits for name in ("val_a", "val_b")]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == sum(map(len, sizes)) - len(sizes)
+    assert all(seen.isdisjoint(side) for side in sides)
+    for label in range(len(sizes)):
+        counts = [sum(name.startswith(f"{label}:") for name in side) for side in sides]
+        assert max(counts) - min(counts) <= 1
+    for split in splits:
+        every = [patients_on(images, split, name) for name in ("train", "val_a", "val_b")]
+        assert sum(map(len, every)) == sum(map(len, sizes))
 
 
 def test_the_first_train_patients_have_the_classes_shares() -> None:

@@ -1,5 +1,6 @@
 """Networks whose probabilities are averaged."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from tests.model.conftest import Lab, read_rows
+from tests.model.conftest import Lab, change_record, read_rows, seal
+from xraytune.base.errors import ConfigError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
+from xraytune.data.split import split_into_folds
 from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.space.settings import TaskName
@@ -58,10 +61,10 @@ def probabilities(model: Path, images: Path) -> dict[str, float]:
     return {row["file"]: float(row["probability_PNEUMONIA"]) for row in read_rows(table)}
 
 
-def test_members_are_trained_one_after_the_other_and_predict_their_mean(
+def test_members_leave_out_different_patients_and_predict_their_mean(
     private: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The training is killed in the second; each is the network that its seed alone gives."""
+    """The training is killed in the second; resuming gives the same files."""
     monkeypatch.setattr("xraytune.trial.training._CHECKPOINT_SECONDS", -1.0)
     out = private.path / "both"
     notes = list[str]()
@@ -73,19 +76,32 @@ def test_members_are_trained_one_after_the_other_and_predict_their_mean(
     with pytest.raises(KeyboardInterrupt):
         train(private.best, out=out, members=2, on_epoch=interrupt, note=notes.append)
     record = train(private.best, out=out, members=2).record
-    train(private.best, out=private.path / "second", overrides=["seed=1"])
+    train(private.best, out=private.path / "straight", members=2)
 
-    alone = {"model.safetensors": private.model, "model_2.safetensors": private.path / "second"}
-    for name, model in alone.items():
-        assert (out / name).read_bytes() == (model / "model.safetensors").read_bytes()
-    first, second, both = (
-        probabilities(model, private.xrays / "train") for model in (*alone.values(), out)
-    )
-    mean = {file: (first[file] + second[file]) / 2 for file in first}
-    assert both == pytest.approx(mean, rel=1e-5)
-    val_b = [image for image in open_bundle(out).prepared().images if image.side == "val_b"]
-    means = [mean[image.file.removeprefix("train/")] for image in val_b]
-    assert record.val_b_score == pytest.approx(roc_auc_score([i.label for i in val_b], means))
+    alone = []
+    for name in ("model.safetensors", "model_2.safetensors"):
+        assert (out / name).read_bytes() == (private.path / "straight" / name).read_bytes()
+        member = shutil.copytree(out, private.path / name.partition(".")[0] / "one")
+        shutil.copy(out / name, member / "model.safetensors")
+        seal(member / "model.safetensors")
+        change_record(member, members=1)
+        alone.append(probabilities(member, private.xrays / "train"))
+    both = probabilities(out, private.xrays / "train")
+    assert both == pytest.approx({file: (alone[0][file] + alone[1][file]) / 2 for file in both})
+    images = open_bundle(out).prepared().images
+    scores = []
+    for sides, of_member in zip(split_into_folds(images, 2, 0), alone, strict=True):
+        val_b = [image for image, side in zip(images, sides, strict=True) if side == "val_b"]
+        predicted = [of_member[image.file.removeprefix("train/")] for image in val_b]
+        scores.append(roc_auc_score([image.label for image in val_b], predicted))
+    assert record.val_b_score == pytest.approx(sum(scores) / 2)
+    assert record.trained_on.patients == record.trained_on.validated_patients == 32
     assert record.members == 2
     assert "| networks | 2, " in (out / "README.md").read_text()
     assert [row["network"] for row in read_jsonl(out / "epochs.jsonl")] == [1, 1, 1, 2, 2, 2]
+
+
+def test_too_few_patients_for_the_members_are_refused(lab: Lab, tmp_path: Path) -> None:
+    """Each member needs patients of each class on val-A and on val-B."""
+    with pytest.raises(ConfigError, match="too few patients for 11 networks"):
+        train(lab.best, out=tmp_path / "model", members=11)

@@ -14,6 +14,7 @@ from xraytune.base.records import EpochRecord
 from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.study.folder import StudyFolder, locked
+from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -66,9 +67,13 @@ def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
     assert files == {*files_of(private.path / "again")}
 
 
+@pytest.mark.parametrize("epochs", [1, 10])
 def test_an_interrupted_training_resumes_to_the_same_files(
-    private: Lab, monkeypatch: pytest.MonkeyPatch
+    private: Lab, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
+    """It is interrupted in the first of three folds, or in the training on all patients."""
+    plain = private.path / "plain.yaml"
+    export(private.study, out=plain, trial=1)
     monkeypatch.setattr(
         "xraytune.trial.training._CHECKPOINT_SECONDS", -1.0
     )  # as if each epoch took longer
@@ -77,22 +82,48 @@ def test_an_interrupted_training_resumes_to_the_same_files(
 
     def interrupt(record: EpochRecord) -> None:
         first.append(record)
-        raise KeyboardInterrupt
+        if len(first) == epochs:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(private.best, out=private.path / "again", on_epoch=interrupt)
+        train(plain, out=private.path / "again", on_epoch=interrupt)
     assert not (private.path / "again").exists()
-    assert (
-        len(list(private.path.glob("cache/train-1.work/*/network_1/checkpoint/checkpoint.pt"))) == 1
-    )
-    train(private.best, out=private.path / "again", on_epoch=second.append)
+    train(plain, out=private.path / "again", on_epoch=second.append)
+    train(plain, out=private.path / "straight")
 
-    assert [record.epoch for record in second] == [1, 2, 3]
-    assert second[:1] == first, "with the same seconds: it was not trained again"
-    before = files_of(private.model)
-    trained = {name: before[name] for name in before if "test_access" not in name}
-    assert files_of(private.path / "again") == trained, "without the log of evaluations"
+    assert [record.epoch for record in second[:9]] == [1, 2, 3] * 3
+    assert second[:epochs] == first, "with the same seconds: it was not trained again"
+    assert files_of(private.path / "again") == files_of(private.path / "straight")
     assert not list(private.path.glob("cache/train-1.work/*"))
+
+
+def test_the_better_of_two_settings_is_trained_on_all_patients(private: Lab) -> None:
+    """They are compared on the same patients, whom the compared networks were not trained on."""
+    plain = private.path / "plain.yaml"
+    text = export(private.study, out=plain, trial=1).path.read_text()
+    changes = ["lr=1e-3", "budget.max_epochs=4", "budget.steps_per_epoch=null"]
+    ways: dict[str, list[str]] = {"the trial's settings": [], "the settings of final": changes}
+    scores = {
+        name: train(plain, out=private.path / name, overrides=overrides).record.val_b_score
+        for name, overrides in ways.items()
+    }
+    plain.write_text(f"{text}\nfinal: {{lr: 1e-3, max_epochs: 4}}\n")
+    model = private.path / "again"
+    notes = list[str]()
+
+    record = train(plain, out=model, note=notes.append).record
+
+    better = max(scores, key=lambda name: scores[name])
+    (reason,) = (note for note in notes if note.startswith("the final model has"))
+    assert better in reason.partition(":")[0]
+    assert all(f"{score:.3f} with {name}" in reason for name, score in scores.items())
+    for file in ("model.safetensors", "epochs.jsonl"):
+        assert (model / file).read_bytes() == (private.path / better / file).read_bytes()
+    used = record.trained_on
+    assert used.patients == used.of_patients == used.validated_patients == 32
+    assert {image.side for image in open_bundle(model).prepared().images} == {"train"}
+    last = read_jsonl(model / "epochs.jsonl")[-1]
+    assert last["epoch"] == record.best_epoch == len(read_jsonl(model / "epochs.jsonl"))
 
 
 def test_a_study_that_does_not_exist_is_named(lab: Lab, tmp_path: Path) -> None:

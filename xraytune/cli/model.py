@@ -24,8 +24,8 @@ def train(
         int,
         Option(
             metavar="K",
-            help="Networks to train, which differ only in their seed; their probabilities are "
-            "averaged.",
+            help="Networks to train, each without another part of the patients; their "
+            "probabilities are averaged.",
         ),
     ] = 1,
     data: options.Data = None,
@@ -41,7 +41,8 @@ def train(
     Run the same command again to resume.
 
     Given a study, this runs `export` and trains the exported file: the mix that `confirm` found to
-    help, or else the simplest one that is about as good as the best, with the settings of `final:`.
+    help, or else the simplest one that is about as good as the best, with the trial's settings or
+    those of `final:`, whichever score higher.
 
     Example: xraytune train --config best.yaml -o model
     """
@@ -78,7 +79,13 @@ def train(
     console.write(f"{trained.path}: arm {record.arm}, {network}, {scores}")
     if record.positive and len(record.class_names) == 2:
         threshold = f"threshold for {record.positive}: {record.threshold:.3f}"
-        console.write(f"{threshold}, chosen for balanced accuracy on val-A and val-B")
+        console.write(f"{threshold}, chosen for balanced accuracy on patients not trained on")
+    used = record.trained_on
+    console.write(
+        f"trained on {used.patients:,} of {used.of_patients:,} patients; on new patients of the "
+        f"same hospital, expect {trained.metric} {record.val_b_score:.3f}; elsewhere, scores are "
+        "often lower and the threshold shifts: evaluate, and calibrate on about 50 labelled images"
+    )
     console.propose("evaluate", trained.path, data=trained.test_folder or "FOLDER")
 
 

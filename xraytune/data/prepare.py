@@ -147,6 +147,11 @@ class SplitData:
         }
         return {self.image_size_px: one_size, **other_sizes}
 
+    def with_sides(self, sides: Sequence[SideName]) -> SplitData:
+        """Return the images on other sides, one for each image."""
+        pairs = zip(self.images, sides, strict=True)
+        return replace(self, images=tuple(replace(image, side=side) for image, side in pairs))
+
     @cached_property
     def _replicates(self) -> dict[int, SplitData]:
         return {}

@@ -103,6 +103,34 @@ def split_by_patient(
     return tuple(side_of.get(name, "unused") for name in table.patients)
 
 
+def split_into_folds(
+    images: Sequence[ImageFile], folds: int, seed: int, *, seen: Collection[str] = ()
+) -> list[tuple[SideName, ...]]:
+    """Return the side of each image in each fold.
+
+    Each patient, except those in `seen`, is on val-A or val-B of one fold, and on train in the
+    others. The patients of each class are divided evenly.
+    """
+    table = ImageTable(images)
+    patients = [
+        patient.name
+        for stratum in _stratify(table.patients, table.targets)
+        for patient in _shuffle(stratum, seed, "folds")
+        if patient.name not in seen
+    ]
+    sides: list[tuple[SideName, ...]] = []
+    for fold in range(folds):
+        val_a = {*patients[fold :: 2 * folds]}
+        val_b = {*patients[fold + folds :: 2 * folds]}
+        sides.append(
+            tuple(
+                "val_a" if name in val_a else "val_b" if name in val_b else "train"
+                for name in table.patients
+            )
+        )
+    return sides
+
+
 def nested_order(patients: Sequence[str], targets: Int64Array, seed: int) -> list[tuple[int, ...]]:
     """Return the positions of each patient's images, in a fixed order of patients.
 

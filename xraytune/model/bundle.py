@@ -1,7 +1,6 @@
 """Write a model bundle (`trial/saved_model.py`) with its model card, `README.md`."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -36,14 +35,13 @@ _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
 
 @frozen
 class TrainedNetworks:
-    """The networks of a final training, which differ only in their seed.
+    """The networks of a final training.
 
     Attributes:
         networks: The whole networks, not only the layers that were trained.
         epochs: The epochs of each network.
-        result: The scores and the threshold of the networks' mean probabilities, and the epochs of
-            the first network.
-        validated: The mean probabilities for the images of val-A and val-B.
+        result: The mean scores over the folds, the threshold, and the epochs of the first network.
+        validated: The probabilities for images that a network was not trained on.
         input_format: The format of images that the networks expect.
     """
 
@@ -132,7 +130,6 @@ def write_bundle(
         benefit=benefit,
         settings=settings,
         parameters=parameters,
-        sides=Counter(image.side for image in prepared.images),
         epochs=result.epochs,
     )
     write_text(folder / "README.md", card)

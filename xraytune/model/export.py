@@ -3,8 +3,8 @@
 This is the mix that `confirm` found to help or, otherwise, the simplest mix whose mean score is
 within `confirm.rope` of the best. If `confirm` has run, the scores are those of its arms, on
 patients not used in the search. Otherwise, they are scores on val-B, which did not guide the
-search. `train` then uses the settings of `final` and all training patients, unless the trial is
-exported exactly.
+search. `train` compares the trial's settings with those of `final`, and uses all patients, unless
+the trial is exported exactly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,8 @@ from xraytune.confirm.arms import (
     read_plan,
 )
 from xraytune.confirm.record import Confirmation, read_verdict
-from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import experiment_to_yaml
-from xraytune.space.settings import Experiment, ExportedFrom, FinalSettings, Parameters
+from xraytune.space.settings import Experiment, ExportedFrom, Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, ended_runs, rank, reasons_of
@@ -123,7 +122,7 @@ def export(
         lines.append(f"The benefit of its synthetic images is {synthetic}.")
     final = study_folder.space().settings.final
     if final and not exact:
-        lines.append(f"The scores are those of the trial; from `final` are {final}.")
+        lines.append(f"`train` compares the trial's settings with those of `final`: {final}.")
     lines.append(f"\n    xraytune train --config {quote(out.name)} -o model\n")
     lines.append("Paths are relative to this file.")
     experiment = _build_experiment(study_folder, row, exact=exact)
@@ -263,15 +262,12 @@ def _find_complete(study_folder: StudyFolder, trials: RowOfTrial, name: str) -> 
 def _build_experiment(study_folder: StudyFolder, row: TrialRow, *, exact: bool) -> Experiment:
     """Return the exported experiment: the trial itself, or a final model on all patients."""
     settings = study_folder.space().settings
-    parameters = row.parameters
     images = None
-    if not exact:
-        final = settings.final or FinalSettings()
-        settings = final.settings_of(settings)
-        values = flat_values(parameters)
-        final_values = {name: value for name, value in final.values().items() if name in values}
-        parameters = parameters_from({**values, **final_values})
+    if exact:
+        settings = settings.model_copy(update={"final": None})
+    else:
+        settings = settings.for_all_patients()
         images = sum(study_folder.prepared().train_counts)
     origin = ExportedFrom(study=study_folder.path, trial=row.number, images=images)
     settings = settings.model_copy(update={"exported_from": origin})
-    return Experiment(settings=settings, parameters=parameters)
+    return Experiment(settings=settings, parameters=row.parameters)

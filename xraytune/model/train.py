@@ -1,8 +1,10 @@
-"""Train the final model: one experiment, from its images to a model bundle, in this process.
+"""Train the final model, from its images to a model bundle, in this process.
 
-If a trial was exported exactly, training on the same images repeats the trial without a search, and
-the metrics are bit-identical. An interrupted training resumes from its work folder in the cache,
-which is named by a hash of the experiment and its images.
+The settings of a file and those of its `final` are candidates. The one that scores higher on the
+same patients is trained on all patients (`model/folds.py`). If a trial was exported exactly,
+training on the same images repeats the trial without a search, and the metrics are bit-identical.
+An interrupted training resumes from its work folder in the cache, which is named by a hash of the
+candidates and their images.
 """
 
 import logging
@@ -15,10 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from xraytune.base.artifacts import releases, start_folder
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, counted
-from xraytune.base.files import StrPath, copy_file, new_folder, require_new
+from xraytune.base.files import StrPath, copy_file, new_folder, require_new, write_text
 from xraytune.base.locks import LockHeldError, hold
 from xraytune.base.records import (
     Compute,
@@ -31,21 +35,26 @@ from xraytune.base.records import (
 )
 from xraytune.data.folders import subfolders
 from xraytune.data.guesses import part_named
-from xraytune.data.images import ImageIndex
 from xraytune.data.pixels import stored_files
-from xraytune.data.prepare import RunContext, SplitData
+from xraytune.data.prepare import RunContext, SplitData, patients_seen
 from xraytune.model.bundle import TrainedNetworks, write_bundle
 from xraytune.model.export import describe_benefit, export
-from xraytune.nets.checkpoint import finished_epochs, load_best
+from xraytune.model.folds import (
+    Listeners,
+    cross_validate,
+    leave_out,
+    train_on_all,
+    with_everyone,
+)
 from xraytune.nets.compute import compute_here, gpu_count, pin
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun
 from xraytune.space.domains import Value
-from xraytune.space.fields import PARAMETERS, flat_values
-from xraytune.space.load import SEARCH_ONLY, refuse_unused
+from xraytune.space.fields import PARAMETERS, flat_values, parameters_from
+from xraytune.space.load import SEARCH_ONLY, experiment_to_yaml, refuse_unused
 from xraytune.space.paths import PATHS
 from xraytune.space.recorded import require_same_code
-from xraytune.space.settings import Experiment, Settings, extensions_of
+from xraytune.space.settings import Experiment, FinalSettings, Settings, extensions_of
 from xraytune.space.shipped import describe_space
 from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
@@ -56,17 +65,16 @@ from xraytune.study.start import (
     require_same_inputs,
 )
 from xraytune.synth.mix import plan_mix
+from xraytune.synth.sources.which import mixes_of, seen_by
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
-from xraytune.tasks.ensemble import average_networks
 from xraytune.trial.prepare import open_space, prepare_space, require_inputs
-from xraytune.trial.run import run_trial
 from xraytune.trial.samples import save_generator_grid
-from xraytune.trial.training import TrialTraining
 
 TRAIN_STAGE = "train-1"
 SAMPLES = "samples.png"
 """The file with generated images next to real ones, in the bundle of a model trained with them."""
+_CANDIDATES = ("the trial's settings", "the settings of final")
 _logger = logging.getLogger(__name__)
 
 
@@ -122,8 +130,8 @@ def train(
         config: YAML file of an experiment in place of a study, for example from `export`. If it is
             a search space, the first entry of `points_to_evaluate` is trained.
         out: Folder to create.
-        members: Number of networks to train, with consecutive seeds from the seed of the file; the
-            model predicts the mean of their probabilities.
+        members: Number of networks of the model, each of which leaves out other patients; the model
+            predicts the mean of their probabilities.
         data: Image folder, or data file (YAML); overrides the file's.
         weights_dir: Folder of official weight files, for machines without network access.
         overrides: `key=value` settings that override the file's.
@@ -136,8 +144,8 @@ def train(
         note: Called with messages for the user.
 
     Raises:
-        ConfigError: The file is invalid, `out` exists, `members` is below 1, or neither or both of
-            `study` and `config` are given.
+        ConfigError: The file is invalid, `out` exists, `members` is below 1 or too many for the
+            patients, or neither or both of `study` and `config` are given.
         DataError: The images are invalid.
         MachineError: Weights, GPUs or disk space are missing.
         StudyError: There is no such study, that of the exported trial is damaged, its images have
@@ -160,63 +168,81 @@ def train(
 
     # Everything is checked before the first step: settings, packages, images and other inputs.
     SOURCES.register(extensions)
-    space = _open_experiment(
+    spaces = _open_candidates(
         Path(config_or_study), overrides, data=data, weights_dir=weights_dir, note=note
     )
-    experiment = space.experiment()
-    settings = experiment.settings
-    origin = _find_study(experiment, note)
-    if origin:
-        require_same_code(origin.path, [experiment.parameters.source])
-    cache = Path(cache or ("cache" if origin is None else origin.default_cache)).resolve()
-    require_inputs(settings, [experiment.parameters])
-    prepared, index = prepare_space(
-        space,
-        cache,
-        recorded=origin.prepared() if origin else None,
-        is_complete=False,
-        skip_broken=skip_broken,
-        note=note,
-        on_progress=on_progress,
-    )
-    contents = _read_contents(experiment, origin, prepared, cache)
-    compute = _choose_compute(settings, origin, prepared, note)
+    settings = spaces[0].settings
+    origin = _find_study(settings, note)
+    default_cache = "cache" if origin is None else origin.default_cache
+    cache = Path(cache or default_cache).resolve()
+    candidates = [
+        _prepare_candidate(
+            space,
+            origin,
+            cache,
+            members=members,
+            skip_broken=skip_broken,
+            note=note if space is spaces[0] else _logger.debug,
+            on_progress=on_progress,
+        )
+        for space in spaces
+    ]
+    compute = _choose_compute(settings, origin, candidates[0].folds[0], note)
     pin(compute)
-
-    trained_on = _count_images(experiment, prepared, index, cache, origin)
-    steps = prepared.steps_per_epoch(settings)
-    _announce(trained_on, settings, steps, note)
 
     # The same training, started again, finds its checkpoints in the same folder.
     depends_on: dict[str, Any] = {
-        "experiment": experiment.identity(),
+        "candidates": [candidate.identity() for candidate in candidates],
         "members": members,
-        "images": prepared.fingerprint,
-        "steps_per_epoch": steps,
-        "contents": contents,
         "compute": asdict(compute),
         "releases": releases(*TASKS[settings.task].packages),
-        "extensions": extensions_of(experiment.parameters.backbone, experiment.parameters.source),
     }
     work = start_folder(cache, f"{TRAIN_STAGE}.work", depends_on)
 
-    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-
-    def show_samples(member: Experiment) -> None:
-        if member.settings.seed == settings.seed:  # all networks share the generator
-            grid = save_generator_grid(member, context, work / "samples")
+    def show_samples(folder: Path, member: Experiment, context: RunContext) -> None:
+        if not folder.exists():  # of several networks, the generator of the first one is shown
+            grid = save_generator_grid(member, context, folder)
             where = f"{grid} (at the end: {out / SAMPLES})"
             note(f"the generator has been trained; its images next to real ones: {where}")
 
-    exported = settings.exported_from
-    benefit = ""
-    if origin and exported:
-        benefit = describe_benefit(origin, exported.trial, experiment.parameters)
+    def listeners(folder: Path) -> Listeners:
+        return Listeners(
+            on_epoch=on_epoch, on_generator=partial(show_samples, folder / "samples"), note=note
+        )
+
+    contexts = [
+        [
+            RunContext(prepared=fold, cache=cache, compute=compute, on_progress=on_progress)
+            for fold in candidate.folds
+        ]
+        for candidate in candidates
+    ]
+    folders = [work / f"candidate_{number}" for number, _ in enumerate(candidates, start=1)]
     try:
         with hold(work / ".lock"):
-            trained = _train_networks(
-                experiment, context, work, members, on_epoch, show_samples, note
-            )
+            all_trained = []
+            for name, candidate, of_folds, folder in zip(
+                _CANDIDATES, candidates, contexts, folders, strict=False
+            ):
+                if len(candidates) > 1:
+                    note(f"candidate: {name}")
+                trained = cross_validate(candidate.experiment, of_folds, folder, listeners(folder))
+                all_trained.append(trained)
+            place = _choose(all_trained, settings.metric, note)
+            trained = all_trained[place]
+            experiment = candidates[place].experiment
+            context = contexts[place][0]
+            uses_everyone = _can_use_everyone(experiment)
+            if uses_everyone or members > 1:
+                context = with_everyone(context)
+            trained_on = _count_images(candidates[place], context.prepared, trained, origin)
+            _announce(trained_on, note)
+            if uses_everyone and members == 1:
+                trained = train_on_all(experiment, context, trained, work / "all", listeners(work))
+            benefit = ""
+            exported = experiment.settings.exported_from
+            if origin and exported:
+                benefit = describe_benefit(origin, exported.trial, experiment.parameters)
             with new_folder(out) as folder:
                 record = write_bundle(
                     folder,
@@ -228,7 +254,7 @@ def train(
                     trained_on=trained_on,
                     benefit=benefit,
                 )
-                for grid in (work / "samples").glob("*.png"):
+                for grid in folders[place].glob("samples/*.png"):
                     copy_file(grid, folder / SAMPLES)
             shutil.rmtree(work)
     except LockHeldError as error:
@@ -237,8 +263,8 @@ def train(
         raise ArtifactError(what, work, fix) from None
 
     _send_to_trackers(experiment, origin, trained, out, key=work.name)
-    folders = subfolders(settings.data.path) if settings.data.path.is_dir() else ()
-    test_folders = [folder for folder in folders if part_named(folder.name) == "test"]
+    parts = subfolders(settings.data.path) if settings.data.path.is_dir() else ()
+    test_folders = [folder for folder in parts if part_named(folder.name) == "test"]
     return Trained(
         path=out,
         record=record,
@@ -249,19 +275,49 @@ def train(
     )
 
 
-def _open_experiment(
+@frozen
+class _Candidate:
+    """One of the settings that are compared.
+
+    Attributes:
+        folds: The images, once for each network.
+        contents: Hashes of the contents of its inputs.
+        patients: The patient of each image of the folder that could be decoded, without `test/`.
+    """
+
+    experiment: Experiment
+    folds: Sequence[SplitData]
+    contents: Sequence[Any]
+    patients: Sequence[str]
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that its networks depend on, besides this machine."""
+        parameters = self.experiment.parameters
+        return {
+            "experiment": self.experiment.identity(),
+            "images": [fold.fingerprint for fold in self.folds],
+            "steps_per_epoch": self.folds[0].steps_per_epoch(self.experiment.settings),
+            "contents": self.contents,
+            "extensions": extensions_of(parameters.backbone, parameters.source),
+        }
+
+
+def _open_candidates(
     config_or_study: Path,
     overrides: Sequence[str],
     *,
     data: StrPath | None,
     weights_dir: StrPath | None,
     note: Callable[[str], None],
-) -> Space:
-    """Return the space of a single point, of a file or of what `export` chooses in a study."""
+) -> list[Space]:
+    """Return the settings of a file, or of what `export` chooses in a study, and those of `final`.
+
+    Each space has a single point. Overrides apply to both.
+    """
     with TemporaryDirectory() as temporary:
         file = config_or_study
         if config_or_study.is_dir():
-            exported = export(config_or_study, out=Path(temporary) / "final.yaml")
+            exported = export(config_or_study, out=Path(temporary) / "best.yaml")
             file = exported.path
             note(exported.sentence)
             if exported.synthetic:
@@ -269,19 +325,104 @@ def _open_experiment(
         else:
             note(describe_space(config_or_study))
         space = open_space(file, overrides, data=data, weights_dir=weights_dir)
-    point = space.first_point()
-    unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(PARAMETERS.keys() - point.keys()))
-    refuse_unused(overrides, "train", unused)
-    refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
-    if space.searched:
-        entry = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
-        note(f"{config_or_study} is a search space: training {entry}")
-    return space.at(point)
+        point = space.first_point()
+        unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(PARAMETERS.keys() - point.keys()))
+        refuse_unused(overrides, "train", unused)
+        refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
+        if space.searched:
+            entry = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
+            note(f"{config_or_study} is a search space: training {entry}")
+        final = space.settings.final
+        trial = replace(space, settings=space.settings.with_values({"final": None})).at(point)
+        if final is None or is_exact(space.settings):
+            return [trial]
+        final_file = Path(temporary) / "final.yaml"
+        final_experiment = _with_final(trial.experiment(), final)
+        write_text(final_file, experiment_to_yaml(final_experiment, final_file.parent))
+        changed = open_space(final_file, overrides, data=data, weights_dir=weights_dir)
+    is_equal = changed.experiment().identity() == trial.experiment().identity()
+    return [trial] if is_equal else [trial, changed.at(changed.first_point())]
 
 
-def _find_study(experiment: Experiment, note: Callable[[str], None]) -> StudyFolder | None:
+def _with_final(experiment: Experiment, final: FinalSettings) -> Experiment:
+    values = flat_values(experiment.parameters)
+    final_values = {name: value for name, value in final.values().items() if name in values}
+    return Experiment(
+        settings=final.settings_of(experiment.settings),
+        parameters=parameters_from({**values, **final_values}),
+    )
+
+
+def _prepare_candidate(
+    space: Space,
+    origin: StudyFolder | None,
+    cache: Path,
+    *,
+    members: int,
+    skip_broken: bool,
+    note: Callable[[str], None],
+    on_progress: Progress,
+) -> _Candidate:
+    """Check the inputs of a candidate, and prepare its images and their folds."""
+    experiment = space.experiment()
+    settings = experiment.settings
+    parameters = experiment.parameters
+    if origin:
+        require_same_code(origin.path, [parameters.source])
+    require_inputs(settings, [parameters])
+    prepared, index = prepare_space(
+        space,
+        cache,
+        recorded=origin.prepared() if origin else None,
+        is_complete=False,
+        skip_broken=skip_broken,
+        note=note,
+        on_progress=on_progress,
+    )
+    folds = [prepared]
+    if members > 1 or _can_use_everyone(experiment):
+        seen = patients_seen(index.images, seen_by(mixes_of(space)))
+        folds = leave_out(prepared, settings.data.split.seed, members, seen)
+    decoded = {*stored_files(cache / prepared.pixels)[0]}
+    return _Candidate(
+        experiment=experiment,
+        folds=folds,
+        contents=_read_contents(experiment, origin, prepared, cache),
+        patients=[image.patient for image in index.images if image.file in decoded],
+    )
+
+
+def _can_use_everyone(experiment: Experiment) -> bool:
+    """Return whether a single network is trained on all patients.
+
+    A generator needs patients that it has not seen, among whom its copies stand out.
+    """
+    return not (is_exact(experiment.settings) or experiment.parameters.has_synthetic_pixels)
+
+
+def is_exact(settings: Settings) -> bool:
+    """Return whether a training repeats its exported trial bit for bit."""
+    return settings.exported_from is not None and settings.exported_from.images is None
+
+
+def _choose(
+    all_trained: Sequence[TrainedNetworks], metric: str, note: Callable[[str], None]
+) -> int:
+    """Return which candidate scores highest on val-B, and say why."""
+    scores = [trained.result.val_b_score for trained in all_trained]
+    best = int(np.argmax(scores))
+    if len(scores) > 1:
+        folds = counted(len(all_trained[0].epochs), "fold")
+        compared = " and ".join(
+            f"{score:.3f} with {name}" for name, score in zip(_CANDIDATES, scores, strict=True)
+        )
+        note(f"the final model has {_CANDIDATES[best]}: {metric} on val-B ({folds}) is {compared}")
+    return best
+
+
+def _find_study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
     """Return the study of the exported trial, if there is one and it is here."""
-    origin = experiment.settings.exported_from
+    origin = settings.exported_from
     if origin is None:
         return None
     study_folder = StudyFolder(origin.study)
@@ -308,19 +449,14 @@ def _read_contents(
     return [*read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()]
 
 
-def _announce(
-    trained_on: TrainedOn, settings: Settings, steps: int, note: Callable[[str], None]
-) -> None:
-    """Say how many images and steps the training has, and how it differs from the trial."""
+def _announce(trained_on: TrainedOn, note: Callable[[str], None]) -> None:
+    """Say on how many images the final model is trained, and how it differs from the trial."""
     note(
         f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
-        f"({trained_on.patients:,} of {trained_on.of_patients:,} patients); "
-        f"{trained_on.kept_images:,} images of {trained_on.kept_patients:,} patients are kept for "
-        "validation"
+        f"({trained_on.patients:,} of {trained_on.of_patients:,} patients)"
     )
     for change in trained_on.changes:
         note(f"  {change}")
-    note(f"training: {counted(settings.budget.max_epochs, 'epoch')} of {steps:,} steps")
 
 
 def _send_to_trackers(
@@ -371,84 +507,22 @@ def _choose_compute(
     return compute
 
 
-def _train_networks(
-    experiment: Experiment,
-    context: RunContext,
-    work: Path,
-    members: int,
-    on_epoch: Callable[[EpochRecord], None],
-    show_samples: Callable[[Experiment], None],
-    note: Callable[[str], None],
-) -> TrainedNetworks:
-    """Train one network after the other, each resuming from its folder, and score their average."""
-    networks = []
-    trained = []
-    epochs = []
-    results = []
-    for number in range(members):
-        seed = experiment.settings.seed + number
-        settings = experiment.settings.model_copy(update={"seed": seed})
-        member = experiment.model_copy(update={"settings": settings})
-        if members > 1:
-            note(f"network {number + 1} of {members} (seed {seed})")
-        folder = work / f"network_{number + 1}"
-        checkpoint = folder / "checkpoint"
-        result = run_trial(
-            member,
-            context,
-            trial_dir=folder,
-            on_epoch=on_epoch,
-            on_generator=partial(show_samples, member),
-        )
-        results.append(result)
-        epochs.append(finished_epochs(checkpoint))
-        training = TrialTraining(member, context)
-        load_best(checkpoint, training.trained)
-        trained.append(training.trained)
-        networks.append(training.whole())
-
-    training.trained = average_networks(training.task, trained)
-    validated = training.validated()
-    result = results[0]
-    if members > 1:
-        count = len(training.val_a.targets)
-        labels = validated.labels
-        scores = validated.results
-        positive = context.prepared.positive
-        result = replace(
-            result,
-            value=training.task.score(labels[:count], scores[:count], positive=positive),
-            val_b_score=training.task.score(labels[count:], scores[count:], positive=positive),
-            threshold=training.task.threshold(labels, scores, positive),
-        )
-    return TrainedNetworks(
-        networks=networks,
-        epochs=epochs,
-        result=result,
-        validated=validated,
-        input_format=training.network.form,
-    )
-
-
 def _count_images(
-    experiment: Experiment,
+    candidate: _Candidate,
     prepared: SplitData,
-    index: ImageIndex,
-    cache: Path,
+    trained: TrainedNetworks,
     study_folder: StudyFolder | None,
 ) -> TrainedOn:
     """Count the images that a model is trained on, out of the images that could be decoded."""
-    decoded = {*stored_files(cache / prepared.pixels)[0]}
-    patients = [image.patient for image in index.images if image.file in decoded]
-    held_out = [image.patient for image in prepared.images if image.side != "train"]
     return TrainedOn(
         images=sum(prepared.train_counts),
         patients=prepared.train_patient_count,
-        kept_images=len(held_out),
-        kept_patients=len({*held_out}),
-        of_images=len(patients),
-        of_patients=len({*patients}),
-        changes=tuple(_changes_of(experiment, prepared, study_folder)),
+        folds=len(trained.epochs),
+        validated_images=len(trained.validated.labels),
+        validated_patients=len({*trained.validated.patients}),
+        of_images=len(candidate.patients),
+        of_patients=len({*candidate.patients}),
+        changes=tuple(_changes_of(candidate.experiment, prepared, study_folder)),
     )
 
 

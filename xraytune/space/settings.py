@@ -981,7 +981,7 @@ class ExportedFrom(StrictModel):
 
 
 class FinalSettings(StrictModel):
-    """How a study's final model is trained: each setting given here overrides the trial's own."""
+    """Settings that `train` compares with the trial's, which each of them replaces."""
 
     image_size: ImageSize | None = None
     """`data.image_size`. A generator is trained at this size if it supports it; otherwise, its
@@ -1012,13 +1012,8 @@ class FinalSettings(StrictModel):
         return values | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
 
     def settings_of(self, settings: Settings) -> Settings:
-        """Return the settings of the final training, which uses all patients."""
-        changes: dict[str, Any] = {
-            "data.train_patients": None,
-            "confirm.test": "auto",
-            "confirm.leave_out": "none",
-            "final": None,
-        }
+        """Return the settings of a training with them."""
+        changes: dict[str, Any] = {"final": None}
         if self.image_size:
             changes["data.image_size"] = self.image_size
         if self.max_epochs:
@@ -1062,6 +1057,11 @@ class Settings(StrictModel):
         for name in ("trials", "hours"):
             del content["budget"][name]
         return content
+
+    def for_all_patients(self) -> Self:
+        """Return the settings of a final training, which leaves no patient unused."""
+        changes = {"data.train_patients": None, "confirm.test": "auto", "confirm.leave_out": "none"}
+        return self.with_values(changes)
 
     def of_size(self, size_px: int) -> Self:
         """Return the settings with images of another size."""

@@ -21,15 +21,18 @@ class TrainedOn(StrictModel):
     """The images that a model was trained on, and their patients.
 
     Attributes:
-        kept_images: Number of images kept for validation.
+        folds: Number of networks that the scores are means of, each on patients that it was not
+            trained on.
+        validated_images: Number of images that these networks scored.
         of_images: Number of images of the data folder without `test/`.
         changes: Differences from the exported trial, one line each.
     """
 
     images: int
     patients: int
-    kept_images: int
-    kept_patients: int
+    folds: int
+    validated_images: int
+    validated_patients: int
     of_images: int
     of_patients: int
     changes: tuple[str, ...]
@@ -52,7 +55,7 @@ class CardMetric(StrictModel):
 class BundleRecord(StrictModel):
     """The content of `bundle.json`.
 
-    Scores, threshold and `best_epoch` are those of `TrialResult`.
+    Scores, threshold and `best_epoch` are those of `TrialResult`, over all folds.
 
     Attributes:
         class_names: Classes or findings, in the order of the network's outputs; for a segmenter,
@@ -67,8 +70,8 @@ class BundleRecord(StrictModel):
             public data sets are used.
         study: The study that the configuration was exported from, relative to the bundle.
         overrides: `--set` options of the training.
-        members: Number of networks that were trained, with consecutive seeds; their probabilities
-            are averaged. `best_epoch` is the best epoch of the first network.
+        members: Number of networks whose probabilities are averaged. `best_epoch` is the best epoch
+            of the first network.
         packages: Versions of packages and of extensions, such as `backbone tiny_net`.
         metrics: The metrics of the model card.
     """

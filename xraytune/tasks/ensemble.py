@@ -1,4 +1,4 @@
-"""Average the probabilities of networks that differ only in their seed.
+"""Average the probabilities of several networks of one kind.
 
 From: Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using
 Deep Ensembles" (arXiv:1612.01474).

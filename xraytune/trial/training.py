@@ -50,12 +50,19 @@ class TrialTraining:
         trained: The module that is trained in place, on the device: the whole network, or its head.
         loss: Maps outputs in float32 and the targets of a batch to a loss.
         is_trained: Whether the network is trained at all; a donor's classifier is scored as it is.
+        validation: The epochs to train if nobody is left to validate on, with the losses and scores
+            of other networks.
     """
 
     trained: nn.Module
 
     def __init__(
-        self, experiment: Experiment, context: RunContext, images: TrainingSet | None = None
+        self,
+        experiment: Experiment,
+        context: RunContext,
+        images: TrainingSet | None = None,
+        *,
+        validation: Sequence[EpochRecord] = (),
     ) -> None:
         settings = experiment.settings
         prepared = context.prepared
@@ -66,6 +73,7 @@ class TrialTraining:
         self.is_trained = experiment.control != "donor"
         self.max_epochs = settings.budget.max_epochs if self.is_trained else 1
         self.steps_per_epoch = prepared.steps_per_epoch(settings)
+        self.validation = validation
         self._prepared = prepared
 
         self.images = images or build_training_set(experiment, context)
@@ -77,9 +85,11 @@ class TrialTraining:
         self.loss = self.task.loss_of(self.parameters, real_targets, self.compute.device)
         self.batches = Batches(self.images, self.network, self.max_epochs * self.steps_per_epoch)
         self._val_a_features: list[Tensor] = []
-        if self.network.has_cached_features:
+        if self.network.has_cached_features and not validation:
             self._val_a_features = [*self.network.batches(self.val_a)]
-        self.trained = self.network.untrained(self.val_a)
+        self.trained = self.network.untrained(
+            self.images.image_sets[0] if validation else self.val_a
+        )
 
     def step(self, optimizer: Optimizer, step_inputs: StepInputs) -> Tensor:
         """Train one step and return its loss, on the device."""
@@ -99,7 +109,7 @@ class TrialTraining:
         epochs, every few seconds, and after the last epoch. If there is a checkpoint, only the
         epochs after it are yielded. On the CPU, a resumed run is bit-identical to an uninterrupted
         one. In the end, `best.safetensors` holds the weights of the epoch with the best val-A
-        score, or of the earliest one if several are equally good.
+        score, or of the earliest one if several are equally good; with `validation`, the last one.
 
         Raises:
             TrialError: The loss or the network is not finite.
@@ -121,7 +131,11 @@ class TrialTraining:
             lr = self.parameters.lr
             if self.is_trained:
                 train_loss, lr = self._train_epoch(optimizer, update, records)
-            val_loss, val_score = self.validate()
+            if self.validation:
+                val_loss = self.validation[len(records)].val_loss
+                val_score = self.validation[len(records)].val_score
+            else:
+                val_loss, val_score = self.validate()
             if not math.isfinite(train_loss + val_loss):
                 raise self._divergence_error("loss", epoch)
 
@@ -141,7 +155,7 @@ class TrialTraining:
             # A batch norm can hide weights that are not finite from the loss.
             if not all(tensor.isfinite().all() for tensor in state.values()):
                 raise self._divergence_error("network", epoch)
-            if val_score > best_before:
+            if val_score > best_before or self.validation:
                 best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
             if self._is_over(records) or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                 save_checkpoint(checkpoint_dir, self.trained, optimizer, records, best)
@@ -193,6 +207,8 @@ class TrialTraining:
 
         It is over after the last epoch, or `early_stop_epochs` epochs after the best score.
         """
+        if self.validation:
+            return len(records) == len(self.validation)
         patience = self.parameters.early_stop_epochs
         scores = [record.val_score for record in records[self._first_counted_epoch :]]
         is_stale = False

@@ -1,0 +1,180 @@
+"""Train the networks of a final model so that all patients are used, and validated on.
+
+    folds = leave_out(...)          the images of each fold, on train, val-A and val-B
+    trained = cross_validate(...)   a network for each fold, trained as in a trial
+    train_on_all(...)               a single network, for as many epochs as were best in the folds
+
+An ensemble consists of the networks of the folds, so each of its members leaves out other patients.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from xraytune.base.errors import ConfigError, counted
+from xraytune.base.records import EpochRecord, frozen
+from xraytune.data.prepare import RunContext, SplitData
+from xraytune.data.sides import side_sizes
+from xraytune.data.split import split_into_folds
+from xraytune.model.bundle import TrainedNetworks
+from xraytune.nets.checkpoint import finished_epochs, load_best
+from xraytune.space.settings import Experiment
+from xraytune.stats.classification import FEWEST_LABELS
+from xraytune.tasks.task import Validated
+from xraytune.trial.network import Network
+from xraytune.trial.run import run_trial
+from xraytune.trial.training import TrialTraining
+
+_ENOUGH_VALIDATED = 300
+"""If val-A and val-B have this many patients, a single network is not cross-validated."""
+_FOLDS = 3
+
+
+@frozen
+class Listeners:
+    """What is called during the trainings of a final model.
+
+    Attributes:
+        on_epoch: After each epoch, and after resuming also for the earlier ones.
+        on_generator: Once a generator is trained, with its experiment and images.
+        note: With messages for the user.
+    """
+
+    on_epoch: Callable[[EpochRecord], None]
+    on_generator: Callable[[Experiment, RunContext], None]
+    note: Callable[[str], None]
+
+
+def leave_out(
+    prepared: SplitData, seed: int, members: int, seen: Collection[str]
+) -> list[SplitData]:
+    """Return the images of each fold; patients in `seen` are always on the train side.
+
+    A single network has one fold, the split of `prepared`, if this has enough patients for
+    validation, or there are too few patients for more folds.
+
+    Raises ConfigError if there are too few patients for the members of an ensemble.
+    """
+    validated = {image.patient for image in prepared.images if image.side != "train"}
+    if members == 1 and len(validated) >= _ENOUGH_VALIDATED:
+        return [prepared]
+    count = members if members > 1 else _FOLDS
+    folds = [
+        prepared.with_sides(sides)
+        for sides in split_into_folds(prepared.images, count, seed, seen=seen)
+    ]
+    fewest = FEWEST_LABELS if prepared.findings else 1
+    lacking = [side.lacking(fewest) for fold in folds for side in side_sizes(fold)]
+    if not any(lacking):
+        return folds
+    if members > 1:
+        what = f"too few patients for {members} networks, each of which leaves out other patients"
+        raise ConfigError(f"{what}: {max(lacking)} on one side", "--members", "train fewer")
+    return [prepared]
+
+
+def with_everyone(context: RunContext) -> RunContext:
+    """Return the images of a fold, all of them on the train side."""
+    prepared = context.prepared
+    return replace(context, prepared=prepared.with_sides(["train"] * len(prepared.images)))
+
+
+def cross_validate(
+    experiment: Experiment, contexts: Sequence[RunContext], folder: Path, listeners: Listeners
+) -> TrainedNetworks:
+    """Train a network on each fold, one after the other, each resuming from its own folder.
+
+    Their seeds are consecutive. The errors are those of `run_trial`.
+    """
+    if len(contexts) > 1 and experiment.parameters.weights == "none":
+        # The networks of an ensemble have one input format, that of all patients.
+        form = Network(experiment, with_everyone(contexts[0])).form
+        constants = {"pixel_mean": form.mean[0], "pixel_std": form.std[0]}
+        parameters = experiment.parameters.model_copy(update=constants)
+        experiment = experiment.model_copy(update={"parameters": parameters})
+    networks = []
+    epochs = []
+    results = []
+    validated = []
+    for number, context in enumerate(contexts):
+        seed = experiment.settings.seed + number
+        settings = experiment.settings.model_copy(update={"seed": seed})
+        member = experiment.model_copy(update={"settings": settings})
+        if len(contexts) > 1:
+            listeners.note(f"network {number + 1} of {len(contexts)} (seed {seed})")
+        trial_dir = folder / f"network_{number + 1}"
+        result = run_trial(
+            member,
+            context,
+            trial_dir=trial_dir,
+            on_epoch=listeners.on_epoch,
+            on_generator=partial(listeners.on_generator, member, context),
+        )
+        results.append(result)
+        epochs.append(finished_epochs(trial_dir / "checkpoint"))
+        training = TrialTraining(member, context)
+        load_best(trial_dir / "checkpoint", training.trained)
+        validated.append(training.validated())
+        networks.append(training.whole().cpu())
+    labels = np.concatenate([of_fold.labels for of_fold in validated])
+    probabilities = np.concatenate([of_fold.results for of_fold in validated])
+    positive = contexts[0].prepared.positive
+    return TrainedNetworks(
+        networks=networks,
+        epochs=epochs,
+        result=replace(
+            results[0],
+            value=fmean(result.value for result in results),
+            val_b_score=fmean(result.val_b_score for result in results),
+            threshold=training.task.threshold(labels, probabilities, positive),
+        ),
+        validated=Validated(
+            labels=labels,
+            results=probabilities,
+            patients=tuple(chain.from_iterable(of_fold.patients for of_fold in validated)),
+        ),
+        input_format=training.network.form,
+    )
+
+
+def train_on_all(
+    experiment: Experiment,
+    context: RunContext,
+    trained: TrainedNetworks,
+    folder: Path,
+    listeners: Listeners,
+) -> TrainedNetworks:
+    """Train one network on all patients, for the mean of the folds' best epochs.
+
+    Nobody is left to validate on, so losses, scores and the threshold are those of the folds.
+    """
+    best_epochs = [
+        max(epochs, key=lambda record: record.val_score).epoch for epochs in trained.epochs
+    ]
+    epoch_count = round(fmean(best_epochs))
+    validation = []
+    for number in range(epoch_count):
+        of_folds = [epochs[number] for epochs in trained.epochs if number < len(epochs)]
+        val_loss = fmean(record.val_loss for record in of_folds)
+        val_score = fmean(record.val_score for record in of_folds)
+        validation.append(replace(of_folds[0], val_loss=val_loss, val_score=val_score))
+    steps = context.prepared.steps_per_epoch(experiment.settings)
+    listeners.note(f"training on all patients: {counted(epoch_count, 'epoch')} of {steps:,} steps")
+    training = TrialTraining(experiment, context, validation=validation)
+    records = []
+    for record in chain(finished_epochs(folder), training.epochs(folder)):
+        records.append(record)
+        listeners.on_epoch(record)
+    load_best(folder, training.trained)
+    return replace(
+        trained,
+        networks=[training.whole()],
+        epochs=[records],
+        result=replace(trained.result, best_epoch=epoch_count, epochs=epoch_count),
+        input_format=training.network.form,
+    )
