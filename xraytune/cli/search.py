@@ -67,9 +67,9 @@ def plan(
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     auroc: Annotated[
-        float,
-        Option(metavar="AUROC", help="AUROC to assume of the arms."),
-    ] = 0.95,
+        float | None,
+        Option(metavar="AUROC", help="AUROC to expect; default: that of frozen features."),
+    ] = None,
     sd: Annotated[
         float,
         Option(

@@ -27,7 +27,13 @@ from xraytune.space.cost import Machine, describe_time
 from xraytune.space.settings import RIVALS, Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.stats.placements import effective_patients
-from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD, Precision, expect_precision
+from xraytune.stats.precision import (
+    LIKELY_AUROC,
+    REPLICATE_SD,
+    Precision,
+    expect_precision,
+    possible_auroc,
+)
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
@@ -38,8 +44,6 @@ _OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
 _MORE_REPLICATES = (5, 10, 20, 40)
 _ROWS = 2
 """Number of larger replicate counts that are shown."""
-_AUROCS = (0.51, 0.999)
-"""Expected AUROCs are between these; at 1, nothing would vary."""
 _MOST_ADDED, _MOST_REPLICATES = 100_000, 40
 
 
@@ -198,7 +202,7 @@ def design_confirmation(view: StudyView) -> Design:
     best = view.for_export
     auroc = LIKELY_AUROC
     if best and best.val_b_score and space.settings.objective.metric == "val_auroc":
-        auroc = min(max(best.val_b_score, _AUROCS[0]), _AUROCS[1])
+        auroc = possible_auroc(best.val_b_score)
     return design_study(space, prepared, prepared.index(space.settings.data.path), auroc=auroc)
 
 

@@ -87,7 +87,7 @@ def study_outlook(
     cache: StrPath | None = None,
     skip_broken: bool = False,
     extensions: Sequence[str | type] = (),
-    auroc: float = LIKELY_AUROC,
+    auroc: float | None = None,
     sd: float = REPLICATE_SD,
     gpus: int | None = None,
     on_progress: Progress = ignore_progress,
@@ -107,7 +107,8 @@ def study_outlook(
         cache: Artifact cache, which keeps the decoded images; its disk is checked for free space.
         skip_broken: Leave out broken images.
         extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
-        auroc: Assumed AUROC of the finalist and its controls, in (0.5, 1).
+        auroc: Expected AUROC of the finalist and its controls, in (0.5, 1); default: that of frozen
+            features, measured on validation patients, or .95 if there is none.
         sd: Assumed standard deviation of an arm's AUROC over replicates.
         gpus: Number of GPUs that trials compute on; default: all GPUs of this machine.
         on_progress: Called with progress.
@@ -118,7 +119,7 @@ def study_outlook(
         DataError: The images cannot be used.
         MachineError: An extension is missing.
     """
-    if not 0.5 < auroc < 1:
+    if auroc is not None and not 0.5 < auroc < 1:
         raise ConfigError(f"--auroc {auroc:g} is not between 0.5 and 1", fix="give one that is")
     data = optional_path(data)
     cache = Path(cache or "cache").resolve()
@@ -142,6 +143,7 @@ def study_outlook(
     if not _has_all(checks):
         return Outlook(checks=tuple(checks))
     from xraytune.confirm.design import design_study
+    from xraytune.trial.baseline import expected_auroc
     from xraytune.trial.prepare import prepare_space
 
     require_extensions(loaded_space)
@@ -149,7 +151,11 @@ def study_outlook(
     prepared, index = prepare_space(
         loaded_space, cache, skip_broken=skip_broken, note=note, on_progress=on_progress
     )
-    design = design_study(loaded_space, prepared, index, auroc=auroc, sd=sd, gpus=gpus)
+    if auroc is None:
+        auroc = expected_auroc(loaded_space, prepared, cache, on_progress=on_progress)
+    design = design_study(
+        loaded_space, prepared, index, auroc=auroc or LIKELY_AUROC, sd=sd, gpus=gpus
+    )
     return Outlook(checks=tuple(checks), design=design)
 
 

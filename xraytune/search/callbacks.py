@@ -47,8 +47,8 @@ class Callbacks:
 
     Attributes:
         note: Called with a line that the user should see.
-        on_prepared: Called before a new search creates its study, with its space, its images, and
-            their index.
+        on_prepared: Called before a new search creates its study, with its space, its images,
+            their index, and the artifact cache.
         on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard
             ("" if there is none).
         on_trial_start: Called when a trial starts or resumes.
@@ -61,7 +61,7 @@ class Callbacks:
     """
 
     note: Callable[[str], None] = _ignore
-    on_prepared: Callable[[Space, SplitData, ImageIndex], None] = _ignore
+    on_prepared: Callable[[Space, SplitData, ImageIndex, Path], None] = _ignore
     on_start: Callable[[Path, str], None] = _ignore
     on_trial_start: Callable[[OpenTrial], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore

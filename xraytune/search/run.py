@@ -164,7 +164,7 @@ def search(
         for text in _notes(loaded_space, prepared, index):
             note(text)
         if not is_resumed:
-            callbacks.on_prepared(loaded_space, prepared, index)
+            callbacks.on_prepared(loaded_space, prepared, index, cache)
             _note_slow_search(loaded_space, prepared, runner)
 
         # 6. The other inputs

@@ -50,6 +50,11 @@ class Precision:
     gain_over_all: float
 
 
+def possible_auroc(auroc: float) -> float:
+    """Return the nearest AUROC for which a precision can be expected."""
+    return min(max(auroc, 0.51), 0.999)
+
+
 def expect_precision(
     auroc: float,
     *,
