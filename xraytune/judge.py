@@ -28,7 +28,12 @@ from xraytune.confirm.compare import ArmScores, judge_finalists, unscored_findin
 from xraytune.confirm.drawn import Drawn, read_drawn
 from xraytune.confirm.outcomes import add_secondary, compare_in_groups
 from xraytune.confirm.predictions import Predictions, read_predictions, read_table
-from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
+from xraytune.confirm.record import (
+    Confirmation,
+    FinalistVerdict,
+    HeldOutSet,
+    write_verdict,
+)
 from xraytune.data.guesses import positive_class
 from xraytune.present.judged import write_judged
 from xraytune.space.settings import DonorControl, Parameters
@@ -290,6 +295,7 @@ def _confirmation(
             "no arm repeats real images, so an effect of larger batches cannot be told from that "
             "of synthetic images"
         )
+    notes += [f"{first} and {second} have the same results" for first, second in content.equal_arms]
     if "tuned" not in kinds:
         notes.append("no arm without synthetic images was tuned as much as the finalist")
     is_binary = len(content.outputs) == 2 and not content.findings
@@ -311,12 +317,18 @@ def _confirmation(
             fingerprint=drawn.fingerprint if drawn else "",
             positive=content.outputs[scores.positive] if is_binary else "",
         ),
-        finalists=tuple(judge_finalists(scores, rope=rope)),
+        finalists=tuple(map(_without_network, judge_finalists(scores, rope=rope))),
         notes=tuple(notes),
         sites=scores.plan.sites,
         searched=None,
         declared=declared,
     )
+
+
+def _without_network(finalist: FinalistVerdict) -> FinalistVerdict:
+    """Return a verdict that names no network, as nothing is known of the arms'."""
+    comparisons = tuple(replace(pair, backbone="") for pair in finalist.comparisons)
+    return replace(finalist, backbone="", comparisons=comparisons)
 
 
 def _log_access(draws: Path, content: Predictions) -> tuple[str, ...]:

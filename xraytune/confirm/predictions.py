@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,16 @@ class Predictions:
     def replicates(self) -> int:
         """How often each arm was trained."""
         return len(self.own_patients)
+
+    @property
+    def equal_arms(self) -> list[tuple[str, str]]:
+        """The pairs of arms with the same results in all replicates."""
+        of_arms = [self.results[number :: len(self.arms)] for number in range(len(self.arms))]
+        return [
+            (self.arms[first], self.arms[second])
+            for first, second in combinations(range(len(self.arms)), 2)
+            if np.array_equal(of_arms[first], of_arms[second], equal_nan=True)
+        ]
 
     @property
     def findings(self) -> tuple[str, ...]:

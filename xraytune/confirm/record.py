@@ -316,8 +316,8 @@ class Confirmation:
 
     @property
     def scope(self) -> str:
-        """The scope of the verdict if all replicates were trained on the same patients; else ""."""
-        if self.test.kind != "folder":
+        """The scope of the verdict if all replicates are known to have had the same patients."""
+        if self.test.kind != "folder" or not self.train_patients:
             return ""
         return f"for these {self.train_patients} training patients, "
 

@@ -142,7 +142,8 @@ def verdict_sentence(record: Confirmation) -> str:
 def _notes(record: Confirmation) -> Iterator[str]:
     finalist = record.finalists[0]
     test = record.test
-    unused = " that the search had not used" if test.kind in UNUSED else ""
+    is_unused = test.kind in UNUSED and record.searched
+    unused = " that the search had not used" if is_unused else ""
     size = f"{test.images:,} images of {test.patients:,} patients{unused}"
     yield f"{finalist.arm} against its controls: {size}, {record.replicates} replicates."
     if files := finalist.copied_files:
