@@ -30,5 +30,6 @@ def test_a_narrow_screen_shows_the_learning_rate(tmp_path: Path) -> None:
 
     shown = other_process(f"{sys.executable} -m xraytune status {study.path}", env=env).stdout
 
-    assert max(map(len, shown.splitlines())) <= 80
+    # A command to copy is not broken.
+    assert max(len(line) for line in shown.splitlines() if "xraytune " not in line) <= 80
     assert "0.003" in shown

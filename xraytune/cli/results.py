@@ -227,14 +227,14 @@ def propose_confirm(view: StudyView, extensions: Sequence[str] = ()) -> None:
     if view.has_finalist:
         design = design_confirmation(view)
         if design.problem is None:
-            console.write(f"what `confirm` can tell: {design.outlook}")
+            console.show(f"what `confirm` can tell: {design.outlook}")
             console.propose("confirm", view.path, extensions=extensions)
             console.propose("export", view.path, "-o", "best.yaml", when="without a verdict")
             return
         problem = design.problem
-    console.write(f"there is nothing to confirm: {problem.what}")
+    console.show(f"there is nothing to confirm: {problem.what}")
     if problem.fix:
-        console.write(f"fix: {problem.fix}")
+        console.show(f"fix: {problem.fix}")
     console.propose("export", view.path, "-o", "best.yaml", when="next, without a verdict")
 
 

@@ -9,12 +9,16 @@ from typing import Annotated
 
 from typer import Exit, Option
 
-from xraytune.base.errors import MachineError
+from xraytune.base.errors import ConfigError, MachineError
 from xraytune.cli import console, options
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        what = f"--patients {text} is no list of numbers"
+        raise ConfigError(what, fix="separate whole numbers by commas: 25,50,100") from None
 
 
 def search(
@@ -143,12 +147,8 @@ def curve(
     weights_dir: options.WeightsDir = None,
     overrides: options.Overrides = None,
     patients: Annotated[
-        list[int] | None,
-        Option(
-            metavar="N,N,...",
-            help="Numbers of patients; default: 25,50,100 and so on.",
-            parser=_numbers,
-        ),
+        str | None,
+        Option(metavar="N,N,...", help="Numbers of patients; default: 25,50,100 and so on."),
     ] = None,
     donor: Annotated[
         Path | None,
@@ -186,7 +186,7 @@ def curve(
             data=data,
             weights_dir=weights_dir,
             overrides=overrides or (),
-            patients=patients or (),
+            patients=_numbers(patients) if patients else (),
             donor=donor,
             folder=folder,
             out=out,
