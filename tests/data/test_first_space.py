@@ -103,6 +103,24 @@ def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
     assert ("all" in trainable) == (has_gpu or kind == "masks")
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_space_of_each_kind_of_data_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = draw(tmp_path / "xrays", kind)
+    tiny = TINY_PAIRS if kind == "masks" else TINY
+    more = ["data.split.val_a=0.35", "data.split.val_b=0.35"] if kind == "findings" else []
+    own = [line for line in tiny if not line.startswith(("data.train_patients", "labels"))]
+
+    with confirm_in_process():
+        view = search(data=data, overrides=[*own, *more])
+
+    assert view.counts == {"complete": 4}
+    assert {row.parameters.source for row in view.trials} == {"none", "duplicate", "gan"}
+
+
 def follow_lines(folder: Path, kind: str, patients: int, *, has_test: bool) -> Walk:
     """Follow the lines from images to a model, with nothing chosen but a tiny budget."""
     data = draw(folder / "xrays", kind, patients)

@@ -98,7 +98,7 @@ def test_an_interrupted_training_resumes_to_the_same_files(
 
 
 def test_the_better_of_two_settings_is_trained_on_all_patients(private: Lab) -> None:
-    """They are compared on the same patients, whom the compared networks were not trained on."""
+    """Both are scored on the same patients, on whom neither was trained."""
     plain = private.path / "plain.yaml"
     text = export(private.study, out=plain, trial=1).path.read_text()
     changes = ["lr=1e-3", "budget.max_epochs=4", "budget.steps_per_epoch=null"]

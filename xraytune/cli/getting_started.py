@@ -31,7 +31,7 @@ $ search --space commands/other_hospital_demo --cache {at}/cache --data {at}/hos
 Confirm the best mix, on patients that the search never used.
 $ confirm {at}/studies/other-hospital-demo --yes
 
-Train the final model with the best mix, on all patients.
+Train the final model with the best mix.
 $ train -o {at}/model {at}/studies/other-hospital-demo
 
 Evaluate it on the test folder.

@@ -67,7 +67,7 @@ class Drawn:
     fingerprint: str
 
     def trained_on(self, replicate: int) -> frozenset[str]:
-        """Return the patients whom a replicate, counted from 1, was trained on.
+        """Return the training patients of a replicate, counted from 1.
 
         Raises DataError if there is no such replicate.
         """

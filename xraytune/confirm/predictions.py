@@ -44,7 +44,7 @@ class Predictions:
         labels: The class of each image, [N], or its findings, [N, C]; zeros for masks.
         results: Results of R runs, [R, N, C], by replicate and then by arm. They are NaN where a
             run is not scored, since it was trained on the patient.
-        own_patients: The patients of each replicate on whom it is not scored.
+        own_patients: For each replicate, its training patients, whose images it does not score.
         sites: The site of each image, [N], if each replicate leaves a site out; or else nothing.
     """
 
@@ -133,7 +133,7 @@ def read_predictions(
 ) -> Predictions:
     """Return the predictions of some arms.
 
-    Without draws, a replicate may lack all images of some patients, whom it was trained on.
+    Without draws, a replicate may lack all images of its training patients.
 
     Args:
         table: The table, in its long form.
