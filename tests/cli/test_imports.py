@@ -16,6 +16,15 @@ from xraytune.cli.main import build_app
 for line in sys.argv[1:]:
     build_app()(line.split(), standalone_mode=False)
 """
+UP_TO_ITS_FIRST_LINE = f"""
+import contextlib, io
+class FirstLine(io.StringIO):
+    def write(self, text):
+        raise SystemExit
+sys.stderr = FirstLine()
+with contextlib.suppress(SystemExit):
+    {COMMANDS.strip().replace(chr(10), chr(10) + "    ")}
+"""
 
 
 def loaded_by(code: str, *arguments: str, names: tuple[str, ...] = HEAVY) -> list[str]:
@@ -32,6 +41,12 @@ def test_quick_commands_load_nothing_heavy(tmp_path: Path) -> None:
     )
 
     assert loaded_by(COMMANDS, "--help", "train --help", "--version", f"space check {space}") == []
+
+
+@pytest.mark.parametrize("line", ["status", "plan", "data inspect xrays"])
+def test_a_command_says_what_it_does_before_it_loads_anything_heavy(line: str) -> None:
+    """Imports take seconds."""
+    assert loaded_by(UP_TO_ITS_FIRST_LINE, line, names=(*HEAVY, "scipy")) == []
 
 
 def test_torchs_compiler_is_imported_when_it_is_used() -> None:

@@ -128,8 +128,10 @@ def test_a_donors_classifier_at_chance_is_what_the_answer_says_first() -> None:
 
 
 @pytest.mark.slow
-def test_an_undecided_answer_says_how_many_patients_would_decide() -> None:
-    undecided = confirmation(scores(own_noise=1.0))
+def test_an_undecided_answer_says_what_would_decide() -> None:
+    """Patients and replicates or, beyond the replicates that anybody would run, a wider margin."""
+    far_from_it = confirmation(scores(own_noise=1.0))
+    undecided = replace(far_from_it, rope=0.05)
 
     assert undecided.verdict == "undecided"
     widest = max(pair.high - pair.low for pair in undecided.finalists[0].comparisons)
@@ -140,6 +142,8 @@ def test_an_undecided_answer_says_how_many_patients_would_decide() -> None:
     assert int(match[2]) == pytest.approx(REPLICATES * growth, rel=0.05)
     assert undecided.missing in undecided.to_json()["answer"]
     assert undecided.missing in verdict_frame(undecided)
+    assert f"margin of {widest:.2g}" in far_from_it.missing
+    assert "More replicates will not decide" in far_from_it.missing
     assert helped().missing == ""
 
 

@@ -36,6 +36,7 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(
         listed = {study["name"]: study for study in said("status")["studies"]}
         shown = command("status").stdout
         compared = command("status", *(folders[name].path for name in ("confirmed", "searched")))
+    confirmed = command("status", "studies/confirmed").stdout
 
     assert {name: study["state"] for name, study in listed.items()} == {
         "confirmed": "finished",
@@ -52,3 +53,6 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(
     assert "val-A 0.750 (#0)" in compared.stdout
     assert "val-A 0.500 (#0)" in compared.stdout
     assert [arm["arm"] for arm in listed["searched"]["arms"]] == ["duplicate"]
+    assert "do not improve AUROC" in confirmed
+    assert "next: xraytune report studies/confirmed" in confirmed
+    assert "xraytune confirm" not in confirmed

@@ -29,7 +29,7 @@ def data_inspect(
 
     Example: xraytune data inspect chest_xray
     """
-    console.event(f"inspecting {source}")  # before the imports, which take seconds
+    console.event(f"inspecting {source}")  # before the imports
     from xraytune.data.inspect import inspect_folder
     from xraytune.present.inspection import inspection_frame
     from xraytune.space.load import override_of

@@ -19,6 +19,8 @@ from xraytune.base.errors import Problem, counted
 from xraytune.base.records import EpochRecord
 from xraytune.base.tables import counts_text, duration
 from xraytune.cli import console
+from xraytune.confirm.arms import CONFIRM_FOLDER
+from xraytune.confirm.record import read_verdict
 from xraytune.present.trials import (
     arms_frame,
     heading,
@@ -27,7 +29,7 @@ from xraytune.present.trials import (
     runs_summary,
     summary_line,
 )
-from xraytune.present.verdict import verdict_frame
+from xraytune.present.verdict import verdict_frame, verdict_sentence
 from xraytune.search.callbacks import Callbacks, RunsView
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
@@ -216,12 +218,20 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Pat
 def print_search(view: StudyView, extensions: Sequence[str]) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
-    propose_confirm(view, extensions)
+    propose_next(view, extensions)
 
 
-def propose_confirm(view: StudyView, extensions: Sequence[str] = ()) -> None:
-    """Print what `confirm` will be able to tell of a study, or why it cannot, and what to do."""
-    from xraytune.confirm.design import design_confirmation
+def propose_next(view: StudyView, extensions: Sequence[str] = ()) -> None:
+    """Print the verdict on a searched study and what to do with it.
+
+    Before `confirm`, print what it will be able to tell, or why it cannot tell anything.
+    """
+    verdict = read_verdict(view.path / CONFIRM_FOLDER)
+    if verdict:
+        console.show(verdict_sentence(verdict))
+        _propose_report(view.path)
+        return
+    from xraytune.confirm.design import design_confirmation  # loads torch
 
     problem = Problem("the search has no complete trial with synthetic images")
     if view.has_finalist:
@@ -245,6 +255,10 @@ def print_confirmation(confirmation: Confirmation) -> None:
     console.write(
         f"all results: {study}/confirm/verdict.json; text for a paper: {study}/confirm/methods.md"
     )
+    _propose_report(study)
+
+
+def _propose_report(study: Path) -> None:
     console.propose("report", study)
     console.propose("export", study, "-o", "best.yaml", when="then")
 

@@ -99,7 +99,7 @@ def plan(
 
     Example: xraytune plan --data chest_xray
     """
-    console.event("checking this machine")  # before the imports, which take seconds
+    console.event("checking this machine")  # before the imports
     from xraytune.confirm.outlook import study_outlook
     from xraytune.present.design import outlook_frame
 

@@ -23,12 +23,13 @@ def status(
 
     Example: xraytune status studies/gan-ratio; without a study, it lists all
     """
-    from xraytune.cli.results import propose_confirm
+    folders = study or [Path("studies")]
+    console.event(f"reading {', '.join(map(str, folders))}")  # before the imports
+    from xraytune.cli.results import propose_next
     from xraytune.present.studies import compare_studies, list_studies, studies_frame
     from xraytune.present.trials import status_frame
     from xraytune.study.status import status as read_status
 
-    folders = study or [Path("studies")]
     first = folders[0]
     is_study = not first.is_dir() or (first / STUDY_NAME).exists()
     if len(folders) == 1 and is_study:
@@ -38,7 +39,7 @@ def status(
         else:
             console.show(*status_frame(view))
             if view.best and not view.is_running:
-                propose_confirm(view)
+                propose_next(view)
         return
     summaries = list_studies(*folders)
     if as_json:

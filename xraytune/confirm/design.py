@@ -14,7 +14,7 @@ from functools import partial
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, XraytuneError, about, counted
 from xraytune.base.records import frozen
-from xraytune.confirm.arms import UNUSED, Arm, Plan, TestKind
+from xraytune.confirm.arms import MOST_REPLICATES, UNUSED, Arm, Plan, TestKind
 from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
 from xraytune.confirm.sealed import SealedTest, choose_test, left_out_sites
 from xraytune.data.draws import scored_patients
@@ -44,7 +44,7 @@ _OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
 _MORE_REPLICATES = (5, 10, 20, 40)
 _ROWS = 2
 """Number of larger replicate counts that are shown."""
-_MOST_ADDED, _MOST_REPLICATES = 100_000, 40
+_MOST_ADDED = 100_000
 
 
 @frozen
@@ -229,7 +229,7 @@ def _describe_ways(replicates: int, expect: Callable[..., Precision], rope: floa
 
     if is_enough(replicates):
         return ""
-    enough = next(filter(is_enough, range(replicates + 1, _MOST_REPLICATES + 1)), None)
+    enough = next(filter(is_enough, range(replicates + 1, MOST_REPLICATES + 1)), None)
     ways = [f"{enough} replicates"] if enough else []
     for count in (replicates, 2 * replicates, 4 * replicates):
         added = bisect_left(range(_MOST_ADDED), True, key=partial(is_enough, count))

@@ -17,7 +17,7 @@ from xraytune.base.errors import about
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import frozen, to_json
 from xraytune.base.templates import open_templates
-from xraytune.confirm.arms import TestKind
+from xraytune.confirm.arms import MOST_REPLICATES, TestKind
 from xraytune.stats.classification import LEAST_FIT
 from xraytune.stats.verdict import Interval, Overall, PairVerdict
 from xraytune.study.folder import damage_explained
@@ -323,19 +323,26 @@ class Confirmation:
 
     @property
     def missing(self) -> str:
-        """How many patients and replicates would decide an undecided verdict.
+        """What would decide an undecided verdict.
 
-        An interval no wider than the ROPE excludes a gain of 0, or one of the ROPE. If both numbers
-        are multiplied by a factor, its variance is divided by this factor or more. The text is ""
-        for other verdicts, and over sites.
+        An interval no wider than the ROPE excludes a gain of 0, or one of the ROPE. If the numbers
+        of patients and replicates are both multiplied by a factor, its variance is divided by this
+        factor or more. The text is "" for other verdicts, and over sites.
         """
         if self.verdict != "undecided" or self.sites:
             return ""
-        widest = max(self.finalists[0].comparisons, key=lambda pair: pair.high - pair.low)
-        growth = ((widest.high - widest.low) / self.rope) ** 2
+        width = max(pair.high - pair.low for pair in self.finalists[0].comparisons)
+        growth = (width / self.rope) ** 2
         patients = about(growth * self.test.patients)
-        replicates = about(growth * self.replicates)
-        return f"To decide takes at most {patients} patients to score and {replicates} replicates."
+        replicates = growth * self.replicates
+        if replicates <= MOST_REPLICATES:
+            needed = f"{patients} patients to score and {about(replicates)} replicates"
+            return f"To decide takes at most {needed}."
+        return (
+            f"More replicates will not decide it, since the widest interval is {width:.2g} wide, "
+            f"and the equivalence margin is {self.rope:g}: it takes up to {patients} patients to "
+            f"score, or a new study with a margin of {width:.2g}."
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return the differences in score as a table, a row for each finalist and control."""
