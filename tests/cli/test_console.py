@@ -45,7 +45,8 @@ def test_a_log_shows_the_runs_of_a_confirmation_and_then_what_follows(
     with show_confirmation(is_asked=False) as (callbacks, _):
         callbacks.on_runs(view)
         callbacks.on_progress("training replicates", 4, 4)
-        callbacks.on_runs(replace(view, ended=4, running={}, waiting=0, seconds_left=0.0))
+        for _ in range(2):
+            callbacks.on_runs(replace(view, ended=4, running={}, waiting=0, seconds_left=0.0))
         callbacks.on_progress("scoring test (replicates)", 4, 4)
 
     lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]

@@ -148,14 +148,15 @@ class _ConfirmationScreen:
     def on_runs(self, view: RunsView) -> None:
         """Show the runs in the table, and bars again once all have ended."""
         self._runs = view
-        if not self._has_table:
+        if view.is_done:
+            if self._has_table:
+                self._open_bars()
+        elif not self._has_table:
             self._display.close()
             self._has_table = True
             self._display.enter_context(
                 console.watching(lambda: runs_frame(self._runs), lambda: runs_summary(self._runs))
             )
-        if view.is_done:
-            self._open_bars()
 
     def on_progress(self, what: str, done: int, total: int) -> None:
         """Show a bar, unless the table is shown."""

@@ -25,8 +25,8 @@ from xraytune.study.row import TrialRow
 CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
 MOST_REPLICATES = 40
-"""More replicates are not proposed. Ten, the default, take about as long as a search, and four times
-as many halve the interval at best."""
+"""More replicates are not proposed. Ten, the default, take about as long as a search, and 40 halve
+the interval at best."""
 _PLAN_FILE = "plan.json"
 
 Role = Literal["finalist", "matched", "tuned", "perfect", "donor"]
