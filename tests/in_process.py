@@ -76,7 +76,14 @@ def loop_of(folder: StudyFolder, space: Space, prepared: SplitData, cache: Path)
 
 def job_of(trial: OpenTrial, folder: StudyFolder, cache: Path) -> Job:
     """The task of a trial's worker."""
-    return Job(study_folder=folder, cache=cache, number=trial.number, label="", resources={})
+    return Job(
+        study_folder=folder,
+        cache=cache,
+        number=trial.number,
+        label="",
+        resources={},
+        trains_alone=trial.trains_alone,
+    )
 
 
 class InProcess:
@@ -86,11 +93,18 @@ class InProcess:
     address: str | None = None
 
     def __init__(
-        self, folder: StudyFolder, *, cache: Path, callbacks: Callbacks = NO_CALLBACKS, **_: Any
+        self,
+        folder: StudyFolder,
+        *,
+        cache: Path,
+        callbacks: Callbacks = NO_CALLBACKS,
+        reserve: Callable[[OpenTrial], None] | None = None,
+        **_: Any,
     ) -> None:
         self.study_folder = folder
         self.cache = cache
         self.callbacks = callbacks
+        self.reserve = reserve
 
     def launch(self) -> None: ...
 
@@ -104,7 +118,7 @@ class InProcess:
 
     def run_loop(self, work: TrialLoop) -> None:
         """Run the trials of a loop."""
-        while (suggestion := work.next_trial()) != "done":
+        while (suggestion := work.next_trial(reserve=self.reserve)) != "done":
             if isinstance(suggestion, OpenTrial):
                 self.run_trial(work, suggestion)
 
@@ -125,7 +139,9 @@ def confirm_in_process() -> Iterator[None]:
         yield
 
 
-def search_in_process(space: Space, root: Path) -> StudyFolder:
+def search_in_process(
+    space: Space, root: Path, reserve: Callable[[OpenTrial], None] | None = None
+) -> StudyFolder:
     """A whole search below `root/studies`, with `root/cache`; gives the study, which has ended."""
     folder = StudyFolder(root / "studies" / space.settings.name)
     cache = root / "cache"
@@ -134,7 +150,7 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     create_study(folder, space, prepared, CPU, inputs)
     with one_thread(), locked(folder):
         loop = loop_of(folder, space, prepared, cache)
-        InProcess(folder, cache=cache).run_loop(loop)
+        InProcess(folder, cache=cache, reserve=reserve).run_loop(loop)
     return folder
 
 

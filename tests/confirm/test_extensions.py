@@ -1,5 +1,6 @@
 """A generator of a user from its search to the verdict, with its code, without it, and changed."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,18 @@ from tests.confirm.labs import Lab, shown_of
 from tests.extension_files import undeclared, write_blend
 from tests.in_process import confirm_in_process, search_in_process
 from tests.pair_files import draw_xrays
+from tests.study.studies import ended_trials
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
+from xraytune.base.records import Node
 from xraytune.model.export import export
 from xraytune.model.train import train
+from xraytune.search.loop import reserve
+from xraytune.space.allocation import allocation_of
 from xraytune.space.load import load_space
 from xraytune.space.sources import SOURCES
+from xraytune.study.folder import StudyFolder
+from xraytune.study.trial import OpenTrial
 
 pytestmark = pytest.mark.slow
 SPACE = """\
@@ -70,6 +77,28 @@ def test_each_replicate_trains_an_extension_anew_and_the_verdict_names_it(lab: L
     assert "with steps " in generator
     assert confirmation.finalists[0].arm.startswith("blend #")
     assert confirmation.verdict != "invalid", "these images are of other patients"
+
+
+def test_an_extension_trains_with_resources_of_its_own(searched: Lab, tmp_path: Path) -> None:
+    """Its trial holds them for the training alone, and the result is the same."""
+    shutil.copytree(searched.path / "xrays", tmp_path / "xrays")
+    (tmp_path / "space.yaml").write_text(SPACE)
+    held: list[tuple[int, bool, float, int]] = []
+
+    def place(trial: OpenTrial) -> None:
+        reserve(allocation, [Node(cpus=2, gpus=0)], trial)
+        held.append((trial.number, trial.trains_alone, trial.resources["CPU"], trial.slots))
+
+    with undeclared():
+        SOURCES.register([write_blend(tmp_path)])
+        space = load_space(tmp_path / "space.yaml", ["resources.generator.cpus=2"])
+        allocation = allocation_of(space.settings, has_gpu=False)
+        study = search_in_process(space, tmp_path, place)
+
+    shorter_first = [(1, True, 2.0, 2), (1, False, 1.0, 1), (0, True, 2.0, 2), (0, False, 1.0, 1)]
+    assert held == [*shorter_first, (2, False, 1.0, 1)]
+    values = [row.value for row in ended_trials(study).values()]
+    assert values == [row.value for row in ended_trials(StudyFolder(searched.study)).values()]
 
 
 def test_a_study_runs_no_code_of_its_own_folder(lab: Lab) -> None:

@@ -1,13 +1,23 @@
 """How many trials fit on the nodes, as Ray places them, and what a trial holds."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.extension_files import undeclared, write_blend
 from xraytune.base.records import Node
 from xraytune.search.loop import count_slots, reserve
 from xraytune.space.allocation import Allocation, Share, allocation_of
-from xraytune.space.settings import Experiment, Parameters, Resources, Settings
+from xraytune.space.settings import (
+    Experiment,
+    GeneratorResources,
+    Parameters,
+    Resources,
+    Settings,
+)
+from xraytune.space.sources import SOURCES
 from xraytune.study.trial import Failure, OpenTrial
 
 SETTINGS = Settings.model_validate({"name": "any", "data": {"path": "any"}})
@@ -71,6 +81,25 @@ def test_what_a_trial_holds_is_on_one_machine() -> None:
     gpu = Node(cpus=3, gpus=1)
     cores = Node(cpus=8, gpus=0)
     assert count_slots(allocation(1, cpus=2), [gpu, cores]) == 1
+
+
+@pytest.mark.parametrize(("share", "slots"), [(0.25, 8), (1, 2)])
+def test_an_extension_that_trains_on_two_gpus_holds_their_slots(share: float, slots: int) -> None:
+    """Once it is trained, its trial holds a share of one."""
+    resources = Resources(gpus_per_trial=share, generator=GeneratorResources(gpus=2))
+    settings = SETTINGS.model_copy(update={"resources": resources})
+    two_gpus = [Node(cpus=16, gpus=2)]
+
+    with undeclared(), TemporaryDirectory() as folder:
+        SOURCES.register([write_blend(Path(folder))])
+        own = Experiment(settings=settings, parameters=Parameters(source="blend"))
+        trial = OpenTrial(number=0, label="", experiment=own, trains_generator=True)
+        reserve(allocation_of(settings, has_gpu=True), two_gpus, trial)
+        assert (trial.trains_alone, trial.resources["GPU"], trial.slots) == (True, 2.0, slots)
+
+        trial.trains_generator = False
+        reserve(allocation_of(settings, has_gpu=True), two_gpus, trial)
+        assert (trial.trains_alone, trial.resources["GPU"], trial.slots) == (False, share, 1)
 
 
 def test_a_trial_that_ran_out_of_memory_shares_none() -> None:

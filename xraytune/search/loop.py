@@ -8,6 +8,9 @@ trials of a search, and `confirm/run_list.py` has a fixed list.
 A trial whose generator is not in the cache trains it first. Meanwhile, other trials that need this
 generator wait without a slot, so each generator is trained only once.
 
+An extension may hold other resources while it trains (`resources.generator`). Its trial then ends
+once the generator is trained, without a result, and waits again for the room of a trial.
+
 A slot is the room for one trial. Ray places a process on one node, and its share of a GPU on one
 GPU. So a GPU has floor(1 / share) slots, whatever is left over.
 """
@@ -34,12 +37,13 @@ from xraytune.study.row import Status
 from xraytune.study.trial import (
     Cause,
     Failure,
+    GeneratorTrained,
     OpenTrial,
     TrialFailed,
     TrialMessage,
     read_progress,
 )
-from xraytune.synth.generator_inputs import Training
+from xraytune.synth.generator_inputs import ExtensionTraining, Training
 
 _RETRIES = 2
 """How often a trial is retried in a row without reaching a new epoch."""
@@ -153,12 +157,12 @@ class TrialLoop(ABC):
         if not runnable:
             return "wait"
         trial = runnable[0]
+        lineage = self._generator_need(*trial.generator_inputs)
+        trial.trains_generator = lineage is not None
         if reserve:
             reserve(trial)
         if self._running and trial.slots > free_slots:
             return "wait"
-        lineage = self._generator_need(*trial.generator_inputs)
-        trial.trains_generator = lineage is not None
         self.callbacks.on_trial_start(trial)
         # Written at each start, since resources, tracking and the locations of files may have
         # changed since the last one.
@@ -240,6 +244,9 @@ class TrialLoop(ABC):
         if isinstance(message, TrialResult):
             self._end(trial, "complete", asdict(message))
             return False
+        if isinstance(message, GeneratorTrained):
+            self._wait_again(trial)
+            return False
         if isinstance(message, TrialFailed):
             if message.cause == "machine":
                 self._wait_again(trial)
@@ -265,7 +272,9 @@ class TrialLoop(ABC):
         self.busy_seconds()
         del self._running[trial.number]
         if trial.placed is not None:
-            trial.seconds += time.monotonic() - trial.placed
+            seconds = time.monotonic() - trial.placed
+            trial.seconds += seconds
+            trial.gpu_seconds += seconds * trial.resources.get("GPU", 0.0)
             trial.placed = None
 
     def _fail(self, trial: OpenTrial, reason: str, cause: Cause) -> None:
@@ -304,10 +313,8 @@ class TrialLoop(ABC):
 
     def _end(self, trial: OpenTrial, status: Status, outcome: dict[str, Any]) -> None:
         self._stop(trial)
-        gpu_seconds = trial.seconds * trial.resources.get("GPU", 0.0)
-        self.record(
-            trial, status, {**outcome, "seconds": trial.seconds, "gpu_seconds": gpu_seconds}
-        )
+        spent = {"seconds": trial.seconds, "gpu_seconds": trial.gpu_seconds}
+        self.record(trial, status, {**outcome, **spent})
         self._reasons.append(outcome["reason"] if status == "failed" else "")
 
     def _generator_steps(self, trial: OpenTrial) -> int:
@@ -376,14 +383,20 @@ def reserve(allocation: Allocation, nodes: Sequence[Node], trial: OpenTrial) -> 
 
     A trial that ran out of memory gets a GPU for itself or, without GPUs, the largest node.
     """
-    cpus = float(allocation.trial.cpus)
-    gpus = allocation.trial.gpus
-    trial.slots = 1
+    share = allocation.trial
+    is_extension = isinstance(trial.generator_inputs[0], ExtensionTraining)
+    trial.trains_alone = False
+    if allocation.generator and is_extension and trial.trains_generator:
+        trial.trains_alone = True
+        share = allocation.generator
+    cpus = float(share.cpus)
+    gpus = share.gpus
+    trial.slots = _slots_for(share, allocation.trial)
     lacks_memory = any(failure["cause"] == "memory" for failure in trial.failures)
-    if lacks_memory and gpus:
+    if lacks_memory and 0 < gpus < 1:
         trial.slots = math.floor(1 / gpus)
         gpus = 1.0
-    elif lacks_memory:
+    elif lacks_memory and not gpus:
         largest = max(nodes, key=lambda node: node.cpus)
         trial.slots = _slots_on(largest, allocation.trial)
         cpus = largest.cpus
@@ -391,7 +404,16 @@ def reserve(allocation: Allocation, nodes: Sequence[Node], trial: OpenTrial) -> 
 
 
 def _slots_on(node: Node, trial: Share) -> int:
+    """Return how many trials fit on a node."""
     slots = math.floor(node.cpus / trial.cpus)
     if trial.gpus:
         slots = min(slots, math.floor(node.gpus) * math.floor(1 / trial.gpus))
+    return slots
+
+
+def _slots_for(share: Share, trial: Share) -> int:
+    """Return how many slots for trials a share takes."""
+    slots = math.ceil(share.cpus / trial.cpus)
+    if share != trial and trial.gpus:
+        slots = max(slots, math.ceil(share.gpus) * math.floor(1 / trial.gpus))
     return slots

@@ -18,7 +18,6 @@ from xraytune.data.prepare import RunContext, SplitData, restore_pixels
 from xraytune.data.sides import FEWEST_TESTED, chance_warning, side_sizes, too_few_tested
 from xraytune.nets.compute import choose_compute, compute_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import count_slots
 from xraytune.search.ray.runner import Runner
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
@@ -249,12 +248,11 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = compute_of(allocation)
     node = Node(cpus=cpu_count(), gpus=gpu_count())
-    if count_slots(allocation, [node]) == 0:
-        what = (
-            f"a trial needs {allocation.trial}, but this machine has only {node.cpus} cores and "
-            f"{node.gpus} GPUs"
-        )
-        fix = "lower resources.cpus_per_trial or gpus_per_trial"
+    most = allocation.most
+    if most.cpus > node.cpus or most.gpus > node.gpus:
+        what = f"{most} are needed, but this machine has only {node.cpus} cores and "
+        what += f"{node.gpus} GPUs"
+        fix = "lower cpus_per_trial, gpus_per_trial, or generator.cpus and generator.gpus"
         raise MachineError(what, "resources", fix)
     return allocation, compute
 

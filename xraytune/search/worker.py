@@ -33,6 +33,7 @@ from xraytune.space.settings import Experiment
 from xraytune.study.folder import other_releases
 from xraytune.study.trial import (
     Cause,
+    GeneratorTrained,
     Job,
     ProgressFile,
     TakenOverError,
@@ -41,10 +42,11 @@ from xraytune.study.trial import (
     attempt,
     write_samples,
 )
+from xraytune.synth.sources.which import source_of
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.samples import save_generator_grid
 
-Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult]
+Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult | GeneratorTrained]
 
 
 class TrialWorker:
@@ -85,6 +87,9 @@ class TrialWorker:
         )
         self._open.enter_context(attempt(self._folder))
         restore_pixels(settings, context.prepared, context.cache, on_progress=context.on_progress)
+        if self._job.trains_alone:
+            source_of(experiment.parameters).trained(settings, context)
+            return GeneratorTrained()
         run = TrackedRun(
             metric=settings.objective.metric,
             study=(settings.name, study.environment()["identity"]),
@@ -123,6 +128,8 @@ class TrialWorker:
             if isinstance(message, TrialResult):
                 self._summary = {"status": "complete", **asdict(message)}
                 return message
+            if isinstance(message, GeneratorTrained):
+                return message
             if self._trackers:
                 self._trackers.log(message)
             if self._job.reports_every_epoch or time.monotonic() > started + 1:
@@ -148,7 +155,7 @@ def next_message(epochs: Epochs, trial_dir: Path) -> TrialMessage:
         with explain_disk_errors(trial_dir):
             return next(epochs)
     except StopIteration as end:
-        result: TrialResult = end.value
+        result: TrialResult | GeneratorTrained = end.value
         return result
     except TakenOverError:
         raise

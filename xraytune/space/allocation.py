@@ -20,10 +20,22 @@ class Share:
 
 @frozen
 class Allocation:
-    """`resources` of a space, with numbers in place of `auto`."""
+    """`resources` of a space, with numbers in place of `auto`.
+
+    `generator` is what an extension holds while it trains; None for what a trial holds.
+    """
 
     trial: Share
+    generator: Share | None = None
     concurrent: int | None = None
+
+    @property
+    def most(self) -> Share:
+        """The most cores and GPUs that a process holds."""
+        shares = (self.trial, self.generator or self.trial)
+        return Share(
+            cpus=max(share.cpus for share in shares), gpus=max(share.gpus for share in shares)
+        )
 
 
 def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
@@ -39,4 +51,12 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
         per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
         gpus = _RAY_UNITS // per_gpu / _RAY_UNITS
     trial = Share(cpus=resources.cpus_per_trial, gpus=gpus)
-    return Allocation(trial=trial, concurrent=resources.concurrent)
+    of_generator = resources.generator
+    generator = Share(
+        cpus=of_generator.cpus or trial.cpus, gpus=float(of_generator.gpus or trial.gpus)
+    )
+    return Allocation(
+        trial=trial,
+        generator=None if generator == trial else generator,
+        concurrent=resources.concurrent,
+    )

@@ -868,17 +868,25 @@ class SamplerSettings(StrictModel):
         return name
 
 
+class GeneratorResources(StrictModel):
+    """Resources that an extension holds while it trains; null for those of a trial."""
+
+    gpus: OptionalCount = None
+    cpus: OptionalCount = None
+
+
 class Resources(StrictModel):
     """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegativeFloat = "auto"
     cpus_per_trial: PositiveInt = 1
     concurrent: OptionalCount = None
+    generator: GeneratorResources = GeneratorResources()
 
 
 @refuses("resources.gpus_per_trial")
 def _train_on_one_gpu(gpus: Literal["auto"] | float) -> Change:
-    """A trial trains on one GPU, and further ones would be idle."""
+    """A trial trains on one GPU; an extension may train on several (`resources.generator`)."""
     return {"resources.gpus_per_trial": 1} if gpus != "auto" and gpus > 1 else {}
 
 

@@ -73,10 +73,13 @@ class OpenTrial:
         epochs: The last epoch that the trial has reported.
         failures: Failed attempts at the trial.
         trains_generator: Whether the trial's generator was not trained yet when it started.
+        trains_alone: Whether the trial only trains its generator, since that holds other resources,
+            and waits again for the rest.
         resources: Cores and GPUs that the trial holds while it runs, by Ray's names.
         slots: Number of slots that the trial occupies while it runs.
         placed: When Ray last started the trial, by `time.monotonic`; None while it waits for room.
         seconds: How long the trial ran in this search before it was last placed.
+        gpu_seconds: The seconds of the GPUs that it held meanwhile.
     """
 
     number: int
@@ -85,10 +88,12 @@ class OpenTrial:
     epochs: int = 0
     failures: list[Failure] = field(default_factory=list)
     trains_generator: bool = False
+    trains_alone: bool = False
     resources: Mapping[str, float] = field(default_factory=dict)
     slots: int = 1
     placed: float | None = None
     seconds: float = 0.0
+    gpu_seconds: float = 0.0
 
     @property
     def parameters(self) -> Parameters:
@@ -116,6 +121,7 @@ class Job:
         study_folder: The study or, in a confirmation, the folder of its runs.
         label: The trial's name in the dashboard and in trackers.
         resources: The cores and GPUs that the trial holds, by Ray's names.
+        trains_alone: As in `OpenTrial`.
         reports_every_epoch: Whether every epoch is reported, and not only the last of each second.
         nodes_left_out: Ray's identifiers of nodes that must not run the trial.
         has_choice: Whether another node can run the trial if this one computes in another
@@ -128,6 +134,7 @@ class Job:
     reports_every_epoch: bool = True
     label: str
     resources: Mapping[str, float]
+    trains_alone: bool = False
     nodes_left_out: tuple[str, ...] = ()
     has_choice: bool = False
 
@@ -147,7 +154,13 @@ LOST_WITH_NODE = TrialFailed(
 OUT_OF_MEMORY = TrialFailed(reason="its process was killed: out of memory", cause="memory")
 """The messages, made by the search, of processes that ended without one."""
 
-TrialMessage: TypeAlias = EpochRecord | TrialResult | TrialFailed
+
+@frozen
+class GeneratorTrained:
+    """The message that a trial which only trained its generator has done so."""
+
+
+TrialMessage: TypeAlias = EpochRecord | TrialResult | GeneratorTrained | TrialFailed
 """A message of a trial: an epoch, or a result or a failure at its end."""
 
 

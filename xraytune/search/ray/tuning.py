@@ -188,6 +188,7 @@ class JournalSearcher(Searcher):
                     reports_every_epoch=self._loop.stops_trials,
                     label=f"{self._request.study_folder.path.name} {trial.label}",
                     resources=trial.resources,
+                    trains_alone=trial.trains_alone,
                     nodes_left_out=self._nodes.left_out,
                     has_choice=len(nodes) > 1,
                 )
@@ -311,11 +312,10 @@ def survey(request: Survey, note: Callable[[str], None]) -> tuple[Allocation, di
         nodes = list_nodes()
         has_gpu = any(node.gpus >= 1 for node in nodes) or not any(node.cpus for node in nodes)
     allocation = allocation_of(request.settings, has_gpu=has_gpu)
-    trial = allocation.trial
-    answer = describe_node.options(num_cpus=trial.cpus, num_gpus=trial.gpus).remote(trial)
+    most = allocation.most
+    answer = describe_node.options(num_cpus=most.cpus, num_gpus=most.gpus).remote(allocation.trial)
     if not ray.wait([answer], timeout=_NOTE_SECONDS)[0]:
-        fix = "lower resources.cpus_per_trial or gpus_per_trial"
-        note(f"waiting for a node with {trial} free; if the cluster has none, {fix}")
+        note(f"waiting for a node with {most} free; if the cluster has none, lower resources")
     try:
         record = ray.get(answer)
     except ray.exceptions.RayError as error:  # such as a node without xraytune
