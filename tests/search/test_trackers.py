@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from tests.search.wandb.offline_runs import EPOCHS
+from xraytune.base.errors import MachineError
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun, Trackers
-from xraytune.space.settings import MlflowSettings, Parameters, Tracking
+from xraytune.space.settings import PACKAGES, MlflowSettings, Parameters, Tracking
+from xraytune.trial.prepare import open_space
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the trackers' own
 
@@ -47,7 +49,7 @@ def train_with_three_kills(folder: Path, uri: str | None = None) -> None:
 
 
 def mlflow_runs(uri: str) -> tuple[Any, list[Any]]:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny, see `make install`")
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("xrays")
     return client, client.search_runs([experiment.experiment_id])
@@ -57,7 +59,7 @@ def mlflow_runs(uri: str) -> tuple[Any, list[Any]]:
 def test_a_trial_with_three_kills_is_one_run_of_mlflow_with_each_epoch_once(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    pytest.importorskip("mlflow", reason="needs mlflow-skinny, see `make install`")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     uri = store.format(tmp_path)
@@ -113,3 +115,17 @@ def test_a_tracker_that_cannot_be_reached_costs_one_warning_and_the_others_conti
     assert caplog.text.count("its metrics are in epochs.jsonl") == 1
     assert "MLflow failed" in caplog.text
     assert list((tmp_path / "trial/tensorboard").iterdir())
+
+
+def test_a_search_does_not_begin_without_the_package_of_its_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that ended without its run would not be in the tracker any more."""
+    monkeypatch.setitem(PACKAGES, "mlflow", ("no-such-package",))
+    file = tmp_path / "space.yaml"
+    file.write_text("name: x\ndata: {path: xrays}\n")
+
+    with pytest.raises(MachineError, match=r"tracking: mlflow needs no-such-package") as refused:
+        open_space(file, ["tracking.mlflow={}"])
+
+    assert refused.value.problems[0].fix == "pip install 'xraytune[mlflow]'"

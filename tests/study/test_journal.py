@@ -2,13 +2,14 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import pytest
 
+from tests.examples.conftest import on_path, write_metadata
 from tests.study.studies import CPU, space_of, two_images, write_space
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.confirm.run import confirm
@@ -39,10 +40,48 @@ SAMPLERS = (
     "sampler={name: GPSampler, startup_trials: 3, options: {deterministic_objective: true}}",
     "sampler={name: NSGAIISampler, options: {population_size: 3}}",
     "sampler={name: QMCSampler, seed: 3, options: {scramble: true}}",
+    "sampler={name: near_best, options: {width: 0.3}}",
 )
+OF_SOMEBODY = """\
+import random
+from optuna.samplers import BaseSampler, RandomSampler
+
+class NearBest(RandomSampler):
+    def __init__(self, width=0.1, seed=None):
+        super().__init__(seed)
+        self.random = random.Random(seed)
+        self.width = width
+
+    def sample_independent(self, study, trial, name, distribution):
+        value = super().sample_independent(study, trial, name, distribution)
+        best = max(study.get_trials(deepcopy=False), key=lambda each: each.value or 0)
+        return best.params.get(name, value) if self.random.random() < self.width else value
+
+class Restless(NearBest):
+    def __init__(self, seed=None):
+        super().__init__()
+
+class Unseeded(NearBest):
+    def __init__(self):
+        super().__init__()
+"""
+
+
+@pytest.fixture
+def of_somebody(tmp_path: Path) -> Iterator[None]:
+    """Install a package with samplers."""
+    site = tmp_path / "site"
+    points = {"near_best": "of_them:NearBest", "restless": "of_them:Restless"}
+    points |= {"unseeded": "of_them:Unseeded", "tpe": "of_them:Restless"}
+    project = {"name": "them", "version": "1", "entry-points": {"xraytune.samplers": points}}
+    write_metadata(site, project)
+    (site / "of_them.py").write_text(OF_SOMEBODY)
+    with on_path(site):
+        yield
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("of_somebody")
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_kill_shifts_the_decisions_of_a_sampler(tmp_path: Path, sampler: str) -> None:
     """Neither between two trials, nor after any line of a trial's suggestion."""
@@ -77,6 +116,17 @@ def test_an_option_that_a_sampler_does_not_take_is_refused() -> None:
     for options in ({"populations": 3}, {"population_size": 1}):
         with pytest.raises(ConfigError, match=r"sampler\.options: NSGAIISampler: .*population"):
             require_sampler(SamplerSettings(name="NSGAIISampler", options=options))
+
+
+@pytest.mark.usefixtures("of_somebody")
+def test_a_sampler_of_another_package_has_to_resume_equally() -> None:
+    require_sampler(SamplerSettings(name="near_best", options={"width": 0.5}))
+    for name, reason in {"restless": "resumed search", "unseeded": "'seed'"}.items():
+        with pytest.raises(ConfigError, match=rf"{name}: .*{reason}"):
+            require_sampler(SamplerSettings(name=name))
+    with pytest.raises(ConfigError, match=r"near_best: .*'populations'"):
+        require_sampler(SamplerSettings(name="near_best", options={"populations": 3}))
+    require_sampler(SamplerSettings(name="tpe", options={"n_ei_candidates": 5}))
 
 
 def test_a_sampler_that_cannot_resume_or_does_not_apply_is_refused_with_its_reason(

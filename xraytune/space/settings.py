@@ -32,6 +32,7 @@ from xraytune.space.backbones import ENCODERS, BackboneName, has_weights, identi
 from xraytune.space.contract import Change, Listed, Rule, Unless, refuses
 from xraytune.space.domains import Value
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, DataSet, expected_images
+from xraytune.space.extensions import Extensions
 from xraytune.space.paths import FilePath, WeightsName, is_path
 from xraytune.space.sources import SOURCES
 from xraytune.space.strict_model import Several, StrictModel, list_fields
@@ -105,10 +106,11 @@ _OBJECTIVE_NAMES: Mapping[ObjectiveName, str] = {
 }
 """The display name of each objective."""
 PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "mlflow": ("mlflow-skinny", "sqlalchemy"),
     "segmentation": ("segmentation-models-pytorch",),
     "timm": ("timm",),
 }
-"""The packages that a task or backbone needs beyond the base installation, by name of the extra."""
+"""The further packages that a task, tracker or backbone needs, by name of the extra."""
 
 
 class SplitSettings(StrictModel):
@@ -838,7 +840,9 @@ class SchedulerSettings(StrictModel):
     continue, or all trials, as in Ray Tune."""
 
 
-_OPTUNA_SAMPLERS = ("GPSampler", "NSGAIISampler", "QMCSampler")
+SAMPLERS = Extensions(
+    "sampler", ("tpe", "random", "grid", "GPSampler", "NSGAIISampler", "QMCSampler")
+)
 _OTHER_SAMPLERS = {
     "BruteForceSampler": "write grid, which evaluates all points",
     "CmaEsSampler": "it needs a further package; GPSampler also models numbers",
@@ -852,13 +856,13 @@ _OTHER_SAMPLERS = {
 
 
 class SamplerSettings(StrictModel):
-    """The Optuna sampler."""
+    """The Optuna sampler, also of another package (the entry points `xraytune.samplers`)."""
 
-    name: Literal["tpe", "random", "grid", "GPSampler", "NSGAIISampler", "QMCSampler"] = "tpe"
+    name: Annotated[str, AfterValidator(SAMPLERS.check)] = "tpe"
     startup_trials: NonNegativeInt = 10
     seed: int = 0
     options: Mapping[str, bool | int | float | str] = {}
-    """Further arguments of the class in optuna.samplers."""
+    """Further arguments of the sampler's class."""
 
     @field_validator("name", mode="before")
     @classmethod
@@ -866,6 +870,18 @@ class SamplerSettings(StrictModel):
         if name in _OTHER_SAMPLERS:
             raise ValueError(_OTHER_SAMPLERS[str(name)])
         return name
+
+
+@refuses("sampler.options", "sampler.name", is_useless=True)
+def _take_options(options: Mapping[str, object], name: str) -> Change:
+    """This sampler has no options."""
+    return {"sampler.options": {}} if options and name in ("random", "grid") else {}
+
+
+@refuses("sampler.seed", "sampler.name", is_useless=True)
+def _sample_points(seed: int, name: str) -> Change:
+    """A grid has nothing to sample."""
+    return {"sampler.seed": 0} if seed and name == "grid" else {}
 
 
 class GeneratorResources(StrictModel):
@@ -1124,8 +1140,6 @@ RULES: tuple[Rule, ...] = (
     _applies_only("scheduler.reduction", "scheduler.name", "asha"),
     _applies_only("scheduler.within", "scheduler.name", "asha"),
     _applies_only("sampler.startup_trials", "sampler.name", "tpe", "GPSampler"),
-    _applies_only("sampler.seed", "sampler.name", "tpe", "random", *_OPTUNA_SAMPLERS),
-    _applies_only("sampler.options", "sampler.name", "tpe", *_OPTUNA_SAMPLERS),
 )
 """All that a study may refuse, from the rules beside the settings above."""
 

@@ -239,11 +239,12 @@ def require_extensions(space: Space) -> None:
 
 
 def missing_packages(space: Space) -> list[Problem]:
-    """Return the packages that a space's task and backbones need and this installation lacks."""
+    """Return the packages that a space's task, trackers and backbones need and that are missing."""
     backbones = [architecture_of(trial.backbone) for trial in space.networks()]
     libraries = {f"backbone: {backbone.partition('/')[0]}" for backbone in backbones}
+    trackers = [f"tracking: {name}" for name, tracker in space.settings.tracking if tracker]
     problems = []
-    for setting in (f"task: {space.settings.task}", *sorted(libraries)):
+    for setting in (f"task: {space.settings.task}", *trackers, *sorted(libraries)):
         extra = setting.partition(": ")[2]
         packages = PACKAGES.get(extra, ())
         missing = [package for package in packages if not any(distributions(name=package))]

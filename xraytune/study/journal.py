@@ -47,7 +47,6 @@ from xraytune.study.samplers import NumberedSampler
 from xraytune.study.trial import OpenTrial
 from xraytune.synth.mix import mix_label
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each trial
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import optuna
 from optuna import samplers
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -18,8 +19,9 @@ from optuna.trial import FrozenTrial
 
 from xraytune.base.errors import ConfigError
 from xraytune.base.seeding import derive_seed
-from xraytune.space.settings import SamplerSettings
+from xraytune.space.settings import SAMPLERS, SamplerSettings
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each trial
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "TPESampler": {"multivariate": True, "group": True, "constant_liar": True},
     "GPSampler": {"warn_independent_sampling": False},
@@ -27,6 +29,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "QMCSampler": {"warn_independent_sampling": False, "warn_asynchronous_seeding": False},
 }
 """The arguments of each class; options override them."""
+_TRIED = 12
+"""Trials in which a sampler of another package has to suggest the same values twice."""
 
 
 class NumberedSampler(BaseSampler):
@@ -66,24 +70,44 @@ class NumberedSampler(BaseSampler):
 
 
 def require_sampler(settings: SamplerSettings) -> None:
-    """Raise ConfigError if the sampler does not take its options."""
+    """Raise ConfigError if the sampler does not take its options, or cannot resume a search."""
     try:
-        _build_sampler(settings, 0)
+        values = _try(settings)
+        is_repeatable = values == _try(settings)
     except (TypeError, ValueError) as error:
-        fix = "the documentation of optuna.samplers lists the options"
+        fix = "its documentation lists the options; each sampler has to take a seed"
         raise ConfigError(f"{settings.name}: {error}", "sampler.options", fix) from error
+    if not is_repeatable:
+        what = f"{settings.name}: with equal seeds and trials, it suggests other values"
+        what += ", so that a resumed search would go another way"
+        raise ConfigError(what, "sampler.name", "choose a sampler that takes all from its seed")
+
+
+def _try(settings: SamplerSettings) -> list[dict[str, Any]]:
+    """Return what a sampler suggests in a few trials, if it comes from another package."""
+    study = optuna.create_study(direction="maximize", sampler=NumberedSampler(settings, 0))
+    for number in range(_TRIED if SAMPLERS.has(settings.name) else 0):
+        study.sampler = NumberedSampler(settings, number)
+        trial = study.ask()
+        value = trial.suggest_float("lr", 0.001, 1, log=True)
+        source = trial.suggest_categorical("source", ["none", "gan"])
+        study.tell(trial, value if source == "gan" else 0.5)
+    return [trial.params for trial in study.trials]
 
 
 def _build_sampler(settings: SamplerSettings, number: int, purpose: str = "all") -> BaseSampler:
+    seed = derive_seed(settings.seed, "sampler", number, purpose) % 2**32
+    if SAMPLERS.has(settings.name):
+        build: Callable[..., BaseSampler] = SAMPLERS.load(settings.name)
+        return build(**settings.options, seed=seed)
     name = settings.name if settings.name in _DEFAULTS else "TPESampler"
-    arguments = {**_DEFAULTS[name], **settings.options}
-    arguments["seed"] = derive_seed(settings.seed, "sampler", number, purpose) % 2**32
+    arguments = {**_DEFAULTS[name], **settings.options, "seed": seed}
     if name == "QMCSampler" and purpose == "all":
         arguments["seed"] = settings.seed  # one sequence, whose points the journal counts
     if name in ("TPESampler", "GPSampler"):
         # Before its first result, TPE samples as RandomSampler does.
         is_random = settings.name in ("random", "grid")
         arguments["n_startup_trials"] = sys.maxsize if is_random else settings.startup_trials
-    build: Callable[..., BaseSampler] = getattr(samplers, name)
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        return build(**arguments)
+        sampler: BaseSampler = getattr(samplers, name)(**arguments)
+        return sampler
