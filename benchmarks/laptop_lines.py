@@ -9,6 +9,7 @@ that is refused without a fix, or a search without a verdict that nothing had an
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,17 +19,20 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from benchmarks.figures import Figure, figure
 
 NEEDS = ("FOLDERS", "WEIGHTS")
 BUDGET = (
-    *("budget.trials=4", "budget.max_epochs=3", "data.image_size=64"),
-    *("gan.image_size=32", "gan.width=4", "gan.steps=20", "gan.features=null"),
-    *("quality.allow_memorised=true", "confirm.replicates=4", "final.max_epochs=1"),
+    *("budget.trials=8", "data.image_size=64"),
+    *("gan.image_size=32", "gan.width=4", "gan.steps=50", "gan.features=null"),
+    *("quality.allow_memorised=true", "final.max_epochs=1", "final.image_size=64"),
 )
-"""The settings that make a search and its confirmation short."""
+"""The settings that make a search and a final model short. Networks train for as many epochs, and
+as many replicates, as without them, since the width of an interval depends on both."""
 _PROPOSED = re.compile(r"^(?:next|then|without a verdict)[^:]*: xraytune (.*)$", re.MULTILINE)
+_PLANNED = re.compile(r"interval of\s+about ± ([\d.]+)")
 _ANNOUNCED = re.compile(r"no verdict can be had|cannot score|nothing to confirm")
 
 Run = Callable[[Sequence[str]], tuple[int, str]]
@@ -43,11 +47,14 @@ class Walk:
         commands: The commands that were run, in order.
         ending: `verdict`, `announced`, or `refused` before the search.
         dead_ends: The commands that led nowhere, with what they printed last.
+        half_width: Half-width of the verdict's interval that the search expected in the end; None
+            if it expected none.
     """
 
     commands: tuple[str, ...]
     ending: str
     dead_ends: tuple[str, ...]
+    half_width: float | None = None
 
 
 def walk(data: str, run: Run, budget: Sequence[str] = BUDGET) -> Walk:
@@ -58,6 +65,7 @@ def walk(data: str, run: Run, budget: Sequence[str] = BUDGET) -> Walk:
     dead_ends: list[str] = []
     ending = "refused"
     announced = False
+    half_width = None
     while queue:
         words = queue.pop(0)
         done.append(shlex.join(words))
@@ -69,6 +77,7 @@ def walk(data: str, run: Run, budget: Sequence[str] = BUDGET) -> Walk:
             dead_ends.append(f"{done[-1]}: {output.strip().splitlines()[-3:]}")
         if words[0] == "search" and not code:
             ending = "announced" if announced else "searched"
+            half_width = next(map(float, reversed(_PLANNED.findall(output))), None)
         if words[0] == "confirm" and not code:
             ending = "verdict"
         for proposed in map(shlex.split, _PROPOSED.findall(output)):
@@ -77,11 +86,19 @@ def walk(data: str, run: Run, budget: Sequence[str] = BUDGET) -> Walk:
                 queue.append(proposed)
     if ending == "searched":
         dead_ends.append(f"{data}: searched, but without a verdict")
-    return Walk(commands=tuple(done), ending=ending, dead_ends=tuple(dead_ends))
+    return Walk(
+        commands=tuple(done), ending=ending, dead_ends=tuple(dead_ends), half_width=half_width
+    )
+
+
+def half_widths(verdict: Path) -> Iterator[float]:
+    """Yield the half-width of the first finalist's interval with each control, of `verdict.json`."""
+    for pair in json.loads(verdict.read_text(encoding="utf-8"))["finalists"][0]["comparisons"]:
+        yield (pair["high"] - pair["low"]) / 2
 
 
 def measure() -> Iterator[Figure]:
-    """Yield the number of commands and of dead ends, of each folder."""
+    """Yield the number of commands and of dead ends, and the half-width, of each folder."""
     folders, weights = (os.environ[name] for name in NEEDS)
     for folder in map(Path, folders.split(":")):
         with tempfile.TemporaryDirectory() as place:
@@ -102,9 +119,14 @@ def measure() -> Iterator[Figure]:
                 return done.returncode, done.stdout
 
             walked = walk(folder.name, run)
+            verdicts = [*Path(place).glob("studies/*/confirm/verdict.json")]
+            got = [width for verdict in verdicts for width in half_widths(verdict)]
         for dead_end in walked.dead_ends:
             print(f"dead end: {dead_end}", file=sys.stderr)
         name = f"laptop_lines: {folder.name}, {walked.ending}"
+        if got and walked.half_width:
+            ratio = walked.half_width / median(got)
+            yield figure(f"{name}, half-width, planned to got", ratio, "times", "0.67 to 1.5")
         yield figure(f"{name}, commands", len(walked.commands), "commands")
         yield figure(f"{name}, dead ends", len(walked.dead_ends), "commands", "<= 0")
 
