@@ -113,27 +113,29 @@ def test_the_time_left_follows_from_trials_that_share_what_the_first_ones_comput
     assert view.seconds_left == 16.0
 
 
-def test_the_time_left_waits_for_the_generator_that_others_wait_for(tmp_path: Path) -> None:
-    """Half of its steps took 40 seconds; then it and three others need two seconds each."""
-    now = [0.0]
+def test_the_time_left_waits_for_the_generators_that_others_wait_for(tmp_path: Path) -> None:
+    """The first of them is half done, and a run twice as long continues it, for three trials.
+
+    A step takes .2 s, except for the first one. After the steps, the generator's trial takes half
+    as long as the slowest trial without a generator, and each other trial takes 4 s.
+    """
+    now = [-50.0]
     report = ProgressFile(tmp_path, clock=lambda: now[0])
-    report("training the GAN (steps)", 0, 1000)
-    now[0] = 40.0
-    report("training the GAN (steps)", 500, 1000)
-    progress = read_progress(tmp_path)
-    assert progress
-    gan = Parameters(source="gan", gan=GanSettings(), synthetic_ratio=1.0)
+    for done, now[0] in {0: -50.0, 1: -40.0, 250: -10.0, 500: 40.0}.items():
+        report("training the GAN (steps)", done, 1000)
+    short, long = (
+        Parameters(source="gan", gan=GanSettings(steps=steps), synthetic_ratio=1.0)
+        for steps in (1000, 2000)
+    )
     trials = [
-        TrialRow(number=0, status="complete", parameters=Parameters(), seconds=2.0),
-        TrialRow(
-            number=1, status="running", parameters=gan, preparing_seconds=progress.seconds_left
-        ),
-        *(TrialRow(number=number, status="waiting", parameters=gan) for number in (2, 3, 4)),
+        TrialRow(number=0, status="complete", parameters=Parameters(), seconds=4.0),
+        TrialRow(number=1, status="running", parameters=short, preparing=read_progress(tmp_path)),
+        *(TrialRow(number=number, status="waiting", parameters=long) for number in (2, 3, 4)),
     ]
 
-    view = view_of(*trials, trial_budget=5, seconds=3.0)
+    view = view_of(*trials, trial_budget=5, seconds=104.0)
 
-    assert view.seconds_left == 40.0 + 4 * 2.0
+    assert view.seconds_left == pytest.approx(1500 * 0.2 + 2.0 + 3 * 4.0)
 
 
 def test_a_notebook_shows_a_study_without_trials() -> None:

@@ -131,8 +131,7 @@ class Work:
         longest: dict[GanSettings, int] = {}
         for gan in (parameters.gan for parameters in self.trainings):
             if gan:
-                lineage = gan.model_copy(update={"steps": 0})
-                longest[lineage] = max(gan.steps, longest.get(lineage, 0))
+                longest[gan.lineage] = max(gan.steps, longest.get(gan.lineage, 0))
         return [
             steps * gan.batch_size * (gan.image_size / 64) ** 2 * gan.width / 64 * speeds.gan
             for gan, steps in longest.items()

@@ -347,6 +347,11 @@ class GanSettings(StrictModel):
         return self.steps
 
     @property
+    def lineage(self) -> Self:
+        """All settings but the length: a longer run continues a shorter one of its lineage."""
+        return self.model_copy(update={"steps": 0})
+
+    @property
     def betas(self) -> tuple[float, float]:
         """Adam's momentum and the decay of its squared gradients."""
         return (0.5, 0.999) if self.architecture == "dcgan" else (0.0, 0.99)

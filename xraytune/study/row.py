@@ -19,6 +19,7 @@ from xraytune.space.fields import flat_values
 from xraytune.space.settings import Parameters
 from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.study.trial import TrialProgress
 from xraytune.synth.generator_quality import PoolReport
 
 Status: TypeAlias = Literal["complete", "pruned", "failed"]
@@ -88,8 +89,8 @@ class TrialRow(RunRow):
     """The best val-A score after each recorded epoch."""
     busy_with: str = ""
     """What a trial does before its first epoch, such as `training the GAN: 300 of 600 steps`."""
-    preparing_seconds: float | None = None
-    """The time left of what the trial does before its first epoch; None if it is unknown."""
+    preparing: TrialProgress | None = Field(default=None, exclude=True)
+    """The progress of what a running trial does before its first epoch; None if it is unknown."""
     node: str = ""
     """The node that runs the trial, if it is another node than this."""
     samples: str = ""

@@ -26,6 +26,7 @@ from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, TrialStatus, rank, set_values
 from xraytune.study.trial import read_node, read_pool_report, read_progress, read_samples
+from xraytune.synth.generator_inputs import GAN_PROGRESS
 from xraytune.synth.mix import mix_label
 
 if TYPE_CHECKING:
@@ -60,6 +61,22 @@ class ArmSummary:
     val_b: tuple[int, float] | None = None
     difference: float | None = None
     standard_error: float | None = None
+
+
+@frozen
+class _GanInTraining:
+    """A GAN that a running trial trains.
+
+    Attributes:
+        seconds: The time that its steps have taken.
+        seconds_left: The time left of it, of the longer runs that will continue it, and of its
+            trial.
+        followers: Number of trials that wait for the longest run.
+    """
+
+    seconds: float
+    seconds_left: float
+    followers: int
 
 
 @frozen
@@ -124,27 +141,49 @@ class StudyView:
     def seconds_left(self) -> float | None:
         """Estimated time left; None until a trial has ended, and if no search is running.
 
-        On average, half of a running trial is assumed to be done. Trials that wait for a generator
-        come after the training of the slowest one.
+        On average, half of a running trial is assumed to be done. If a generator is being trained,
+        the search cannot end before its trial and those that wait for it.
         """
         ended_seconds = [trial.seconds for trial in self.trials if trial.seconds is not None]
         if not (ended_seconds and self.is_running):
             return None
-        halves = [0.5] * self.counts.get("running", 0)
-        waiting_count = self.trial_budget - len(ended_seconds) - len(halves)
-        remaining_work = seconds_to_come(ended_seconds, halves, waiting_count)
-        finished_work = sum(ended_seconds) + seconds_to_come(ended_seconds, halves, 0)
+        usual = seconds_to_come(ended_seconds, [], 1)
+        running = [trial for trial in self.trials if trial.status == "running"]
+        gans = [*filter(None, map(self._gan_in_training, running))]
+        others = [0.5] * (len(running) - len(gans))
+        waiting_count = self.trial_budget - len(ended_seconds) - len(running)
+        finished_work = sum(ended_seconds) + seconds_to_come(ended_seconds, others, 0)
+        finished_work += sum(gan.seconds for gan in gans)
         pace = self.seconds / finished_work if finished_work else 0.0
-        seconds = pace * remaining_work
-        preparing = [trial.preparing_seconds or 0.0 for trial in self.trials]
-        if any(preparing):
-            generating = [trial for trial in self.trials if trial.parameters.trains_generator]
-            behind = sum(trial.status == "waiting" for trial in generating)
-            after_it = seconds_to_come(ended_seconds, [], 1 + behind)
-            seconds = max(seconds, max(preparing) + pace * after_it)
+        remaining_work = seconds_to_come(ended_seconds, others, waiting_count)
+        remaining_work += sum(gan.seconds_left for gan in gans)
+        ends = [gan.seconds_left + pace * usual * gan.followers for gan in gans]
+        seconds = max(pace * remaining_work, *ends, 0.0)
         if self.seconds_budget is None:
             return seconds
         return max(0.0, min(seconds, self.seconds_budget - self.seconds))
+
+    def _gan_in_training(self, trial: TrialRow) -> _GanInTraining | None:
+        """Return the GAN that a running trial trains; None if it trains none.
+
+        After the GAN, its trial computes what others then share. This is assumed to take half as
+        long as the slowest trial without a generator, which also did this for real images.
+        """
+        gan = trial.parameters.gan
+        progress = trial.preparing
+        if not (gan and progress and progress.step_seconds and progress.what == GAN_PROGRESS):
+            return None
+        open_gans = [other.parameters.gan for other in self.trials if other.seconds is None]
+        lengths = [other.steps for other in open_gans if other and other.lineage == gan.lineage]
+        longest = max(lengths)
+        alone = [other for other in self.trials if not other.parameters.trains_generator]
+        slowest = max((other.seconds or 0.0 for other in alone), default=0.0)
+        steps_left = longest - progress.done
+        return _GanInTraining(
+            seconds=progress.step_seconds * progress.done,
+            seconds_left=progress.step_seconds * steps_left + slowest / 2,
+            followers=lengths.count(longest) - (gan.steps == longest),
+        )
 
     @property
     def gpu_seconds(self) -> float:
@@ -374,7 +413,7 @@ class StudyWatcher:
             "mix": mix_label(parameters),
             "status": status,
             "busy_with": progress_text(*progress[:3]) if progress else "",
-            "preparing_seconds": progress and progress.seconds_left,
+            "preparing": progress,
             "node": read_node(folder) if status == "running" else "",
             "samples": read_samples(folder) if parameters.trains_generator else "",
             "report": read_pool_report(folder) if parameters.has_synthetic_images else None,

@@ -18,6 +18,7 @@ import math
 import socket
 import time
 import uuid
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -165,12 +166,12 @@ TrialMessage: TypeAlias = EpochRecord | TrialResult | GeneratorTrained | TrialFa
 
 
 class TrialProgress(NamedTuple):
-    """The last arguments of a trial's `Progress` callback, and the time left of this work."""
+    """The last arguments of a trial's `Progress` callback, and the time that each step takes."""
 
     what: str
     done: int
     total: int
-    seconds_left: float | None = None
+    step_seconds: float | None = None
 
 
 _PROGRESS = TypeAdapter(TrialProgress)
@@ -180,26 +181,30 @@ _PROGRESS = TypeAdapter(TrialProgress)
 class ProgressFile:
     """A `Progress` callback that writes `progress.json` of a trial, at most once a second.
 
-    The time left follows from the pace since the first call about the same work.
+    The pace is that of the later half of the time since the first call about the same work, since
+    the first steps take longer.
     """
 
     trial_dir: Path
     clock: Callable[[], float] = time.monotonic
     _written: float = field(default=-math.inf, init=False)
-    _first: tuple[str, int, float] = field(default=("", 0, 0.0), init=False)
+    _what: str = field(default="", init=False)
+    _calls: list[tuple[float, int]] = field(default_factory=list, init=False)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Write the progress."""
         now = self.clock()
-        if what != self._first[0]:
-            self._first = (what, done, now)
-        _, first_done, began = self._first
-        seconds_left = None
-        if done > first_done:
-            seconds_left = (now - began) / (done - first_done) * (total - done)
+        if what != self._what:
+            self._what = what
+            self._calls = []
+        self._calls.append((now, done))
+        began = self._calls[0][0]
+        middle = bisect_right(self._calls, ((began + now) / 2, total)) - 1
+        then, done_then = self._calls[middle]
+        step_seconds = (now - then) / (done - done_then) if done > done_then else None
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
-            progress = TrialProgress(what, done, total, seconds_left)
+            progress = TrialProgress(what, done, total, step_seconds)
             content = json.dumps(progress._asdict())
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", is_durable=False)
 
