@@ -18,7 +18,7 @@ from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import predict
 from xraytune.model.train import Trained, train
 from xraytune.tasks.evaluation import Evaluation
-from xraytune.tasks.masks import whole_mask
+from xraytune.tasks.mask_reports import whole_mask
 
 pytestmark = pytest.mark.slow
 SPACE = """\

@@ -3,19 +3,20 @@
 import math
 import random
 import shutil
+import socket
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.study.studies import direct, ended, ended_trials, epoch, new_study, no_gan
-from xraytune.base.errors import MachineError, TrialError
+from xraytune.base.errors import MachineError, StudyError, TrialError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.trials import SearchTrials
 from xraytune.space.settings import GanSettings
-from xraytune.study.folder import StudyFolder
+from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import (
     LOST,
@@ -530,3 +531,18 @@ def test_a_trial_with_the_settings_of_a_running_one_is_trained(study: StudyFolde
     loop = direct(study, "source=none", "lr=0.001", "budget.trials=3")
     start(loop)
     assert start(loop).number == 1
+
+
+def test_a_search_ends_if_another_machine_took_its_lock(study: StudyFolder, clock: Clock) -> None:
+    """As on storage where each machine has locks of its own, so that both hold it."""
+    with locked(study):
+        loop = direct(study)
+        start(loop)
+        clock.now += 60
+        loop.heartbeat()
+        lock = study.path / ".lock"
+        lock.write_text(lock.read_text().replace(socket.gethostname(), "node-b"))
+
+        clock.now += 60
+        with pytest.raises(StudyError, match=r"process \d+ on node-b.*local to each machine"):
+            loop.heartbeat()

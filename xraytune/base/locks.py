@@ -83,6 +83,20 @@ def current_owner(path: Path) -> Owner | None:
         return None if _try_lock(path, stream, fcntl.LOCK_SH) else _read(stream)
 
 
+def other_owner(path: Path) -> Owner | None:
+    """Return who acquired a lock that this process, or the one that started it, holds.
+
+    Such an owner shows that the storage keeps the locks of each machine apart. Returns None if
+    there is none.
+    """
+    with _open(path, "rb") as stream:
+        owner = _read(stream)
+    is_own = owner is None or (
+        owner.host == socket.gethostname() and owner.pid in (os.getpid(), os.getppid())
+    )
+    return None if is_own else owner
+
+
 @contextmanager
 def build_lock(
     path: Path,

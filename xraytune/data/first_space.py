@@ -38,7 +38,9 @@ _OF_IMAGES = ("data.classes=", "data.positive=", "data.split.")
 _SIZES_PX = (32, 64, 128, 224)
 _TRAIN_PATIENTS = {True: (10, 25, 50, 100, 200, 400), False: (10, 25, 50, 100)}
 """These are the values with and without a GPU."""
-_MANY_PATIENTS = 1000
+_VALIDATED = ((1000, 0.1), (150, 0.15), (0, 0.2))
+"""Numbers of patients, and the share that each validation side has from there on; smaller shares
+choose worse trials (docs/decisions/0058-sides-of-a-search.md)."""
 _LEARNING_RATES = {
     (False, True): ("1e-5", "3e-3", "1e-4"),
     (False, False): ("3e-4", "3e-2", "3e-3"),
@@ -114,7 +116,7 @@ def write_first_space(
     task = _task_of(index)
     images = index.images
     patients = len({*images.patients})
-    val_share = 0.1 if patients >= _MANY_PATIENTS else 0.2
+    val_share = next(share for fewest, share in _VALIDATED if patients >= fewest)
     split = {"val_a": val_share, "val_b": val_share, "seed": 7}
     split |= settings.split.model_dump(exclude_defaults=True)  # of a data file
     draws, confirm_reason = _choose_draws(index, split, _TRAIN_PATIENTS[has_gpu])

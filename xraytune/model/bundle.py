@@ -22,7 +22,7 @@ from xraytune.space.settings import Experiment, extensions_of
 from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
-from xraytune.tasks.task import Validated
+from xraytune.tasks.evaluation import Validated
 from xraytune.trial.saved_model import (
     CONFIG_FILE,
     EPOCHS_FILE,
@@ -99,7 +99,7 @@ def write_bundle(
         compute=context.compute,
         packages={name: version(name) for name in packages}
         | extensions_of(parameters.backbone, parameters.source),
-        metrics=task.card_metrics(prepared, result.threshold, trained.validated),
+        metrics=task.reports.card_metrics(prepared, result.threshold, trained.validated),
     )
     write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."

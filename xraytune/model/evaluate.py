@@ -88,7 +88,7 @@ def evaluate(
         predictor = calibration.apply(predictor)
 
     files = _files_of(labelled, on_progress, skip_broken=skip_broken)
-    images, scored, broken = task.predict_labelled(predictor, labelled.images, files)
+    images, scored, broken = task.reports.predict_labelled(predictor, labelled.images, files)
     sample = Sample(
         model=predictor,
         image_files=files,
@@ -100,7 +100,7 @@ def evaluate(
     # Access is logged before any metric can be seen.
     overlap = overlap_of(bundle, labelled, sample.files, reason=reason)
 
-    description = task.describe(sample)
+    description = task.reports.describe(sample)
     if fell := fallen_metrics(description["metrics"], description["intervals"], record.metrics):
         description["notes"].append(fell)
     if record.members > 1:
@@ -119,7 +119,7 @@ def evaluate(
     if out:
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())
-            task.write_tables(sample, folder)
+            task.reports.write_tables(sample, folder)
     return evaluation
 
 

@@ -25,7 +25,7 @@ from xraytune.model.bundle import TrainedNetworks
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import FEWEST_LABELS
-from xraytune.tasks.task import Validated
+from xraytune.tasks.evaluation import Validated
 from xraytune.trial.network import Network
 from xraytune.trial.run import run_trial
 from xraytune.trial.training import TrialTraining

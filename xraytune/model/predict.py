@@ -65,4 +65,4 @@ def predict(
     image_files = ImageFiles(
         root=root, files=files, skip_broken=skip_broken, on_progress=on_progress
     )
-    return TASKS[bundle.record.task].write_predictions(bundle.predictor(), image_files, out)
+    return TASKS[bundle.record.task].reports.write_predictions(bundle.predictor(), image_files, out)

@@ -151,7 +151,7 @@ def _show_mistakes(
     task = task_of(study_folder.space().settings)
     results = study_folder.results(trial.number)
     threshold = 0.5 if trial.threshold is None else trial.threshold
-    mistakes = task.find_mistakes(results, prepared, threshold)
+    mistakes = task.reports.find_mistakes(results, prepared, threshold)
     places = np.array(mistakes.places[:_MOST_MISTAKES], dtype=np.int64)
     experiment = study_folder.experiment(trial.number)
     trial_dir = study_folder.trial_path(trial.number)

@@ -17,7 +17,7 @@ from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
 from xraytune.search.tracking import TRACKER_FOLDERS
 from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
-from xraytune.study.folder import StudyFolder
+from xraytune.study.folder import StudyFolder, require_sole_owner
 from xraytune.study.journal import Journal
 from xraytune.study.row import Status, TrialRow, append_trial, write_trials
 from xraytune.study.trial import OpenTrial, read_pool_report
@@ -152,8 +152,12 @@ class SearchTrials(TrialLoop):
         self.journal.record_failures(trial)
 
     def heartbeat(self) -> None:
-        """Save the time used every few seconds, so that the time of a killed search counts, too."""
+        """Save the time used every few seconds, so that the time of a killed search counts, too.
+
+        Raises StudyError if another machine works on the study.
+        """
         if time.monotonic() - self._saved >= _SAVE_EVERY_SECONDS:
+            require_sole_owner(self.study_folder)
             self.save_seconds()
 
     def save_seconds(self) -> None:

@@ -16,8 +16,6 @@ from xraytune.space.settings import WandbSettings
 _OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 """Environment variables of a run or a sweep in which the search was started. If they were kept, all
 trials would become that run."""
-_NOTHING_ELSE = "silent disable_git disable_code x_disable_stats x_disable_machine_info".split()
-_SETTINGS = dict.fromkeys(_NOTHING_ELSE, True) | {"console": "off", "x_save_requirements": False}
 _SECONDS = {"init": 15.0, "trial": 8.0, "train": 120.0}  # Tune kills a trial 10 s after its end
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +43,14 @@ class WandbRun:
                 init_timeout=_SECONDS["init"],
                 finish_timeout=_SECONDS[run.kind],
                 stop_fn=str,  # else "stop run" on the page is Ctrl-C in the middle of a step
-                **_SETTINGS,
+                # Nothing about the machine or its code is sent.
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
             ),
         )
         mode = os.environ.get("WANDB_MODE")

@@ -37,7 +37,7 @@ from pydantic import TypeAdapter
 from xraytune.base.artifacts import releases
 from xraytune.base.errors import ArtifactError, ConfigError, Problem, StudyError
 from xraytune.base.files import StrPath, read_json, require_recorded, sha256_of
-from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold
+from xraytune.base.locks import LockHeldError, build_lock, current_owner, hold, other_owner
 from xraytune.base.records import Compute
 from xraytune.data.prepare import SplitData, read_prepared
 from xraytune.space.load import STUDY_NAME, load_space
@@ -240,6 +240,15 @@ def locked(
         work_of_owner = error.owner.work if error.owner else "searched"
         what = f"the study is being {work_of_owner} by {error.owner or 'another process'}"
         raise StudyError(what, study_folder.path, fix) from error
+
+
+def require_sole_owner(study_folder: StudyFolder) -> None:
+    """Raise StudyError if another machine works on the study, too, in spite of the lock."""
+    lock = study_folder.path / _LOCK_NAME
+    if lock.exists() and (owner := other_owner(lock)):
+        what = f"{owner} works on the study, too: locks on this storage are local to each machine"
+        fix = "stop one of the two, and mount the storage with shared locks (Lustre: -o flock)"
+        raise StudyError(what, study_folder.path, fix)
 
 
 def work_on(study_folder: StudyFolder) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xraytune.base.records import Json, frozen, to_json
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
-from xraytune.stats.classification import METRICS
+from xraytune.stats.classification import METRICS, Floats, Labels
 from xraytune.stats.intervals import Bounds, Measured
 from xraytune.stats.segmentation import MASK_METRICS
 from xraytune.tasks.bundle_record import CardMetric
@@ -153,3 +153,18 @@ def format_metric(name: str, value: float | None) -> str:
     """Return the value of a metric with its usual number of decimals."""
     decimals = _METRICS[name.partition(" (")[0]].decimals
     return "undefined" if value is None else f"{value:.{decimals}f}"
+
+
+@frozen
+class Validated:
+    """The labels of the images of val-A and val-B, and the results of a network for these images.
+
+    Attributes:
+        labels: The labels of the images, int64 [N], or their findings, [N, C].
+        results: The results of the network, [N, C].
+        patients: The patient of each image.
+    """
+
+    labels: Labels
+    results: Floats
+    patients: tuple[str, ...]

@@ -26,7 +26,8 @@ from xraytune.nets.infer import autocast_images, estimate_batch_norms
 from xraytune.nets.optimizer import build_optimizer, learning_rate, set_lr
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import require_finite_outputs
-from xraytune.tasks.task import Results, Validated
+from xraytune.tasks.evaluation import Validated
+from xraytune.tasks.task import Results
 from xraytune.trial.batches import Batches
 from xraytune.trial.network import Network
 from xraytune.trial.training_set import TrainingSet, build_training_set
