@@ -23,7 +23,7 @@ from xraytune.data.prepare import SplitData
 from xraytune.data.sides import SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
 from xraytune.search.run import search_work
-from xraytune.space.cost import Machine, describe_time
+from xraytune.space.cost import Machine, describe_time, smaller_search
 from xraytune.space.settings import RIVALS, Parameters, Settings
 from xraytune.space.space import Space
 from xraytune.stats.placements import effective_patients
@@ -165,7 +165,7 @@ def design_study(
     confirm_seconds += search_seconds * top_ups / len(search.trainings)
     time = (
         f"on {machine}, expect about {describe_time(search_seconds)} of search and "
-        f"{describe_time(confirm_seconds)} to confirm"
+        f"{describe_time(confirm_seconds)} to confirm{smaller_search(search_seconds, machine)}"
     )
     return Design(
         name=settings.name,

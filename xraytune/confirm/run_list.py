@@ -24,7 +24,7 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks, RunsView
 from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.search.ray.runner import Runner
-from xraytune.space.cost import seconds_to_come
+from xraytune.space.cost import usual_seconds
 from xraytune.space.recorded import write_extensions
 from xraytune.space.settings import SchedulerSettings, Settings
 from xraytune.space.space import Space
@@ -193,7 +193,8 @@ class RunList(TrialLoop):
         for arm in {*shares, *waiting_counts}:
             default_seconds = all_seconds if arm in generator_arms else self._epoch_seconds
             arm_seconds = self._seconds.get(arm, default_seconds)
-            work += seconds_to_come(arm_seconds, shares.get(arm, ()), waiting_counts[arm])
+            remaining_count = waiting_counts[arm] + sum(1 - share for share in shares.get(arm, ()))
+            work += usual_seconds(arm_seconds) * remaining_count
         return work / max(1, len(self._running))
 
     def _add_end(self, run: OpenTrial, seconds: float | None) -> None:

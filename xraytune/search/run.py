@@ -21,7 +21,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
-from xraytune.space.cost import Machine, Work, describe_slow_search
+from xraytune.space.cost import Work
 from xraytune.space.encoders import describe_seen
 from xraytune.space.load import with_data_options
 from xraytune.space.recorded import require_same_code
@@ -164,7 +164,6 @@ def search(
             note(text)
         if not is_resumed:
             callbacks.on_prepared(loaded_space, prepared, index, cache)
-            _note_slow_search(loaded_space, prepared, runner)
 
         # 6. The other inputs
         contents = read_inputs(
@@ -255,16 +254,6 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
         fix = "lower cpus_per_trial, gpus_per_trial, or generator.cpus and generator.gpus"
         raise MachineError(what, "resources", fix)
     return allocation, compute
-
-
-def _note_slow_search(space: Space, prepared: SplitData, runner: Runner) -> None:
-    """Say so if a search will take long on the CPU of this machine."""
-    if runner.address or runner.allocation.trial.gpus:
-        return
-    machine = Machine(cores=cpu_count())
-    warning = describe_slow_search(search_work(space, prepared).seconds(machine), machine)
-    if warning:
-        runner.callbacks.note(warning)
 
 
 def _run_trials(

@@ -143,15 +143,13 @@ class Work:
         return self.replicates * len({trial.gan for trial in self.trainings if trial.gan})
 
 
-def seconds_to_come(ended: Sequence[float], running: Sequence[float], waiting: int) -> float:
-    """Return how long other trials will still compute, from the times of trials that have ended.
+def usual_seconds(ended: Sequence[float]) -> float:
+    """Return how long a trial to come will take, from the times of trials that have ended.
 
-    A trial to come takes as long as the later half of the ended trials, since the first ones also
-    train generators and compute features that others share. `running` has the share of each running
-    trial that is done.
+    It is the mean of the later half, since the first ones also train generators and compute
+    features that others share.
     """
-    usual = fmean(ended[len(ended) // 2 :])
-    return usual * (waiting + sum(1 - share for share in running))
+    return fmean(ended[len(ended) // 2 :])
 
 
 def describe_time(seconds: float) -> str:
@@ -163,14 +161,8 @@ def describe_time(seconds: float) -> str:
     return "a minute" if minutes == 1 else f"{minutes} minutes"
 
 
-def describe_slow_search(seconds: float, machine: Machine) -> str | None:
-    """Return what a user should know before a search that takes hours on CPU cores.
-
-    Returns None if the search has a GPU, or takes less time.
-    """
+def smaller_search(seconds: float, machine: Machine) -> str:
+    """Return how to get a shorter search if one takes hours on CPU cores; "" if it does not."""
     if machine.gpus or seconds < 3600 * _LONG_HOURS:
-        return None
-    return (
-        f"without a GPU, this search takes roughly {describe_time(seconds)} on {machine}; "
-        "without --space, `search` writes a smaller space for this machine"
-    )
+        return ""
+    return "; without --space, `search` writes a smaller space for this machine"

@@ -18,7 +18,7 @@ import numpy as np
 from xraytune.base.files import StrPath
 from xraytune.base.records import frozen, progress_text, to_json
 from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
-from xraytune.space.cost import seconds_to_come
+from xraytune.space.cost import usual_seconds
 from xraytune.space.domains import Value
 from xraytune.space.settings import TASK_RULES
 from xraytune.stats.placements import structural_components
@@ -147,16 +147,14 @@ class StudyView:
         ended_seconds = [trial.seconds for trial in self.trials if trial.seconds is not None]
         if not (ended_seconds and self.is_running):
             return None
-        usual = seconds_to_come(ended_seconds, [], 1)
+        usual = usual_seconds(ended_seconds)
         running = [trial for trial in self.trials if trial.status == "running"]
         gans = [*filter(None, map(self._gan_in_training, running))]
-        others = [0.5] * (len(running) - len(gans))
+        half_done = usual / 2 * (len(running) - len(gans))
         waiting_count = self.trial_budget - len(ended_seconds) - len(running)
-        finished_work = sum(ended_seconds) + seconds_to_come(ended_seconds, others, 0)
-        finished_work += sum(gan.seconds for gan in gans)
+        finished_work = sum(ended_seconds) + half_done + sum(gan.seconds for gan in gans)
         pace = self.seconds / finished_work if finished_work else 0.0
-        remaining_work = seconds_to_come(ended_seconds, others, waiting_count)
-        remaining_work += sum(gan.seconds_left for gan in gans)
+        remaining_work = usual * waiting_count + half_done + sum(gan.seconds_left for gan in gans)
         ends = [gan.seconds_left + pace * usual * gan.followers for gan in gans]
         seconds = max(pace * remaining_work, *ends, 0.0)
         if self.seconds_budget is None:
