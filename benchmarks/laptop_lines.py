@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 
 from benchmarks.figures import Figure, figure
 
@@ -125,7 +125,7 @@ def measure() -> Iterator[Figure]:
             print(f"dead end: {dead_end}", file=sys.stderr)
         name = f"laptop_lines: {folder.name}, {walked.ending}"
         if got and walked.half_width:
-            ratio = walked.half_width / median(got)
+            ratio = walked.half_width / fmean(got)
             yield figure(f"{name}, half-width, planned to got", ratio, "times", "0.67 to 1.5")
         yield figure(f"{name}, commands", len(walked.commands), "commands")
         yield figure(f"{name}, dead ends", len(walked.dead_ends), "commands", "<= 0")
