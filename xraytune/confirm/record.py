@@ -340,8 +340,8 @@ class Confirmation:
             return f"To decide takes at most {needed}."
         return (
             f"More replicates will not decide it, since the widest interval is {width:.2g} wide, "
-            f"and the equivalence margin is {self.rope:g}: it takes up to {patients} patients to "
-            f"score, or a new study with a margin of {width:.2g}."
+            f"and the equivalence margin is {self.rope:g}: it takes {patients} patients to score, "
+            f"or a new study with a margin of {width:.2g}."
         )
 
     def to_dataframe(self) -> pd.DataFrame:
