@@ -351,9 +351,10 @@ def _encoder_row(name: str, encoder: Encoder) -> str:
 
 
 def _parameter_row(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
-    from xraytune.space.sources import SOURCES
+    from xraytune.space.extensions import AUGMENTATIONS, SOURCES
 
-    named = {"backbone": "one of the [backbones](#backbones)", "source": _codes(SOURCES.built_in)}
+    named = {"backbone": "one of the [backbones](#backbones)"}
+    named |= {kind.name: _codes(kind.built_in) for kind in (SOURCES, AUGMENTATIONS)}
     shown = named.get(name) or _values(values)
     default = "required" if field.is_required() else _codes([field.default])
     return f"| `{name}` | {shown} | {default} | {_cell(field.description or '')} |"

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xraytune.space.sources import SOURCES
+from xraytune.space.extensions import EXTENSIONS
 
 BLEND = '''\
 from dataclasses import dataclass
@@ -64,15 +64,48 @@ def write_blend(folder: Path, old: str = "", new: str = "") -> str:
     return f"{folder / 'blend.py'}:Blend"
 
 
+NOISE = """\
+from dataclasses import dataclass
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Settings:
+    strength: float = 20.0
+
+
+class Noise:
+    Settings = Settings
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def augment(self, image, seed):
+        random = np.random.default_rng(seed)
+        noise = random.normal(size=image.shape) * self.settings.strength
+        return (image + noise).clip(0, 255).astype(np.uint8)
+
+
+def negative(image, seed):
+    return 255 - image if seed % 2 else image
+"""
+
+
+def write_noise(folder: Path, old: str = "", new: str = "", name: str = "Noise") -> str:
+    """Write an augmentation, with a changed text; return its place."""
+    (folder / "noise.py").write_text(NOISE.replace(old, new) if old else NOISE)
+    return f"{folder / 'noise.py'}:{name}"
+
+
 @contextmanager
 def undeclared() -> Iterator[None]:
     """Forget the extensions that are declared in the block."""
     tables: list[dict[str, Any]] = [
-        SOURCES.declared,
-        SOURCES.blocks,
-        SOURCES.parameters,
-        SOURCES.code,
-        SOURCES.roots,
+        EXTENSIONS.declared,
+        EXTENSIONS.blocks,
+        EXTENSIONS.parameters,
+        EXTENSIONS.code,
+        EXTENSIONS.roots,
     ]
     before = [table.copy() for table in tables]
     try:

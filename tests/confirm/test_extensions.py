@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.confirm.labs import Lab, shown_of
-from tests.extension_files import undeclared, write_blend
+from tests.extension_files import undeclared, write_blend, write_noise
 from tests.in_process import confirm_in_process, search_in_process
 from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
@@ -20,8 +20,8 @@ from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.search.loop import reserve
 from xraytune.space.allocation import allocation_of
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.load import load_space
-from xraytune.space.sources import SOURCES
 from xraytune.study.folder import StudyFolder
 from xraytune.study.trial import OpenTrial
 
@@ -47,6 +47,46 @@ points_to_evaluate:
 """
 
 
+AUGMENTED = (
+    SPACE.replace("  backbone:", "  augmentation: {values: [none, noise]}\n  backbone:", 1)
+    .replace("parameters:\n", "parameters:\n  noise: {strength: {values: [10.0, 30.0]}}\n", 1)
+    .replace("blend.steps: 3}", "blend.steps: 3, augmentation: noise, noise.strength: 30.0}")
+    .replace("trials: 3", "trials: 2")  # the baseline comes first
+)
+"""The finalist also has an augmentation of a user."""
+
+
+def test_an_augmentation_is_searched_confirmed_and_part_of_the_final_model(tmp_path: Path) -> None:
+    """With its code, as the study recorded it, and with its settings."""
+    lab = Lab(tmp_path)
+    draw_xrays(lab.path, patients=160, seed=4)
+    (lab.path / "space.yaml").write_text(AUGMENTED)
+    places = [write_blend(lab.path), write_noise(lab.path)]
+    with confirm_in_process(), undeclared():
+        EXTENSIONS.register(places)
+        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+    words = ["-m", "xraytune", "status", str(lab.study)]
+    shown = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    assert "+noise" in shown.stdout
+
+    with confirm_in_process(), undeclared():
+        with pytest.raises(ConfigError, match=r"--extension FOLDER/noise\.py:Noise"):
+            lab.confirm(extensions=places[:1])
+        config = export(lab.study, out=lab.path / "best.yaml", trial=1).path
+
+        model = train(config=config, out=lab.path / "model", extensions=places).path
+        confirmation = lab.confirm(extensions=places)
+
+        packages = read_json(model / "bundle.json")["packages"]
+        assert packages["augmentation noise"].startswith("noise of noise.py:Noise ")
+        assert "strength: {value: 30.0}" in (model / "config.yaml").read_text()
+        assert confirmation.finalists[0].arm.startswith("augmented+blend #")
+        with (lab.path / "noise.py").open("a") as code:
+            code.write("# changed\n")
+        with pytest.raises(StudyError, match=r"code of noise changed .*: noise.py"):
+            train(config=config, out=lab.path / "other", extensions=places)
+
+
 @pytest.fixture(scope="module")
 def searched(module_path: Path) -> Lab:
     """A study whose finalist is an extension."""
@@ -54,7 +94,7 @@ def searched(module_path: Path) -> Lab:
     draw_xrays(lab.path, patients=160, seed=4)
     (lab.path / "space.yaml").write_text(SPACE)
     with undeclared():
-        SOURCES.register([write_blend(lab.path)])
+        EXTENSIONS.register([write_blend(lab.path)])
         search_in_process(load_space(lab.path / "space.yaml"), lab.path)
     return lab
 
@@ -90,7 +130,7 @@ def test_an_extension_trains_with_resources_of_its_own(searched: Lab, tmp_path: 
         held.append((trial.number, trial.trains_alone, trial.resources["CPU"], trial.slots))
 
     with undeclared():
-        SOURCES.register([write_blend(tmp_path)])
+        EXTENSIONS.register([write_blend(tmp_path)])
         space = load_space(tmp_path / "space.yaml", ["resources.generator.cpus=2"])
         allocation = allocation_of(space.settings, has_gpu=False)
         study = search_in_process(space, tmp_path, place)
@@ -105,7 +145,7 @@ def test_a_study_runs_no_code_of_its_own_folder(lab: Lab) -> None:
     with pytest.raises(ConfigError, match=r"--extension FOLDER/blend\.py:Blend"):
         lab.confirm()
 
-    assert not SOURCES.code
+    assert not EXTENSIONS.code
 
 
 def test_a_study_can_be_read_without_the_code_of_its_extensions(lab: Lab) -> None:
@@ -160,7 +200,7 @@ def test_copies_of_scored_patients_make_a_verdict_invalid_whatever_is_declared(
     cheat = CHEAT.replace("XRAYS", str(lab.path / "xrays"))
     place = write_blend(lab.path, "        images = np.load(", f"{cheat}        images = np.load(")
     with confirm_in_process(), undeclared():
-        SOURCES.register([place])
+        EXTENSIONS.register([place])
         search_in_process(load_space(lab.path / "space.yaml"), lab.path)
 
         confirmation = lab.confirm(extensions=[place])
@@ -182,7 +222,7 @@ def test_unused_patients_are_not_scored_if_a_generator_may_have_seen_them(tmp_pa
     (lab.path / "space.yaml").write_text(SPACE.replace("test: unused, ", ""))
     place = write_blend(lab.path, "    pretrained_on = ()\n")
     with confirm_in_process(), undeclared():
-        SOURCES.register([place])
+        EXTENSIONS.register([place])
         search_in_process(load_space(lab.path / "space.yaml"), lab.path)
 
         confirmation = lab.confirm(extensions=[place])

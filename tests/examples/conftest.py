@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.extension_files import undeclared
 from xraytune.space import extensions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def examples_path(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @contextmanager
 def on_path(*folders: Path) -> Iterator[None]:
     """Install what is in these folders, for this process and in this block."""
-    with pytest.MonkeyPatch.context() as patch:
+    with undeclared(), pytest.MonkeyPatch.context() as patch:
         for folder in folders:
             patch.syspath_prepend(str(folder))
         extensions._installed.cache_clear()

@@ -14,7 +14,6 @@ from xraytune.nets.backbones import accepts, build_backbone
 from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
-from xraytune.space.space import require_extensions
 
 CODE = """\
 from torch import nn
@@ -40,7 +39,8 @@ def package(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("package")
 def test_extension_cannot_override_builtin_name() -> None:
-    assert BACKBONES.names() == ("gone", "whole")
+    assert BACKBONES.check("whole") == "whole"
+    assert BACKBONES.check("resnet18") == "resnet18"
     assert BACKBONES.identity("resnet18") == "resnet18"
 
 
@@ -54,20 +54,20 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(
     with pytest.raises(MachineError) as caught:
         load_space(space, ["source={values: [none, few, lost]}"])
     with pytest.raises(MachineError) as of_backbone:
-        require_extensions(load_space(space, ["backbone=gone"]))
+        load_space(space, ["backbone=gone"])
 
     (lost,) = caught.value.problems
     (gone,) = of_backbone.value.problems
     assert "source lost cannot be loaded: module 'of_somebody' has no attribute 'Lost'" in lost.what
     assert lost.where == "of_somebody:Lost"
     assert lost.fix.endswith("installed are few, lost")
-    assert gone.fix.endswith("installed are gone, whole")
+    assert gone.fix.endswith("installed are gone, resnet18, whole")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("installed")
 def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
-    network, feature_count = build_backbone("tiny_net")
+    network, feature_count = build_backbone(BACKBONES.check("tiny_net"))
     torch.save(network.state_dict(), tmp_path / "tiny_net.pth")
     grey, _ = build_backbone("tiny_net", weights=tmp_path / "tiny_net.pth", input_channels=1)
     images = torch.rand(2, 1, 32, 32)

@@ -10,6 +10,7 @@ from tests.extension_files import undeclared, write_blend
 from xraytune.base.records import Node
 from xraytune.search.loop import count_slots, reserve
 from xraytune.space.allocation import Allocation, Share, allocation_of
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import (
     Experiment,
     GeneratorResources,
@@ -17,7 +18,6 @@ from xraytune.space.settings import (
     Resources,
     Settings,
 )
-from xraytune.space.sources import SOURCES
 from xraytune.study.trial import Failure, OpenTrial
 
 SETTINGS = Settings.model_validate({"name": "any", "data": {"path": "any"}})
@@ -91,7 +91,7 @@ def test_an_extension_that_trains_on_two_gpus_holds_their_slots(share: float, sl
     two_gpus = [Node(cpus=16, gpus=2)]
 
     with undeclared(), TemporaryDirectory() as folder:
-        SOURCES.register([write_blend(Path(folder))])
+        EXTENSIONS.register([write_blend(Path(folder))])
         own = Experiment(settings=settings, parameters=Parameters(source="blend"))
         trial = OpenTrial(number=0, label="", experiment=own, trains_generator=True)
         reserve(allocation_of(settings, has_gpu=True), two_gpus, trial)

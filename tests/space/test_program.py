@@ -11,8 +11,8 @@ import pytest
 
 from tests.extension_files import undeclared
 from xraytune.base.errors import ConfigError, TrialError
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.program import Program
-from xraytune.space.sources import SOURCES
 
 DESCRIPTION = """\
 settings: {steps: 3}
@@ -114,12 +114,12 @@ def test_a_program_that_fails_is_shown_with_its_last_lines(description: Path, mo
 
 def test_the_identity_of_a_program_has_the_files_that_it_names(description: Path) -> None:
     with undeclared():
-        SOURCES.register([str(description)])
-        before = SOURCES.declared["tool"]
+        EXTENSIONS.register([str(description)])
+        before = EXTENSIONS.declared["tool"]
         (description.parent / "tool.py").write_text(TOOL + "\n")
-        SOURCES.register([str(description)])
+        EXTENSIONS.register([str(description)])
 
-        assert SOURCES.declared["tool"].changes(before) == ["tool.py"]
+        assert EXTENSIONS.declared["tool"].changes(before) == ["tool.py"]
         assert before.settings == {"steps": 3}
         assert before.seen is None, "it may have seen everybody"
 

@@ -1,19 +1,29 @@
 """The rules of spaces: each refuses what it names, and what it says to write is accepted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.extension_files import undeclared, write_noise
 from tests.space.conftest import space_with, with_fixes
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.domains import ParameterSpec
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.load import load_space
 from xraytune.space.rules import check_images, space_warnings
 from xraytune.space.settings import RULES, DataSettings, Settings
 from xraytune.space.space import Space
+
+
+@pytest.fixture(autouse=True)
+def _own_augmentation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with undeclared():
+        EXTENSIONS.register([write_noise(tmp_path_factory.mktemp("code"))])
+        yield
+
 
 SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))
 
@@ -124,6 +134,7 @@ sampler.name=random sampler.startup_trials=3
 sampler.name=grid sampler.seed=3
 sampler.name=random sampler.options={population_size:3}
 final.trainable=head weights=none
+augmentation=noise task=segmentation backbone=resnet18
 final.image_size=96 source=gan gan.image_size=128
 """.splitlines()
 

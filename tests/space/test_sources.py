@@ -7,10 +7,10 @@ import pytest
 
 from tests.extension_files import undeclared, write_blend
 from xraytune.base.errors import ConfigError, DataError, MachineError
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Parameters
-from xraytune.space.sources import SOURCES
 
 SPACE = """\
 name: x
@@ -28,14 +28,14 @@ def _undeclared() -> Iterator[None]:
 
 
 def test_the_settings_of_an_extension_are_parameters_that_can_be_searched(tmp_path: Path) -> None:
-    SOURCES.register([write_blend(tmp_path)])
+    EXTENSIONS.register([write_blend(tmp_path)])
     (tmp_path / "space.yaml").write_text(SPACE)
 
     space = load_space(tmp_path / "space.yaml")
 
     assert space.searched == ("source", "blend.steps")
     parameters = parameters_from({"source": "blend", "blend.steps": 40})
-    assert parameters.extension_settings == {"steps": 40, "noise": 8.0}
+    assert parameters.settings_of("blend") == {"steps": 40, "noise": 8.0}
     assert parameters_from(flat_values(parameters)) == parameters
     assert "blend.steps" not in flat_values(Parameters(source="none"))
     with pytest.raises(ConfigError, match=r"blend.steps: 'many' is not valid"):
@@ -48,23 +48,23 @@ def test_a_space_file_names_an_extension_and_runs_no_code(tmp_path: Path) -> Non
 
     with pytest.raises(ConfigError, match="--extension"):
         load_space(tmp_path / "space.yaml")
-    assert not SOURCES.code
+    assert not EXTENSIONS.code
 
 
 def test_an_extension_is_another_one_if_any_file_of_its_code_changes(tmp_path: Path) -> None:
     """The second file is imported in the body of `fit`."""
     place = write_blend(tmp_path)
-    SOURCES.register([place])
-    before = SOURCES.declared["blend"]
+    EXTENSIONS.register([place])
+    before = EXTENSIONS.declared["blend"]
     (tmp_path / "unrelated.py").write_text("")
-    SOURCES.register([place])
-    assert SOURCES.declared["blend"].identity == before.identity
+    EXTENSIONS.register([place])
+    assert EXTENSIONS.declared["blend"].identity == before.identity
 
     (tmp_path / "blend_steps.py").write_text("def finished(folder): return 0\n")
-    SOURCES.register([place])
+    EXTENSIONS.register([place])
 
-    assert SOURCES.declared["blend"].changes(before) == ["blend_steps.py"]
-    assert SOURCES.declared["blend"].identity != before.identity
+    assert EXTENSIONS.declared["blend"].changes(before) == ["blend_steps.py"]
+    assert EXTENSIONS.declared["blend"].identity != before.identity
     assert "numpy" in before.releases
 
 
@@ -75,9 +75,9 @@ def test_a_class_in_a_package_has_all_files_of_the_package(tmp_path: Path) -> No
         (package / file).write_text("")
     write_blend(package, "from blend_steps", "from .blend_steps")
 
-    SOURCES.register([f"{package / 'blend.py'}:Blend"])
+    EXTENSIONS.register([f"{package / 'blend.py'}:Blend"])
 
-    extension = SOURCES.declared["blend"]
+    extension = EXTENSIONS.declared["blend"]
     assert extension.place == "my_models/blend.py:Blend"
     assert "my_models/nets/unet.py" in extension.files
     assert len(extension.files) == 5
@@ -90,9 +90,9 @@ def test_a_class_in_a_package_has_all_files_of_the_package(tmp_path: Path) -> No
         ('longer_by = "steps"', 'longer_by = "epochs"', "longer_by: 'epochs'"),
         ("pretrained_on = ()", "pretrained_on = ['A1']", "no SHA-256"),
         ("pretrained_on = ()", "pretrained_on = 'gone.txt'", "gone.txt"),
-        ("def sample", "def draw", "no method sample"),
+        ("def sample", "def draw", "lacks the methods of an extension: fit and sample"),
         ("import numpy", "import numpi", "No module named 'numpi'"),
-        ("class Blend", "class Other", "no class 'Blend'"),
+        ("class Blend", "class Other", "no class or function 'Blend'"),
         ("class Blend", "1 / 0\nclass Blend", "division by zero"),
     ],
 )
@@ -102,7 +102,7 @@ def test_a_class_that_is_no_extension_is_refused(
     place = write_blend(tmp_path, old, new)
 
     with pytest.raises((ConfigError, DataError, MachineError)) as caught:
-        SOURCES.register([place])
+        EXTENSIONS.register([place])
 
     assert what in str(caught.value)
     assert "blend.py" in str(caught.value) or "gone.txt" in str(caught.value)
@@ -112,9 +112,9 @@ def test_seen_images_may_be_listed_in_capitals_and_in_a_file(tmp_path: Path) -> 
     place = write_blend(tmp_path, "pretrained_on = ()", "pretrained_on = 'seen.txt'")
     (tmp_path / "seen.txt").write_text(f"{'A' * 64}\n{'b' * 64}\n")
 
-    SOURCES.register([place])
+    EXTENSIONS.register([place])
 
-    assert SOURCES.declared["blend"].seen == ("a" * 64, "b" * 64)
+    assert EXTENSIONS.declared["blend"].seen == ("a" * 64, "b" * 64)
 
 
 @pytest.mark.parametrize("name", ["gan", "mixup", "My-Gan"])
@@ -123,4 +123,4 @@ def test_a_name_of_xraytune_is_no_name_for_an_extension(tmp_path: Path, name: st
     (tmp_path / "blend.py").rename(tmp_path / f"{name}.py")
 
     with pytest.raises(ConfigError, match=f"{name!r} cannot be the name"):
-        SOURCES.register([f"{tmp_path / name}.py:Blend"])
+        EXTENSIONS.register([f"{tmp_path / name}.py:Blend"])

@@ -28,6 +28,7 @@ from xraytune.data.index import read_labelled
 from xraytune.data.phantom import paint_phantoms
 from xraytune.model.generator_folder import generator_train
 from xraytune.search.run import search
+from xraytune.space.extensions import EXTENSIONS
 
 pytestmark = pytest.mark.slow
 
@@ -243,6 +244,8 @@ def forget_code() -> None:
     """Let the code be imported anew, as another process does."""
     for name in ("made", "made.layers", "blend", "blend_steps"):
         sys.modules.pop(name, None)
+        EXTENSIONS.declared.pop(name, None)
+        EXTENSIONS.code.pop(name, None)
 
 
 def extensions_of(root: Path) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from xraytune.base.errors import DataError
+from xraytune.space.extensions import SOURCES
 from xraytune.space.settings import FolderSettings, Parameters
-from xraytune.space.sources import SOURCES
 from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
 
 

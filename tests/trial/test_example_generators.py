@@ -10,7 +10,7 @@ import pytest
 
 from tests.extension_files import undeclared
 from tests.trial.conftest import Bench
-from xraytune.space.sources import SOURCES
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.training_set import build_training_set
 
@@ -39,7 +39,7 @@ def test_an_example_makes_images_of_both_classes(
     name = Path(place.partition(":")[0]).stem
     if name == "diffusion":
         pytest.importorskip("diffusers", reason="pip install diffusers")
-    SOURCES.register([str(EXAMPLES / place)])
+    EXTENSIONS.register([str(EXAMPLES / place)])
     parameters = {"source": name, **({name: settings} if settings else {})}
     experiment = bench.ungated.experiment(**parameters)
     source = source_of(experiment.parameters)
@@ -56,7 +56,7 @@ def test_an_example_makes_images_of_both_classes(
 
 
 def test_a_longer_training_of_the_vae_continues_a_shorter_one(bench: Bench) -> None:
-    SOURCES.register([f"{EXAMPLES / 'vae.py'}:Vae"])
+    EXTENSIONS.register([f"{EXAMPLES / 'vae.py'}:Vae"])
     steps: list[int] = []
     context = replace(bench.context, on_progress=lambda _, done, __: steps.append(done))
 

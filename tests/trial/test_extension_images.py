@@ -17,8 +17,8 @@ from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from xraytune.base.errors import FileLine, TrialError
 from xraytune.data.prepare import RunContext
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import Experiment
-from xraytune.space.sources import SOURCES
 from xraytune.study.trial import ProgressFile, TakenOverError, attempt
 from xraytune.synth.generator_inputs import generator_need, training_of
 from xraytune.synth.sources.which import source_of
@@ -44,7 +44,7 @@ def train(experiment: Experiment, context: RunContext) -> Path:
 def test_a_longer_training_starts_from_the_folder_of_a_shorter_one(
     bench: Bench, tmp_path: Path
 ) -> None:
-    SOURCES.register([write_blend(tmp_path)])
+    EXTENSIONS.register([write_blend(tmp_path)])
     steps: list[int] = []
     context = replace(bench.context, on_progress=lambda _, done, __: steps.append(done))
 
@@ -61,7 +61,7 @@ def test_a_longer_training_starts_from_the_folder_of_a_shorter_one(
 
 
 def test_trials_wait_for_one_training_of_a_lineage(bench: Bench, tmp_path: Path) -> None:
-    SOURCES.register([write_blend(tmp_path)])
+    EXTENSIONS.register([write_blend(tmp_path)])
 
     def need(steps: int) -> str | None:
         training = training_of(blend(bench, steps=steps, noise=3.0))
@@ -75,7 +75,7 @@ def test_trials_wait_for_one_training_of_a_lineage(bench: Bench, tmp_path: Path)
 
 
 def test_images_depend_on_the_seed_and_enter_the_training_set(bench: Bench, tmp_path: Path) -> None:
-    SOURCES.register([write_blend(tmp_path)])
+    EXTENSIONS.register([write_blend(tmp_path)])
     experiment = blend(bench)
     source = source_of(experiment.parameters)
 
@@ -94,7 +94,7 @@ def test_images_depend_on_the_seed_and_enter_the_training_set(bench: Bench, tmp_
 def test_an_extension_that_declares_nothing_may_have_seen_everybody(
     bench: Bench, tmp_path: Path
 ) -> None:
-    SOURCES.register([write_blend(tmp_path, "    pretrained_on = ()\n")])
+    EXTENSIONS.register([write_blend(tmp_path, "    pretrained_on = ()\n")])
 
     assert source_of(blend(bench).parameters).seen_images_sha256() is None
 
@@ -109,7 +109,7 @@ def test_an_extension_that_declares_nothing_may_have_seen_everybody(
 def test_an_error_of_the_code_of_an_extension_names_its_line(
     bench: Bench, tmp_path: Path, old: str, new: str, line: str
 ) -> None:
-    SOURCES.register([write_blend(tmp_path, old, new)])
+    EXTENSIONS.register([write_blend(tmp_path, old, new)])
     experiment = blend(bench)
 
     with pytest.raises(TrialError) as caught:
@@ -125,7 +125,7 @@ def test_an_error_of_the_code_of_an_extension_names_its_line(
 
 def test_an_error_of_xraytune_is_not_blamed_on_the_extension(bench: Bench, tmp_path: Path) -> None:
     """Such as that of a trial that another process has taken over."""
-    SOURCES.register([write_blend(tmp_path)])
+    EXTENSIONS.register([write_blend(tmp_path)])
     trial = tmp_path / "trial"
     context = replace(bench.context, on_progress=ProgressFile(trial))
 
@@ -148,7 +148,7 @@ def test_what_is_no_block_of_images_is_refused(
     bench: Bench, tmp_path: Path, returned: str, what: str
 ) -> None:
     changed = "np.stack(mixes).clip(0, 255).astype(np.uint8)"
-    SOURCES.register([write_blend(tmp_path, changed, returned)])
+    EXTENSIONS.register([write_blend(tmp_path, changed, returned)])
     experiment = blend(bench)
 
     with pytest.raises(TrialError, match=f"sample of blend returned {what}"):
@@ -156,7 +156,7 @@ def test_what_is_no_block_of_images_is_refused(
 
 
 def _train_until_killed(bench: Bench, place: str, step: int) -> None:
-    SOURCES.register([place])
+    EXTENSIONS.register([place])
 
     def kill(_: str, done: int, __: int) -> None:
         if done == step:
@@ -167,7 +167,7 @@ def _train_until_killed(bench: Bench, place: str, step: int) -> None:
 
 def test_a_training_that_was_killed_resumes_in_its_folder(bench: Bench, tmp_path: Path) -> None:
     place = write_blend(tmp_path)
-    SOURCES.register([place])
+    EXTENSIONS.register([place])
     for step in (2, 4):
         process = multiprocessing.get_context("fork").Process(
             target=_train_until_killed, args=(bench, place, step)

@@ -13,7 +13,7 @@ from tests.trial.conftest import Bench
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
 from xraytune.data.prepare import side_image_set
-from xraytune.space.sources import SOURCES
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.synth.memorisation import MEMORISATION_STAGE, find_copies
 from xraytune.trial.training_set import build_training_set
 
@@ -96,7 +96,7 @@ def test_copies_after_the_first_block_of_a_class_are_found(bench: Bench, tmp_pat
     (tmp_path / "late.py").write_text(LATE_COPIES)
     ratio = 600 / min(bench.prepared.train_counts)  # three blocks of each class, or more
     with undeclared():
-        SOURCES.register([f"{tmp_path / 'late.py'}:Late"])
+        EXTENSIONS.register([f"{tmp_path / 'late.py'}:Late"])
         experiment = bench.experiment(source="late", synthetic_ratio=ratio)
 
         with pytest.raises(TrialError, match="copies of training images"):

@@ -90,8 +90,10 @@ def import_file(file: Path) -> ModuleType:
         for name, module in sys.modules.copy().items():
             if Path(getattr(module, "__file__", None) or "") in old_files:
                 del sys.modules[name]
-    # The last on the path, so that a file beside it called `random.py` hides no other module.
-    sys.path.append(str(root))
+    # Behind all other folders, so that a file beside it called `random.py` hides no other module.
+    roots = {str(each) for each, _ in _imported.values()}
+    places = (place for place, folder in enumerate(sys.path) if folder in roots)
+    sys.path.insert(next(places, len(sys.path)), str(root))
     _imported[package] = (root, code_files(file))
     invalidate_caches()
     module = import_module(module_name)

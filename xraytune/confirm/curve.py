@@ -38,9 +38,9 @@ from xraytune.data.index import find_class_names
 from xraytune.data.prepare import RunContext, patients_seen, side_image_set
 from xraytune.nets.compute import compute_here, in_one_thread, pin
 from xraytune.space.domains import Value
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Parameters, Settings, extensions_of
-from xraytune.space.sources import SOURCES
+from xraytune.space.settings import Experiment, Parameters, Settings, identities_of
 from xraytune.space.space import Space
 from xraytune.stats.between import Estimate, mean_score, worth_between
 from xraytune.stats.placements import StructuralComponents, structural_components
@@ -214,7 +214,7 @@ def curve(
         TrialError: A loss is not finite.
     """
     out = optional_path(out)
-    SOURCES.register(extensions)
+    EXTENSIONS.register(extensions)
     loaded_space = open_space(space, overrides, data=data, weights_dir=weights_dir, note=note)
     data_settings = loaded_space.settings.data
     if out:
@@ -457,7 +457,7 @@ def train_once(
         "images": [prepared.fingerprint, prepared.pixels_sha256],
         "contents": contents,
         "donor": donor_records_sha256(experiment.donor) if experiment.donor else "",
-        "extensions": extensions_of(parameters.backbone, parameters.source),
+        "extensions": identities_of(parameters),
         "compute": asdict(context.compute),
         "releases": releases(*task_of(experiment.settings).packages),
     }

@@ -41,8 +41,8 @@ from xraytune.data.prepare import ImageSet, RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import Parameters
-from xraytune.space.sources import SOURCES
 from xraytune.stats.classification import (
     Floats,
     require_finite_outputs,
@@ -285,9 +285,9 @@ def _describe_generator(parameters: Parameters) -> str:
         return f"{name} ({gan.image_size} px, trained for {gan.steps:,} steps)"
     if not parameters.trains_generator:
         return ""
-    settings = parameters.extension_settings.items()
+    settings = parameters.settings_of(parameters.source).items()
     with_settings = ", ".join(f"{name} {value}" for name, value in settings)
-    what = f"generator {SOURCES.declared[parameters.source]}"
+    what = f"generator {EXTENSIONS.declared[parameters.source]}"
     return f"{what} with {with_settings}" if with_settings else what
 
 

@@ -40,10 +40,10 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.space.allocation import allocation_of
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.paths import PATHS
 from xraytune.space.recorded import require_same_code
 from xraytune.space.settings import Parameters
-from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked, other_releases
 from xraytune.study.journal import Journal
@@ -110,7 +110,7 @@ def confirm(
     """
     cache = optional_path(cache)
     _require_counts(finalists, replicates)
-    SOURCES.register(extensions)
+    EXTENSIONS.register(extensions)
     study_folder = StudyFolder(Path(study).resolve())
     space = study_folder.space(data=data, weights_dir=weights_dir)
     if not os.access(study_folder.path, os.W_OK):

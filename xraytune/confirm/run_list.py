@@ -226,7 +226,7 @@ def train_runs(
     if not runs:
         return {}
     path = study_folder.path
-    write_extensions(path, (run.parameters.source for run in runs), path)
+    write_extensions(path, (name for run in runs for name in run.parameters.extensions), path)
     if not (study_folder.path / "environment.json").exists():
         write_prepared(study.prepared, study_folder.path / "split.json")
         record = environment(study.compute)

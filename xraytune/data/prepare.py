@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -427,6 +427,7 @@ class ImageSet:
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
             it is not known.
         features: Features, float32 [n, D], of images without pixels; otherwise None.
+        show: Changes the pixels of the images at some places; None if they are shown as they are.
     """
 
     name: str
@@ -437,6 +438,7 @@ class ImageSet:
     masks: UInt8Array | None = None
     file_size_px: int = 0
     features: Float32Array | None = None
+    show: Callable[[UInt8Array, AnyArray | slice], UInt8Array] | None = None
 
     @property
     def labels(self) -> Int64Array:
@@ -445,7 +447,8 @@ class ImageSet:
 
     def read(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the pixels of some images, by default of all, [n, S, S]."""
-        return np.asarray(self.pixels[self.rows[places]])
+        pixels = np.asarray(self.pixels[self.rows[places]])
+        return self.show(pixels, places) if self.show else pixels
 
     def read_masks(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the masks of some images, [n, S, S], 0 or 255."""

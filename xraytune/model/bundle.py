@@ -18,7 +18,7 @@ from xraytune.space.encoders import RECORD_FILE
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.paths import relative_path
 from xraytune.space.recorded import write_extensions
-from xraytune.space.settings import Experiment, extensions_of
+from xraytune.space.settings import Experiment, identities_of
 from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
@@ -97,15 +97,14 @@ def write_bundle(
         trial=None if origin is None else origin.trial,
         overrides=tuple(overrides),
         compute=context.compute,
-        packages={name: version(name) for name in packages}
-        | extensions_of(parameters.backbone, parameters.source),
+        packages={name: version(name) for name in packages} | identities_of(parameters),
         metrics=task.reports.card_metrics(prepared, result.threshold, trained.validated),
     )
     write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / SPLIT_FILE)
-    write_extensions(folder, [parameters.source], final_path)
+    write_extensions(folder, parameters.extensions, final_path)
     lines = []
     for number, epochs in enumerate(trained.epochs, start=1):
         member = {"network": number} if members > 1 else {}

@@ -25,10 +25,10 @@ from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.nets.compute import compute_here, pin
 from xraytune.space.document import parse_yaml
 from xraytune.space.domains import Value
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings, Experiment, Settings
-from xraytune.space.sources import SOURCES
 from xraytune.synth.generator_quality import label_agreement
 from xraytune.synth.memorisation import find_copies
 from xraytune.synth.saved_generator import resize_planes
@@ -79,8 +79,8 @@ def extension_check(
         TrialError: The code of the extension fails, or does not return images.
     """
     data = Path(data)
-    (name,) = SOURCES.register([extension])
-    block = SOURCES.blocks[name].model_fields
+    (name,) = EXTENSIONS.register([extension])
+    block = EXTENSIONS.blocks[name].model_fields
     values: dict[str, Value] = {}
     for override in overrides:
         setting, _, text = override.partition("=")
@@ -187,7 +187,7 @@ def _train_with_kill(
 def _train_until_killed(
     extension: str | type, experiment: dict[str, object], context: RunContext, calls: int
 ) -> None:
-    SOURCES.register([extension])
+    EXTENSIONS.register([extension])
     pin(context.compute)
     count = 0
 

@@ -50,13 +50,13 @@ from xraytune.nets.compute import compute_here, gpu_count, pin
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun
 from xraytune.space.domains import Value
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import PARAMETERS, flat_values, parameters_from
 from xraytune.space.load import SEARCH_ONLY, experiment_to_yaml, refuse_unused
 from xraytune.space.paths import PATHS
 from xraytune.space.recorded import require_same_code
-from xraytune.space.settings import Experiment, FinalSettings, Settings, extensions_of
+from xraytune.space.settings import Experiment, FinalSettings, Settings, identities_of
 from xraytune.space.shipped import describe_space
-from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import (
@@ -167,7 +167,7 @@ def train(
         raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
 
     # Everything is checked before the first step: settings, packages, images and other inputs.
-    SOURCES.register(extensions)
+    EXTENSIONS.register(extensions)
     spaces = _open_candidates(
         Path(config_or_study), overrides, data=data, weights_dir=weights_dir, note=note
     )
@@ -298,7 +298,7 @@ class _Candidate:
             "images": [fold.fingerprint for fold in self.folds],
             "steps_per_epoch": self.folds[0].steps_per_epoch(self.experiment.settings),
             "contents": self.contents,
-            "extensions": extensions_of(parameters.backbone, parameters.source),
+            "extensions": identities_of(parameters),
         }
 
 
@@ -368,7 +368,7 @@ def _prepare_candidate(
     settings = experiment.settings
     parameters = experiment.parameters
     if origin:
-        require_same_code(origin.path, [parameters.source])
+        require_same_code(origin.path, parameters.extensions)
     require_inputs(settings, [parameters])
     prepared, index = prepare_space(
         space,

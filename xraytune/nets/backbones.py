@@ -37,6 +37,7 @@ from xraytune.space.encoders import (
     expected_images,
     is_model,
 )
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.messages import nearest
 from xraytune.space.paths import is_path
 
@@ -94,7 +95,7 @@ def build_backbone(
         head, (_, feature_count, *_) = [*heads.items()][-1]
         network.set_submodule(head, nn.Identity())
     elif BACKBONES.has(name):
-        network = BACKBONES.load(name)()
+        network = EXTENSIONS.load(name)()
         feature_count = _count_features(network, getattr(network, "least_image_px", 64))
     else:
         network = _of_timm(architecture)

@@ -139,7 +139,7 @@ def view_table(
     """
     identity = np.array(IDENTITY_VIEW, dtype=np.float32)
     augmentation = parameters.augmentation
-    if augmentation == "none":
+    if not parameters.is_augmented:
         return np.tile(identity, (image_count, 1, 1))
     shape = (image_count, parameters.views, len(identity))
     uniform = numpy_generator(seed, *purpose).random(shape, dtype=np.float32)

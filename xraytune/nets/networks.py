@@ -17,6 +17,7 @@ from xraytune.nets.backbones import build_backbone, load_weights, to_one_channel
 from xraytune.nets.compute import seeded
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.encoders import architecture_of
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import Parameters
 
 _VGG16_HIDDEN = 256
@@ -120,7 +121,7 @@ def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
     backbone = architecture_of(backbone)
     modules = [name for name, _ in network.named_modules()]
     if BACKBONES.has(backbone):
-        stage = getattr(BACKBONES.load(backbone), "last_stage", "").rstrip(".")
+        stage = getattr(EXTENSIONS.load(backbone), "last_stage", "").rstrip(".")
     elif BACKBONES.is_of_library(backbone):
         last_before = [*network.feature_info][-2]["module"]
         last_before = [name for name in modules if f"{name}.".startswith(f"{last_before}.")][-1]

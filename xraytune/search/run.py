@@ -23,10 +23,10 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.cost import Work
 from xraytune.space.encoders import describe_seen
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.load import with_data_options
 from xraytune.space.recorded import require_same_code
 from xraytune.space.settings import Parameters, Settings
-from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal, random_parameters
@@ -114,7 +114,7 @@ def search(
     note = callbacks.note
     overrides = with_data_options(overrides, classes, group_regex)
     # 1. The space
-    SOURCES.register(extensions)
+    EXTENSIONS.register(extensions)
     file = space or open_first_space(
         data,
         overrides,
@@ -286,7 +286,7 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
     for size in sizes:
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
     yield from filter(None, (chance_warning(sizes), settings.idle_asha))
-    yield from SOURCES.describe(trial.source for trial in space.extreme_parameters("source"))
+    yield from EXTENSIONS.describe(space.extensions())
     networks = [(trial.backbone, trial.weights) for trial in space.networks()]
     for note in describe_seen(networks, settings.data.set):
         yield f"{note} (data.set): a verdict of `confirm` on it will be exploratory"

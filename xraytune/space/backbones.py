@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from xraytune.space.encoders import XRAY_ENCODERS, architecture_of
-from xraytune.space.extensions import Extensions
+from xraytune.space.extensions import Kind
 
 _OF_SMP = re.compile(r"densenet\d+|mobilenet_v2|resnet\d+|resnext(50_32x4d|101_32x8d)|vgg\d+(_bn)?")
 """Matches the backbones that segmentation-models-pytorch builds from torchvision's layers, so that
@@ -35,7 +35,7 @@ def _torchvision_names() -> tuple[str, ...]:
 
 
 _OF_TORCHVISION = _torchvision_names()
-BACKBONES = Extensions("backbone", ("small_cnn", *_OF_TORCHVISION, *XRAY_ENCODERS), library="timm")
+BACKBONES = Kind("backbone", ("small_cnn", *_OF_TORCHVISION, *XRAY_ENCODERS), library="timm")
 BackboneName = Annotated[str, AfterValidator(BACKBONES.check)]
 ENCODERS = tuple(filter(_OF_SMP.fullmatch, BACKBONES.built_in))
 """The backbones that a segmenter can have."""

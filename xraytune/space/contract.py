@@ -69,6 +69,19 @@ class Unless:
     parameter: str
     values: tuple[Any, ...]
 
+    def permits(self, value: Any) -> bool:
+        """Return whether the parameter has an effect at a value of the other one."""
+        return value not in self.values
+
+
+@dataclass(frozen=True, slots=True)
+class OnlyIf(Unless):
+    """A parameter has an effect only where another one has one of these values."""
+
+    def permits(self, value: Any) -> bool:
+        """Return whether the parameter has an effect at a value of the other one."""
+        return value in self.values
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:

@@ -8,12 +8,12 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from xraytune.space.domains import Value
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import BLOCKS, Parameters
-from xraytune.space.sources import SOURCES
 from xraytune.space.strict_model import list_fields
 
 PARAMETERS: Mapping[str, FieldInfo] = ChainMap(
-    SOURCES.parameters,
+    EXTENSIONS.parameters,
     {name: field for name, field in list_fields(Parameters).items() if name not in BLOCKS},
 )
 """Every parameter by its dotted name, in the order of the models; those of extensions are last."""

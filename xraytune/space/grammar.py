@@ -16,6 +16,7 @@ from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.contract import Listed
 from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Conditions, ParameterSpec, Point, Value, with_parents
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import PARAMETERS, flatten_blocks
 from xraytune.space.messages import nearest
 from xraytune.space.settings import (
@@ -26,7 +27,6 @@ from xraytune.space.settings import (
     has_effect,
     unless_of,
 )
-from xraytune.space.sources import SOURCES
 from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several, list_fields
 from xraytune.space.validation import validate
@@ -42,7 +42,7 @@ def lift_blocks(document: Document) -> None:
     """
     parameters = document.get("parameters")
     if isinstance(parameters, Block):
-        SOURCES.declare_installed(key.partition(".")[0] for key in parameters)
+        EXTENSIONS.declare_installed(key.partition(".")[0] for key in parameters)
     for name in [*BLOCKS]:
         block = document.get("parameters", name)
         if not isinstance(block, Block):
@@ -87,8 +87,9 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
 
 def _deciding(name: str) -> set[str]:
     """Return the parameters that decide, whatever a file says, whether `name` has an effect."""
-    if name.partition(".")[0] in BLOCKS:
-        return {"source"}
+    block = name.partition(".")[0]
+    if block in BLOCKS:
+        return {EXTENSIONS.kind_of(block)}
     return {unless.parameter for unless in unless_of(PARAMETERS[name])}
 
 

@@ -16,6 +16,7 @@ from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.base.files import StrPath, optional_path
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
 from xraytune.space.domains import ParameterSpec
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
 from xraytune.space.rules import check_space
@@ -29,7 +30,6 @@ from xraytune.space.settings import (
     has_effect,
 )
 from xraytune.space.shipped import find_space
-from xraytune.space.sources import SOURCES
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
 from xraytune.space.validation import SPACE_KEYS, validate
@@ -72,7 +72,7 @@ def load_space(
     """
     file = Path(file)
     data = optional_path(data)
-    SOURCES.register(extensions)
+    EXTENSIONS.register(extensions)
     document = read_document(find_space(file))
     if [*document.content] == ["data"]:
         fix = "give it as --data, and a search space as --space"
@@ -210,7 +210,7 @@ def _apply_override(document: Document, override: str) -> None:
     if not equals:
         raise ConfigError("not key=value", place, f"write --set {key or 'lr'}=VALUE")
     value = parse_yaml(text, place)
-    SOURCES.declare_installed([key.partition(".")[0]])
+    EXTENSIONS.declare_installed([key.partition(".")[0]])
     if key.partition(".")[0] in (*Settings.model_fields, "points_to_evaluate"):
         document.put(tuple(key.split(".")), value, place)
         return

@@ -15,31 +15,29 @@ from pydantic import TypeAdapter
 
 from xraytune.base.errors import ArtifactError, StudyError, join_names
 from xraytune.base.files import copy_file, read_json, with_checksum, without_checksum, write_json
+from xraytune.space.extensions import EXTENSIONS, Extension
 from xraytune.space.paths import relative_path
 from xraytune.space.program import Program
-from xraytune.space.sources import SOURCES, Extension
 
 _FOLDER = "extensions"
 _RECORD = "record.json"
 _EXTENSIONS = TypeAdapter(list[Extension])
 
 
-def write_extensions(study: Path, sources: Iterable[str], final: Path) -> None:
-    """Record the extensions among some sources in a folder, which becomes `final`.
+def write_extensions(study: Path, names: Iterable[str], final: Path) -> None:
+    """Record extensions in a folder, which becomes `final`.
 
     Their code is copied; a program stays where it is.
     """
     rows = []
-    for name in sorted({*sources}):
-        if not SOURCES.has(name):
-            continue
-        extension = SOURCES.declared[name]
+    for name in sorted({*names}):
+        extension = EXTENSIONS.declared[name]
         folder = ""
-        if isinstance(SOURCES.load(name), Program):
-            folder = relative_path(SOURCES.roots[name], final)
+        if isinstance(EXTENSIONS.load(name), Program):
+            folder = relative_path(EXTENSIONS.roots[name], final)
         elif not extension.package:
             for file in extension.files:
-                copy_file(SOURCES.roots[name] / file, study / _FOLDER / name / file)
+                copy_file(EXTENSIONS.roots[name] / file, study / _FOLDER / name / file)
         rows.append({**asdict(extension), "folder": folder})
     if rows:
         content = {"version": 1, "extensions": rows}
@@ -66,13 +64,13 @@ def declare_recorded(study: Path, *, runs_code: bool = False) -> None:
     """
     for extension in recorded_extensions(study):
         root = (study / (extension.folder or f"{_FOLDER}/{extension.name}")).resolve()
-        SOURCES.declare_recorded(extension, root if runs_code else None)
+        EXTENSIONS.declare_recorded(extension, root if runs_code else None)
 
 
-def require_same_code(study: Path, sources: Collection[str] | None = None) -> None:
+def require_same_code(study: Path, names: Collection[str] | None = None) -> None:
     """Refuse to train without the code of a study's extensions, or with other code.
 
-    With `sources`, only extensions among them are checked.
+    With `names`, only these extensions are checked.
 
     Raises:
         ConfigError: The code was not given.
@@ -80,9 +78,9 @@ def require_same_code(study: Path, sources: Collection[str] | None = None) -> No
     """
     for recorded in recorded_extensions(study):
         name = recorded.name
-        if sources is not None and name not in sources:
+        if names is not None and name not in names:
             continue
-        SOURCES.load(name)
-        if changes := SOURCES.declared[name].changes(recorded):
+        EXTENSIONS.load(name)
+        if changes := EXTENSIONS.declared[name].changes(recorded):
             what = f"the code of {name} changed since the study began: {join_names(changes)}"
             raise StudyError(what, study, "restore it, or start a study with another name")

@@ -28,13 +28,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from xraytune.base.records import Json, frozen
-from xraytune.space.backbones import ENCODERS, BackboneName, has_weights, identity_of
-from xraytune.space.contract import Change, Listed, Rule, Unless, refuses
+from xraytune.space.backbones import BACKBONES, ENCODERS, BackboneName, has_weights, identity_of
+from xraytune.space.contract import Change, Listed, OnlyIf, Rule, Unless, refuses
 from xraytune.space.domains import Value
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, DataSet, expected_images
-from xraytune.space.extensions import Extensions
+from xraytune.space.extensions import AUGMENTATIONS, EXTENSIONS, SOURCES, Kind
 from xraytune.space.paths import FilePath, WeightsName, is_path
-from xraytune.space.sources import SOURCES
 from xraytune.space.strict_model import Several, StrictModel, list_fields
 
 OptionalCount = PositiveInt | None
@@ -52,7 +51,7 @@ HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 Balance = Literal["natural", "equal"]
 Labels = Literal["class", "donor"]
-Augmentation = Literal["none", "flip", "affine", "trivial"]
+Augmentation = Annotated[str, AfterValidator(AUGMENTATIONS.check)]
 Degrees = Annotated[float, Field(gt=0, le=45)]
 ViewCount = Annotated[int, Field(ge=1, le=64)]
 Alpha = Annotated[float, Field(ge=0, le=10)]
@@ -463,11 +462,12 @@ class Parameters(StrictModel):
     """How real and extra images are changed. `flip`: half of the views are mirrored, with the heart
     on the right. `affine`: they are rotated, shifted, scaled, and changed in contrast and
     brightness. `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear,
-    rotation, or change of brightness, contrast or sharpness by a random amount, or none of them."""
-    degrees: Annotated[Degrees, Unless("augmentation", ("none", "flip", "trivial"))] = 10.0
+    rotation, or change of brightness, contrast or sharpness by a random amount, or none of them.
+    Others are extensions (docs/your_augmentation.md)."""
+    degrees: Annotated[Degrees, OnlyIf("augmentation", ("affine",))] = 10.0
     """The largest rotation of `affine`; other changes grow with it: at 15 degrees, shifts up to a
     tenth of a side, scales by a fifth, contrasts by three tenths and brightness by .15."""
-    with_flips: Annotated[bool, Unless("augmentation", ("none", "flip", "trivial"))] = False
+    with_flips: Annotated[bool, OnlyIf("augmentation", ("affine",))] = False
     """Half of the views of `affine` are mirrored, too."""
     views: Annotated[ViewCount, Unless("augmentation", ("none",))] = 8
     """Augmented versions per image, sampled in advance."""
@@ -520,16 +520,16 @@ class Parameters(StrictModel):
             for name, value in parameters.items()
             if name not in {*cls.model_fields, *BLOCKS} or has_effect(name, values)
         }
-        source = values["source"]
-        if source == "none":
+        if values["source"] == "none":
             effective["synthetic_ratio"] = 0.0
-        block = BLOCKS.get(source)
-        if block and not any(field.is_required() for field in block.model_fields.values()):
-            effective.setdefault(source, {})
+        for name in (values[kind] for kind in KINDS):
+            block = BLOCKS.get(name)
+            if block and not any(field.is_required() for field in block.model_fields.values()):
+                effective.setdefault(name, {})
         for name in effective.keys() - cls.model_fields:
-            if name not in SOURCES.blocks:
+            if name not in EXTENSIONS.blocks:
                 raise ValueError(f"there is no parameter {name!r}")
-            effective[name] = SOURCES.blocks[name].model_validate(effective[name]).model_dump()
+            effective[name] = EXTENSIONS.blocks[name].model_validate(effective[name]).model_dump()
         return effective
 
     def with_gan(self, **changes: object) -> Self:
@@ -569,9 +569,19 @@ class Parameters(StrictModel):
         return self.gan.start_from if self.gan else None
 
     @property
-    def extension_settings(self) -> Mapping[str, Value]:
-        """The settings of the trial's extension; empty if its source is another one."""
-        settings: Mapping[str, Value] = (self.model_extra or {}).get(self.source, {})
+    def is_augmented(self) -> bool:
+        """Whether images are shown in views of xraytune, and not in those of an extension."""
+        return self.augmentation != "none" and not AUGMENTATIONS.has(self.augmentation)
+
+    @property
+    def extensions(self) -> list[str]:
+        """The names of the extensions that the trial uses."""
+        names = (getattr(self, kind) for kind in KINDS)
+        return [name for name in names if name in EXTENSIONS.declared]
+
+    def settings_of(self, extension: str) -> Mapping[str, Value]:
+        """Return the settings of an extension; they are empty if it has none, or is not used."""
+        settings: Mapping[str, Value] = (self.model_extra or {}).get(extension, {})
         return settings
 
     @property
@@ -633,24 +643,28 @@ class Parameters(StrictModel):
 
 RIVALS = ("augmentation", "mixup", "cutmix", "imbalance")
 """The parameters that may improve a network without extra images."""
-SOURCES.reserved.update(Parameters.model_fields)
+KINDS = ("source", "augmentation", "backbone")
+"""The parameters whose value may be an extension."""
+for _kind in (SOURCES, AUGMENTATIONS, BACKBONES):
+    EXTENSIONS.reserved.update(Parameters.model_fields, _kind.built_in)
 _BUILT_IN_BLOCKS = {
     name: block
     for name, field in Parameters.model_fields.items()
     for block in get_args(field.annotation)
     if isinstance(block, type) and issubclass(block, StrictModel)
 }
-BLOCKS: Mapping[str, type[StrictModel]] = ChainMap(SOURCES.blocks, _BUILT_IN_BLOCKS)
-"""The blocks of parameters; the source of the same name uses them."""
+BLOCKS: Mapping[str, type[StrictModel]] = ChainMap(EXTENSIONS.blocks, _BUILT_IN_BLOCKS)
+"""The blocks of parameters; the source or extension of the same name uses them."""
 
 
 def has_effect(name: str, values: Mapping[str, Any]) -> bool:
     """Return whether a parameter, also one of a block, has an effect at some values of others."""
     block = name.partition(".")[0]
     if block in BLOCKS:
-        return "source" not in values or values["source"] == block
+        kind = EXTENSIONS.kind_of(block)
+        return kind not in values or values[kind] == block
     return all(
-        unless.parameter not in values or values[unless.parameter] not in unless.values
+        unless.parameter not in values or unless.permits(values[unless.parameter])
         for unless in unless_of(Parameters.model_fields[name])
     )
 
@@ -676,6 +690,13 @@ def _give_paths(source: str, *paths: str | None) -> Change:
 def _suit_task(source: str, task: TaskName) -> Change:
     """Statistics have neither findings nor masks."""
     return {"source": "gan"} if source in TASK_RULES[task].unused_sources else {}
+
+
+@refuses("augmentation", "task")
+def _move_masks(augmentation: str, task: TaskName) -> Change:
+    """An augmentation of your own changes an image, and not its mask."""
+    is_extension = AUGMENTATIONS.has(augmentation)
+    return {"augmentation": "affine"} if is_extension and task == "segmentation" else {}
 
 
 @refuses("trainable", "source")
@@ -809,16 +830,18 @@ def _stop_early(epochs: int | None, max_epochs: int) -> Change:
     return {"early_stop_epochs": None} if epochs and epochs >= max_epochs else {}
 
 
-def extensions_of(backbone: str, source: str) -> dict[str, str]:
-    """Return the identity of each backbone or source that has a version of its own.
+def identities_of(parameters: Parameters) -> dict[str, str]:
+    """Return the identity of each extension, and of a backbone of a library.
 
     The keys are names like `backbone tiny_net`.
     """
-    identities = (
-        ("backbone", backbone, identity_of(backbone)),
-        ("source", source, SOURCES.identity(source)),
-    )
-    return {f"{kind} {name}": identity for kind, name, identity in identities if identity != name}
+    identities = {
+        "backbone": identity_of(parameters.backbone),
+        "source": SOURCES.identity(parameters.source),
+        "augmentation": AUGMENTATIONS.identity(parameters.augmentation),
+    }
+    named = ((kind, getattr(parameters, kind), identity) for kind, identity in identities.items())
+    return {f"{kind} {name}": identity for kind, name, identity in named if identity != name}
 
 
 class Budget(StrictModel):
@@ -845,9 +868,7 @@ class SchedulerSettings(StrictModel):
     continue, or all trials, as in Ray Tune."""
 
 
-SAMPLERS = Extensions(
-    "sampler", ("tpe", "random", "grid", "GPSampler", "NSGAIISampler", "QMCSampler")
-)
+SAMPLERS = Kind("sampler", ("tpe", "random", "grid", "GPSampler", "NSGAIISampler", "QMCSampler"))
 _OTHER_SAMPLERS = {
     "BruteForceSampler": "write grid, which evaluates all points",
     "CmaEsSampler": "it needs a further package; GPSampler also models numbers",

@@ -15,14 +15,13 @@ from typing import Any, Literal
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json, frozen
-from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import ParameterSpec, Point, with_parents
 from xraytune.space.encoders import architecture_of
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import PARAMETERS, parameters_from
 from xraytune.space.paths import relative_value
-from xraytune.space.settings import PACKAGES, RIVALS, Experiment, Parameters, Settings
-from xraytune.space.sources import SOURCES
+from xraytune.space.settings import KINDS, PACKAGES, RIVALS, Experiment, Parameters, Settings
 
 
 @frozen
@@ -150,6 +149,11 @@ class Space:
         """Return trials with the possible backbones, each with its weights and input sizes."""
         return self.extreme_parameters("backbone", "weights", "input_size")
 
+    def extensions(self) -> list[str]:
+        """Return the names of the extensions that trials use."""
+        trials = self.extreme_parameters(*KINDS)
+        return sorted({name for trial in trials for name in trial.extensions})
+
     def sizes_px(self) -> list[int]:
         """Return the sizes of images that trials use."""
         return sorted({trial.size_px(self.settings.data) for trial in self.networks()})
@@ -226,14 +230,11 @@ def require_extensions(space: Space) -> None:
         MachineError: Packages are missing; it lists all of them.
     """
     problems = missing_packages(space)
-    for kind in (BACKBONES, SOURCES):
-        for trial in space.extreme_parameters(kind.kind):
-            name = getattr(trial, kind.kind)
-            try:
-                if kind.has(name):
-                    kind.load(name)
-            except MachineError as error:
-                problems += error.problems
+    for name in space.extensions():
+        try:
+            EXTENSIONS.load(name)
+        except MachineError as error:
+            problems += error.problems
     if problems:
         raise MachineError(*problems)
 

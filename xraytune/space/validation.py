@@ -21,7 +21,9 @@ _OTHERS = {
     "timm/hf-hub:OWNER/NAME for a model on the Hugging Face Hub that timm can load",
 }
 """The fix for an unknown value that resembles none, where a list would be too long."""
-_MORE = {"source": "; for a generator of your own, give --extension FILE.py:CLASS"}
+_MORE = dict.fromkeys(
+    ("source", "augmentation"), "; for one of your own, give --extension FILE.py:NAME"
+)
 
 
 def validate(

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 
 from xraytune.base.errors import ConfigError
 from xraytune.base.seeding import derive_seed
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import SAMPLERS, SamplerSettings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each trial
@@ -98,7 +99,7 @@ def _try(settings: SamplerSettings) -> list[dict[str, Any]]:
 def _build_sampler(settings: SamplerSettings, number: int, purpose: str = "all") -> BaseSampler:
     seed = derive_seed(settings.seed, "sampler", number, purpose) % 2**32
     if SAMPLERS.has(settings.name):
-        build: Callable[..., BaseSampler] = SAMPLERS.load(settings.name)
+        build: Callable[..., BaseSampler] = EXTENSIONS.load(settings.name)
         return build(**settings.options, seed=seed)
     name = settings.name if settings.name in _DEFAULTS else "TPESampler"
     arguments = {**_DEFAULTS[name], **settings.options, "seed": seed}

@@ -32,7 +32,6 @@ from xraytune.data.changes import RESTORE, images_without_test, require_same_dat
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.nets.backbones import find_weights
-from xraytune.space.backbones import BACKBONES
 from xraytune.space.encoders import is_model
 from xraytune.space.fields import flat_values
 from xraytune.space.load import DATA_FILE_KEYS
@@ -55,9 +54,8 @@ _CONTENTS = TypeAdapter(dict[str, str])
 Inputs: TypeAlias = set[tuple[str, str]]
 """Paths of extra images, generators and custom weights, each with the name of its parameter.
 
-Backbones of other packages have their name in place of the path. Official weights have `OFFICIAL`
-as the name, and the names of backbone and weights in place of the path, since their file may be in
-another folder at a later start.
+Official weights have `OFFICIAL` as the name, and the names of backbone and weights in place of the
+path, since their file may be in another folder at a later start.
 """
 OFFICIAL = "official weights"
 
@@ -79,8 +77,7 @@ def create_study(
         write_text(StudyFolder(path).space_path, space.to_yaml(study_folder.path))
         write_prepared(prepared, path / "split.json")
         write_inputs(path, study_folder.path, inputs)
-        sources = [trial.source for trial in space.extreme_parameters("source")]
-        write_extensions(path, sources, study_folder.path)
+        write_extensions(path, space.extensions(), study_folder.path)
         write_json(path / "environment.json", {**record})
         create_journal(StudyFolder(path).journal_path, space, study_folder.path)
 
@@ -176,11 +173,7 @@ def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
     inputs: Inputs = set()
     for trial in trials:
         values = flat_values(trial).items()
-        inputs |= {
-            (name, str(value))
-            for name, value in values
-            if is_path(name, value) or (name == "backbone" and BACKBONES.has(str(value)))
-        }
+        inputs |= {(name, str(value)) for name, value in values if is_path(name, value)}
         if trial.weights != "none" and not is_path("weights", trial.weights):
             inputs.add((OFFICIAL, f"{trial.backbone} {trial.weights}"))
         if trial.gan and trial.gan.features == "imagenet":
@@ -199,7 +192,7 @@ def read_inputs(
 ) -> dict[Path, str]:
     """Return the content of each input.
 
-    It is the SHA-256 of a file, a fingerprint of a folder's images, or a backbone's identity.
+    It is the SHA-256 of a file, or a fingerprint of a folder's images.
 
     The images are decoded, so that broken ones are found before any trial starts. If the study's
     data folder is given as `index`, images of patients in its sealed test folder are refused. There
@@ -222,8 +215,6 @@ def read_inputs(
             weights_file = find_weights(backbone, weights, settings.weights_dir)
             assert weights_file, "these weights have a file"
             contents[file] = sha256_of(weights_file)
-        elif name == "backbone":
-            contents[file] = BACKBONES.identity(path)
         elif name == "weights":
             contents[file] = weights_sha256(path)
         else:

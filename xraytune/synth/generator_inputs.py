@@ -13,8 +13,8 @@ from xraytune.base.records import Compute, frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.data.prepare import SplitData
 from xraytune.space.domains import Value
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
-from xraytune.space.sources import SOURCES
 
 NETWORK_FILE = "generator.safetensors"
 GAN_STAGE = "gan-1"
@@ -37,7 +37,7 @@ class ExtensionTraining:
     @property
     def length(self) -> float:
         """The setting by which trainings of one generator differ in length, or 0."""
-        length = dict(self.settings).get(SOURCES.declared[self.name].longer_by)
+        length = dict(self.settings).get(EXTENSIONS.declared[self.name].longer_by)
         return length if isinstance(length, int | float) else 0
 
 
@@ -106,7 +106,7 @@ def extension_training(parameters: Parameters, settings: Settings) -> ExtensionT
     """Return the generator of a trial whose source is an extension."""
     return ExtensionTraining(
         name=parameters.source,
-        settings=tuple(parameters.extension_settings.items()),
+        settings=tuple(parameters.settings_of(parameters.source).items()),
         seed=derive_seed(settings.seed, "extension", parameters.source) % 2**31,
     )
 
@@ -115,7 +115,7 @@ def inputs_of(training: Training, prepared: SplitData, compute: Compute) -> dict
     """Return everything that a trained generator depends on; see `generator_inputs`."""
     if isinstance(training, GanSettings):
         return generator_inputs(training, prepared, compute)
-    extension = SOURCES.declared[training.name]
+    extension = EXTENSIONS.declared[training.name]
     return {
         "extension": extension.identity,
         "releases": extension.releases,

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import DataError, counted
 from xraytune.data.prepare import SplitData
+from xraytune.space.extensions import EXTENSIONS, SOURCES
 from xraytune.space.settings import Parameters, extra_image_count
-from xraytune.space.sources import SOURCES
 
 
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
@@ -89,9 +89,9 @@ def mix_label(parameters: Parameters) -> str:
         mix += f" {parameters.mixing}"
     if parameters.gan:
         mix += f" ({parameters.gan.steps} steps)"
-    if parameters.extension_settings:
-        defaults = SOURCES.declared[parameters.source].settings
-        settings = parameters.extension_settings.items()
+    if SOURCES.has(parameters.source):
+        defaults = EXTENSIONS.declared[parameters.source].settings
+        settings = parameters.settings_of(parameters.source).items()
         changes = [f"{name} {value}" for name, value in settings if value != defaults[name]]
         mix += f" ({', '.join(changes)})" if changes else ""
     return f"{mix} +{rivals}" if rivals else mix

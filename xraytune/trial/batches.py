@@ -31,7 +31,9 @@ from xraytune.base.arrays import Int64Array
 from xraytune.base.seeding import numpy_generator
 from xraytune.nets.captured import StepInputs
 from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit
+from xraytune.space.extensions import AUGMENTATIONS
 from xraytune.space.settings import Parameters
+from xraytune.trial.augmentation import augmented
 from xraytune.trial.network import Network
 from xraytune.trial.training_set import ShownImages, TrainingSet, image_stream
 
@@ -58,6 +60,9 @@ class Batches:
 
     def __init__(self, images: TrainingSet, network: Network, total_steps: int) -> None:
         self.parameters = network.experiment.parameters
+        self._has_own_views = AUGMENTATIONS.has(self.parameters.augmentation)
+        if self._has_own_views:
+            images = augmented(images, network.experiment, network.form.image_size_px)
         self._images = images
         self._network = network
         self._seed = network.experiment.settings.seed
@@ -86,7 +91,7 @@ class Batches:
         if is_pretraining or self.parameters.mixing == "additive":
             parts.append(self._extra_stream(step))
         numbers, views = map(np.concatenate, zip(*parts, strict=True))
-        return numbers, views
+        return (numbers + views, np.zeros_like(views)) if self._has_own_views else (numbers, views)
 
     def step_inputs(self, steps: range) -> Iterator[StepInputs]:
         """Yield what `load` needs for each step, on the device.
@@ -186,7 +191,7 @@ class PixelLoader:
     def __init__(self, images: TrainingSet, network: Network) -> None:
         self._network = network
         self._real_count = len(images.image_sets[0].rows)
-        self._is_augmented = network.experiment.parameters.augmentation != "none"
+        self._is_augmented = network.experiment.parameters.is_augmented
         self._views = np.concatenate([network.views(image_set) for image_set in images.image_sets])
         arrays = [(len(image_set.rows), image_set.planes) for image_set in images.image_sets]
         device = network.compute.device

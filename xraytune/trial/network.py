@@ -166,7 +166,7 @@ class Network:
         may be memory-mapped.
         """
         if image_set.features is not None:
-            return image_set.features, places
+            return image_set.features, image_set.rows[places]
         if views is None:
             views = np.broadcast_to(_IDENTITY, (len(places), len(_IDENTITY)))
         features, rows = open_store(self._context.cache, self.identity).find(

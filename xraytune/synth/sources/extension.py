@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from xraytune.base.arrays import UInt8Array
-from xraytune.base.code import failed_line
-from xraytune.base.errors import TrialError, is_out_of_memory
+from xraytune.base.errors import TrialError
 from xraytune.base.seeding import derive_seed
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
 from xraytune.nets.compute import seeded
+from xraytune.space.extensions import EXTENSIONS, settings_of
 from xraytune.space.settings import Settings
-from xraytune.space.sources import SOURCES, settings_of
 from xraytune.synth.generator_inputs import EXTENSION_STAGE, extension_training, inputs_of
 from xraytune.synth.sources.source import BLOCK, Source
 from xraytune.synth.trained import train_once
@@ -34,7 +33,7 @@ class ExtensionImages(Source):
 
     def seen_images_sha256(self) -> frozenset[str] | None:
         """Return the images that the extension declares to have seen before its training."""
-        seen = SOURCES.declared[self.name].seen
+        seen = EXTENSIONS.declared[self.name].seen
         return None if seen is None else frozenset(seen)
 
     def trained(self, settings: Settings, context: RunContext) -> Path:
@@ -95,26 +94,16 @@ class ExtensionImages(Source):
     def _shared_arguments(self, context: RunContext) -> dict[str, Any]:
         return {
             "classes": context.prepared.outputs,
-            "settings": settings_of(self.name, self.parameters.extension_settings),
+            "settings": settings_of(self.name, self.parameters.settings_of(self.name)),
             "device": context.compute.device,
         }
 
     @contextmanager
     def _calling(self, method: str, seed: int) -> Iterator[Any]:
         """Give a method of the extension, with its seed; explain the errors of its code."""
-        code = SOURCES.load(self.name)
-        extension = SOURCES.declared[self.name]
-        root = SOURCES.roots[self.name]
-        try:
-            with seeded(seed, method):
-                yield partial(getattr(code(), method), seed=seed)
-        except Exception as error:
-            place = failed_line(error, [root / file for file in extension.files])
-            if place is None or is_out_of_memory(error):
-                raise
-            what = f"{method} of {extension.place} failed: {type(error).__name__}: {error}"
-            fix = "correct it; error.txt in the trial's folder has the whole traceback"
-            raise TrialError(what, place, fix) from error
+        code = EXTENSIONS.load(self.name)
+        with EXTENSIONS.calling(self.name, method), seeded(seed, method):
+            yield partial(getattr(code(), method), seed=seed)
 
     def _planes(self, images: object, prepared: SplitData) -> UInt8Array:
         """Return what `sample` returned as [256, C, S, S]; raise TrialError if it is not that."""
@@ -126,7 +115,7 @@ class ExtensionImages(Source):
             what = f"sample of {self.name} returned {array.dtype} {list(array.shape)}"
             shape = ", ".join(map(str, (BLOCK, *channels, "S", "S")))
             fix = f"return uint8 [{shape}], where S is at most {prepared.image_size_px}"
-            raise TrialError(what, SOURCES.declared[self.name].place, fix)
+            raise TrialError(what, EXTENSIONS.declared[self.name].place, fix)
         planes = array.reshape(BLOCK, -1, side_px, side_px)
         planes[:, 1:] = np.where(planes[:, 1:] >= 128, 255, 0)
         return planes
