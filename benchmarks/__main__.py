@@ -21,6 +21,7 @@ NAMES = (
     "secondary",
     "worth",
     "draws",
+    "sides",
     "ensemble",
     "final_model",
     "example",

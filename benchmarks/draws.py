@@ -59,7 +59,7 @@ Draws = Sequence[Sequence[int]]
 
 def measure() -> Iterator[Figure]:
     """Yield coverage and half-widths for each size of the draws."""
-    features, labels, patients = _read()
+    features, labels, patients = read_features()
     generator = numpy_generator(5, "hospitals")
     names = generator.permutation(np.unique(patients))
     is_other = np.isin(patients, names[: round(_OTHERS_SHARE * len(names))])
@@ -69,14 +69,14 @@ def measure() -> Iterator[Figure]:
     inputs = centred @ axes[:_COMPONENTS].T
     extra = {
         "others": (inputs[is_other], labels[is_other]),
-        "statistics": _gaussians(inputs[is_other], labels[is_other]),
+        "statistics": sample_gaussians(inputs[is_other], labels[is_other]),
     }
     _, patient_of_image = np.unique(patients[~is_other], return_inverse=True)
     for size in _SIZES:
         yield from _subsets(inputs[~is_other], labels[~is_other], patient_of_image, extra, size)
 
 
-def _read() -> tuple[Floats, Labels, np.ndarray[tuple[int], np.dtype[np.str_]]]:
+def read_features() -> tuple[Floats, Labels, np.ndarray[tuple[int], np.dtype[np.str_]]]:
     """Return the features, labels and patients of all images."""
     data, weights = (Path(os.environ[name]) for name in NEEDS)
     compute = Compute(device="cpu", threads=1, precision="float32")
@@ -100,7 +100,7 @@ def _read() -> tuple[Floats, Labels, np.ndarray[tuple[int], np.dtype[np.str_]]]:
         )
 
 
-def _gaussians(inputs: Floats, labels: Labels) -> tuple[Floats, Labels]:
+def sample_gaussians(inputs: Floats, labels: Labels) -> tuple[Floats, Labels]:
     """Return a thousand samples of a Gaussian of each class's features, with their labels."""
     generator = numpy_generator(5, "statistics")
     drawn = generator.choice(labels, 1000)
@@ -143,7 +143,7 @@ def _subsets(
         for number, (members, draws) in enumerate(subsets):
             of_subset = heads[:, number * _REPLICATES : (number + 1) * _REPLICATES]
             is_member = np.isin(patient_of_image, members)
-            outside = _aurocs(of_subset @ inputs[~is_member].T, labels[~is_member])
+            outside = aurocs(of_subset @ inputs[~is_member].T, labels[~is_member])
             gains.append((outside - outside[:1]).mean(axis=1))
             places = np.flatnonzero(is_member)
             scores = of_subset @ inputs[places].T
@@ -219,7 +219,7 @@ def _components(
     return found.by_arm(len(scores))
 
 
-def _aurocs(scores: Floats, labels: Labels) -> Floats:
+def aurocs(scores: Floats, labels: Labels) -> Floats:
     """Return the AUROC of each head, [A, K]."""
     ordered = labels[np.argsort(scores, axis=-1)]
     ill_count = labels.sum()
