@@ -24,8 +24,8 @@ from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import write_text
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import paint_phantoms
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.load import load_space
-from xraytune.space.sources import SOURCES
 
 _SIZE_PX = 32
 _PATIENTS = 600
@@ -101,7 +101,7 @@ def answer(root: Path, name: str, seed: int) -> str:
         root / f"{name}.yaml",
         _SPACE.format(name=name, seed=seed, size_px=_SIZE_PX, replicates=replicates),
     )
-    SOURCES.register([f"{root / name}.py:Known"])
+    EXTENSIONS.register([f"{root / name}.py:Known"])
     try:
         with confirm_in_process():
             overrides = [f"name={name}"]
