@@ -97,6 +97,31 @@ def write_noise(folder: Path, old: str = "", new: str = "", name: str = "Noise")
     return f"{folder / 'noise.py'}:{name}"
 
 
+NET = """\
+from dataclasses import dataclass
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Settings:
+    width: int = 4
+
+
+class Net(nn.Sequential):
+    Settings = Settings
+
+    def __init__(self, settings):
+        convolution = nn.Conv2d(3, settings.width, 3, stride=2)
+        super().__init__(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+def write_net(folder: Path) -> str:
+    """Write a backbone; return its place."""
+    (folder / "small_net.py").write_text(NET)
+    return f"{folder / 'small_net.py'}:Net"
+
+
 @contextmanager
 def undeclared() -> Iterator[None]:
     """Forget the extensions that are declared in the block."""

@@ -26,6 +26,7 @@ from xraytune.model.generator_folder import (
 )
 from xraytune.model.predict import predict
 from xraytune.model.train import Trained, train
+from xraytune.present.forest import plot_verdict
 from xraytune.present.page import write_report as report
 from xraytune.present.studies import StudySummary, list_studies
 from xraytune.search.callbacks import Callbacks
@@ -77,6 +78,7 @@ __all__ = [
     "judge",
     "list_studies",
     "plan",
+    "plot_verdict",
     "predict",
     "report",
     "search",

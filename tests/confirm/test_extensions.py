@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.confirm.labs import Lab, shown_of
-from tests.extension_files import undeclared, write_blend, write_noise
+from tests.extension_files import undeclared, write_blend, write_net, write_noise
 from tests.in_process import confirm_in_process, search_in_process
 from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
@@ -17,6 +18,7 @@ from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
 from xraytune.base.records import Node
 from xraytune.model.export import export
+from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.search.loop import reserve
 from xraytune.space.allocation import allocation_of
@@ -85,6 +87,40 @@ def test_an_augmentation_is_searched_confirmed_and_part_of_the_final_model(tmp_p
             code.write("# changed\n")
         with pytest.raises(StudyError, match=r"code of noise changed .*: noise.py"):
             train(config=config, out=lab.path / "other", extensions=places)
+
+
+def test_a_backbone_is_searched_with_its_settings_and_its_model_predicts(tmp_path: Path) -> None:
+    """A model runs no code of its folder, and none that changed."""
+    lab = Lab(tmp_path)
+    draw_xrays(lab.path, patients=60, seed=4)
+    net = "{value: small_net}\n  small_net: {width: {values: [8, 16]}}"
+    small = SPACE.replace("{value: small_cnn}", net).replace(
+        "{values: [none, blend]}", "{value: none}"
+    )
+    small = small[: small.index("points_to")].replace("train_patients: 20, ", "")
+    lines = [line for line in small.splitlines() if "blend" not in line and "confirm" not in line]
+    (lab.path / "space.yaml").write_text("\n".join(lines))
+    place = write_net(lab.path)
+    with confirm_in_process(), undeclared():
+        EXTENSIONS.register([place])
+        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+        config = export(lab.study, out=lab.path / "best.yaml").path
+        model = train(config=config, out=lab.path / "model", extensions=[place]).path
+    weights = load_file(model / "model.safetensors")
+    assert weights["backbone.0.weight"].shape[0] in (8, 16)
+
+    images = lab.path / "xrays/train"
+    with undeclared():
+        with pytest.raises(ConfigError, match=r"--extension FOLDER/small_net\.py:Net"):
+            predict(model, images, out=lab.path / "none.csv")
+        predict(model, images, out=lab.path / "predicted.csv", extensions=[place])
+        with (lab.path / "small_net.py").open("a") as code:
+            code.write("# changed\n")
+        with pytest.raises(StudyError, match=r"code of small_net changed"):
+            predict(model, images, out=lab.path / "other.csv", extensions=[place])
+
+    assert (lab.path / "predicted.csv").exists()
+    assert not (lab.path / "none.csv").exists()
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ def test_the_notebook_goes_from_images_to_a_verdict_and_the_report(tmp_path: Pat
     pages = [result.get("text/html", "") for result in results]
     assert any("<b>xrays</b>: " in page and "val_b_score" in page for page in pages)
     assert any("<iframe" in page for page in pages)
+    assert any("application/vnd.plotly.v1+json" in result for result in results)
     assert {"'helps'", "'hurts'", "'no_better'", "'undecided'"} & {
-        result["text/plain"] for result in results
+        result.get("text/plain") for result in results
     }

@@ -86,7 +86,8 @@ def train(
         f"same hospital, expect {trained.metric} {record.val_b_score:.3f}; elsewhere, scores are "
         "often lower and the threshold shifts: evaluate, and calibrate on about 50 labelled images"
     )
-    console.propose("evaluate", trained.path, data=trained.test_folder or "FOLDER")
+    test_folder = trained.test_folder or "FOLDER"
+    console.propose("evaluate", trained.path, data=test_folder, extensions=extensions or ())
 
 
 def evaluate(
@@ -120,6 +121,7 @@ def evaluate(
     ] = None,
     reason: options.Reason = "",
     skip_broken: options.SkipBroken = False,
+    extensions: options.Extensions = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on labelled images or pairs, with 95 % intervals over patients.
@@ -138,6 +140,7 @@ def evaluate(
             calibrate_on=calibrate_on,
             reason=reason,
             skip_broken=skip_broken,
+            extensions=extensions or (),
             on_progress=on_progress,
         )
     if as_json:
@@ -159,6 +162,7 @@ def predict(
         ),
     ] = None,
     skip_broken: options.SkipBroken = False,
+    extensions: options.Extensions = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write images' class probabilities to a CSV file, or their masks and overlays to a folder.
@@ -171,7 +175,12 @@ def predict(
 
     with console.show_progress() as on_progress:
         predicted = predict_images(
-            model, images, out=out, skip_broken=skip_broken, on_progress=on_progress
+            model,
+            images,
+            out=out,
+            skip_broken=skip_broken,
+            extensions=extensions or (),
+            on_progress=on_progress,
         )
     if as_json:
         console.show_json(predicted)

@@ -91,8 +91,8 @@ Extensions = Annotated[
     Option(
         "--extension",
         metavar="FILE.py:CLASS",
-        help="Your own generator, as FILE.py:CLASS or the YAML file of a program. It becomes a "
-        "source named like the file, and its code is run. Repeatable.",
+        help="Your own generator, augmentation or backbone, as FILE.py:CLASS, or the YAML file of "
+        "a program. It is named like the file, and its code is run. Repeatable.",
     ),
 ]
 SkipBroken = Annotated[

@@ -202,7 +202,7 @@ def curve(
         out: Folder to create, with `curve.json`, `curve.png` and `curve.svg`.
         cache: Artifact cache.
         skip_broken: Leave out broken images.
-        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
+        extensions: Your own code that the space names: `FILE.py:CLASS`, or the class itself.
         on_progress: Called with progress.
         note: Called with messages for the user.
 

@@ -106,7 +106,7 @@ def study_outlook(
         overrides: `key=value` settings that override those of the space.
         cache: Artifact cache, which keeps the decoded images; its disk is checked for free space.
         skip_broken: Leave out broken images.
-        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
+        extensions: Your own code that the space names: `FILE.py:CLASS`, or the class itself.
         auroc: Expected AUROC of the finalist and its controls, in (0.5, 1); default: that of frozen
             features, measured on validation patients, or .95 if there is none.
         sd: Assumed standard deviation of an arm's AUROC over replicates.

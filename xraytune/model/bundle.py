@@ -84,6 +84,7 @@ def write_bundle(
         thresholds=task.thresholds(prepared, trained.validated),
         input_format=trained.input_format,
         **parameters.model_dump(include=NETWORK_PARAMETERS),
+        backbone_settings={**parameters.settings_of(parameters.backbone)},
         arm=parameters.arm,
         members=members,
         val_score=result.value,

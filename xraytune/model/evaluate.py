@@ -15,6 +15,7 @@ from xraytune.data.patients import EQUAL_IDS
 from xraytune.data.shared_patients import patients_by_key, shared_patients
 from xraytune.data.table import subgroup_columns
 from xraytune.model.overlap import overlap_of, sealed_among
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord
 from xraytune.tasks.evaluation import Evaluation, Sample, fallen_metrics
@@ -32,6 +33,7 @@ def evaluate(
     reason: str = "",
     calibrate_on: StrPath | None = None,
     resample_count: int = 2000,
+    extensions: Sequence[str | type] = (),
     on_progress: Progress = ignore_progress,
 ) -> Evaluation:
     """Compare a model's predictions with true classes, findings or masks.
@@ -51,6 +53,7 @@ def evaluate(
         calibrate_on: Labelled images of the same hospital, but of other patients. With two classes,
             a `Calibration` is fitted to them, and the metrics use it.
         resample_count: Number of bootstrap samples.
+        extensions: The code of the model's backbone, if it is your own: `FILE.py:CLASS`.
         on_progress: Called with progress.
 
     Raises:
@@ -62,6 +65,7 @@ def evaluate(
         MachineError: The packages of a segmenter are not installed, or the test-set access log
             cannot be written.
     """
+    EXTENSIONS.register(extensions)
     data = Path(data)
     out = optional_path(out)
     # Everything is checked and read before the network predicts.

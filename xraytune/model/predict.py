@@ -3,6 +3,7 @@
 The files are listed in docs/evaluate.md.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError, DataError
@@ -11,6 +12,7 @@ from xraytune.base.records import Progress, ignore_progress
 from xraytune.data.folders import list_images, pair_folders
 from xraytune.data.images import ImageFile
 from xraytune.model.overlap import log_sealed
+from xraytune.space.extensions import EXTENSIONS
 from xraytune.tasks import TASKS
 from xraytune.tasks.prediction import ImageFiles, Predicted
 from xraytune.trial.saved_model import open_bundle
@@ -22,6 +24,7 @@ def predict(
     *,
     out: StrPath | None = None,
     skip_broken: bool = False,
+    extensions: Sequence[str | type] = (),
     on_progress: Progress = ignore_progress,
 ) -> Predicted:
     """Predict classes or findings, written to a CSV file (see `predictions_csv`), or masks.
@@ -34,6 +37,7 @@ def predict(
         out: CSV file to write, or for a segmenter the folder to create, with masks, overlays and a
             table. Classes or findings of one image need no file.
         skip_broken: Leave out broken images.
+        extensions: The code of the model's backbone, if it is your own: `FILE.py:CLASS`.
         on_progress: Called with progress.
 
     Raises:
@@ -43,6 +47,7 @@ def predict(
         MachineError: The packages of a segmenter are not installed, or the test-set access log
             cannot be written.
     """
+    EXTENSIONS.register(extensions)
     images = Path(images)
     out = optional_path(out)
     if out:

@@ -137,7 +137,7 @@ def train(
         overrides: `key=value` settings that override the file's.
         cache: Artifact cache; by default, the cache of the exported trial's study, or `cache`.
         skip_broken: Leave out broken images.
-        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
+        extensions: Your own code that the space names: `FILE.py:CLASS`, or the class itself.
         on_epoch: Called after each epoch of each network, and after resuming also for the earlier
             epochs.
         on_progress: Called with the progress of preparation, generator and training steps.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.request import urlopen
 
@@ -29,6 +30,7 @@ from xraytune.base.tensors import UNREADABLE, load_tensors, read_weights
 from xraytune.nets.compute import in_one_thread
 from xraytune.nets.vision import models
 from xraytune.space.backbones import BACKBONES, is_of_torchvision
+from xraytune.space.domains import Value
 from xraytune.space.encoders import (
     MODEL_FILE,
     ONE_CHANNEL,
@@ -63,14 +65,19 @@ _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 
 
 def build_backbone(
-    name: str, *, weights: Path | None = None, input_channels: int = 3
+    name: str,
+    *,
+    weights: Path | None = None,
+    input_channels: int = 3,
+    settings: Mapping[str, Value] = MappingProxyType({}),
 ) -> tuple[nn.Module, int]:
     """Build a network that maps images [B, C, S, S] to features [B, D]; return the network and D.
 
     Images are float32, with 1 or 3 channels. The file of `weights` has the tensor names of
     torchvision, timm or the backbone's own package, or belongs to a model of `xraytune train`; None
     means random weights. If the first convolution in the file has one channel, as in an encoder of
-    X-rays, grey images get the same features as in the original network.
+    X-rays, grey images get the same features as in the original network. An extension takes its
+    `settings`.
 
     Raises:
         ConfigError: timm has no such backbone.
@@ -95,7 +102,7 @@ def build_backbone(
         head, (_, feature_count, *_) = [*heads.items()][-1]
         network.set_submodule(head, nn.Identity())
     elif BACKBONES.has(name):
-        network = EXTENSIONS.load(name)()
+        network = EXTENSIONS.build(name, settings)
         feature_count = _count_features(network, getattr(network, "least_image_px", 64))
     else:
         network = _of_timm(architecture)

@@ -173,7 +173,10 @@ def build_classifier(
     """
     with seeded(seed, "classifier", "backbone"):
         backbone, feature_count = build_backbone(
-            parameters.backbone, weights=weights, input_channels=parameters.input_channels
+            parameters.backbone,
+            weights=weights,
+            input_channels=parameters.input_channels,
+            settings=parameters.settings_of(parameters.backbone),
         )
     freeze(backbone, parameters)
     head = build_head(parameters, feature_count, class_count, seed=seed)

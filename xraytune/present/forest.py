@@ -23,6 +23,14 @@ VERTICAL = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
 GREY = {"color": "#8c8c8c", "width": 1}
 
 
+def plot_verdict(confirmation: Confirmation) -> Any:
+    """Plot the differences of the first finalist from its controls, as a Plotly figure.
+
+    The intervals are those of the verdict; differences in the grey band do not matter.
+    """
+    return plot_differences(confirmation.finalists[0], confirmation.metric, confirmation.rope)
+
+
 def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any:
     """Plot the differences of a finalist from its controls, with intervals and the ROPE."""
     rows = [(row.control, row) for row in finalist.comparisons]

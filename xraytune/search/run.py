@@ -99,7 +99,7 @@ def search(
         cache: The artifact cache; by default next to the resolved path of `studies`.
         address: A Ray cluster; by default Ray starts on this machine.
         skip_broken: Skip broken images, with a note.
-        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
+        extensions: Your own code that the space names: `FILE.py:CLASS`, or the class itself.
         callbacks: Called as the search proceeds.
 
     Raises:

@@ -238,12 +238,9 @@ class Extensions:
         return self.code[name]
 
     def build(self, name: str, values: Mapping[str, Value]) -> Any:
-        """Return what an augmentation or backbone calls: a function, or an object of its class."""
+        """Return an object of an extension's class, which takes its settings if it has any."""
         code = self.load(name)
-        if isinstance(code, FunctionType):
-            return code
-        built = code(code.Settings(**values)) if hasattr(code, "Settings") else code()
-        return getattr(built, "augment", built)
+        return code(code.Settings(**values)) if hasattr(code, "Settings") else code()
 
     @contextmanager
     def calling(self, name: str, method: str) -> Iterator[None]:

@@ -64,7 +64,7 @@ def load_space(
         data: Folder that replaces `data.path`, or YAML file that replaces keys of `data` (see
             `data_settings`); relative to the current folder, like paths in `overrides`.
         weights_dir: Replaces `weights_dir`.
-        extensions: Generators that the space names: `FILE.py:CLASS`, or the class itself.
+        extensions: Your own code that the space names: `FILE.py:CLASS`, or the class itself.
 
     Raises:
         ConfigError: The file is invalid; all its problems are listed, in file order.

@@ -830,6 +830,14 @@ def _stop_early(epochs: int | None, max_epochs: int) -> Change:
     return {"early_stop_epochs": None} if epochs and epochs >= max_epochs else {}
 
 
+def network_identity(parameters: Parameters) -> str:
+    """Return the identity of a backbone, with its settings if it is an extension that has any."""
+    settings = parameters.settings_of(parameters.backbone).items()
+    return " ".join(
+        [identity_of(parameters.backbone), *(f"{key}={value}" for key, value in settings)]
+    )
+
+
 def identities_of(parameters: Parameters) -> dict[str, str]:
     """Return the identity of each extension, and of a backbone of a library.
 

@@ -20,9 +20,8 @@ from xraytune.base.records import frozen
 from xraytune.base.tensors import explain_unreadable
 from xraytune.data.prepare import read_prepared
 from xraytune.nets.backbones import find_weights
-from xraytune.space.backbones import identity_of
 from xraytune.space.encoders import RECORD_FILE
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.settings import Parameters, Settings, network_identity
 from xraytune.synth.saved_generator import read_record
 
 DONOR_FILE = "donor.json"
@@ -148,7 +147,7 @@ def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str 
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     mean = parameters.pixel_mean
     return {
-        "backbone": identity_of(parameters.backbone),
+        "backbone": network_identity(parameters),
         "weights": sha256_of(weights) if weights else None,
         "input_channels": parameters.input_channels,
         "image_size": parameters.size_px(settings.data),

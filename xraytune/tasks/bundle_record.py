@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from xraytune.base.files import read_bytes
 from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
 from xraytune.space.backbones import BackboneName
+from xraytune.space.domains import Value
 from xraytune.space.settings import HeadName, LossName, TaskName
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.intervals import Bounds, Measured
@@ -84,6 +86,7 @@ class BundleRecord(StrictModel):
     thresholds: dict[str, float]
     input_format: InputFormat
     backbone: BackboneName
+    backbone_settings: Mapping[str, Value] = {}
     input_channels: Literal[1, 3]
     head: HeadName
     loss: LossName

@@ -38,7 +38,9 @@ def augmented(images: TrainingSet, experiment: Experiment, size_px: int) -> Trai
     parameters = experiment.parameters
     views = parameters.views
     name = parameters.augmentation
-    augment = EXTENSIONS.build(name, parameters.settings_of(name))
+    augment = EXTENSIONS.load(name)
+    if isinstance(augment, type):
+        augment = EXTENSIONS.build(name, parameters.settings_of(name)).augment
     image_sets = []
     for image_set in images.image_sets:
         rows = np.repeat(image_set.rows, views)

@@ -39,9 +39,9 @@ from xraytune.nets.inputs import (
     view_table,
 )
 from xraytune.nets.networks import build_head, linear_of
-from xraytune.space.backbones import BACKBONES, identity_of
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.encoders import MODEL_FILE
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Experiment, network_identity
 from xraytune.synth.donor import donor_tensors, require_model
 from xraytune.tasks import task_of
 from xraytune.trial.saved_model import Bundle, open_bundle
@@ -136,7 +136,7 @@ class Network:
         compute = self.compute
         return {
             "network": {
-                "backbone": identity_of(parameters.backbone),
+                "backbone": network_identity(parameters),
                 "input_channels": parameters.input_channels,
                 "weights": sha256_of(self.weights) if self.weights else None,
             },

@@ -33,7 +33,7 @@ from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.encoders import MODEL_FILE, RECORD_FILE
 from xraytune.space.load import load_space
 from xraytune.space.paths import absolute_path
-from xraytune.space.recorded import declare_recorded
+from xraytune.space.recorded import declare_recorded, require_same_code
 from xraytune.space.settings import Experiment, Parameters
 from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
@@ -66,7 +66,6 @@ class Bundle:
 
     def experiment(self) -> Experiment:
         """Return the experiment that was trained."""
-        declare_recorded(self.path)
         return load_space(self.path / CONFIG_FILE).experiment()
 
     def prepared(self) -> SplitData:
@@ -76,11 +75,16 @@ class Bundle:
     def network(self, compute: Compute) -> nn.Module:
         """Return the trained network, on the device and in evaluation mode.
 
-        If the bundle has several networks, the returned network averages them.
+        If the bundle has several networks, the returned network averages them. The code of its
+        backbone, if that is an extension, has to be given before.
         """
         record = self.record
         task = TASKS[record.task]
-        parameters = Parameters(weights="none", **record.model_dump(include=NETWORK_PARAMETERS))
+        require_same_code(self.path, [record.backbone])
+        given: dict[str, Any] = record.model_dump(include=NETWORK_PARAMETERS)
+        if record.backbone_settings:
+            given[record.backbone] = record.backbone_settings
+        parameters = Parameters(weights="none", **given)
         networks = []
         for name in model_files(record.members):
             network = task.build_network(parameters, len(record.class_names), weights=None, seed=0)
@@ -136,4 +140,5 @@ def open_bundle(path: Path) -> Bundle:
     ]
     if problems:
         raise ArtifactError(*problems)
+    declare_recorded(path)
     return Bundle(path=path, record=read_record(path / RECORD_FILE))
