@@ -25,7 +25,7 @@ from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.nets.compute import compute_here, pin
 from xraytune.space.document import parse_yaml
 from xraytune.space.domains import Value
-from xraytune.space.extensions import EXTENSIONS
+from xraytune.space.extensions import EXTENSIONS, SOURCES
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import data_settings
 from xraytune.space.settings import DataSettings, Experiment, Settings
@@ -80,6 +80,10 @@ def extension_check(
     """
     data = Path(data)
     (name,) = EXTENSIONS.register([extension])
+    kind = EXTENSIONS.declared[name].kind
+    if kind != SOURCES.name:
+        what = f"{name} is of the kind {kind}, and only generators are checked"
+        raise ConfigError(what, fix="a search tries it on its first images")
     block = EXTENSIONS.blocks[name].model_fields
     values: dict[str, Value] = {}
     for override in overrides:

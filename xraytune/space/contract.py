@@ -61,7 +61,7 @@ def refuses(*names: str, is_useless: bool = False) -> Callable[[Callable[..., Ch
 
 @dataclass(frozen=True, slots=True)
 class Unless:
-    """A parameter has no effect where another one has one of these values.
+    """A parameter has no effect where another one has one of these values, or any but these.
 
     An `Unless` is part of the annotation of the parameter.
     """
@@ -69,18 +69,11 @@ class Unless:
     parameter: str
     values: tuple[Any, ...]
 
-    def permits(self, value: Any) -> bool:
-        """Return whether the parameter has an effect at a value of the other one."""
-        return value not in self.values
-
-
-@dataclass(frozen=True, slots=True)
-class OnlyIf(Unless):
-    """A parameter has an effect only where another one has one of these values."""
+    is_inverse: bool = False
 
     def permits(self, value: Any) -> bool:
         """Return whether the parameter has an effect at a value of the other one."""
-        return value in self.values
+        return (value in self.values) == self.is_inverse
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 
 from xraytune.base.records import Json, frozen
 from xraytune.space.backbones import BACKBONES, ENCODERS, BackboneName, has_weights, identity_of
-from xraytune.space.contract import Change, Listed, OnlyIf, Rule, Unless, refuses
+from xraytune.space.contract import Change, Listed, Rule, Unless, refuses
 from xraytune.space.domains import Value
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, DataSet, expected_images
 from xraytune.space.extensions import AUGMENTATIONS, EXTENSIONS, SOURCES, Kind
@@ -406,6 +406,7 @@ class GivenFolder(StrictModel):
 
 
 _NO_EXTRA_IMAGES = Unless("source", ("none",))
+_ONLY_AFFINE = Unless("augmentation", ("affine",), is_inverse=True)
 
 
 def unless_of(field: FieldInfo) -> list[Unless]:
@@ -464,10 +465,10 @@ class Parameters(StrictModel):
     brightness. `trivial`: TrivialAugment with the operations that suit grey X-rays: a shift, shear,
     rotation, or change of brightness, contrast or sharpness by a random amount, or none of them.
     Others are extensions (docs/your_augmentation.md)."""
-    degrees: Annotated[Degrees, OnlyIf("augmentation", ("affine",))] = 10.0
+    degrees: Annotated[Degrees, _ONLY_AFFINE] = 10.0
     """The largest rotation of `affine`; other changes grow with it: at 15 degrees, shifts up to a
     tenth of a side, scales by a fifth, contrasts by three tenths and brightness by .15."""
-    with_flips: Annotated[bool, OnlyIf("augmentation", ("affine",))] = False
+    with_flips: Annotated[bool, _ONLY_AFFINE] = False
     """Half of the views of `affine` are mirrored, too."""
     views: Annotated[ViewCount, Unless("augmentation", ("none",))] = 8
     """Augmented versions per image, sampled in advance."""

@@ -18,7 +18,8 @@ SPACE_KEYS = ("parameters", "points_to_evaluate")
 """The keys of a space file that are not settings."""
 _OTHERS = {
     "backbone": "use a name of torchvision, such as resnet50, or of timm: timm/NAME, or "
-    "timm/hf-hub:OWNER/NAME for a model on the Hugging Face Hub that timm can load",
+    "timm/hf-hub:OWNER/NAME for a model on the Hugging Face Hub that timm can load; for "
+    "one of your own, give --extension FILE.py:CLASS",
 }
 """The fix for an unknown value that resembles none, where a list would be too long."""
 _MORE = dict.fromkeys(

@@ -73,12 +73,11 @@ class NumberedSampler(BaseSampler):
 def require_sampler(settings: SamplerSettings) -> None:
     """Raise ConfigError if the sampler does not take its options, or cannot resume a search."""
     try:
-        values = _try(settings)
-        is_repeatable = values == _try(settings)
+        once, again = (_try(settings) for _ in range(2))
     except (TypeError, ValueError) as error:
         fix = "its documentation lists the options; each sampler has to take a seed"
         raise ConfigError(f"{settings.name}: {error}", "sampler.options", fix) from error
-    if not is_repeatable:
+    if once != again:
         what = f"{settings.name}: with equal seeds and trials, it suggests other values"
         what += ", so that a resumed search would go another way"
         raise ConfigError(what, "sampler.name", "choose a sampler that takes all from its seed")

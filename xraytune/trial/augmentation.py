@@ -48,8 +48,8 @@ def augmented(images: TrainingSet, experiment: Experiment, size_px: int) -> Trai
         seeds = random.integers(2**31, size=len(rows))
         show = partial(_show, name, augment, seeds, size_px)
         image_sets.append(replace(image_set, rows=rows, show=show))
-    first = slice(_COMPARED)
-    if not np.array_equal(image_sets[0].read(first), image_sets[0].read(first)):
+    once, again = (image_sets[0].read(slice(_COMPARED)) for _ in range(2))
+    if not np.array_equal(once, again):
         raise _error(name, "equal seeds give different images", "use the seed it is given")
     targets: Any = np.repeat(images.targets, views, axis=0)
     return TrainingSet((*image_sets,), targets, images.real * views, images.extra * views)
