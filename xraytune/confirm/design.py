@@ -39,8 +39,6 @@ from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
 from xraytune.synth.sources.which import mixes_of
 
-_OTHER_AUROCS = (0.85, 0.9, 0.95, 0.98)
-"""Further AUROCs for which half-widths are computed, since these depend most on the AUROC."""
 _MORE_REPLICATES = (5, 10, 20, 40)
 _ROWS = 2
 """Number of larger replicate counts that are shown."""
@@ -75,7 +73,6 @@ class Design:
         precision: The expected precision; None if it is not known beforehand.
         alternatives: Larger confirmations.
         auroc, sd: Assumed AUROC of both arms, and its standard deviation over replicates.
-        half_widths: Half-widths of the planned confirmation's interval, by other AUROCs.
         search_seconds, confirm_seconds: Expected time of the search and of the confirmation.
     """
 
@@ -96,7 +93,6 @@ class Design:
     alternatives: tuple[Alternative, ...]
     auroc: float
     sd: float
-    half_widths: dict[str, float]
     search_seconds: float
     confirm_seconds: float
 
@@ -143,17 +139,14 @@ def design_study(
     )
     scored_size = None
     designs: list[Alternative] = []
-    half_widths: dict[str, float] = {}
     why_unknown = _why_unknown(settings, finalists, sites)
     if sealed:
         scored_size = side_size("test", sealed.images, prepared.outputs, prepared.positive)
     ways = ""
     if sealed and not why_unknown:
-        expect = _expectation(sealed, plan, sd)
-        designs = _possible_designs(sealed, plan, partial(expect, auroc))
-        ways = _describe_ways(replicates, partial(expect, auroc), settings.confirm.rope)
-        for other_auroc in _OTHER_AUROCS:
-            half_widths[f"{other_auroc:g}"] = expect(other_auroc, replicates).half_width
+        expect = _expectation(sealed, plan, auroc, sd)
+        designs = _possible_designs(sealed, plan, expect)
+        ways = _describe_ways(replicates, expect, settings.confirm.rope)
     outlook = f"the width of the verdict's interval is not known beforehand: {why_unknown}"
     if problem and finalists:
         outlook = f"a confirmation cannot score anything: {problem.what}"
@@ -185,7 +178,6 @@ def design_study(
         alternatives=tuple(designs[1:]),
         auroc=auroc,
         sd=sd,
-        half_widths=half_widths,
         search_seconds=search_seconds,
         confirm_seconds=confirm_seconds,
     )
@@ -274,8 +266,10 @@ def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Seq
     return ""
 
 
-def _expectation(sealed: SealedTest, plan: Plan, sd: float) -> Callable[..., Precision]:
-    """Return a function of an AUROC, a number of replicates and a number of added patients.
+def _expectation(
+    sealed: SealedTest, plan: Plan, auroc: float, sd: float
+) -> Callable[..., Precision]:
+    """Return a function of a number of replicates and a number of added patients.
 
     It gives the precision. Where unused patients are scored, those of a further draw are taken from
     them, as `scored_patients` says.
@@ -288,7 +282,7 @@ def _expectation(sealed: SealedTest, plan: Plan, sd: float) -> Callable[..., Pre
     size = prepared.train_patient_count
     drawn = plan.replicates * size if sealed.kind == "unused" else 0
 
-    def expect(auroc: float, replicates: int, added: int = 0) -> Precision:
+    def expect(replicates: int, added: int = 0) -> Precision:
         scored = scored_count + added
         overlap = 0.0
         if sealed.kind in UNUSED:

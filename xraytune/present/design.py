@@ -62,8 +62,6 @@ def _design(design: Design) -> Iterator[Cell | str | Table]:
     if design.test:
         yield f"test: {_SCORED[design.test]}"
     if design.precision:
-        text = ", ".join(f"{width:.4f} at {auroc}" for auroc, width in design.half_widths.items())
-        yield f"half-width by AUROC: {text}"
         assumed = f"an AUROC of {design.auroc:.3g} (--auroc)"
         assumed += f", an SD over replicates of {design.sd:g} (--sd)"
         yield Cell(f"assumed: {assumed}, {ASSUMED}", "dim")
