@@ -26,6 +26,7 @@ NAMES = (
     "final_model",
     "example",
     "laptop_lines",
+    "time_left",
     "findings",
     "other_hospital",
     "networks",
