@@ -8,9 +8,9 @@ import pytest
 
 from examples.transform_folder import transform_folder
 from tests.examples.conftest import on_path
-from tests.in_process import command
+from tests.in_process import CPU, command
 from tests.pair_files import draw_xrays
-from xraytune.base.errors import ArtifactError
+from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json
 from xraytune.data.index import read_index
 from xraytune.data.phantom import paint_phantoms
@@ -57,8 +57,8 @@ def test_model_records_the_versions_of_its_extensions_and_is_refused_without_the
 
     assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
     assert packages["source blend"].startswith("blend of xraytune-examples 0.1.0 ")
-    with pytest.raises(ArtifactError, match="not valid in this version of xraytune: backbone: "):
-        open_bundle(lab / "model")
+    with pytest.raises(MachineError, match=r"tiny_net needs xraytune-examples 0\.1\.0"):
+        open_bundle(lab / "model").network(CPU)
 
 
 @pytest.mark.usefixtures("installed")

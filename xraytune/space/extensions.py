@@ -223,8 +223,12 @@ class Extensions:
         """
         if name not in self.code:
             recorded = self.declared[name]
+            points = _installed(recorded.kind)
+            if recorded.package and name not in points.names:
+                what = f"{recorded.kind} {name} needs {recorded.package}, which is not installed"
+                raise MachineError(what, fix="install it, on every machine that runs trials")
             if recorded.package:
-                self._declare_package(recorded.kind, _installed(recorded.kind)[name])
+                self._declare_package(recorded.kind, points[name])
             elif name in self.roots:
                 code = _find_code(str(self.roots[name] / recorded.place))
                 self._declare_code(recorded.kind, name, code, _file_of(code))
