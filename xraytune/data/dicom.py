@@ -264,6 +264,9 @@ def _look_up(values: AnyArray, lut: Any) -> tuple[Float64Array, float]:
 def _apply_window(values: Float64Array, dataset: Any) -> Float64Array | None:
     """Apply the first window of a header; return None if it has none, or a placeholder of no width.
 
+    pydicom's `apply_windowing` returns numbers in the range of the stored values, which would have
+    to be scaled back.
+
     From: DICOM PS3.3, sections C.11.2.1.2.1 and C.11.2.1.3.
     """
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
