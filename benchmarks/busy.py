@@ -70,7 +70,7 @@ def _step(work: str) -> tuple[Callable[[], object], int]:
     import torchvision
 
     from xraytune.base.records import Compute
-    from xraytune.space.settings import GanSettings
+    from xraytune.space.source_settings import GanSettings
     from xraytune.synth.gan import GanTraining
 
     def trained(network: torch.nn.Module, *shape: int) -> Callable[[], object]:

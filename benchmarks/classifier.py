@@ -24,7 +24,8 @@ from xraytune.base.records import Compute
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.compute import autocast, choose_compute, gpu_count, pin
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
 from xraytune.trial.run import run_trial
 from xraytune.trial.training import TrialTraining
 

@@ -20,7 +20,7 @@ from benchmarks.peer_trial import GAN
 from xraytune.base.cores import cpu_count
 from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.gan import GanTraining
 from xraytune.synth.networks import Discriminator, Generator
 

@@ -42,7 +42,8 @@ from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.captured import replayed
 from xraytune.nets.compute import choose_compute, gpu_count, pin
 from xraytune.nets.optimizer import build_optimizer
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.training import TrialTraining
 

@@ -43,7 +43,8 @@ from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import pin
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.space.load import data_settings
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.trial.run import run_trial

@@ -40,7 +40,8 @@ from xraytune.data.prepare import prepare, write_prepared
 from xraytune.data.table import subgroup_columns
 from xraytune.nets.compute import pin
 from xraytune.search.callbacks import NO_CALLBACKS
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Settings
 from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow

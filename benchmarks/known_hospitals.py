@@ -44,7 +44,8 @@ from xraytune.confirm.run_list import OpenStudy
 from xraytune.data.prepare import prepare, write_prepared
 from xraytune.nets.compute import pin
 from xraytune.search.callbacks import NO_CALLBACKS
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 

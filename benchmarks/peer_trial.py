@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
 
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.networks import Discriminator, Generator
 
 GAN = GanSettings(architecture="dcgan")

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.figures import Figure, figure
 from xraytune.base.seeding import numpy_generator
 from xraytune.search.asha import Rungs
-from xraytune.space.settings import SchedulerSettings
+from xraytune.space.search_settings import SchedulerSettings
 from xraytune.stats.classification import Floats
 from xraytune.study.status import status
 

@@ -33,7 +33,7 @@ from xraytune.search.trials import SearchTrials
 from xraytune.space.allocation import Allocation, allocation_of
 from xraytune.space.cost import _FORWARD, _GPU, _NETWORKS, _TRAINED_SHARE
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 from xraytune.study.trial import OpenTrial, TrialMessage

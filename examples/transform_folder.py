@@ -19,8 +19,9 @@ from PIL import Image
 from xraytune.data.decoding import LARGEST_SIDE_PX, read_image
 from xraytune.data.index import read_index
 from xraytune.nets.inputs import augment, view_table
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.load import data_settings
-from xraytune.space.settings import Augmentation, DataSettings, Parameters
+from xraytune.space.parameters import Augmentation, Parameters
 
 
 def transform_folder(

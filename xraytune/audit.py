@@ -29,7 +29,8 @@ from xraytune.present.verdict import verdict_sentence
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.run import resources_here, search
 from xraytune.space.load import override_of
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import require_free
 from xraytune.synth.faults import find_faults

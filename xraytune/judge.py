@@ -36,7 +36,8 @@ from xraytune.confirm.record import (
 )
 from xraytune.data.guesses import positive_class
 from xraytune.present.judged import write_judged
-from xraytune.space.settings import DonorControl, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import DonorControl
 from xraytune.stats.placements import mean_overlap, scorable_labels
 from xraytune.stats.verdict import ControlKind
 

@@ -19,8 +19,8 @@ from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import SplitData
 from xraytune.space.load import load_space
 from xraytune.space.settings import Settings
+from xraytune.study.access_log import TEST_ACCESS_FILE
 from xraytune.study.folder import StudyFolder
-from xraytune.study.test_access import TEST_ACCESS_FILE
 
 
 class Stopped(Exception):

@@ -27,8 +27,8 @@ from xraytune.data.index import read_labelled
 from xraytune.model.export import export
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
+from xraytune.study.access_log import TEST_ACCESS_FILE
 from xraytune.study.folder import StudyFolder
-from xraytune.study.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 

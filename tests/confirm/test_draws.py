@@ -28,9 +28,10 @@ from xraytune.data.index import read_index, read_labelled
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare, write_prepared
 from xraytune.data.table import subgroup_columns
-from xraytune.space.settings import FolderSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.source_settings import FolderSettings
+from xraytune.study.access_log import TEST_ACCESS_FILE
 from xraytune.study.folder import StudyFolder
-from xraytune.study.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from xraytune.confirm.compare import ArmScores, headroom_reached, judge_finalist
 from xraytune.confirm.judge import quality_caveat
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
 from xraytune.present.verdict import verdict_frame, verdict_sentence
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import ClassQuality, PoolReport, Quality
 

@@ -10,7 +10,7 @@ import pytest
 from tests.in_process import command, other_process
 from xraytune.base.errors import DataError
 from xraytune.confirm.outlook import study_outlook
-from xraytune.space.settings import PACKAGES
+from xraytune.space.task_settings import PACKAGES
 
 pytestmark = pytest.mark.slow
 

@@ -22,9 +22,11 @@ from xraytune.confirm.plan import (
     sample_control,
     why_exploratory,
 )
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.encoders import DataSet
 from xraytune.space.load import load_space
-from xraytune.space.settings import DataSettings, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.row import TrialRow
 

@@ -14,13 +14,10 @@ from xraytune.present.trials import runs_line
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import Callbacks, RunsView
 from xraytune.search.loop import TrialLoop
-from xraytune.space.settings import (
-    DataSettings,
-    Experiment,
-    Parameters,
-    SchedulerSettings,
-    Settings,
-)
+from xraytune.space.data_settings import DataSettings
+from xraytune.space.parameters import Parameters
+from xraytune.space.search_settings import SchedulerSettings
+from xraytune.space.settings import Experiment, Settings
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial import LOST, OpenTrial, ProgressFile

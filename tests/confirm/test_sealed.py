@@ -10,13 +10,10 @@ from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import SplitData, prepare
-from xraytune.space.settings import (
-    DataSettings,
-    FolderSettings,
-    Parameters,
-    Settings,
-    SplitSettings,
-)
+from xraytune.space.data_settings import DataSettings, SplitSettings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Settings
+from xraytune.space.source_settings import FolderSettings
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,9 @@ from xraytune.present.forest import plot_subgroups
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.run import search
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, FolderSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
+from xraytune.space.source_settings import FolderSettings
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training import TrialTraining

@@ -19,7 +19,8 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
 from xraytune.search.ray.runner import Runner
-from xraytune.space.settings import DataSettings, Parameters
+from xraytune.space.data_settings import DataSettings
+from xraytune.space.parameters import Parameters
 from xraytune.study.folder import StudyFolder, environment
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import OpenTrial, TrialMessage

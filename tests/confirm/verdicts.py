@@ -18,7 +18,8 @@ from xraytune.confirm.record import (
     HeldOutSet,
     Searched,
 )
-from xraytune.space.settings import FolderSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.source_settings import FolderSettings
 from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal

@@ -18,7 +18,8 @@ from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_index
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.data.split import split_by_patient
-from xraytune.space.settings import DataSettings, Settings, SplitSettings
+from xraytune.space.data_settings import DataSettings, SplitSettings
+from xraytune.space.settings import Settings
 
 
 class DataFolder(PosixPath):

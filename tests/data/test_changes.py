@@ -11,7 +11,7 @@ from tests.data.conftest import DataFolder
 from xraytune.base.errors import StudyError
 from xraytune.data.changes import require_same_data
 from xraytune.data.prepare import SplitData, read_prepared, write_prepared
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
 
 PATIENTS = 30
 ROWS = tuple(

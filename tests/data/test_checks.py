@@ -18,8 +18,8 @@ from xraytune.data.decoding import GreyImage, decode_files
 from xraytune.data.images import ImageTable
 from xraytune.data.index import read_index
 from xraytune.data.patients import match_patients
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.load import load_space
-from xraytune.space.settings import DataSettings
 from xraytune.trial.prepare import prepare_space
 
 pytestmark = pytest.mark.slow

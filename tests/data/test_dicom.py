@@ -29,7 +29,7 @@ from xraytune.base.arrays import AnyArray, Float64Array, Int64Array
 from xraytune.base.errors import MachineError
 from xraytune.data.decoding import read_grey, read_header
 from xraytune.data.split import split_by_patient
-from xraytune.space.settings import SplitSettings
+from xraytune.space.data_settings import SplitSettings
 
 
 def shown(

@@ -13,7 +13,9 @@ from xraytune.data.draws import Draws, Population, choose_draws, patients_needed
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable
 from xraytune.data.prepare import SplitData
 from xraytune.data.split import split_by_patient
-from xraytune.space.settings import Confirm, DataSettings, Settings, SplitSettings
+from xraytune.space.data_settings import DataSettings, SplitSettings
+from xraytune.space.search_settings import Confirm
+from xraytune.space.settings import Settings
 
 SIZES = (10, 25, 50, 100)
 SPLIT = SplitSettings(val_a=0.2, val_b=0.2)

@@ -21,7 +21,8 @@ from xraytune.data.file_names import (
 from xraytune.data.index import read_index
 from xraytune.data.patients import match_patients
 from xraytune.data.prepare import prepare, read_prepared, write_prepared
-from xraytune.space.settings import DataSettings, Settings
+from xraytune.space.data_settings import DataSettings
+from xraytune.space.settings import Settings
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 COPIES = (

@@ -12,7 +12,7 @@ from xraytune.data.findings import in_order_of
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable
 from xraytune.data.index import read_labelled
 from xraytune.data.split import split_by_patient
-from xraytune.space.settings import SplitSettings
+from xraytune.space.data_settings import SplitSettings
 
 FILES = "{a,b,c,d}.png"
 CHEXPERT = """\

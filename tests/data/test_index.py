@@ -10,7 +10,7 @@ import pytest
 from tests.data.conftest import DataFolder, labels_of
 from xraytune.base.errors import DataError
 from xraytune.data.index import read_index, read_labelled
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 THREE = ("normal", "bacterial", "viral")

@@ -19,7 +19,7 @@ from xraytune.data.file_names import patient_of
 from xraytune.data.index import read_index
 from xraytune.data.phantom import PhantomSet, paint_phantoms
 from xraytune.data.table import subgroup_columns
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from xraytune.data.decoding import GreyImage, Resize, decode_files
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import open_pixels, store_images, stored_files
 from xraytune.data.prepare import prepare_index
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
 
 
 def decode(file: Path, size_px: int, resize: Resize = "squash") -> UInt8Array:

@@ -17,8 +17,8 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.guesses import PARTS
 from xraytune.data.index import read_folder
 from xraytune.data.split import split_by_patient
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings
 
 ROOT = Path(__file__).parents[2]
 N = "{0,1,2,3}"

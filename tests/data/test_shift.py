@@ -9,7 +9,7 @@ from tests.pair_files import save
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.pixels import open_pixels, shift_image
-from xraytune.space.settings import ShiftSettings
+from xraytune.space.data_settings import ShiftSettings
 
 PIXELS = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
 

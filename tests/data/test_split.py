@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from xraytune.base.errors import DataError
 from xraytune.data.images import ImageFile
 from xraytune.data.split import split_by_patient, split_into_folds
-from xraytune.space.settings import SplitSettings
+from xraytune.space.data_settings import SplitSettings
 
 GroupSizes = list[list[int]]
 group_sizes: st.SearchStrategy[GroupSizes] = st.lists(

@@ -13,7 +13,7 @@ from xraytune.base.errors import ConfigError, DataError
 from xraytune.data.images import ImageIndex
 from xraytune.data.sides import sizes_of_index
 from xraytune.data.table import match_names, subgroup_columns
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
 
 FILES = tuple(f"images/{kind}{number}.png" for kind in "ab" for number in range(4))
 

@@ -19,7 +19,7 @@ from xraytune.base.records import Compute
 from xraytune.data.prepare import RunContext
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
-from xraytune.space.settings import TASK_RULES
+from xraytune.space.task_settings import TASK_RULES
 from xraytune.stats.classification import METRICS, ScoredImages, weighted_metrics
 from xraytune.synth.sources.which import source_of
 from xraytune.tasks import TASKS

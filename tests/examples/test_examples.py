@@ -14,7 +14,7 @@ from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json
 from xraytune.data.index import read_index
 from xraytune.data.phantom import paint_phantoms
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
 from xraytune.trial.saved_model import open_bundle
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from examples.folder_from_pipeline import folder_from_pipeline
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.synth.sources.which import source_of
 
 diffusers = pytest.importorskip("diffusers", reason="pip install diffusers")

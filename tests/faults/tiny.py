@@ -22,7 +22,9 @@ from xraytune.data.prepare import prepare, read_prepared, write_prepared
 from xraytune.search.loop import TrialLoop
 from xraytune.search.worker import TrialWorker
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
+from xraytune.space.source_settings import GanSettings
 from xraytune.study.folder import StudyFolder, environment, locked
 from xraytune.study.journal import Journal
 from xraytune.study.start import (

@@ -22,7 +22,9 @@ from xraytune.nets.infer import predict_logits
 from xraytune.nets.networks import build_classifier
 from xraytune.nets.optimizer import build_optimizer, set_lr
 from xraytune.search.worker import next_message
-from xraytune.space.settings import Experiment, GanSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
+from xraytune.space.source_settings import GanSettings
 from xraytune.study.trial import TrialFailed
 from xraytune.synth.gan import GanTraining
 from xraytune.trial.run import trial_epochs

@@ -12,7 +12,7 @@ from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.data.phantom import paint_phantoms
 from xraytune.model.export import export
 from xraytune.model.train import train
-from xraytune.study.test_access import TEST_ACCESS_FILE
+from xraytune.study.access_log import TEST_ACCESS_FILE
 
 SPACE = """\
 name: mix

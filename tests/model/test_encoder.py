@@ -16,7 +16,7 @@ from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, SplitData
 from xraytune.space.domains import Point
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.space.space import Space
 from xraytune.study.start import inputs_of_space, read_inputs
 from xraytune.trial.network import Network

@@ -15,7 +15,7 @@ from xraytune.base.records import EpochRecord
 from xraytune.data.split import split_into_folds
 from xraytune.model.predict import predict
 from xraytune.model.train import train
-from xraytune.space.settings import TaskName
+from xraytune.space.task_settings import TaskName
 from xraytune.tasks import TASKS
 from xraytune.tasks.ensemble import average_networks
 from xraytune.trial.saved_model import open_bundle

@@ -21,8 +21,8 @@ from xraytune.base.files import read_json, read_jsonl
 from xraytune.model.evaluate import evaluate
 from xraytune.model.predict import predict
 from xraytune.model.train import train
+from xraytune.study.access_log import accesses
 from xraytune.study.folder import StudyFolder
-from xraytune.study.test_access import accesses
 from xraytune.tasks.evaluation import Evaluation
 from xraytune.trial.saved_model import open_bundle
 

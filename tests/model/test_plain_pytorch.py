@@ -8,7 +8,7 @@ import torch
 from tests.docs.commands import run_python_of
 from xraytune.base.tensors import save_state
 from xraytune.nets.networks import build_classifier
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,11 @@ from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.inputs import input_format, normalise, to_unit
 from xraytune.space.backbones import identity_of
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.encoders import XRAY_ENCODERS, DataSet
 from xraytune.space.load import load_space
-from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
 from xraytune.trial.prepare import require_inputs
 
 __all__ = ["write_space"]

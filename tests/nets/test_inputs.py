@@ -19,7 +19,9 @@ from xraytune.nets.inputs import (
     input_format,
     view_table,
 )
-from xraytune.space.settings import DataSettings, Experiment, Parameters, Settings
+from xraytune.space.data_settings import DataSettings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
 
 
 def format_for(**parameters: Any) -> InputFormat:

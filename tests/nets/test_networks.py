@@ -14,7 +14,7 @@ from xraytune.data.prepare import ImageSet
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.networks import Classifier, build_classifier, build_head, build_segmenter
 from xraytune.present.pictures import grad_cam
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.tasks import TASKS
 
 pytestmark = pytest.mark.slow

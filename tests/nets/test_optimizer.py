@@ -7,7 +7,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from xraytune.nets.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, learning_rate
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from xraytune.base.errors import MachineError
 from xraytune.base.tensors import read_weights
 from xraytune.nets.backbones import build_backbone, find_weights
 from xraytune.nets.networks import build_classifier
-from xraytune.space.settings import GanSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.generator_inputs import with_features
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ from xraytune.base.tables import Frame, Table, text_of
 from xraytune.data.sides import side_sizes
 from xraytune.present.charts import plot_parameter
 from xraytune.present.trials import live_frame, sides_frame, status_frame
-from xraytune.space.settings import GanSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.source_settings import GanSettings
 from xraytune.study.row import TrialRow
 
 ENDED = datetime(2026, 1, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xraytune.search.asha import Rungs
-from xraytune.space.settings import SchedulerSettings
+from xraytune.space.search_settings import SchedulerSettings
 
 values = st.floats(0.3, 1.0)
 

@@ -15,7 +15,7 @@ from xraytune.base.files import read_json, read_jsonl
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.trials import SearchTrials
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import (

@@ -11,13 +11,9 @@ from xraytune.base.records import Node
 from xraytune.search.loop import count_slots, reserve
 from xraytune.space.allocation import Allocation, Share, allocation_of
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.space.settings import (
-    Experiment,
-    GeneratorResources,
-    Parameters,
-    Resources,
-    Settings,
-)
+from xraytune.space.parameters import Parameters
+from xraytune.space.search_settings import GeneratorResources, Resources
+from xraytune.space.settings import Experiment, Settings
 from xraytune.study.trial import Failure, OpenTrial
 
 SETTINGS = Settings.model_validate({"name": "any", "data": {"path": "any"}})

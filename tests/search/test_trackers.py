@@ -13,7 +13,9 @@ from tests.search.wandb.offline_runs import EPOCHS
 from xraytune.base.errors import MachineError
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun, Trackers
-from xraytune.space.settings import PACKAGES, MlflowSettings, Parameters, Tracking
+from xraytune.space.parameters import Parameters
+from xraytune.space.search_settings import MlflowSettings, Tracking
+from xraytune.space.task_settings import PACKAGES
 from xraytune.trial.prepare import open_space
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the trackers' own

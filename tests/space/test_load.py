@@ -8,7 +8,8 @@ import pytest
 from tests.space.conftest import Complaints, WriteSpace
 from xraytune.base.errors import ConfigError
 from xraytune.space.load import load_space
-from xraytune.space.settings import GanSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.source_settings import GanSettings
 
 
 def test_all_problems_are_reported_at_once_in_file_order(

@@ -10,11 +10,12 @@ import yaml
 from tests.extension_files import undeclared, write_noise
 from tests.space.conftest import space_with, with_fixes
 from xraytune.base.errors import ConfigError, Problem
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.domains import ParameterSpec
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.load import load_space
 from xraytune.space.rules import check_images, space_warnings
-from xraytune.space.settings import RULES, DataSettings, Settings
+from xraytune.space.settings import RULES, Settings
 from xraytune.space.space import Space
 
 

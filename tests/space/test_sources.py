@@ -10,7 +10,7 @@ from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import load_space
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 
 SPACE = """\
 name: x

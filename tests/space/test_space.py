@@ -22,7 +22,8 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import PARAMETERS, flat_values
 from xraytune.space.load import experiment_to_yaml, load_space
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 
 Specs = dict[str, dict[str, Json]]

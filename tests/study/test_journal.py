@@ -14,7 +14,7 @@ from tests.study.studies import CPU, space_of, two_images, write_space
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.confirm.run import confirm
 from xraytune.present.page import write_report
-from xraytune.space.settings import SamplerSettings
+from xraytune.space.search_settings import SamplerSettings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal, create_journal

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.study.studies import direct, epoch, run_trial, view_of
-from xraytune.space.settings import GanSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.source_settings import GanSettings
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyWatcher, trials_dataframe

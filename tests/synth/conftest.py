@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tests.in_process import CPU, one_thread
 from xraytune.base.seeding import numpy_generator
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.gan import train_generator
 from xraytune.synth.generator_inputs import NETWORK_FILE
 from xraytune.synth.networks import Generator

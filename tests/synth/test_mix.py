@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.synth.mix import mix_label, plan_mix
 
 counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.gan import translate
 from xraytune.synth.networks import Discriminator, Generator
 

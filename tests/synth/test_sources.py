@@ -7,7 +7,8 @@ import pytest
 
 from xraytune.base.errors import DataError
 from xraytune.space.extensions import SOURCES
-from xraytune.space.settings import FolderSettings, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.source_settings import FolderSettings
 from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
 
 

@@ -23,7 +23,7 @@ from tests.synth.conftest import (
 from xraytune.base.errors import TrialError
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.compute import seeded
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.gan import CHECKPOINT_FILE, frozen_features
 from xraytune.synth.generator_inputs import NETWORK_FILE
 from xraytune.synth.saved_generator import save_generator

@@ -12,7 +12,9 @@ from tests.in_process import CPU, one_thread, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, prepare
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings, without_gate
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings, without_gate
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.batches import Batches
 

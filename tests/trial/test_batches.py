@@ -18,7 +18,9 @@ from xraytune.base.tensors import save_state
 from xraytune.data.prepare import side_image_set
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.nets.inputs import view_table
-from xraytune.space.settings import Experiment, Parameters, TaskName
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
+from xraytune.space.task_settings import TaskName
 from xraytune.tasks import TASKS
 from xraytune.trial.batches import Batches
 from xraytune.trial.network import Network

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.trial.conftest import Bench, batch_of
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.trial.batches import blend, sample_pairs
 from xraytune.trial.training import TrialTraining
 

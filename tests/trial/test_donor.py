@@ -14,7 +14,8 @@ from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
 from xraytune.stats.classification import auroc
 from xraytune.synth.donor import donor_tensors, read_donor
 from xraytune.synth.saved_generator import GENERATOR_FILE

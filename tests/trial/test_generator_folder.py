@@ -20,7 +20,7 @@ from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.nets.compute import compute_of
 from xraytune.space.allocation import allocation_of
 from xraytune.space.load import load_space
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.study.start import read_inputs
 from xraytune.synth.saved_generator import generate_block
 from xraytune.synth.sources.gan import require_same_network, trained_generator

@@ -7,7 +7,8 @@ from PIL import Image, ImageFilter
 
 from tests.trial.conftest import Bench
 from xraytune.data.phantom import paint_phantoms
-from xraytune.space.settings import Experiment, FolderSettings
+from xraytune.space.settings import Experiment
+from xraytune.space.source_settings import FolderSettings
 from xraytune.synth.generator_quality import Quality
 from xraytune.trial.quality import measure_quality
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from tests.trial.conftest import Bench
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.tasks.task import Findings, Task, soft_cross_entropy
 from xraytune.trial.training import TrialTraining
 

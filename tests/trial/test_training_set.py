@@ -15,7 +15,9 @@ from xraytune.base.errors import ArtifactError, DataError, TrialError
 from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import PIXELS_STAGE, stored_files
-from xraytune.space.settings import FolderSettings, SplitSettings, without_gate
+from xraytune.space.data_settings import SplitSettings
+from xraytune.space.settings import without_gate
+from xraytune.space.source_settings import FolderSettings
 from xraytune.synth.sources.folder import store_folder
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import source_of

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from xraytune.data.images import ImageIndex
     from xraytune.data.prepare import SplitData
     from xraytune.model.generator_folder import TrainedGenerator
-    from xraytune.space.settings import TaskName
     from xraytune.space.space import Space
+    from xraytune.space.task_settings import TaskName
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from xraytune.base.files import read_json, with_checksum, without_checksum, writ
 from xraytune.base.seeding import derive_seed
 from xraytune.data.draws import FEWEST_REPLICATES
 from xraytune.space.fields import flat_values, parameters_from
+from xraytune.space.parameters import Parameters
 from xraytune.space.paths import FilePath
-from xraytune.space.settings import DonorControl, Experiment, Parameters, Settings, without_gate
+from xraytune.space.settings import DonorControl, Experiment, Settings, without_gate
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.verdict import ControlKind
 from xraytune.study.folder import damage_explained

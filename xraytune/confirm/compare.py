@@ -16,7 +16,7 @@ from xraytune.base.errors import join_names
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict, HeadroomReached
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.stats.between import place_between
 from xraytune.stats.classification import FEWEST_LABELS, Floats, Labels, scored_findings
 from xraytune.stats.placements import (

@@ -40,7 +40,8 @@ from xraytune.nets.compute import compute_here, in_one_thread, pin
 from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Parameters, Settings, identities_of
+from xraytune.space.parameters import Parameters, identities_of
+from xraytune.space.settings import Experiment, Settings
 from xraytune.space.space import Space
 from xraytune.stats.between import Estimate, mean_score, worth_between
 from xraytune.stats.placements import StructuralComponents, structural_components

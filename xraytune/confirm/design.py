@@ -24,7 +24,8 @@ from xraytune.data.sides import SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
 from xraytune.search.run import search_work
 from xraytune.space.cost import Machine, describe_time, smaller_search
-from xraytune.space.settings import RIVALS, Parameters, Settings
+from xraytune.space.parameters import RIVALS, Parameters
+from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.stats.placements import effective_patients
 from xraytune.stats.precision import (

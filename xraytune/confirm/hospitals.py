@@ -31,8 +31,8 @@ from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.prepare import patients_seen
 from xraytune.data.sides import too_few_tested
-from xraytune.space.settings import Parameters
-from xraytune.study.test_access import accesses
+from xraytune.space.parameters import Parameters
+from xraytune.study.access_log import accesses
 from xraytune.synth.sources.which import seen_by
 
 

@@ -42,7 +42,7 @@ from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.stats.classification import (
     Floats,
     require_finite_outputs,
@@ -51,9 +51,9 @@ from xraytune.stats.placements import (
     mean_overlap,
     scorable_labels,
 )
+from xraytune.study.access_log import CONFIRM, folders_with_logs, log_test_access
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.row import append_run, ended_runs
-from xraytune.study.test_access import CONFIRM, folders_with_logs, log_test_access
 from xraytune.study.trial import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of

@@ -30,12 +30,13 @@ from xraytune.confirm.sealed import SealedTest
 from xraytune.data.prepare import write_prepared
 from xraytune.space.encoders import DataSet, describe_seen
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import Experiment, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
 from xraytune.space.space import Space
+from xraytune.study.access_log import accesses
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, rank
-from xraytune.study.test_access import accesses
 from xraytune.study.trial import OpenTrial
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages

@@ -41,9 +41,9 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.space.allocation import allocation_of
 from xraytune.space.extensions import EXTENSIONS
+from xraytune.space.parameters import Parameters
 from xraytune.space.paths import PATHS
 from xraytune.space.recorded import require_same_code
-from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked, other_releases
 from xraytune.study.journal import Journal

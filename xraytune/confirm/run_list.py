@@ -26,7 +26,8 @@ from xraytune.search.loop import GeneratorNeeds, TrialLoop
 from xraytune.search.ray.runner import Runner
 from xraytune.space.cost import usual_seconds
 from xraytune.space.recorded import write_extensions
-from xraytune.space.settings import SchedulerSettings, Settings
+from xraytune.space.search_settings import SchedulerSettings
+from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, damage_explained, environment, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_run, ended_runs, reasons_of

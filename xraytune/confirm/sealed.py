@@ -37,8 +37,10 @@ from xraytune.data.shared_patients import patients_by_file_name, patients_by_key
 from xraytune.data.sides import side_sizes, too_few_tested
 from xraytune.data.sites import sites_to_leave_out
 from xraytune.data.split import nested_order
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.encoders import has_unknown_origin
-from xraytune.space.settings import DataSettings, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Settings
 from xraytune.synth.sources.which import seen_by, source_of
 
 TEST = "test"

@@ -30,8 +30,10 @@ from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_folder
 from xraytune.data.sides import too_few_tested
 from xraytune.data.split import split_by_patient
+from xraytune.space.data_settings import DataSettings, SplitSettings
 from xraytune.space.load import data_settings, is_data_file
-from xraytune.space.settings import Confirm, DataSettings, SplitSettings, TaskName
+from xraytune.space.search_settings import Confirm
+from xraytune.space.task_settings import TaskName
 from xraytune.stats.precision import LIKELY_AUROC
 
 _OF_IMAGES = ("data.classes=", "data.positive=", "data.split.")

@@ -44,8 +44,9 @@ from xraytune.data.patients import (
 )
 from xraytune.data.sites import find_sites, require_sites
 from xraytune.data.table import find_table
+from xraytune.space.data_settings import DataSettings, SplitSettings
 from xraytune.space.load import data_settings, is_data_file
-from xraytune.space.settings import DataSettings, SplitSettings, TaskName
+from xraytune.space.task_settings import TaskName
 
 _logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from xraytune.data.index import identical_images, read_folder
 from xraytune.data.masks import connected_parts, use_mask
 from xraytune.data.sides import SideSize, sizes_of_index
 from xraytune.data.split import part_notes
+from xraytune.space.data_settings import DataSettings, SplitSettings
 from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings, SplitSettings
 
 _SIZE_PX = 64
 """Side of the squares that images are decoded to."""

@@ -20,8 +20,8 @@ from xraytune.data.folders import list_images, missing_classes
 from xraytune.data.guesses import PartName, composed, inner_folders, part_named
 from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, ImageTable, TableRow
 from xraytune.data.table import JOINING, LabelTable, match_names, table_path
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.messages import nearest
-from xraytune.space.settings import DataSettings
 
 
 def list_table(

@@ -27,8 +27,8 @@ from xraytune.data.guesses import (
     mentions,
     word_in,
 )
+from xraytune.space.data_settings import DataSettings, TableSettings
 from xraytune.space.messages import nearest
-from xraytune.space.settings import DataSettings, TableSettings
 
 Cells: TypeAlias = Mapping[str, str]
 """The cells of a row, by column."""

@@ -27,7 +27,7 @@ from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import shift_image
-from xraytune.space.settings import ShiftSettings
+from xraytune.space.data_settings import ShiftSettings
 
 Field: TypeAlias = AnyArray
 """One number per pixel of the canvas, float32 [H, W]."""

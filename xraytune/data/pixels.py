@@ -24,7 +24,7 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import DECODER, BrokenImage, decode_files
 from xraytune.data.images import ImageFile
 from xraytune.data.masks import square_mask, use_mask
-from xraytune.space.settings import DataSettings, ShiftSettings
+from xraytune.space.data_settings import DataSettings, ShiftSettings
 
 PIXELS_STAGE = "pixels-1"
 PIXELS_FILE = "pixels.npy"

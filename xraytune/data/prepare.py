@@ -45,8 +45,10 @@ from xraytune.data.pixels import (
     stored_files,
 )
 from xraytune.data.split import part_notes, split_by_patient
-from xraytune.space.settings import DataSettings, Settings, TaskName
+from xraytune.space.data_settings import DataSettings
+from xraytune.space.settings import Settings
 from xraytune.space.strict_model import StrictModel
+from xraytune.space.task_settings import TaskName
 
 HELD_OUT = ("val_a", "val_b", "test")
 """The sides that nothing is trained on."""

@@ -15,7 +15,7 @@ from xraytune.base.records import frozen
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.data.prepare import SplitData
 from xraytune.data.split import split_by_patient
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
 from xraytune.stats.classification import FEWEST_LABELS, scored_findings
 from xraytune.stats.placements import auroc_interval, chance_difference, effective_patients
 

@@ -16,7 +16,7 @@ from xraytune.data.guesses import EMPTY, inner_folders
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable
 from xraytune.data.patients import EQUAL_IDS, match_patients
 from xraytune.data.table import column_values
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
 
 _SETTING = "data.split.site"
 _FEWEST_SITES = 3

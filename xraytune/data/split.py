@@ -20,7 +20,7 @@ from xraytune.base.records import frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.data.guesses import PARTS, PartName, part_named
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, SideName
-from xraytune.space.settings import SplitSettings
+from xraytune.space.data_settings import SplitSettings
 from xraytune.stats.classification import rarest_findings
 
 _USES: Mapping[PartName, str] = {

@@ -40,8 +40,8 @@ from xraytune.data.guesses import (
 from xraytune.data.images import ImageFile, ImageTable, TableRow
 from xraytune.data.labels import CellReader
 from xraytune.data.patients import PATIENTS_CSV, patient_key
+from xraytune.space.data_settings import FOLDER_NAME, DataSettings, TableSettings
 from xraytune.space.messages import nearest
-from xraytune.space.settings import FOLDER_NAME, DataSettings, TableSettings
 
 _MOST_SUBGROUPS = 20
 _NO_VALUE = "(no value)"

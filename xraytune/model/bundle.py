@@ -16,9 +16,10 @@ from xraytune.data.decoding import InputFormat
 from xraytune.data.prepare import RunContext, write_prepared
 from xraytune.space.encoders import RECORD_FILE
 from xraytune.space.load import experiment_to_yaml
+from xraytune.space.parameters import identities_of
 from xraytune.space.paths import relative_path
 from xraytune.space.recorded import write_extensions
-from xraytune.space.settings import Experiment, identities_of
+from xraytune.space.settings import Experiment
 from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn

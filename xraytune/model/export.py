@@ -25,7 +25,8 @@ from xraytune.confirm.arms import (
 )
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.space.load import experiment_to_yaml
-from xraytune.space.settings import Experiment, ExportedFrom, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, ExportedFrom
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, ended_runs, rank, reasons_of

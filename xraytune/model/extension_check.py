@@ -23,12 +23,13 @@ from xraytune.base.files import StrPath
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.nets.compute import compute_here, pin
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.document import parse_yaml
 from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS, SOURCES
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import data_settings
-from xraytune.space.settings import DataSettings, Experiment, Settings
+from xraytune.space.settings import Experiment, Settings
 from xraytune.synth.generator_quality import label_agreement
 from xraytune.synth.memorisation import find_copies
 from xraytune.synth.saved_generator import resize_planes

@@ -47,9 +47,10 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
-from xraytune.space.settings import Experiment, TaskName
+from xraytune.space.settings import Experiment
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
+from xraytune.space.task_settings import TaskName
 from xraytune.synth.donor import Donor
 from xraytune.synth.generator_inputs import NETWORK_FILE, with_features
 from xraytune.synth.generator_quality import PoolReport

@@ -13,8 +13,8 @@ from xraytune.data.prepare import patients_seen
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
 from xraytune.data.table import add_rows, find_table
 from xraytune.space.encoders import MODEL_FILE
+from xraytune.study.access_log import accesses, folders_with_logs, log_test_access
 from xraytune.study.folder import StudyFolder
-from xraytune.study.test_access import accesses, folders_with_logs, log_test_access
 from xraytune.synth.sources.which import seen_by
 from xraytune.trial.saved_model import Bundle
 

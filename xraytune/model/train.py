@@ -53,9 +53,10 @@ from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import PARAMETERS, flat_values, parameters_from
 from xraytune.space.load import SEARCH_ONLY, experiment_to_yaml, refuse_unused
+from xraytune.space.parameters import identities_of
 from xraytune.space.paths import PATHS
 from xraytune.space.recorded import require_same_code
-from xraytune.space.settings import Experiment, FinalSettings, Settings, identities_of
+from xraytune.space.settings import Experiment, FinalSettings, Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder

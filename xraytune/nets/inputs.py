@@ -27,7 +27,8 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import pixel_constants
 from xraytune.nets.compute import constants
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
 
 VIEW_COLUMNS = (
     "flip",

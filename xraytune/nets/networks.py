@@ -18,7 +18,7 @@ from xraytune.nets.compute import seeded
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.encoders import architecture_of
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 
 _VGG16_HIDDEN = 256
 _STAGES = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from xraytune.space.settings import OptimizerName, Parameters
+from xraytune.space.parameters import OptimizerName, Parameters
 
 PLATEAU_PATIENCE_EPOCHS = 2
 PLATEAU_FACTOR = 0.3

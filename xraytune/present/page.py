@@ -27,11 +27,11 @@ from xraytune.present.rendering import render_page
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
 from xraytune.present.verdict import secondary_table, verdict_frame
 from xraytune.search.asha import Rungs
-from xraytune.space.settings import DataSettings
+from xraytune.space.data_settings import DataSettings
+from xraytune.study.access_log import accesses
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
-from xraytune.study.test_access import accesses
 from xraytune.synth.memorisation import MEMORISATION_STAGE
 from xraytune.tasks import task_of
 

@@ -9,7 +9,7 @@ from xraytune.base.tables import Cell, Entry, Frame, Row, Table, Tone, duration,
 from xraytune.data.sides import USUAL_AUROC, SideSize, chance_warning
 from xraytune.search.callbacks import RunsView
 from xraytune.space.domains import Value
-from xraytune.space.settings import RIVALS
+from xraytune.space.parameters import RIVALS
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, trial_table
 

@@ -22,7 +22,7 @@ from collections.abc import Hashable, Iterable
 
 import numpy as np
 
-from xraytune.space.settings import SchedulerSettings
+from xraytune.space.search_settings import SchedulerSettings
 
 _FIRST_OF_ARM = 2
 """How many peers pass each rung in any case, so that the best trial of an arm is chosen from

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.search.tracking import TrackedRun, Values
-from xraytune.space.settings import MlflowSettings
+from xraytune.space.search_settings import MlflowSettings
 
 _ID = "xraytune.id"
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}

@@ -25,8 +25,9 @@ from xraytune.space.cost import Work
 from xraytune.space.encoders import describe_seen
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.load import with_data_options
+from xraytune.space.parameters import Parameters
 from xraytune.space.recorded import require_same_code
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.journal import Journal, random_parameters

@@ -6,7 +6,7 @@ from xraytune.search.mlflow import MlflowRun
 from xraytune.search.tensorboard import TensorboardRun
 from xraytune.search.tracking import BeginRun, TrackedRun, Trackers
 from xraytune.search.wandb import WandbRun
-from xraytune.space.settings import Tracking
+from xraytune.space.search_settings import Tracking
 
 
 def begin_tracking(settings: Tracking, run: TrackedRun) -> Trackers:

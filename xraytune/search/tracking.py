@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from xraytune.base.records import EpochRecord, frozen, name_scores
 from xraytune.space.fields import flat_values
-from xraytune.space.settings import ObjectiveName, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.task_settings import ObjectiveName
 
 TRACKER_FOLDERS = ("wandb", "tensorboard")
 """Folders that trackers write in a trial's folder."""

@@ -15,7 +15,7 @@ from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
 from xraytune.search.tracking import TRACKER_FOLDERS
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, require_sole_owner
 from xraytune.study.journal import Journal

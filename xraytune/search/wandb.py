@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.search.tracking import TrackedRun, Values
-from xraytune.space.settings import WandbSettings
+from xraytune.space.search_settings import WandbSettings
 
 _OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 """Environment variables of a run or a sweep in which the search was started. If they were kept, all

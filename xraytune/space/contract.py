@@ -45,8 +45,12 @@ class Rule:
     is_useless: bool = False
 
 
+DECLARED: list[Rule] = []
+"""The rules that `refuses` has made so far."""
+
+
 def refuses(*names: str, is_useless: bool = False) -> Callable[[Callable[..., Change]], Rule]:
-    """Make a rule of a function whose arguments are the values of these names.
+    """Declare a rule: a function whose arguments are the values of these names.
 
     A rule that `is_useless` refuses the first of these names where it would have no effect.
     """
@@ -54,7 +58,9 @@ def refuses(*names: str, is_useless: bool = False) -> Callable[[Callable[..., Ch
     def decorate(check: Callable[..., Change]) -> Rule:
         assert check.__doc__, "its docstring is the reason"
         why = " ".join(check.__doc__.split())
-        return Rule(names=names, why=why, check=check, is_useless=is_useless)
+        rule = Rule(names=names, why=why, check=check, is_useless=is_useless)
+        DECLARED.append(rule)
+        return rule
 
     return decorate
 

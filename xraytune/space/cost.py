@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from xraytune.base.records import frozen
-from xraytune.space.settings import GanSettings, Parameters, Settings, extra_image_count
+from xraytune.space.parameters import Parameters, extra_image_count
+from xraytune.space.settings import Settings
+from xraytune.space.source_settings import GanSettings
 
 
 @frozen

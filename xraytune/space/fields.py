@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.space.settings import BLOCKS, Parameters
+from xraytune.space.parameters import BLOCKS, Parameters
 from xraytune.space.strict_model import list_fields
 
 PARAMETERS: Mapping[str, FieldInfo] = ChainMap(

@@ -19,16 +19,11 @@ from xraytune.space.domains import Conditions, ParameterSpec, Point, Value, with
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import PARAMETERS, flatten_blocks
 from xraytune.space.messages import nearest
-from xraytune.space.settings import (
-    BLOCKS,
-    TASK_RULES,
-    Settings,
-    TaskName,
-    has_effect,
-    unless_of,
-)
+from xraytune.space.parameters import BLOCKS, has_effect, unless_of
+from xraytune.space.settings import Settings
 from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several, list_fields
+from xraytune.space.task_settings import TASK_RULES, TaskName
 from xraytune.space.validation import validate
 
 DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform")

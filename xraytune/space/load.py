@@ -14,24 +14,19 @@ from pydantic import TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.base.files import StrPath, optional_path
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.document import Block, Document, parse_yaml, read_document, write_yaml
 from xraytune.space.domains import ParameterSpec
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values
 from xraytune.space.grammar import lift_blocks, read_points, read_specs
+from xraytune.space.parameters import has_effect
 from xraytune.space.rules import check_space
-from xraytune.space.settings import (
-    CLASS_TASKS,
-    TASK_RULES,
-    DataSettings,
-    Experiment,
-    Settings,
-    TaskName,
-    has_effect,
-)
+from xraytune.space.settings import Experiment, Settings
 from xraytune.space.shipped import find_space
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
+from xraytune.space.task_settings import CLASS_TASKS, TASK_RULES, TaskName
 from xraytune.space.validation import SPACE_KEYS, validate
 
 _FINDING_KEYS = ("findings", "uncertain", "empty")

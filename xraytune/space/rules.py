@@ -10,8 +10,9 @@ from xraytune.space.contract import FACTS, Change, Rule
 from xraytune.space.document import Document, KeyPath
 from xraytune.space.domains import Point
 from xraytune.space.fields import PARAMETERS
-from xraytune.space.settings import CLASS_TASKS, RULES, FinalSettings, Settings
+from xraytune.space.settings import RULES, FinalSettings, Settings
 from xraytune.space.space import Space, corner_points
+from xraytune.space.task_settings import CLASS_TASKS
 
 
 class _Refusal(NamedTuple):

@@ -20,8 +20,10 @@ from xraytune.space.domains import ParameterSpec, Point, with_parents
 from xraytune.space.encoders import architecture_of
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import PARAMETERS, parameters_from
+from xraytune.space.parameters import KINDS, RIVALS, Parameters
 from xraytune.space.paths import relative_value
-from xraytune.space.settings import KINDS, PACKAGES, RIVALS, Experiment, Parameters, Settings
+from xraytune.space.settings import Experiment, Settings
+from xraytune.space.task_settings import PACKAGES
 
 
 @frozen

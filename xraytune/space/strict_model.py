@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Strict
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, Strict
 from pydantic.fields import FieldInfo
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Strict(False)]
 """A tuple, which YAML and JSON write as a list."""
+OptionalCount = PositiveInt | None
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+ImageSize = Annotated[int, Field(ge=32, le=1024)]
 
 
 class StrictModel(BaseModel):

@@ -10,7 +10,8 @@ from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.document import Document, KeyPath
 from xraytune.space.fields import PARAMETERS
 from xraytune.space.messages import nearest
-from xraytune.space.settings import BLOCKS, Settings
+from xraytune.space.parameters import BLOCKS
+from xraytune.space.settings import Settings
 from xraytune.space.strict_model import list_fields
 
 T = TypeVar("T")

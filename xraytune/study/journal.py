@@ -39,7 +39,8 @@ from xraytune.base.records import Json
 from xraytune.space.domains import Point
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import STUDY_NAME
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.study.folder import ROWS_FILE
 from xraytune.study.row import Status, TrialRow

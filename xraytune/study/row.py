@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, PlainSerializer
 from xraytune.base.files import append_jsonl, read_jsonl, write_text
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, damage_explained
 from xraytune.study.trial import TrialProgress

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from xraytune.base.errors import ConfigError
 from xraytune.base.seeding import derive_seed
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.space.settings import SAMPLERS, SamplerSettings
+from xraytune.space.search_settings import SAMPLERS, SamplerSettings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each trial
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {

@@ -35,9 +35,10 @@ from xraytune.nets.backbones import find_weights
 from xraytune.space.encoders import is_model
 from xraytune.space.fields import flat_values
 from xraytune.space.load import DATA_FILE_KEYS
+from xraytune.space.parameters import Parameters
 from xraytune.space.paths import PATHS, is_path, relative_path
 from xraytune.space.recorded import write_extensions
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
 from xraytune.study.folder import StudyFolder, damage_explained, environment, other_releases

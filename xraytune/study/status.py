@@ -20,7 +20,7 @@ from xraytune.base.records import frozen, progress_text, to_json
 from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
 from xraytune.space.cost import usual_seconds
 from xraytune.space.domains import Value
-from xraytune.space.settings import TASK_RULES
+from xraytune.space.task_settings import TASK_RULES
 from xraytune.stats.placements import structural_components
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.journal import Journal

@@ -29,7 +29,8 @@ from pydantic import TypeAdapter
 
 from xraytune.base.files import fenced, read_json, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult, frozen
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.generator_inputs import Training, training_of
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport

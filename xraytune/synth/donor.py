@@ -21,7 +21,8 @@ from xraytune.base.tensors import explain_unreadable
 from xraytune.data.prepare import read_prepared
 from xraytune.nets.backbones import find_weights
 from xraytune.space.encoders import RECORD_FILE
-from xraytune.space.settings import Parameters, Settings, network_identity
+from xraytune.space.parameters import Parameters, network_identity
+from xraytune.space.settings import Settings
 from xraytune.synth.saved_generator import read_record
 
 DONOR_FILE = "donor.json"

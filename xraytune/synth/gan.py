@@ -35,7 +35,7 @@ from xraytune.nets.captured import StepInputs, replayed
 from xraytune.nets.compute import autocast, seeded
 from xraytune.nets.inputs import normalise
 from xraytune.nets.optimizer import build_optimizer, load_optimizer
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.generator_inputs import FEATURE_BACKBONE, NETWORK_FILE
 from xraytune.synth.networks import Discriminator, Generator
 from xraytune.synth.saved_generator import load_generator, resize_planes, save_generator

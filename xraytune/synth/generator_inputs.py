@@ -14,7 +14,9 @@ from xraytune.base.seeding import derive_seed
 from xraytune.data.prepare import SplitData
 from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.space.settings import Experiment, GanSettings, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
+from xraytune.space.source_settings import GanSettings
 
 NETWORK_FILE = "generator.safetensors"
 GAN_STAGE = "gan-1"

@@ -18,7 +18,7 @@ from xraytune.base.arrays import Int64Array
 from xraytune.base.errors import DataError, counted
 from xraytune.data.prepare import SplitData
 from xraytune.space.extensions import EXTENSIONS, SOURCES
-from xraytune.space.settings import Parameters, extra_image_count
+from xraytune.space.parameters import Parameters, extra_image_count
 
 
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:

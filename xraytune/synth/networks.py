@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from xraytune.space.settings import GanSettings
+from xraytune.space.source_settings import GanSettings
 from xraytune.synth.codes import ClassCodes
 
 _STEM_PX = 4

@@ -29,7 +29,9 @@ from xraytune.base.records import Compute, frozen
 from xraytune.base.seeding import derive_seed
 from xraytune.base.tensors import explain_unreadable, save_state
 from xraytune.nets.compute import autocast
-from xraytune.space.settings import ClassName, GanSettings, TaskName
+from xraytune.space.data_settings import ClassName
+from xraytune.space.source_settings import GanSettings
+from xraytune.space.task_settings import TaskName
 from xraytune.synth.networks import Generator
 from xraytune.synth.sources.source import BLOCK
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from xraytune.space.settings import Settings, TaskName
+from xraytune.space.settings import Settings
+from xraytune.space.task_settings import TaskName
 from xraytune.tasks.masks import Masks
 from xraytune.tasks.task import Findings, Task
 

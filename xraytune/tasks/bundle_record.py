@@ -14,8 +14,9 @@ from xraytune.base.records import Compute
 from xraytune.data.decoding import InputFormat
 from xraytune.space.backbones import BackboneName
 from xraytune.space.domains import Value
-from xraytune.space.settings import HeadName, LossName, TaskName
+from xraytune.space.parameters import HeadName, LossName
 from xraytune.space.strict_model import StrictModel
+from xraytune.space.task_settings import TaskName
 from xraytune.stats.intervals import Bounds, Measured
 
 

@@ -20,7 +20,7 @@ from xraytune.base.tables import Row, counts_text
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile, ImageTable
 from xraytune.data.prepare import SplitData
-from xraytune.space.settings import CLASS_TASKS
+from xraytune.space.task_settings import CLASS_TASKS
 from xraytune.stats.classification import (
     METRICS,
     Floats,

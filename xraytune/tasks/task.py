@@ -22,7 +22,8 @@ from xraytune.base.records import Compute
 from xraytune.data.prepare import ImageSet, SplitData
 from xraytune.nets.infer import predict_logits
 from xraytune.nets.networks import build_classifier
-from xraytune.space.settings import Objective, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.task_settings import Objective
 from xraytune.stats.classification import (
     Floats,
     Labels,

@@ -21,7 +21,8 @@ from xraytune.data.prepare import RunContext, SplitData, side_image_set
 from xraytune.data.split import nested_order
 from xraytune.nets.backbones import find_weights
 from xraytune.nets.compute import choose_compute
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.precision import possible_auroc
 from xraytune.synth.generator_quality import transfer_auroc

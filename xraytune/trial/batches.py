@@ -32,7 +32,7 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.nets.captured import StepInputs
 from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit
 from xraytune.space.extensions import AUGMENTATIONS
-from xraytune.space.settings import Parameters
+from xraytune.space.parameters import Parameters
 from xraytune.trial.augmentation import augmented
 from xraytune.trial.network import Network
 from xraytune.trial.training_set import ShownImages, TrainingSet, image_stream

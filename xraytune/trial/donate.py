@@ -14,8 +14,9 @@ from xraytune.base.records import to_json
 from xraytune.base.tensors import save_state
 from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.networks import linear_of
-from xraytune.space.settings import CLASS_TASKS, Experiment
+from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
+from xraytune.space.task_settings import CLASS_TASKS
 from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
 from xraytune.trial.training import TrialTraining
 

@@ -41,7 +41,8 @@ from xraytune.nets.inputs import (
 from xraytune.nets.networks import build_head, linear_of
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.encoders import MODEL_FILE
-from xraytune.space.settings import Experiment, network_identity
+from xraytune.space.parameters import network_identity
+from xraytune.space.settings import Experiment
 from xraytune.synth.donor import donor_tensors, require_model
 from xraytune.tasks import task_of
 from xraytune.trial.saved_model import Bundle, open_bundle

@@ -27,9 +27,10 @@ from xraytune.nets.backbones import accepts, build_backbone, find_weights
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.encoders import is_model
 from xraytune.space.load import load_space
+from xraytune.space.parameters import Parameters
 from xraytune.space.paths import PATHS, is_path
 from xraytune.space.rules import check_images, space_warnings
-from xraytune.space.settings import Parameters, Settings
+from xraytune.space.settings import Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS

@@ -16,7 +16,8 @@ from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.images import SideName
 from xraytune.data.prepare import ImageSet, RunContext, side_image_set
-from xraytune.space.settings import CLASS_TASKS, Experiment
+from xraytune.space.settings import Experiment
+from xraytune.space.task_settings import CLASS_TASKS
 from xraytune.stats.classification import Floats
 from xraytune.synth.generator_quality import (
     ClassQuality,

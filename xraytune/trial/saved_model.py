@@ -32,9 +32,10 @@ from xraytune.nets.compute import compute_like, pin
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.encoders import MODEL_FILE, RECORD_FILE
 from xraytune.space.load import load_space
+from xraytune.space.parameters import Parameters
 from xraytune.space.paths import absolute_path
 from xraytune.space.recorded import declare_recorded, require_same_code
-from xraytune.space.settings import Experiment, Parameters
+from xraytune.space.settings import Experiment
 from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, read_record

@@ -24,7 +24,9 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.prepare import ImageSet, RunContext, side_image_set
 from xraytune.nets.backbones import find_weights
 from xraytune.space.fields import flat_values, parameters_from
-from xraytune.space.settings import CLASS_TASKS, Experiment, Parameters, Settings
+from xraytune.space.parameters import Parameters
+from xraytune.space.settings import Experiment, Settings
+from xraytune.space.task_settings import CLASS_TASKS
 from xraytune.stats.classification import LEAST_FIT
 from xraytune.synth.donor import (
     DONOR_FILE,

@@ -24,7 +24,8 @@ from tests.search.wandb.offline_runs import EPOCHS
 from xraytune.search import wandb
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun
-from xraytune.space.settings import Parameters, Tracking, WandbSettings
+from xraytune.space.parameters import Parameters
+from xraytune.space.search_settings import Tracking, WandbSettings
 
 wandb._SECONDS["init"] = 3.0
 folder = Path(sys.argv[1])

@@ -10,7 +10,9 @@ import pytest
 from tests.search.wandb.offline_runs import EPOCHS, read_run, run_files
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun, Trackers
-from xraytune.space.settings import GanSettings, Parameters, Tracking, WandbSettings
+from xraytune.space.parameters import Parameters
+from xraytune.space.search_settings import Tracking, WandbSettings
+from xraytune.space.source_settings import GanSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # wandb's own
 

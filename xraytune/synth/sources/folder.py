@@ -32,7 +32,8 @@ from xraytune.data.shared_patients import (
     patients_by_key,
     shared_patients,
 )
-from xraytune.space.settings import FolderSettings, Settings
+from xraytune.space.settings import Settings
+from xraytune.space.source_settings import FolderSettings
 from xraytune.synth.donor import donor_records_sha256
 from xraytune.synth.sources.source import BLOCK, Source, StudyImages, take
 

@@ -15,7 +15,9 @@ from xraytune.base.errors import ConfigError, DataError, join_names
 from xraytune.base.files import sha256_of
 from xraytune.data.findings import in_order_of
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
-from xraytune.space.settings import GanSettings, GivenFolder, Settings, TaskName
+from xraytune.space.settings import Settings
+from xraytune.space.source_settings import GanSettings, GivenFolder
+from xraytune.space.task_settings import TaskName
 from xraytune.synth.donor import donor_records_sha256
 from xraytune.synth.gan import CHECKPOINT_FILE, train_generator
 from xraytune.synth.generator_inputs import (

@@ -25,7 +25,9 @@ from xraytune.data.images import ImageIndex, ImageTable
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
-from xraytune.space.settings import Balance, DataSettings, Parameters, Settings
+from xraytune.space.data_settings import DataSettings
+from xraytune.space.parameters import Balance, Parameters
+from xraytune.space.settings import Settings
 
 POOL_STAGE = "pool-1"
 BLOCK = 256

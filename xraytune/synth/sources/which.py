@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xraytune.space.encoders import is_model
+from xraytune.space.parameters import Parameters
 from xraytune.space.paths import PATHS
-from xraytune.space.settings import Parameters
 from xraytune.space.space import Space
 from xraytune.synth.donor import donor_images_sha256
 from xraytune.synth.sources.extension import ExtensionImages

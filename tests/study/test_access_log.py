@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from xraytune.base.files import read_jsonl
-from xraytune.study.folder import StudyFolder
-from xraytune.study.test_access import (
+from xraytune.study.access_log import (
     TEST_ACCESS_FILE,
     accesses,
     folders_with_logs,
     log_test_access,
 )
+from xraytune.study.folder import StudyFolder
 
 WRITE = """
 import sys
 from pathlib import Path
 from typing import Any
-from xraytune.study.test_access import folders_with_logs, log_test_access
+from xraytune.study.access_log import folders_with_logs, log_test_access
 study = Path(sys.argv[1])
 for number in range(15):
     about = {"contents": ["a"], "reason": str(number), "study": study.name}
