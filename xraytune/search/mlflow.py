@@ -51,6 +51,8 @@ class MlflowRun:
                 return str(self._client.create_experiment(name))
             except mlflow.exceptions.MlflowException:
                 experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
         return str(experiment.experiment_id)
 
     def log(self, epoch: int, values: Values) -> None:
