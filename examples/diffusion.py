@@ -1,4 +1,7 @@
-"""An extension (`--extension examples/diffusion.py:Diffusion`): class-conditional diffusion at 32 px, with diffusers."""
+"""An extension (`--extension examples/diffusion.py:Diffusion`): class-conditional diffusion at 32 px, with diffusers.
+
+xraytune seeds torch.
+"""
 
 from dataclasses import dataclass
 
@@ -16,8 +19,7 @@ class Diffusion:
     Settings = Settings
     pretrained_on = ()
 
-    def fit(self, images, targets, *, classes, settings, folder, seed, device, progress, **_):
-        torch.manual_seed(seed)
+    def fit(self, images, targets, *, classes, settings, folder, device, progress, **_):
         blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
         channels = {"in_channels": 1, "out_channels": 1, "block_out_channels": (32, 64)}
         sizes = {"layers_per_block": 1, "num_class_embeds": len(classes)}
@@ -38,8 +40,7 @@ class Diffusion:
         network.save_pretrained(folder)
 
     @torch.no_grad()
-    def sample(self, targets, *, folder, seed, device, **_):
-        torch.manual_seed(seed)
+    def sample(self, targets, *, folder, device, **_):
         network = UNet2DModel.from_pretrained(folder).to(device)
         images = torch.randn(len(targets), 1, 32, 32).to(device)
         schedule = DDIMScheduler()
