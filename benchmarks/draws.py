@@ -50,6 +50,8 @@ _OTHERS_SHARE = 1 / 6
 """Of the patients, those of the other hospital."""
 _COMPONENTS = 128
 """Principal components of the other hospital's features that heads are trained on."""
+ROPE = 0.01
+"""The gain that is worth it; an interval that is above 0, or below this gain, is decided."""
 _STEPS, _BATCH, _RATIO, _LR, _MOMENTUM = 100, 16, 2, 8e-4, 0.9
 _ARMS = ("none", "other seeds", "duplicate", "others", "statistics")
 _AT_ONCE = 10
@@ -164,6 +166,7 @@ def _subsets(
                 for each, value in zip(evidence, supposed, strict=True)
             ]
             intervals = [score_interval(each) for each in evidence[:50]]
+            decided = [each.low > 0 or each.high < ROPE for each in intervals]
             widths[design].append(np.mean([each.high - each.low for each in intervals]) / 2)
             case = f"{arm}, draws of {size} of {_PATIENTS}, {design}"
             bar = ">= 0.93" if design == "outside" else ""
@@ -171,6 +174,7 @@ def _subsets(
             yield figure(f"draws: half-width, {case}", float(widths[design][-1]), "AUROC")
             yield figure(f"draws: SD of the estimate, {case}", float(estimates.std()), "AUROC")
             yield figure(f"draws: true gain, {case}", float(truth[place]), "AUROC")
+            yield figure(f"draws: decided, {case}", float(np.mean(decided)), "share")
     for design, bar in (("four disjoint", "<= 0.75"), ("ten disjoint", "<= 0.6")):
         if design in widths:
             ratio = float(np.mean(np.divide(widths["outside"], widths[design])))

@@ -19,6 +19,7 @@ from xraytune.confirm.plan import (
     belongs_to_control,
     best_trials,
     choose_finalists,
+    donor_controls,
     sample_control,
     why_exploratory,
 )
@@ -66,9 +67,12 @@ TRIALS = (
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
 
+def arm_of(chosen: Parameters) -> Arm:
+    return Arm(name=f"{chosen.source} #1", role="finalist", trial="#1", parameters=chosen)
+
+
 def gan_arm(**changes: Any) -> Arm:
-    chosen = parameters("gan", **changes)
-    return Arm(name="gan #1", role="finalist", trial="#1", parameters=chosen)
+    return arm_of(parameters("gan", **changes))
 
 
 @pytest.fixture
@@ -216,7 +220,7 @@ def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) ->
     there = tmp_path / "there"
     (here / "confirm").mkdir(parents=True)
     chosen = parameters("folder", folder={"path": here / "copies"}, weights=str(here / "net.pth"))
-    arm = Arm(name="folder #1", role="finalist", trial="#1", parameters=chosen)
+    arm = arm_of(chosen)
     write_plan(Plan(test="folder", replicates=2, arms=(arm,)), here / "confirm")
 
     here.rename(there)
@@ -226,3 +230,15 @@ def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) ->
     moved = plan.arms[0].parameters
     assert moved.folder is not None
     assert (moved.folder.path, moved.weights) == (there / "copies", str(there / "net.pth"))
+
+
+def test_a_generator_without_a_classifier_has_its_images_alone_as_control(tmp_path: Path) -> None:
+    """Nobody knows what a classifier of its hospital would do, and the answer says so."""
+    (tmp_path / "gan_of_a").mkdir()
+    chosen = parameters("generator", generator={"path": tmp_path / "gan_of_a"})
+    notes: list[str] = []
+
+    (control,) = donor_controls(SETTINGS, ("NORMAL", "PNEUMONIA"), arm_of(chosen), notes)
+
+    assert control.name == "images of #1 alone"
+    assert notes == ["gan_of_a has no classifier, which might help more than its images"]

@@ -38,6 +38,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import random_parameters
 from xraytune.study.row import TrialRow, rank
 from xraytune.study.trial import OpenTrial
+from xraytune.synth.donor import donor_records_sha256
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import source_of
@@ -404,7 +405,7 @@ def donor_controls(
 
     The controls are the classifier that the other hospital sent, and a training that starts from
     this classifier. If there is no classifier for the study's images, training on the finalist's
-    extra images alone is the only control; if one was sent but does not fit, a note says why.
+    extra images alone is the only control, and a note says so, or why the classifier does not fit.
     """
     folder = finalist.parameters.donor
     if folder is None and finalist.parameters.folder is None:
@@ -417,7 +418,10 @@ def donor_controls(
             start_parameters = donor_start(finalist.parameters, settings, outputs)
         except DataError as error:
             (problem,) = error.problems
-            notes.append(f"no classifier of the donor as a control: {problem.what}; {problem.fix}")
+            note = f"no classifier of the donor as a control: {problem.what}; {problem.fix}"
+            if not donor_records_sha256(folder):
+                note = f"{folder.name} has no classifier, which might help more than its images"
+            notes.append(note)
             folder = None
         else:
             parameters = start_parameters
