@@ -1,7 +1,4 @@
-"""An extension (`--extension examples/diffusion.py:Diffusion`): class-conditional diffusion at 32 px, with diffusers.
-
-xraytune seeds torch.
-"""
+"""An extension (`--extension examples/diffusion.py:Diffusion`): class-conditional diffusion at 32 px, with diffusers."""
 
 from dataclasses import dataclass
 

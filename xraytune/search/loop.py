@@ -384,10 +384,10 @@ def reserve(allocation: Allocation, nodes: Sequence[Node], trial: OpenTrial) -> 
     A trial that ran out of memory gets a GPU for itself or, without GPUs, the largest node.
     """
     share = allocation.trial
-    is_extension = isinstance(trial.generator_inputs[0], ExtensionTraining)
     trial.trains_alone = False
-    if allocation.generator and is_extension and trial.trains_generator:
-        trial.trains_alone = True
+    if allocation.generator and trial.trains_generator:
+        trial.trains_alone = isinstance(trial.generator_inputs[0], ExtensionTraining)
+    if allocation.generator and trial.trains_alone:
         share = allocation.generator
     cpus = float(share.cpus)
     gpus = share.gpus
