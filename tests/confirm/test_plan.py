@@ -241,4 +241,4 @@ def test_a_generator_without_a_classifier_has_its_images_alone_as_control(tmp_pa
     (control,) = donor_controls(SETTINGS, ("NORMAL", "PNEUMONIA"), arm_of(chosen), notes)
 
     assert control.name == "images of #1 alone"
-    assert notes == ["gan_of_a has no classifier, which might help more than its images"]
+    assert notes == ["the folder gan_of_a has no classifier, which might help more"]

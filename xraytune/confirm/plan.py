@@ -420,7 +420,7 @@ def donor_controls(
             (problem,) = error.problems
             note = f"no classifier of the donor as a control: {problem.what}; {problem.fix}"
             if not donor_records_sha256(folder):
-                note = f"{folder.name} has no classifier, which might help more than its images"
+                note = f"the folder {folder.name} has no classifier, which might help more"
             notes.append(note)
             folder = None
         else:
