@@ -61,7 +61,14 @@ Draws = Sequence[Sequence[int]]
 
 def measure() -> Iterator[Figure]:
     """Yield coverage and half-widths for each size of the draws."""
-    features, labels, patients = read_features()
+    inputs, labels, patient_of_image, extra = read_hospitals()
+    for size in _SIZES:
+        yield from _subsets(inputs, labels, patient_of_image, extra, size)
+
+
+def read_hospitals() -> tuple[Floats, Labels, Labels, Mapping[str, tuple[Floats, Labels]]]:
+    """Return inputs of heads, labels and patients of one hospital, and what the other one sends."""
+    features, labels, patients = _read_features()
     generator = numpy_generator(5, "hospitals")
     names = generator.permutation(np.unique(patients))
     is_other = np.isin(patients, names[: round(_OTHERS_SHARE * len(names))])
@@ -71,14 +78,13 @@ def measure() -> Iterator[Figure]:
     inputs = centred @ axes[:_COMPONENTS].T
     extra = {
         "others": (inputs[is_other], labels[is_other]),
-        "statistics": sample_gaussians(inputs[is_other], labels[is_other]),
+        "statistics": _sample_gaussians(inputs[is_other], labels[is_other]),
     }
     _, patient_of_image = np.unique(patients[~is_other], return_inverse=True)
-    for size in _SIZES:
-        yield from _subsets(inputs[~is_other], labels[~is_other], patient_of_image, extra, size)
+    return inputs[~is_other], labels[~is_other], patient_of_image, extra
 
 
-def read_features() -> tuple[Floats, Labels, np.ndarray[tuple[int], np.dtype[np.str_]]]:
+def _read_features() -> tuple[Floats, Labels, np.ndarray[tuple[int], np.dtype[np.str_]]]:
     """Return the features, labels and patients of all images."""
     data, weights = (Path(os.environ[name]) for name in NEEDS)
     compute = Compute(device="cpu", threads=1, precision="float32")
@@ -102,7 +108,7 @@ def read_features() -> tuple[Floats, Labels, np.ndarray[tuple[int], np.dtype[np.
         )
 
 
-def sample_gaussians(inputs: Floats, labels: Labels) -> tuple[Floats, Labels]:
+def _sample_gaussians(inputs: Floats, labels: Labels) -> tuple[Floats, Labels]:
     """Return a thousand samples of a Gaussian of each class's features, with their labels."""
     generator = numpy_generator(5, "statistics")
     drawn = generator.choice(labels, 1000)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from benchmarks.draws import NEEDS, aurocs, read_features, sample_gaussians
+from benchmarks.draws import NEEDS, aurocs, read_hospitals
 from benchmarks.figures import Figure, figure
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Floats, Labels
@@ -29,7 +29,7 @@ _PATIENTS = int(os.environ.get("PATIENTS", "300"))
 _SIZE = int(os.environ.get("SIZES", "25").split()[0])
 _SHARES = (0.2, 0.15, 0.1, 0.05)
 _STEPS = (25, 50, 100, 200)
-_BATCH, _MOMENTUM, _FOLDS, _COMPONENTS = 16, 0.9, 5, 128
+_BATCH, _MOMENTUM, _FOLDS = 16, 0.9, 5
 _MIXES = (
     ("none", 0),
     ("duplicate", 2),
@@ -42,21 +42,8 @@ Pools = Mapping[str, tuple[Floats, Labels]]
 
 def measure() -> Iterator[Figure]:
     """Yield the AUROC of the chosen head for each way to choose it."""
-    features, labels, patients = read_features()
+    inputs, labels, patient_of_image, pools = read_hospitals()
     generator = numpy_generator(5, "sides")
-    names = generator.permutation(np.unique(patients))
-    is_other = np.isin(patients, names[: len(names) // 6])
-    others = features[is_other]
-    centred = (features - others.mean(axis=0)) / (others.std(axis=0) + 1e-6)
-    _, _, axes = np.linalg.svd(centred[is_other], full_matrices=False)
-    inputs = centred @ axes[:_COMPONENTS].T
-    pools = {
-        "others": (inputs[is_other], labels[is_other]),
-        "statistics": sample_gaussians(inputs[is_other], labels[is_other]),
-    }
-    inputs = inputs[~is_other]
-    labels = labels[~is_other]
-    _, patient_of_image = np.unique(patients[~is_other], return_inverse=True)
     chosen = defaultdict(list)
     for _ in range(_SUBSETS):
         for way, score in _search(inputs, labels, patient_of_image, pools, generator).items():

@@ -98,7 +98,7 @@ def test_an_interrupted_training_resumes_to_the_same_files(
 
 
 def test_the_better_of_two_settings_is_trained_on_all_patients(private: Lab) -> None:
-    """Both are scored on the same patients, on whom neither was trained."""
+    """Both settings are scored on the same held-out patients."""
     plain = private.path / "plain.yaml"
     text = export(private.study, out=plain, trial=1).path.read_text()
     changes = ["lr=1e-3", "budget.max_epochs=4", "budget.steps_per_epoch=null"]
