@@ -46,6 +46,7 @@ def measure() -> Iterator[Figure]:
     """Yield the figures of all cases."""
     yield from _coverage()
     yield from _outside()
+    yield from _false_outside()
     yield from _power()
     yield from _near_the_ceiling()
     yield from _helps()
@@ -98,6 +99,32 @@ def _outside() -> Iterator[Figure]:
         yield figure(name, float(np.mean(shares)), "share", "0.93 to 0.97")
         yield figure(f"{name}, lowest", min(shares), "share")
         yield figure(f"{name}, highest", max(shares), "share")
+
+
+def _false_outside() -> Iterator[Figure]:
+    """False verdicts of 300 patients, where draws share up to half of them."""
+    equal, better, lower, worse = (
+        Arm(auroc=_AUROC + gain, replicates_sd=_SD) for gain in (0.0, _ROPE, -_ROPE, -0.03)
+    )
+    cases: tuple[tuple[Overall, str, list[Arm]], ...] = (
+        ("helps", "a control is equal", [equal, equal, *[worse] * 4]),
+        ("no_better", "better than all five by one ROPE", [better, *[equal] * 5]),
+        ("hurts", "equal to duplicate", [lower, equal, lower]),
+    )
+    for per_draw in (60, 150):
+        for word, case, arms in cases:
+            studies = simulate_outside(
+                arms,
+                patients=300,
+                per_draw=per_draw,
+                replicates=10,
+                studies=_OVERLAPPING,
+                seed=37,
+            )
+            name = (
+                f"statistics: {word} although {case}, outside draws of {per_draw} of 300 patients"
+            )
+            yield figure(name, _verdicts([*studies])[word], "share", "<= 0.05")
 
 
 def _power() -> Iterator[Figure]:
