@@ -1,7 +1,7 @@
 r"""Whether verdicts from 300 real patients hold, where everybody outside a draw scores it.
 
 Random subsets of the patients are hospitals. Each has a whole confirmation of ten replicates: linear
-heads on a frozen MobileNetV2, trained on draws of 25, 60 or 150 patients. Four arms are compared with
+heads on a frozen MobileNetV2, trained on draws of 25, 60 or 120 patients. Four arms are compared with
 training on the draw alone: the same with other seeds, repeated images, images of other patients,
 and a Gaussian of their features. The truth is the mean over all draws of all subsets, scored on the
 patients outside the subset. A subset has a share of these patients, and the variance of its error
@@ -44,7 +44,7 @@ _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
 _BACKBONE = parameters_from({"backbone": "mobilenet_v2", "trainable": "head"})
 _SUBSETS = int(os.environ.get("SUBSETS", "200"))
 _PATIENTS = int(os.environ.get("PATIENTS", "300"))
-_SIZES = [int(size) for size in os.environ.get("SIZES", "25 60 150").split()]
+_SIZES = [int(size) for size in os.environ.get("SIZES", "25 60 120").split()]
 _REPLICATES = 10
 _OTHERS_SHARE = 1 / 6
 """Of the patients, those of the other hospital."""

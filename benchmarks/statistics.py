@@ -81,7 +81,7 @@ def _outside() -> Iterator[Figure]:
     """Ten replicates that are scored on all patients outside their draws, which overlap more and more."""
     covered = defaultdict(list)
     for sizes, auroc, sd in product(
-        ((300, 150), (300, 60), (600, 90)), (0.985, 0.955, 0.9), (0.002, 0.01)
+        ((300, 120), (300, 60), (600, 90)), (0.985, 0.955, 0.9), (0.002, 0.01)
     ):
         patients, per_draw = sizes
         arms = [Arm(auroc=auroc, replicates_sd=sd), Arm(auroc=auroc - _ROPE / 2, replicates_sd=sd)]
@@ -102,7 +102,7 @@ def _outside() -> Iterator[Figure]:
 
 
 def _false_outside() -> Iterator[Figure]:
-    """False verdicts of 300 patients, where draws share up to half of them."""
+    """False verdicts of 300 patients, where draws share up to two fifths of them."""
     equal, better, lower, worse = (
         Arm(auroc=_AUROC + gain, replicates_sd=_SD) for gain in (0.0, _ROPE, -_ROPE, -0.03)
     )
@@ -111,7 +111,7 @@ def _false_outside() -> Iterator[Figure]:
         ("no_better", "better than all five by one ROPE", [better, *[equal] * 5]),
         ("hurts", "equal to duplicate", [lower, equal, lower]),
     )
-    for per_draw in (60, 150):
+    for per_draw in (60, 120):
         for word, case, arms in cases:
             studies = simulate_outside(
                 arms,

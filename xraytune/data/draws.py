@@ -28,6 +28,9 @@ FEWEST_UNUSED = 300
 MANY_UNUSED = 1000
 """If this many unused patients are in no draw, only these are scored."""
 _MOST_REPLICATES = 10
+_OUTSIDE = 1.5
+"""At least this many times the patients of a draw are outside it, so that draws share at most two
+fifths of their patients: more overlap was not simulated with enough coverage (docs/decisions/0056)."""
 _WIDEST = 2.0
 """A design with more training patients may widen the interval at most by this factor."""
 _HALF_WIDTH = attrgetter("half_width")
@@ -55,10 +58,9 @@ def fewest_scored(settings: Settings, class_count: int, *, has_folder: bool) -> 
 def too_few_outside(unused: int, per_draw: int, *, fewest: int) -> Problem | None:
     """Return why draws of `unused` patients leave too few others to score, or None.
 
-    At least `fewest` patients, and as many as are trained on, must be outside a draw. If two draws
-    share half of their patients, 92 % of the intervals of 95 % cover in simulations.
+    At least `fewest` patients, and 1.5 times as many as are trained on, must be outside a draw.
     """
-    needed = max(fewest, per_draw)
+    needed = max(fewest, math.ceil(_OUTSIDE * per_draw))
     if unused - per_draw >= needed:
         return None
     what = "the search leaves no patient unused"
@@ -68,7 +70,7 @@ def too_few_outside(unused: int, per_draw: int, *, fewest: int) -> Problem | Non
             f"{max(unused - per_draw, 0):,} to test on, and {needed:,} or more are needed"
         )
     not_validated = unused + per_draw
-    fitting = min(not_validated // 3, (not_validated - fewest) // 2)
+    fitting = min(int(not_validated / (2 + _OUTSIDE)), (not_validated - fewest) // 2)
     return Problem(what, "data.train_patients", _fewer(fitting))
 
 
