@@ -82,7 +82,7 @@ def walk(data: str, run: Run, budget: Sequence[str] = BUDGET) -> Walk:
             ending = "verdict"
         for proposed in map(shlex.split, _PROPOSED.findall(output)):
             is_known = shlex.join(proposed) in done or proposed in queue
-            if not is_known and "FOLDER" not in proposed:
+            if not is_known and "OTHER_XRAYS" not in proposed:
                 queue.append(proposed)
     if ending == "searched":
         dead_ends.append(f"{data}: searched, but without a verdict")

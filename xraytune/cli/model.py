@@ -86,8 +86,13 @@ def train(
         f"same hospital, expect {trained.metric} {record.val_b_score:.3f}; elsewhere, scores are "
         "often lower and the threshold shifts: evaluate, and calibrate on about 50 labelled images"
     )
-    test_folder = trained.test_folder or "FOLDER"
-    console.propose("evaluate", trained.path, data=test_folder, extensions=extensions or ())
+    console.propose(
+        "evaluate",
+        trained.path,
+        data=trained.test_folder or "OTHER_XRAYS",
+        extensions=extensions or (),
+        when="next" if trained.test_folder else "next, with X-rays of other patients",
+    )
 
 
 def evaluate(

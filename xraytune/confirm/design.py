@@ -226,6 +226,8 @@ def _describe_ways(replicates: int, expect: Callable[..., Precision], rope: floa
     ways = [f"{enough} replicates"] if enough else []
     for count in (replicates, 2 * replicates, 4 * replicates):
         added = bisect_left(range(_MOST_ADDED), True, key=partial(is_enough, count))
+        if added == 0:  # more replicates are enough, as is said above
+            break
         if added < _MOST_ADDED:
             more = f" and {count} replicates" if count > replicates else ""
             ways.append(f"{about(added)} more patients{more}")

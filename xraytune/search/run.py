@@ -299,10 +299,11 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
             f"the {list_name} has {points:,} points, of which the first {trials:,} (budget.trials) "
             "are evaluated, in order"
         )
-    if space.searched and space.baseline() is None:
+    sources = {trial.source for trial in space.extreme_parameters("source")}
+    if "none" not in sources:
         yield (
-            "no trial is of plain real images, which other arms could be compared with: the space "
-            "has no point with source: none and no augmentation"
+            "no trial is of real images alone, which other arms could be compared with: the space "
+            "has no point with source: none"
         )
     shortage = too_few_tested(index.test, index.outputs)
     if index.test and shortage:
