@@ -1,5 +1,6 @@
 """How many patients a search leaves unused, so that a confirmation has somebody to score."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import pytest
 from tests.study.studies import two_images
 from xraytune.confirm.arms import UNUSED
 from xraytune.confirm.sealed import choose_test
-from xraytune.data.draws import Draws, Population, choose_draws, patients_needed, population_of
+from xraytune.data.draws import (
+    Draws,
+    Population,
+    choose_draws,
+    patients_needed,
+    population_of,
+    too_few_outside,
+)
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable
 from xraytune.data.prepare import SplitData
 from xraytune.data.split import split_by_patient
@@ -69,6 +77,20 @@ def test_a_confirmation_has_patients_to_draw_and_to_score(patients: tuple[int, .
 
     assert sealed.kind in UNUSED
     assert len({*sealed.images.patients}) == draws.precision.patients
+
+
+def test_draws_share_at_most_two_fifths_of_their_patients() -> None:
+    """Where draws of 150 of 300 overlap, too few simulated intervals cover (decision 56)."""
+    assert too_few_outside(300, 120, fewest=10) is None
+    problem = too_few_outside(300, 121, fewest=10)
+    assert problem
+
+    found = re.search(r"train_patients=(\d+)", problem.fix)
+    assert found
+    proposed = int(found[1])
+    left = 300 + 121
+    assert too_few_outside(left - proposed, proposed, fewest=10) is None
+    assert too_few_outside(left - proposed - 1, proposed + 1, fewest=10)
 
 
 @pytest.mark.parametrize("patients", [(100, 100), (95, 5), (100, 60, 40), (200,)])
