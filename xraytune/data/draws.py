@@ -29,8 +29,8 @@ MANY_UNUSED = 1000
 """If this many unused patients are in no draw, only these are scored."""
 _MOST_REPLICATES = 10
 _OUTSIDE = 1.5
-"""At least this many times the patients of a draw are outside it, so that draws share at most two
-fifths of their patients: more overlap was not simulated with enough coverage (docs/decisions/0056)."""
+"""At least this many times the patients of a draw are outside it: where draws share more than two
+fifths of their patients, too few simulated intervals cover (docs/decisions/0056)."""
 _WIDEST = 2.0
 """A design with more training patients may widen the interval at most by this factor."""
 _HALF_WIDTH = attrgetter("half_width")
