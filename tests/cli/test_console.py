@@ -42,7 +42,7 @@ def test_a_log_shows_the_runs_of_a_confirmation_and_then_what_follows(
 ) -> None:
     running = {"gan #2, replicate 0": "epoch 3/9"}
     view = RunsView(what="replicates", ended=1, running=running, waiting=2, seconds_left=75.0)
-    with show_confirmation(is_asked=False) as (callbacks, _):
+    with show_confirmation(is_asked=False) as callbacks:
         callbacks.on_runs(view)
         callbacks.on_progress("training replicates", 4, 4)
         for _ in range(2):

@@ -90,7 +90,7 @@ def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_
     lab: Lab,
 ) -> None:
     with pytest.raises(Stopped):
-        lab.confirm(before_test=leave_sealed)
+        lab.confirm(callbacks=Callbacks(before_test=leave_sealed))
 
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))
@@ -106,7 +106,9 @@ def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_
     found = lab.confirm()
     assert (found.replicates, found.exploratory) == (4, ())
     assert lab.log == logged
-    assert lab.confirm(before_test=leave_sealed) == found, "called only while they are sealed"
+    assert lab.confirm(callbacks=Callbacks(before_test=leave_sealed)) == found, (
+        "called only while they are sealed"
+    )
 
 
 def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kill_too(
@@ -154,7 +156,7 @@ def test_more_replicates_before_the_test_images_are_scored_leave_a_verdict_confi
     lab: Lab,
 ) -> None:
     with pytest.raises(Stopped):
-        lab.confirm(before_test=leave_sealed)
+        lab.confirm(callbacks=Callbacks(before_test=leave_sealed))
 
     found = lab.confirm(replicates=5)
 

@@ -117,7 +117,7 @@ def test_one_command_confirms_and_scores_all_hospitals_as_several_do(
     found = confirm(
         lab.study,
         test=[lab.test, hospitals / "hospital_b", hospitals / "hospital_c"],
-        before_test=lambda: asked.append("once"),
+        callbacks=Callbacks(before_test=lambda: asked.append("once")),
     )
 
     assert asked == ["once"]
@@ -130,7 +130,9 @@ def test_an_interrupted_opening_goes_on_and_is_one_access(
     done: Lab, first: Confirmation, folders: Path
 ) -> None:
     with pytest.raises(Stopped):
-        confirm(done.study, test=folders / "hospital_b", before_test=leave_sealed)
+        confirm(
+            done.study, test=folders / "hospital_b", callbacks=Callbacks(before_test=leave_sealed)
+        )
     assert len(done.log) == 1, "it stays sealed"
     assert done.confirm().hospitals == ()
     with pytest.raises(Stopped):
@@ -144,7 +146,9 @@ def test_an_interrupted_opening_goes_on_and_is_one_access(
     assert done.confirm(callbacks=Callbacks(note=notes.append)) == first
     assert any("hospital_b was opened, and its verdict is not recorded" in note for note in notes)
 
-    found = confirm(done.study, test=folders / "hospital_b", before_test=leave_sealed)
+    found = confirm(
+        done.study, test=folders / "hospital_b", callbacks=Callbacks(before_test=leave_sealed)
+    )
 
     assert found.hospitals[0].exploratory == ()
     assert len(done.log) == 2

@@ -75,8 +75,9 @@ def evaluate(
     record = bundle.record
     task = TASKS[record.task]
     if calibrate_on and not (task.has_classes and len(record.class_names) == 2):
-        what = "only a classifier of two classes can be calibrated"
-        raise ConfigError(what, "--calibrate-on", "leave it out")
+        raise ConfigError(
+            "only a classifier of two classes can be calibrated", "--calibrate-on", "leave it out"
+        )
     labelled = _read_labelled(record, data, on_progress)
     columns = subgroup_columns(labelled.images, by, labelled.data.path)
     sealed_among(bundle, labelled.images)  # check that their log can be written
@@ -139,9 +140,12 @@ def _read_labelled(record: BundleRecord, data_path: Path, on_progress: Progress)
     labels = {image.label for image in labelled.images}
     empty = [name for label, name in enumerate(record.class_names) if label not in labels]
     if TASKS[record.task].has_classes and empty:
-        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
         fix = f"put images of each class into folders named {', '.join(record.class_names)}"
-        raise DataError(what, labelled.data.path, f"{fix}; `xraytune predict` needs no classes")
+        raise DataError(
+            f"there are no images of {' and '.join(empty)}, so AUROC is undefined",
+            labelled.data.path,
+            f"{fix}; `xraytune predict` needs no classes",
+        )
     return labelled
 
 
@@ -171,6 +175,8 @@ def _require_other_patients(
         count = overlap_of(bundle, labelled, files, reason=reason)["known_patients"]
         whose = "in the model's training or validation set"
     if count:
-        what = f"{counted(count, 'patient')} of the images to calibrate on: {whose}"
-        fix = f"calibrate on images of other patients; {EQUAL_IDS}"
-        raise DataError(what, labelled.data.path, fix)
+        raise DataError(
+            f"{counted(count, 'patient')} of the images to calibrate on: {whose}",
+            labelled.data.path,
+            f"calibrate on images of other patients; {EQUAL_IDS}",
+        )

@@ -17,7 +17,6 @@ from xraytune.base.errors import ArtifactError, StudyError, TrialError, join_nam
 from xraytune.base.files import StrPath, require_new, write_text
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import (
-    CONFIRM_FOLDER,
     TOP_UP_FOLDER,
     UNUSED,
     finished_label,
@@ -96,7 +95,7 @@ def export(
     study_folder = StudyFolder(Path(study).resolve())
     metric = study_folder.space().settings.metric
     trials = _read_trials(study_folder)
-    confirmation = read_verdict(study_folder.path / CONFIRM_FOLDER)
+    confirmation = read_verdict(study_folder.confirm_path)
     if trial is None:
         row, reason = _choose(study_folder, trials, confirmation)
     else:
@@ -138,7 +137,7 @@ def describe_benefit(study_folder: StudyFolder, number: int, parameters: Paramet
     """
     if not parameters.has_synthetic_images:
         return ""
-    confirmation = read_verdict(study_folder.path / CONFIRM_FOLDER)
+    confirmation = read_verdict(study_folder.confirm_path)
     finalists = confirmation.finalists if confirmation else ()
     verdicts = {finalist.trial: finalist.verdict for finalist in finalists}
     verdict = verdicts.get(f"#{number}", "not_tested")
@@ -154,7 +153,7 @@ def trial_to_export(study_folder: StudyFolder) -> tuple[int, str] | None:
     damaged.
     """
     try:
-        confirmation = read_verdict(study_folder.path / CONFIRM_FOLDER)
+        confirmation = read_verdict(study_folder.confirm_path)
         row, reason = _choose(study_folder, _read_trials(study_folder), confirmation)
     except (TrialError, StudyError, ArtifactError):
         return None
@@ -165,7 +164,7 @@ def _read_trials(study_folder: StudyFolder) -> RowOfTrial:
     """Return the ended trials; trials that `confirm` trained to the end count as complete."""
     rows = Journal(study_folder.journal_path, study_folder.space(), is_writable=False).rows()
     trials = {f"#{row.number}": row for row in rows}
-    top_up = StudyFolder(study_folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
+    top_up = StudyFolder(study_folder.confirm_path / TOP_UP_FOLDER)
     runs = ended_runs(top_up).values()
     finished = {run.label: run for run in runs if run.status == "complete"}
     for name, row in trials.items():
@@ -184,8 +183,11 @@ def _choose(
     complete = rank(trials.values())
     if not complete:
         reasons = reasons_of(row for row in trials.values() if row.status == "failed")
-        fix = "continue the search; `xraytune status` shows its progress"
-        raise TrialError(f"no trial has completed yet{reasons}", study_folder.path, fix)
+        raise TrialError(
+            f"no trial has completed yet{reasons}",
+            study_folder.path,
+            "continue the search; `xraytune status` shows its progress",
+        )
     if confirmation and confirmation.verdict == "helps":
         of_verdict = " in an exploratory verdict" if confirmation.exploratory else ""
         finalist = _find_complete(study_folder, trials, confirmation.finalists[0].trial)
@@ -227,7 +229,7 @@ def _measure_by_confirm(
     A finalist is itself a trial. A control stands for the best trial of its mix on val-B, unless
     the control uses a classifier from elsewhere, which is no mix.
     """
-    plan = read_plan(study_folder.path / CONFIRM_FOLDER)
+    plan = read_plan(study_folder.confirm_path)
     scores = {}
     for finalist in confirmation.finalists if confirmation else ():
         scores[finalist.arm] = finalist.score
@@ -256,8 +258,11 @@ def _find_complete(study_folder: StudyFolder, trials: RowOfTrial, name: str) -> 
         return row
     what = f"{row.status}: {row.reason}" if row else "it has not ended, or does not exist"
     complete = [name for name, row in trials.items() if row.status == "complete"]
-    fix = f"choose a completed one: {join_names(complete) or 'there is none yet'}"
-    raise StudyError(f"trial {name}: {what}", study_folder.path, fix)
+    raise StudyError(
+        f"trial {name}: {what}",
+        study_folder.path,
+        f"choose a completed one: {join_names(complete) or 'there is none yet'}",
+    )
 
 
 def _build_experiment(study_folder: StudyFolder, row: TrialRow, *, exact: bool) -> Experiment:

@@ -3,8 +3,6 @@
 As scikit-learn's `check_estimator`, each failure says which promise is broken and what to change.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -83,15 +81,20 @@ def extension_check(
     (name,) = EXTENSIONS.register([extension])
     kind = EXTENSIONS.declared[name].kind
     if kind != SOURCES.name:
-        what = f"{name} is of the kind {kind}, and only generators are checked"
-        raise ConfigError(what, fix="a search tries it on its first images")
+        raise ConfigError(
+            f"{name} is of the kind {kind}, and only generators are checked",
+            fix="a search tries it on its first images",
+        )
     block = EXTENSIONS.blocks[name].model_fields
     values: dict[str, Value] = {}
     for override in overrides:
         setting, _, text = override.partition("=")
         if setting not in block:
-            what = f"{setting!r} is no setting of {name}"
-            raise ConfigError(what, f"--set {override}", f"use one of {', '.join(block)}")
+            raise ConfigError(
+                f"{setting!r} is no setting of {name}",
+                f"--set {override}",
+                f"use one of {', '.join(block)}",
+            )
         values[f"{name}.{setting}"] = parse_yaml(text, f"--set {override}")
     settings = Settings(
         name="check",

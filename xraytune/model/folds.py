@@ -41,12 +41,12 @@ class Listeners:
 
     Attributes:
         on_epoch: After each epoch, and after resuming also for the earlier ones.
-        on_generator: Once a generator is trained, with its experiment and images.
+        on_generator: Once a generator is trained, with the work folder, its experiment and images.
         note: With messages for the user.
     """
 
     on_epoch: Callable[[EpochRecord], None]
-    on_generator: Callable[[Experiment, RunContext], None]
+    on_generator: Callable[[Path, Experiment, RunContext], None]
     note: Callable[[str], None]
 
 
@@ -94,17 +94,15 @@ def cross_validate(
     if len(contexts) > 1 and experiment.parameters.weights == "none":
         # The networks of an ensemble have one input format, that of all patients.
         form = Network(experiment, with_everyone(contexts[0])).form
-        constants = {"pixel_mean": form.mean[0], "pixel_std": form.std[0]}
-        parameters = experiment.parameters.model_copy(update=constants)
-        experiment = experiment.model_copy(update={"parameters": parameters})
+        constants = {"parameters.pixel_mean": form.mean[0], "parameters.pixel_std": form.std[0]}
+        experiment = experiment.with_values(constants)
     networks = []
     epochs = []
     results = []
     validated = []
     for number, context in enumerate(contexts):
         seed = experiment.settings.seed + number
-        settings = experiment.settings.model_copy(update={"seed": seed})
-        member = experiment.model_copy(update={"settings": settings})
+        member = experiment.with_values({"settings.seed": seed})
         if len(contexts) > 1:
             listeners.note(f"network {number + 1} of {len(contexts)} (seed {seed})")
         trial_dir = folder / f"network_{number + 1}"
@@ -113,7 +111,7 @@ def cross_validate(
             context,
             trial_dir=trial_dir,
             on_epoch=listeners.on_epoch,
-            on_generator=partial(listeners.on_generator, member, context),
+            on_generator=partial(listeners.on_generator, folder, member, context),
         )
         results.append(result)
         epochs.append(finished_epochs(trial_dir / "checkpoint"))

@@ -160,9 +160,11 @@ def generator_train(
     donor_experiment = find_donor_experiment(loaded)
     settings = loaded.settings
     if without_generator and donor_experiment is None:
-        what = "no frozen, pretrained backbone of a classifier in this space"
-        fix = "add --set trainable=head, or train a generator"
-        raise ConfigError(what, settings.name, fix)
+        raise ConfigError(
+            "no frozen, pretrained backbone of a classifier in this space",
+            settings.name,
+            "add --set trainable=head, or train a generator",
+        )
     compute = compute_here(settings)
     pin(compute)
     cache = Path(cache or "cache").resolve()

@@ -57,8 +57,11 @@ def predict(
         raise ConfigError("-o is missing", fix="give the file or the folder to write: -o OUT")
     pairs = pair_folders(images)
     if len(pairs) == 2:
-        what = "this is a folder of pairs, and masks are not X-rays"
-        raise DataError(what, images, f"give only its images: {pairs['images']}")
+        raise DataError(
+            "this is a folder of pairs, and masks are not X-rays",
+            images,
+            f"give only its images: {pairs['images']}",
+        )
     if images.is_file():
         root = images.parent
         files = [images.name]

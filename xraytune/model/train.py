@@ -11,71 +11,47 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from xraytune.base.artifacts import releases, start_folder
-from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, counted
-from xraytune.base.files import StrPath, copy_file, new_folder, require_new, write_text
+from xraytune.base.files import StrPath, copy_file, new_folder, require_new
 from xraytune.base.locks import LockHeldError, hold
-from xraytune.base.records import (
-    Compute,
-    EpochRecord,
-    Json,
-    Progress,
-    frozen,
-    ignore_progress,
-    to_json,
-)
+from xraytune.base.records import EpochRecord, Json, Progress, frozen, ignore_progress, to_json
 from xraytune.data.folders import subfolders
 from xraytune.data.guesses import part_named
-from xraytune.data.pixels import stored_files
-from xraytune.data.prepare import RunContext, SplitData, patients_seen
+from xraytune.data.prepare import RunContext, SplitData
 from xraytune.model.bundle import TrainedNetworks, write_bundle
-from xraytune.model.export import describe_benefit, export
-from xraytune.model.folds import (
-    Listeners,
-    cross_validate,
-    leave_out,
-    train_on_all,
-    with_everyone,
+from xraytune.model.candidates import (
+    CANDIDATES,
+    Candidate,
+    choose_compute,
+    find_study,
+    open_candidates,
+    prepare_candidate,
 )
-from xraytune.nets.compute import compute_here, gpu_count, pin
+from xraytune.model.export import describe_benefit
+from xraytune.model.folds import Listeners, cross_validate, train_on_all, with_everyone
+from xraytune.nets.compute import pin
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun
 from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.space.fields import PARAMETERS, flat_values, parameters_from
-from xraytune.space.load import SEARCH_ONLY, experiment_to_yaml, refuse_unused
-from xraytune.space.parameters import identities_of
-from xraytune.space.paths import PATHS
-from xraytune.space.recorded import require_same_code
-from xraytune.space.settings import Experiment, FinalSettings, Settings
-from xraytune.space.shipped import describe_space
-from xraytune.space.space import Space
+from xraytune.space.fields import flat_values
+from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder
-from xraytune.study.start import (
-    inputs_of_trials,
-    read_inputs,
-    require_same_inputs,
-)
 from xraytune.synth.mix import plan_mix
-from xraytune.synth.sources.which import mixes_of, seen_by
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, TrainedOn
-from xraytune.trial.prepare import open_space, prepare_space, require_inputs
 from xraytune.trial.samples import save_generator_grid
 
-TRAIN_STAGE = "train-1"
-SAMPLES = "samples.png"
+_STAGE = "train-1"
+_SAMPLES = "samples.png"
 """The file with generated images next to real ones, in the bundle of a model trained with them."""
-_CANDIDATES = ("the trial's settings", "the settings of final")
 _logger = logging.getLogger(__name__)
 
 
@@ -158,26 +134,30 @@ def train(
     started = time.monotonic()
     config_or_study = config or study
     if config_or_study is None or (config and study):
-        fix = "write e.g. xraytune train studies/NAME -o model"
-        raise ConfigError("give a study or --config FILE", fix=fix)
+        raise ConfigError(
+            "give a study or --config FILE", fix="write e.g. xraytune train studies/NAME -o model"
+        )
     if study and not Path(study).exists():
-        fix = "`xraytune status` lists the studies; a file of settings is given with --config"
-        raise StudyError("there is no such study", study, fix)
+        raise StudyError(
+            "there is no such study",
+            study,
+            "`xraytune status` lists the studies; a file of settings is given with --config",
+        )
     require_new(out)
     if members < 1:
         raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
 
     # Everything is checked before the first step: settings, packages, images and other inputs.
     EXTENSIONS.register(extensions)
-    spaces = _open_candidates(
+    spaces = open_candidates(
         Path(config_or_study), overrides, data=data, weights_dir=weights_dir, note=note
     )
     settings = spaces[0].settings
-    origin = _find_study(settings, note)
+    origin = find_study(settings, note)
     default_cache = "cache" if origin is None else origin.default_cache
     cache = Path(cache or default_cache).resolve()
     candidates = [
-        _prepare_candidate(
+        prepare_candidate(
             space,
             origin,
             cache,
@@ -188,7 +168,7 @@ def train(
         )
         for space in spaces
     ]
-    compute = _choose_compute(settings, origin, candidates[0].folds[0], note)
+    compute = choose_compute(settings, origin, candidates[0].folds[0], note)
     pin(compute)
 
     # The same training, started again, finds its checkpoints in the same folder.
@@ -198,48 +178,44 @@ def train(
         "compute": asdict(compute),
         "releases": releases(*TASKS[settings.task].packages),
     }
-    work = start_folder(cache, f"{TRAIN_STAGE}.work", depends_on)
+    work = start_folder(cache, f"{_STAGE}.work", depends_on)
+
+    def context_of(fold: SplitData) -> RunContext:
+        return RunContext(prepared=fold, cache=cache, compute=compute, on_progress=on_progress)
 
     def show_samples(folder: Path, member: Experiment, context: RunContext) -> None:
-        if not folder.exists():  # of several networks, the generator of the first one is shown
-            grid = save_generator_grid(member, context, folder)
-            where = f"{grid} (at the end: {out / SAMPLES})"
+        samples = folder / "samples"
+        if not samples.exists():  # of several networks, the generator of the first one is shown
+            grid = save_generator_grid(member, context, samples)
+            where = f"{grid} (at the end: {out / _SAMPLES})"
             note(f"the generator has been trained; its images next to real ones: {where}")
 
-    def listeners(folder: Path) -> Listeners:
-        return Listeners(
-            on_epoch=on_epoch, on_generator=partial(show_samples, folder / "samples"), note=note
-        )
-
-    contexts = [
-        [
-            RunContext(prepared=fold, cache=cache, compute=compute, on_progress=on_progress)
-            for fold in candidate.folds
-        ]
-        for candidate in candidates
-    ]
-    folders = [work / f"candidate_{number}" for number, _ in enumerate(candidates, start=1)]
+    listeners = Listeners(on_epoch=on_epoch, on_generator=show_samples, note=note)
     try:
         with hold(work / ".lock"):
-            all_trained = []
-            for name, candidate, of_folds, folder in zip(
-                _CANDIDATES, candidates, contexts, folders, strict=False
-            ):
+            results = []
+            for number, candidate in enumerate(candidates):
                 if len(candidates) > 1:
-                    note(f"candidate: {name}")
-                trained = cross_validate(candidate.experiment, of_folds, folder, listeners(folder))
-                all_trained.append(trained)
-            place = _choose(all_trained, settings.metric, note)
-            trained = all_trained[place]
-            experiment = candidates[place].experiment
-            context = contexts[place][0]
-            uses_everyone = _can_use_everyone(experiment)
-            if uses_everyone or members > 1:
+                    note(f"candidate: {CANDIDATES[number]}")
+                contexts = [context_of(fold) for fold in candidate.folds]
+                folder = work / f"candidate_{number}"
+                results.append(cross_validate(candidate.experiment, contexts, folder, listeners))
+            best = _choose(results, settings.metric, note)
+            trained = results[best]
+            candidate = candidates[best]
+            experiment = candidate.experiment
+            context = context_of(candidate.folds[0])
+            if candidate.uses_everyone or members > 1:
                 context = with_everyone(context)
-            trained_on = _count_images(candidates[place], context.prepared, trained, origin)
-            _announce(trained_on, note)
-            if uses_everyone and members == 1:
-                trained = train_on_all(experiment, context, trained, work / "all", listeners(work))
+            trained_on = _count_images(candidate, context.prepared, trained, origin)
+            note(
+                f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
+                f"({trained_on.patients:,} of {trained_on.of_patients:,} patients)"
+            )
+            for change in trained_on.changes:
+                note(f"  {change}")
+            if candidate.uses_everyone and members == 1:
+                trained = train_on_all(experiment, context, trained, work / "all", listeners)
             benefit = ""
             exported = experiment.settings.exported_from
             if origin and exported:
@@ -255,13 +231,15 @@ def train(
                     trained_on=trained_on,
                     benefit=benefit,
                 )
-                for grid in folders[place].glob("samples/*.png"):
-                    copy_file(grid, folder / SAMPLES)
+                for grid in work.glob(f"candidate_{best}/samples/*.png"):
+                    copy_file(grid, folder / _SAMPLES)
             shutil.rmtree(work)
     except LockHeldError as error:
-        what = f"the same training is already running: {error.owner or 'in another process'}"
-        fix = "wait for it, or stop it with Ctrl-C and run the same command again to resume"
-        raise ArtifactError(what, work, fix) from None
+        raise ArtifactError(
+            f"the same training is already running: {error.owner or 'in another process'}",
+            work,
+            "wait for it, or stop it with Ctrl-C and run the same command again to resume",
+        ) from None
 
     _send_to_trackers(experiment, origin, trained, out, key=work.name)
     parts = subfolders(settings.data.path) if settings.data.path.is_dir() else ()
@@ -276,193 +254,22 @@ def train(
     )
 
 
-@frozen
-class _Candidate:
-    """One of the settings that are compared.
-
-    Attributes:
-        folds: The images, once for each network.
-        contents: Hashes of the contents of its inputs.
-        patients: The patient of each image of the folder that could be decoded, without `test/`.
-    """
-
-    experiment: Experiment
-    folds: Sequence[SplitData]
-    contents: Sequence[Any]
-    patients: Sequence[str]
-
-    def identity(self) -> dict[str, Any]:
-        """Return everything that its networks depend on, besides this machine."""
-        parameters = self.experiment.parameters
-        return {
-            "experiment": self.experiment.identity(),
-            "images": [fold.fingerprint for fold in self.folds],
-            "steps_per_epoch": self.folds[0].steps_per_epoch(self.experiment.settings),
-            "contents": self.contents,
-            "extensions": identities_of(parameters),
-        }
-
-
-def _open_candidates(
-    config_or_study: Path,
-    overrides: Sequence[str],
-    *,
-    data: StrPath | None,
-    weights_dir: StrPath | None,
-    note: Callable[[str], None],
-) -> list[Space]:
-    """Return the settings of a file, or of what `export` chooses in a study, and those of `final`.
-
-    Each space has a single point. Overrides apply to both.
-    """
-    with TemporaryDirectory() as temporary:
-        file = config_or_study
-        if config_or_study.is_dir():
-            exported = export(config_or_study, out=Path(temporary) / "best.yaml")
-            file = exported.path
-            note(exported.sentence)
-            if exported.synthetic:
-                note(f"the benefit of its synthetic images is {exported.synthetic}")
-        else:
-            note(describe_space(config_or_study))
-        space = open_space(file, overrides, data=data, weights_dir=weights_dir)
-        point = space.first_point()
-        unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(PARAMETERS.keys() - point.keys()))
-        refuse_unused(overrides, "train", unused)
-        refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
-        if space.searched:
-            entry = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
-            note(f"{config_or_study} is a search space: training {entry}")
-        final = space.settings.final
-        trial = replace(space, settings=space.settings.with_values({"final": None})).at(point)
-        if final is None or is_exact(space.settings):
-            return [trial]
-        final_file = Path(temporary) / "final.yaml"
-        final_experiment = _with_final(trial.experiment(), final)
-        write_text(final_file, experiment_to_yaml(final_experiment, final_file.parent))
-        changed = open_space(final_file, overrides, data=data, weights_dir=weights_dir)
-    is_equal = changed.experiment().identity() == trial.experiment().identity()
-    return [trial] if is_equal else [trial, changed.at(changed.first_point())]
-
-
-def _with_final(experiment: Experiment, final: FinalSettings) -> Experiment:
-    values = flat_values(experiment.parameters)
-    final_values = {name: value for name, value in final.values().items() if name in values}
-    return Experiment(
-        settings=final.settings_of(experiment.settings),
-        parameters=parameters_from({**values, **final_values}),
-    )
-
-
-def _prepare_candidate(
-    space: Space,
-    origin: StudyFolder | None,
-    cache: Path,
-    *,
-    members: int,
-    skip_broken: bool,
-    note: Callable[[str], None],
-    on_progress: Progress,
-) -> _Candidate:
-    """Check the inputs of a candidate, and prepare its images and their folds."""
-    experiment = space.experiment()
-    settings = experiment.settings
-    parameters = experiment.parameters
-    if origin:
-        require_same_code(origin.path, parameters.extensions)
-    require_inputs(settings, [parameters])
-    prepared, index = prepare_space(
-        space,
-        cache,
-        recorded=origin.prepared() if origin else None,
-        is_complete=False,
-        skip_broken=skip_broken,
-        note=note,
-        on_progress=on_progress,
-    )
-    folds = [prepared]
-    if members > 1 or _can_use_everyone(experiment):
-        seen = patients_seen(index.images, seen_by(mixes_of(space)))
-        folds = leave_out(prepared, settings.data.split.seed, members, seen)
-    decoded = {*stored_files(cache / prepared.pixels)[0]}
-    return _Candidate(
-        experiment=experiment,
-        folds=folds,
-        contents=_read_contents(experiment, origin, prepared, cache),
-        patients=[image.patient for image in index.images if image.file in decoded],
-    )
-
-
-def _can_use_everyone(experiment: Experiment) -> bool:
-    """Return whether a single network is trained on all patients.
-
-    A generator needs patients that it has not seen, among whom its copies stand out.
-    """
-    return not (is_exact(experiment.settings) or experiment.parameters.has_synthetic_pixels)
-
-
-def is_exact(settings: Settings) -> bool:
-    """Return whether a training repeats its exported trial bit for bit."""
-    return settings.exported_from is not None and settings.exported_from.images is None
-
-
-def _choose(
-    all_trained: Sequence[TrainedNetworks], metric: str, note: Callable[[str], None]
-) -> int:
+def _choose(results: Sequence[TrainedNetworks], metric: str, note: Callable[[str], None]) -> int:
     """Return which candidate scores highest on val-B, and say why."""
-    scores = [trained.result.val_b_score for trained in all_trained]
+    scores = [trained.result.val_b_score for trained in results]
     best = int(np.argmax(scores))
     if len(scores) > 1:
-        folds = counted(len(all_trained[0].epochs), "fold")
+        folds = counted(len(results[0].epochs), "fold")
         compared = " and ".join(
-            f"{score:.3f} with {name}" for name, score in zip(_CANDIDATES, scores, strict=True)
+            f"{score:.3f} with {name}" for score, name in zip(scores, CANDIDATES, strict=True)
         )
-        note(f"the final model has {_CANDIDATES[best]}: {metric} on val-B ({folds}) is {compared}")
+        note(f"the final model has {CANDIDATES[best]}: {metric} on val-B ({folds}) is {compared}")
     return best
-
-
-def _find_study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
-    """Return the study of the exported trial, if there is one and it is here."""
-    origin = settings.exported_from
-    if origin is None:
-        return None
-    study_folder = StudyFolder(origin.study)
-    if study_folder.space_path.is_file():
-        return study_folder
-    note(f"the study of the exported trial does not exist here: {study_folder.path}")
-    return None
-
-
-def _read_contents(
-    experiment: Experiment, study_folder: StudyFolder | None, prepared: SplitData, cache: Path
-) -> list[Any]:
-    """Return hashes that identify the contents of weights, extensions and other inputs.
-
-    Raises StudyError if the study began with other weights or extensions.
-    """
-    settings = experiment.settings
-    parameters = experiment.parameters
-    inputs = inputs_of_trials([parameters])
-    if study_folder:
-        fixed_inputs = {item for item in inputs if item[0] not in PATHS}
-        contents = read_inputs(fixed_inputs, settings, prepared, cache)
-        require_same_inputs(study_folder, contents, is_complete=False)
-    return [*read_inputs(inputs, settings, prepared, cache, mixes=[parameters]).values()]
-
-
-def _announce(trained_on: TrainedOn, note: Callable[[str], None]) -> None:
-    """Say on how many images the final model is trained, and how it differs from the trial."""
-    note(
-        f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
-        f"({trained_on.patients:,} of {trained_on.of_patients:,} patients)"
-    )
-    for change in trained_on.changes:
-        note(f"  {change}")
 
 
 def _send_to_trackers(
     experiment: Experiment,
-    study_folder: StudyFolder | None,
+    origin: StudyFolder | None,
     trained: TrainedNetworks,
     out: Path,
     *,
@@ -472,7 +279,7 @@ def _send_to_trackers(
     settings = experiment.settings
     run = TrackedRun(
         metric=settings.objective.metric,
-        study=(settings.name, study_folder.environment()["identity"] if study_folder else key),
+        study=(settings.name, origin.environment()["identity"] if origin else key),
         parameters=experiment.parameters,
         folder=out.parent,
         kind="train",
@@ -485,34 +292,11 @@ def _send_to_trackers(
     trackers.finish({"status": "complete", **asdict(trained.result)}, model=out)
 
 
-def _choose_compute(
-    settings: Settings,
-    study_folder: StudyFolder | None,
-    prepared: SplitData,
-    note: Callable[[str], None],
-) -> Compute:
-    """Choose all cores for a final model, or what the study used for an exact copy of a trial."""
-    compute = compute_here(settings)
-    origin = settings.exported_from
-    if origin is None or origin.images is not None:
-        return replace(compute, threads=cpu_count())
-    if study_folder is None:
-        return compute
-    if study_folder.prepared().fingerprint != prepared.fingerprint:
-        differ = f"the images or their split differ from those of study {study_folder.path.name}"
-        note(f"{differ}: so will the metrics")
-    recorded = study_folder.compute()
-    if recorded.device == "cpu" or gpu_count():
-        return recorded
-    note("no GPU here, unlike in the study: metrics will differ slightly from the trial")
-    return compute
-
-
 def _count_images(
-    candidate: _Candidate,
+    candidate: Candidate,
     prepared: SplitData,
     trained: TrainedNetworks,
-    study_folder: StudyFolder | None,
+    origin: StudyFolder | None,
 ) -> TrainedOn:
     """Count the images that a model is trained on, out of the images that could be decoded."""
     return TrainedOn(
@@ -523,34 +307,34 @@ def _count_images(
         validated_patients=len({*trained.validated.patients}),
         of_images=len(candidate.patients),
         of_patients=len({*candidate.patients}),
-        changes=tuple(_changes_of(candidate.experiment, prepared, study_folder)),
+        changes=tuple(_changes_of(candidate.experiment, prepared, origin)),
     )
 
 
 def _changes_of(
-    experiment: Experiment, prepared: SplitData, study_folder: StudyFolder | None
+    experiment: Experiment, prepared: SplitData, origin: StudyFolder | None
 ) -> Iterator[str]:
     """Yield a line for each difference from the exported trial.
 
     Settings can only be compared if the study is here.
     """
     parameters = experiment.parameters
-    origin = experiment.settings.exported_from
-    if origin is None or origin.images is None:
+    exported = experiment.settings.exported_from
+    if exported is None or exported.images is None:
         return
-    if study_folder:
-        trial_values = _values_of(study_folder.experiment(origin.trial))
+    if origin:
+        trial_values = _values_of(origin.experiment(exported.trial))
         for name, value in _values_of(experiment).items():
             if value != trial_values.get(name):
                 yield f"{name}: {value} (trial: {trial_values.get(name)})"
     counts = prepared.train_counts
-    if origin.images == sum(counts):
+    if exported.images == sum(counts):
         return
     images = f"{sum(counts):,} of {prepared.train_patient_count:,} patients"
-    yield f"training images: {images} (trial: {origin.images:,} images)"
+    yield f"training images: {images} (trial: {exported.images:,} images)"
     if parameters.source != "none":
         extra = len(plan_mix(counts, parameters))
-        of_trial = len(plan_mix([origin.images], parameters))
+        of_trial = len(plan_mix([exported.images], parameters))
         yield f"extra images: {extra:,} (trial: {of_trial:,}), at the same ratio"
 
 

@@ -1,0 +1,201 @@
+"""The settings that a final model is chosen from, with their images: all is checked, none trained.
+
+The first candidate has the settings of a file, or of the trial that `export` chooses in a study;
+the second, if there are other settings under `final`, has those.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from xraytune.base.cores import cpu_count
+from xraytune.base.files import StrPath, write_text
+from xraytune.base.records import Compute, Progress, frozen
+from xraytune.data.pixels import stored_files
+from xraytune.data.prepare import SplitData, patients_seen
+from xraytune.model.export import export
+from xraytune.model.folds import leave_out
+from xraytune.nets.compute import compute_here, gpu_count
+from xraytune.space.fields import PARAMETERS, flat_values, parameters_from
+from xraytune.space.load import SEARCH_ONLY, experiment_to_yaml, refuse_unused
+from xraytune.space.parameters import identities_of
+from xraytune.space.paths import PATHS
+from xraytune.space.recorded import require_same_code
+from xraytune.space.settings import Experiment, Settings
+from xraytune.space.shipped import describe_space
+from xraytune.space.space import Space
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import inputs_of_trials, read_inputs, require_same_inputs
+from xraytune.synth.sources.which import mixes_of, seen_by
+from xraytune.trial.prepare import open_space, prepare_space, require_inputs
+
+CANDIDATES = ("the trial's settings", "the settings of final")
+
+
+@frozen
+class Candidate:
+    """One of the settings that are compared.
+
+    Attributes:
+        folds: The images, once for each network.
+        contents: Hashes of the contents of weights, extensions and other inputs.
+        patients: The patient of each image of the folder that could be decoded, without `test/`.
+        uses_everyone: Whether a single network is trained on all patients. A generator needs
+            patients that it has not seen, among whom its copies stand out.
+    """
+
+    experiment: Experiment
+    folds: Sequence[SplitData]
+    contents: Sequence[str]
+    patients: Sequence[str]
+    uses_everyone: bool
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that its networks depend on, besides this machine."""
+        return {
+            "experiment": self.experiment.identity(),
+            "images": [fold.fingerprint for fold in self.folds],
+            "steps_per_epoch": self.folds[0].steps_per_epoch(self.experiment.settings),
+            "contents": self.contents,
+            "extensions": identities_of(self.experiment.parameters),
+        }
+
+
+def open_candidates(
+    config_or_study: Path,
+    overrides: Sequence[str],
+    *,
+    data: StrPath | None,
+    weights_dir: StrPath | None,
+    note: Callable[[str], None],
+) -> list[Space]:
+    """Return the settings of a file, or of what `export` chooses in a study, and those of `final`.
+
+    Each space has a single point. Overrides apply to both.
+    """
+    with TemporaryDirectory() as temporary:
+        file = config_or_study
+        if file.is_dir():
+            exported = export(config_or_study, out=Path(temporary) / "best.yaml")
+            file = exported.path
+            note(exported.sentence)
+            if exported.synthetic:
+                note(f"the benefit of its synthetic images is {exported.synthetic}")
+        else:
+            note(describe_space(file))
+        space = open_space(file, overrides, data=data, weights_dir=weights_dir)
+        point = space.first_point()
+        unused = (*SEARCH_ONLY, "resources.cpus_per_trial", *(PARAMETERS.keys() - point.keys()))
+        refuse_unused(overrides, "train", unused)
+        refuse_unused(overrides, "train", ("final",), "set the parameter itself, without `final.`")
+        if space.searched:
+            entry = f"the first entry of its points_to_evaluate: {space.points_to_evaluate[0]}"
+            note(f"{config_or_study} is a search space: training {entry}")
+        final = space.settings.final
+        trial = replace(space, settings=space.settings.with_values({"final": None})).at(point)
+        if final is None or is_exact(space.settings):
+            return [trial]
+        experiment = trial.experiment()
+        values = flat_values(experiment.parameters)
+        final_values = {name: value for name, value in final.values().items() if name in values}
+        final_experiment = Experiment(
+            settings=final.settings_of(experiment.settings),
+            parameters=parameters_from(values | final_values),
+        )
+        final_file = Path(temporary) / "final.yaml"
+        write_text(final_file, experiment_to_yaml(final_experiment, final_file.parent))
+        changed = open_space(final_file, overrides, data=data, weights_dir=weights_dir)
+    if changed.experiment().identity() == experiment.identity():
+        return [trial]
+    return [trial, changed.at(changed.first_point())]
+
+
+def prepare_candidate(
+    space: Space,
+    origin: StudyFolder | None,
+    cache: Path,
+    *,
+    members: int,
+    skip_broken: bool,
+    note: Callable[[str], None],
+    on_progress: Progress,
+) -> Candidate:
+    """Check the inputs of a candidate, and prepare its images and their folds.
+
+    Raises StudyError if the study `origin` began with other weights or extensions.
+    """
+    experiment = space.experiment()
+    settings = experiment.settings
+    parameters = experiment.parameters
+    if origin:
+        require_same_code(origin.path, parameters.extensions)
+    require_inputs(settings, [parameters])
+    prepared, index = prepare_space(
+        space,
+        cache,
+        recorded=origin.prepared() if origin else None,
+        is_complete=False,
+        skip_broken=skip_broken,
+        note=note,
+        on_progress=on_progress,
+    )
+    folds = [prepared]
+    uses_everyone = not (is_exact(settings) or parameters.has_synthetic_pixels)
+    if members > 1 or uses_everyone:
+        seen = patients_seen(index.images, seen_by(mixes_of(space)))
+        folds = leave_out(prepared, settings.data.split.seed, members, seen)
+    inputs = inputs_of_trials([parameters])
+    if origin:
+        fixed_inputs = {item for item in inputs if item[0] not in PATHS}
+        recorded = read_inputs(fixed_inputs, settings, prepared, cache)
+        require_same_inputs(origin, recorded, is_complete=False)
+    contents = read_inputs(inputs, settings, prepared, cache, mixes=[parameters])
+    decoded = {*stored_files(cache / prepared.pixels)[0]}
+    return Candidate(
+        experiment=experiment,
+        folds=folds,
+        contents=[*contents.values()],
+        patients=[image.patient for image in index.images if image.file in decoded],
+        uses_everyone=uses_everyone,
+    )
+
+
+def is_exact(settings: Settings) -> bool:
+    """Return whether a training repeats its exported trial bit for bit."""
+    return settings.exported_from is not None and settings.exported_from.images is None
+
+
+def find_study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
+    """Return the study of the exported trial, if there is one and it is here."""
+    origin = settings.exported_from
+    if origin is None:
+        return None
+    study_folder = StudyFolder(origin.study)
+    if study_folder.space_path.is_file():
+        return study_folder
+    note(f"the study of the exported trial does not exist here: {study_folder.path}")
+    return None
+
+
+def choose_compute(
+    settings: Settings,
+    origin: StudyFolder | None,
+    prepared: SplitData,
+    note: Callable[[str], None],
+) -> Compute:
+    """Choose all cores for a final model, or what the study used for an exact copy of a trial."""
+    compute = compute_here(settings)
+    if not is_exact(settings):
+        return replace(compute, threads=cpu_count())
+    if origin is None:
+        return compute
+    if origin.prepared().fingerprint != prepared.fingerprint:
+        differ = f"the images or their split differ from those of study {origin.path.name}"
+        note(f"{differ}: so will the metrics")
+    recorded = origin.compute()
+    if recorded.device == "cpu" or gpu_count():
+        return recorded
+    note("no GPU here, unlike in the study: metrics will differ slightly from the trial")
+    return compute
