@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figures import Figure, figure
-from xraytune.confirm.arms import CONFIRM_FOLDER, Arm, Role, read_plan
+from xraytune.confirm.arms import Arm, Role, read_plan
 from xraytune.confirm.compare import ArmScores
 from xraytune.confirm.judge import read_scores
 from xraytune.confirm.sealed import choose_test
@@ -38,7 +38,7 @@ class Contrasts:
 
 def read(study: StudyFolder) -> Contrasts:
     """Return the test scores of the study's confirmation."""
-    runs, settings = StudyFolder(study.path / CONFIRM_FOLDER), study.space().settings
+    runs, settings = StudyFolder(study.confirm_path), study.space().settings
     plan = read_plan(runs.path)
     assert plan is not None, "the study is confirmed"
     sealed = choose_test(

@@ -126,12 +126,11 @@ def _confirmed(settings: Settings, folder: Path, extra: Path) -> ControlVerdict:
         cache=cache,
         compute=COMPUTE,
         callbacks=NO_CALLBACKS,
-        before_test=lambda: None,
+        earlier_plan=None,
         reason="",
     )
     sealed, (hospital,) = choose_tests(
         cast(OpenStudy, opened),
-        None,
         replicates=settings.confirm.replicates,
         mixes=[],
         folders=[folder / "hospital"],

@@ -6,7 +6,7 @@ An audit is a study with the space `commands/audit`: a search, a confirmation, a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,6 @@ def audit(
     cache: StrPath | None = None,
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
-    before_test: Callable[[], None] = lambda: None,
 ) -> Audit:
     """Audit synthetic images: copies, realism, and whether they help a classifier.
 
@@ -132,7 +131,6 @@ def audit(
         cache: See `search`.
         skip_broken: See `search`.
         callbacks: See `search`.
-        before_test: See `confirm`.
     """
     real = Path(real)
     synthetic = Path(synthetic)
@@ -211,7 +209,6 @@ def audit(
             cache=cache,
             reason="audit",
             callbacks=callbacks,
-            before_test=before_test,
         )
         result = replace(result, verdict=verdict)
     except DataError as error:

@@ -1,7 +1,5 @@
 """Draw the training sets and the test set of `confirm` for trainings that xraytune does not run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -122,8 +122,10 @@ def judge(
     controls = [(name, kind) for name, kind in given if name]
     arms = [finalist, *(name for name, _ in controls)]
     if not controls:
-        what = "there is nothing to compare the finalist with"
-        raise ConfigError(what, fix="name its controls, at least --none or --duplicate")
+        raise ConfigError(
+            "there is nothing to compare the finalist with",
+            fix="name its controls, at least --none or --duplicate",
+        )
     if real_images:
         arms.append(real_images)
     if len({*arms}) < len(arms):
@@ -178,14 +180,19 @@ def _check_trainings(runs: Path | None, content: Predictions) -> tuple[str, ...]
     table = table[table["arm"].isin(content.arms)]
     expected = len(content.arms) * content.replicates
     if len(table) != expected:
-        what = f"it has {counted(len(table), 'training')} of these arms, but {expected} are judged"
-        raise DataError(what, runs, "write one row for each arm and replicate")
+        raise DataError(
+            f"it has {counted(len(table), 'training')} of these arms, but {expected} are judged",
+            runs,
+            "write one row for each arm and replicate",
+        )
     for column, meaning in _EQUAL.items():
         for replicate, values in table.groupby("replicate")[column]:
             if values.nunique(dropna=False) > 1:
-                what = f"replicate {replicate}: the arms had different numbers of {meaning}"
-                fix = "train all arms of a replicate equally long, on the same real images"
-                raise DataError(what, runs, fix)
+                raise DataError(
+                    f"replicate {replicate}: the arms had different numbers of {meaning}",
+                    runs,
+                    "train all arms of a replicate equally long, on the same real images",
+                )
     return (*declared, "the steps and real images of each training are as declared")
 
 

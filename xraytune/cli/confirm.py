@@ -63,7 +63,7 @@ def confirm(
     from xraytune.cli.results import print_confirmation, show_confirmation
     from xraytune.confirm.run import confirm as confirm_study
 
-    with show_confirmation(is_asked=not (yes or as_json)) as (callbacks, before_test):
+    with show_confirmation(is_asked=not (yes or as_json)) as callbacks:
         confirmation = confirm_study(
             study,
             test=test or (),
@@ -77,7 +77,6 @@ def confirm(
             extensions=extensions or (),
             reason=reason,
             callbacks=callbacks,
-            before_test=before_test,
         )
     if as_json:
         console.show_json(confirmation)
@@ -122,7 +121,7 @@ def audit(
     from xraytune.audit import audit as audit_images
     from xraytune.cli.results import print_audit, show_confirmation
 
-    with show_confirmation(is_asked=not (yes or as_json)) as (callbacks, before_test):
+    with show_confirmation(is_asked=not (yes or as_json)) as callbacks:
         result = audit_images(
             real,
             synthetic,
@@ -135,7 +134,6 @@ def audit(
             cache=cache,
             skip_broken=skip_broken,
             callbacks=callbacks,
-            before_test=before_test,
         )
     if as_json:
         console.show_json(result)

@@ -7,7 +7,7 @@ torch or pandas is imported only where it is used, so that `status` is fast.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
@@ -19,7 +19,6 @@ from xraytune.base.errors import Problem, counted
 from xraytune.base.records import EpochRecord
 from xraytune.base.tables import counts_text, duration
 from xraytune.cli import console
-from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
 from xraytune.present.trials import (
     arms_frame,
@@ -112,22 +111,20 @@ def _log_dashboard(address: str) -> None:
 
 
 @contextmanager
-def show_confirmation(*, is_asked: bool) -> Iterator[tuple[Callbacks, Callable[[], None]]]:
+def show_confirmation(*, is_asked: bool) -> Iterator[Callbacks]:
     """Show the progress of a confirmation: bars, and a live table while it trains.
-
-    Yields its `callbacks` and its `before_test`.
 
     If there is a terminal and `is_asked`, the user is asked before test images are accessed.
     """
     with ExitStack() as display:
         screen = _ConfirmationScreen(display, is_asked=is_asked)
-        callbacks = Callbacks(
+        yield Callbacks(
             note=console.event,
             on_start=lambda _, dashboard: _log_dashboard(dashboard),
             on_runs=screen.on_runs,
             on_progress=screen.on_progress,
+            before_test=screen.before_test,
         )
-        yield callbacks, screen.before_test
 
 
 class _ConfirmationScreen:
@@ -227,7 +224,7 @@ def propose_next(view: StudyView, extensions: Sequence[str] = ()) -> None:
 
     Before `confirm`, print what it will be able to tell, or why it cannot tell anything.
     """
-    verdict = read_verdict(view.path / CONFIRM_FOLDER)
+    verdict = read_verdict(StudyFolder(view.path).confirm_path)
     if verdict:
         console.show(verdict_sentence(verdict))
         _propose_report(view.path)

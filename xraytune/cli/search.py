@@ -17,8 +17,10 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
-        what = f"--patients {text} is no list of numbers"
-        raise ConfigError(what, fix="separate whole numbers by commas: 25,50,100") from None
+        raise ConfigError(
+            f"--patients {text} is no list of numbers",
+            fix="separate whole numbers by commas: 25,50,100",
+        ) from None
 
 
 def search(

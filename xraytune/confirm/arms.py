@@ -23,7 +23,6 @@ from xraytune.stats.verdict import ControlKind
 from xraytune.study.folder import damage_explained
 from xraytune.study.row import TrialRow
 
-CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
 MOST_REPLICATES = 40
 """More replicates are not proposed. Ten, the default, take about as long as a search, and 40 halve

@@ -5,8 +5,6 @@ They are recognised like copies of training images (synth/memorisation.py): too 
 nearer to a scored image than unseen X-rays are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -378,8 +378,9 @@ def _without_extra(space: Space) -> Parameters:
     for control in ("real_only", "augmented"):
         for parameters in sample_control(space, control, 1, ()):
             return parameters
-    what = "the space has no arm without extra images"
-    raise ConfigError(what, space.settings.name, "add source: none")
+    raise ConfigError(
+        "the space has no arm without extra images", space.settings.name, "add source: none"
+    )
 
 
 def _arm(name: str, role: Role, baseline: Parameters, **changes: Value) -> Arm:

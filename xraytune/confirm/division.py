@@ -100,9 +100,9 @@ def divide(
     default_numbers = possible_numbers if len(possible_numbers) > 1 else [largest // 2, largest]
     numbers = sorted({*(request or default_numbers)})
     if len(numbers) < 2 or numbers[0] < 1 or numbers[-1] > largest:
-        what = f"{len(patients):,} training patients make no curve of these numbers of patients"
         raise DataError(
-            what, fix=f"give two or more, up to {largest} (--patients), or add patients"
+            f"{len(patients):,} training patients make no curve of these numbers of patients",
+            fix=f"give two or more, up to {largest} (--patients), or add patients",
         )
     size = min(largest, math.ceil((1 + _SPARE * ratio) * numbers[-1]))
     scored_count = len(patients) - _SAMPLES * size

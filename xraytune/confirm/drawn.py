@@ -4,8 +4,6 @@
 predictions, such as the labels of the test images, which no training may read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -72,8 +70,10 @@ class Drawn:
         Raises DataError if there is no such replicate.
         """
         if not 1 <= replicate <= len(self.draws):
-            what = f"there is no draw for replicate {replicate}"
-            raise DataError(what, fix=f"use the numbers of {DRAWS_FILE}, 1 to {len(self.draws)}")
+            raise DataError(
+                f"there is no draw for replicate {replicate}",
+                fix=f"use the numbers of {DRAWS_FILE}, 1 to {len(self.draws)}",
+            )
         return frozenset(self.draws[replicate - 1])
 
 
@@ -94,8 +94,11 @@ def read_drawn(folder: Path) -> Drawn:
     """
     file = folder / _SEALED_FILE
     if not file.exists():
-        fix = "give the folder that `xraytune draws` wrote"
-        raise StudyError(f"no draws here: {_SEALED_FILE} is missing", folder, fix)
+        raise StudyError(
+            f"no draws here: {_SEALED_FILE} is missing",
+            folder,
+            "give the folder that `xraytune draws` wrote",
+        )
     with damage_explained(file, _RESTORE):
         require_recorded(file)
         return TypeAdapter(Drawn).validate_python(read_json(file))

@@ -38,7 +38,6 @@ from xraytune.synth.sources.which import seen_by
 
 def choose_tests(
     study: OpenStudy,
-    plan: Plan | None,
     *,
     replicates: int,
     mixes: Sequence[Parameters],
@@ -53,6 +52,7 @@ def choose_tests(
         DataError: As for `choose_test`, or images are broken.
         StudyError: The study's images changed, or those of a hospital that was scored.
     """
+    plan = study.earlier_plan
     settings = study.settings
     prepared = study.prepared
     on_progress = study.callbacks.on_progress
@@ -78,10 +78,6 @@ def choose_tests(
     if labelled_by_order and not has_own_images:
         order = plan.order if plan else ""
         verdict_images = labelled_by_order.get(order or next(iter(labelled_by_order)))
-    study_images = LabelledImages(data=settings.data, images=index.images)
-    if verdict_images:
-        refuse_patients_of_study(verdict_images, index, settings)
-        refuse_copies(verdict_images, study_images, settings.data, study.cache)
     sealed = None
     if verdict_images or has_own_images or not labelled_by_order:
         sealed = choose_test(
@@ -93,6 +89,9 @@ def choose_tests(
             test=verdict_images,
             index=index,
         )
+    study_images = LabelledImages(data=settings.data, images=index.images)
+    if verdict_images:
+        refuse_copies(verdict_images, study_images, settings.data, study.cache)
 
     hospitals: list[SealedTest] = []
     for labelled in labelled_by_order.values():
@@ -108,7 +107,7 @@ def choose_tests(
         refuse_patients_of_study(hospital, index, settings, seen)
         refuse_copies(hospital, study_images, settings.data, study.cache)
         refuse_patients_of_folders(hospital, index, settings, mixes, prepared)
-        _refuse_changed(hospital, plan, study.study_folder.path)
+        _refuse_changed(study, hospital)
         for scored in (sealed, *hospitals):
             if scored and scored.kind not in UNUSED:
                 refuse_copies(hospital, scored, settings.data, study.cache)
@@ -117,20 +116,24 @@ def choose_tests(
     return sealed, hospitals
 
 
-def _refuse_changed(hospital: SealedTest, plan: Plan | None, study: Path) -> None:
+def _refuse_changed(study: OpenStudy, hospital: SealedTest) -> None:
     """Refuse (StudyError) a hospital with images that this confirmation scored in another set.
 
     Usually, its folder has changed since then.
     """
+    plan = study.earlier_plan
     orders = {plan.order, *(record.order for record in plan.hospitals)} if plan else set()
-    rows = accesses(study, hospital.contents)
+    rows = accesses(study.study_folder.path, hospital.contents)
     if hospital.order not in orders and any(row.get("order") in orders for row in rows):
         what = (
             "images of this folder were scored by this confirmation, together with others, or "
             "under other names of files or patients"
         )
-        fix = "restore the folder as it was scored, or remove these images from it"
-        raise StudyError(what, hospital.data.path, fix)
+        raise StudyError(
+            what,
+            hospital.data.path,
+            "restore the folder as it was scored, or remove these images from it",
+        )
 
 
 def judge_hospitals(
@@ -138,16 +141,16 @@ def judge_hospitals(
     plan: Plan,
     hospitals: Iterable[SealedTest],
     confirmation: Confirmation,
-    earlier_verdicts: Iterable[Hospital],
 ) -> Confirmation:
     """Return a confirmation with the verdicts at hospitals, and write it after each of them.
 
-    Of `earlier_verdicts`, those of as many replicates are kept.
+    Of the earlier verdicts, those of as many replicates are kept.
     """
     folder = study.runs_folder.path
+    earlier = study.earlier_verdict
     verdicts = {
         verdict.name: verdict
-        for verdict in earlier_verdicts
+        for verdict in (earlier.hospitals if earlier else ())
         if verdict.replicates == plan.replicates
     }
     confirmation = replace(

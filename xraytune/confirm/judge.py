@@ -6,8 +6,6 @@ file (`test.npy`, float64 [R, N, C]), so that all scores that are compared come 
 of device and the same release of torch. Verdicts follow the rules of `stats/verdict.py`.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -87,7 +85,7 @@ def open_images(study: OpenStudy, scores_file: str) -> str:
     Returns the `id` under which the access is to be logged.
     """
     require_trained_networks(study.runs_folder)
-    study.before_test()
+    study.callbacks.before_test()
     for file in (scores_file, copies_file(scores_file)):
         (study.runs_folder.path / file).unlink(missing_ok=True)
     return uuid.uuid4().hex

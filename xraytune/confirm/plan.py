@@ -24,7 +24,7 @@ from xraytune.confirm.arms import (
     finished_label,
     write_plan,
 )
-from xraytune.confirm.record import VERDICT_FILE, Confirmation
+from xraytune.confirm.record import VERDICT_FILE
 from xraytune.confirm.run_list import NO_RUNGS, OpenStudy, train_runs
 from xraytune.confirm.sealed import SealedTest
 from xraytune.data.prepare import write_prepared
@@ -47,12 +47,13 @@ from xraytune.trial.soft_labels import donor_start
 _MOST_SAMPLES = 5000
 
 
-def compared_settings(study: OpenStudy, plan: Plan | None, request: int | None) -> list[Parameters]:
+def compared_settings(study: OpenStudy, request: int | None) -> list[Parameters]:
     """Return the settings of the finalists: of a plan, or of the best trials before there is one.
 
     Raises StudyError if the plan has another number than `request`, or if there is no trial
     with synthetic images.
     """
+    plan = study.earlier_plan
     if plan is None:
         finalists = choose_finalists(study.searched, request or study.settings.confirm.finalists)
         return [trial.parameters for trial in finalists]
@@ -62,11 +63,12 @@ def compared_settings(study: OpenStudy, plan: Plan | None, request: int | None) 
     return [finalist.parameters for finalist in plan.finalists]
 
 
-def count_replicates(study: OpenStudy, plan: Plan | None, request: int | None) -> int:
+def count_replicates(study: OpenStudy, request: int | None) -> int:
     """Return the number of replicates: as requested, as planned, or as the space says.
 
     Raises StudyError if a plan has more, or if more would change who is scored.
     """
+    plan = study.earlier_plan
     if plan is None:
         return request or study.settings.confirm.replicates
     replicates = request or plan.replicates
@@ -92,9 +94,11 @@ def _require_planned(study: OpenStudy, name: str, planned_count: int, requested_
     """Refuse (StudyError) an option that an existing plan contradicts."""
     if requested_count != planned_count:
         folder = study.runs_folder.path
-        what = f"this confirmation has {planned_count} {name}, and {requested_count} were asked for"
-        fix = f"omit --{name}, or move {folder.name}/ away to start over"
-        raise StudyError(what, folder, fix)
+        raise StudyError(
+            f"this confirmation has {planned_count} {name}, and {requested_count} were asked for",
+            folder,
+            f"omit --{name}, or move {folder.name}/ away to start over",
+        )
 
 
 def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: SealedTest) -> Plan:
@@ -124,9 +128,11 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
     )
     names = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
     if names:
-        what = f"there is no control to compare {join_names(names)} with, neither matched nor tuned"
-        fix = "start a search with `none` in confirm.controls.matched"
-        raise StudyError(what, study.study_folder.path, fix)
+        raise StudyError(
+            f"there is no control to compare {join_names(names)} with, neither matched nor tuned",
+            study.study_folder.path,
+            "start a search with `none` in confirm.controls.matched",
+        )
     write_plan(plan, study.runs_folder.path)
     return plan
 
@@ -194,15 +200,14 @@ def arms_of(
     return arms
 
 
-def extend_plan(
-    study: OpenStudy, plan: Plan, sealed: SealedTest, replicates: int, verdict: Confirmation | None
-) -> Plan:
+def extend_plan(study: OpenStudy, plan: Plan, sealed: SealedTest, replicates: int) -> Plan:
     """Return and write a plan with more replicates; the runs of the first ones stay as they are.
 
-    A copy of `verdict` is kept. Raises DataError if a folder of extra
-    images is too small for the training set of a new replicate.
+    A copy of the earlier verdict is kept. Raises DataError if a folder of extra images is too small
+    for the training set of a new replicate.
     """
     folder = study.runs_folder.path
+    verdict = study.earlier_verdict
     training_sets = _training_sets(study, sealed, range(plan.replicates, replicates))
     for arm in plan.arms:
         require_images(arm, training_sets)
@@ -242,9 +247,10 @@ def choose_finalists(trials: Iterable[TrialRow], count: int) -> list[TrialRow]:
     synthetic_trials = [trial for trial in trials if trial.parameters.has_synthetic_images]
     finalists = best_trials(synthetic_trials)
     if not finalists:
-        what = "no trial with synthetic images is complete, so there is no finalist to confirm"
-        fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
-        raise StudyError(what, fix=fix)
+        raise StudyError(
+            "no trial with synthetic images is complete, so there is no finalist to confirm",
+            fix="continue the search (--set budget.trials=N), or add source: gan to the space",
+        )
     return finalists[:count]
 
 

@@ -98,8 +98,9 @@ def read_table(file: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise ConfigError("there is no such file", file, "give a CSV file") from None
     except ValueError as error:  # also what pandas cannot parse or decode
-        fix = "give a CSV file in UTF-8 with a header"
-        raise DataError(f"this is no table ({error})", file, fix) from error
+        raise DataError(
+            f"this is no table ({error})", file, "give a CSV file in UTF-8 with a header"
+        ) from error
     wide = {str(name): match for name in table if (match := _WIDE_COLUMN.fullmatch(str(name)))}
     return _to_long(table, wide) if wide and "arm" not in table else table
 
@@ -153,8 +154,11 @@ def read_predictions(
         table = table.assign(file=table["patient"])
     for column in ("arm", "replicate", "file"):
         if column not in table:
-            fix = "write a row for each arm, replicate and image, with these columns"
-            raise DataError(f"the column {column} is missing", place, fix)
+            raise DataError(
+                f"the column {column} is missing",
+                place,
+                "write a row for each arm, replicate and image, with these columns",
+            )
     known_arms = [*dict.fromkeys(table["arm"])]
     for arm in arms:
         if arm not in known_arms:
@@ -223,8 +227,11 @@ def _of_images(
 ) -> tuple[str, ...]:
     """Return a column's value of each image; refuse (DataError) images with several or none."""
     if column not in table:
-        fix = f"add the column {column}, or give the draws (--draws)"
-        raise DataError(f"the column {column} is missing", place, fix)
+        raise DataError(
+            f"the column {column} is missing",
+            place,
+            f"add the column {column}, or give the draws (--draws)",
+        )
     counts = table["file"].map(table.groupby("file")[column].nunique(dropna=False))
     _refuse(table, counts > 1, f"has another {column} in another row", place)
     _refuse(table, table[column].isna(), f"has no {column}", place)
@@ -239,8 +246,11 @@ def _read_labels(
         return ("dice",), np.zeros(len(images), dtype=np.int64)
     columns = tuple(str(name)[2:] for name in table if str(name).startswith("p_"))
     if not columns:
-        fix = "add p_CLASS for each class, p_FINDING for each finding, or dice"
-        raise DataError("there is no column of probabilities", place, fix)
+        raise DataError(
+            "there is no column of probabilities",
+            place,
+            "add p_CLASS for each class, p_FINDING for each finding, or dice",
+        )
     finding_columns = [f"label_{name}" for name in columns]
     if drawn and drawn.findings:
         labels = np.array([drawn.labels[file] for file in images["file"]], dtype=np.int64)
@@ -258,8 +268,11 @@ def _read_labels(
     )
     outputs = drawn.outputs if drawn else tuple(sorted({*names, *columns} - {"positive"}))
     if "positive" in columns and positive not in outputs:
-        fix = f"give --positive, one of {join_names(outputs)}"
-        raise ConfigError("the table does not say which class is positive", place, fix)
+        raise ConfigError(
+            "the table does not say which class is positive",
+            place,
+            f"give --positive, one of {join_names(outputs)}",
+        )
     return outputs, np.array([outputs.index(name) for name in names])
 
 
@@ -300,8 +313,9 @@ def _require_complete(
     """Refuse (DataError) a run without an image of the test set, or on a patient of its own."""
     expected_files = [*drawn.patients] if drawn else files
     if absent := sorted({*expected_files} - {*files}):
-        what = f"no run has {join_names(absent, _SHOWN)}"
-        raise DataError(what, place, "predict all test images")
+        raise DataError(
+            f"no run has {join_names(absent, _SHOWN)}", place, "predict all test images"
+        )
     for number, (replicate, arm) in enumerate(runs):
         is_own = np.array([patient in own_of[replicate] for patient in patients])
         has_result = ~np.isnan(results[number]).any(axis=1)
@@ -312,8 +326,11 @@ def _require_complete(
             wrong_files = np.array(files)[is_wrong].tolist()
             if wrong_files:
                 names = join_names(wrong_files, _SHOWN)
-                fix = "predict each test image once in each run, but for those of its own patients"
-                raise DataError(f"{arm}, replicate {replicate}, {what} {names}", place, fix)
+                raise DataError(
+                    f"{arm}, replicate {replicate}, {what} {names}",
+                    place,
+                    "predict each test image once in each run, but for those of its own patients",
+                )
 
 
 def _keep_own_sites(

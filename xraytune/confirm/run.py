@@ -12,15 +12,15 @@ search's patients. The same call again resumes after an interruption: all result
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError, StudyError
-from xraytune.base.files import StrPath, optional_path, require_writable
-from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, read_plan
+from xraytune.base.files import StrPath, require_writable
+from xraytune.confirm.arms import Plan, read_plan
 from xraytune.confirm.hospitals import choose_tests, judge_hospitals
 from xraytune.confirm.judge import judge, score_sealed, with_outcomes
 from xraytune.confirm.plan import (
@@ -70,7 +70,6 @@ def confirm(
     extensions: Sequence[str | type] = (),
     reason: str = "",
     callbacks: Callbacks = NO_CALLBACKS,
-    before_test: Callable[[], None] = lambda: None,
 ) -> Confirmation:
     """Compare the finalists of a study with their controls.
 
@@ -95,8 +94,6 @@ def confirm(
         extensions: The code of the study's extensions: `FILE.py:CLASS`, or the class itself.
         reason: Why test images are scored, for the test-set access log.
         callbacks: Called as the confirmation proceeds.
-        before_test: Called after all training, before test images are scored for the first time,
-            at most once; an exception leaves them sealed.
 
     Raises:
         ConfigError: No finalist or fewer than two replicates were asked for, or a column of `by`
@@ -108,91 +105,81 @@ def confirm(
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
-    cache = optional_path(cache)
-    _require_counts(finalists, replicates)
     EXTENSIONS.register(extensions)
     study_folder = StudyFolder(Path(study).resolve())
     space = study_folder.space(data=data, weights_dir=weights_dir)
     if not os.access(study_folder.path, os.W_OK):
-        recorded_verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
+        recorded_verdict = read_verdict(study_folder.confirm_path)
         if recorded_verdict and (test or by or finalists or replicates):
-            what = "the study cannot be written to, so nothing can be added to its verdict"
-            fix = "give no further options for its recorded verdict, or copy the study"
-            raise StudyError(what, study_folder.path, fix)
+            raise StudyError(
+                "the study cannot be written to, so nothing can be added to its verdict",
+                study_folder.path,
+                "give no further options for its recorded verdict, or copy the study",
+            )
         if recorded_verdict:
             callbacks.note("the study cannot be written to: this is its recorded verdict")
             return recorded_verdict
     require_same_code(study_folder.path)
-    with _open_study(study_folder, space, cache, address, callbacks) as open_study:
-        open_study = replace(open_study, reason=reason, before_test=lru_cache(before_test))
-
-        # An earlier call decides what this one may still choose.
-        plan = read_plan(open_study.runs_folder.path)
-        earlier_verdict = None
-        with suppress(StudyError):  # a damaged verdict is written anew
-            earlier_verdict = read_verdict(open_study.runs_folder.path)
-
+    callbacks = replace(callbacks, before_test=lru_cache(callbacks.before_test))  # asks once
+    cache = Path(cache or study_folder.default_cache).resolve()
+    with _open_study(study_folder, space, cache, address, callbacks, reason) as open_study:
         # What is compared comes before the images, which take minutes to read.
         sites = left_out_sites(open_study.settings, open_study.prepared)
-        _require_sites_alone(sites, replicates, by)
-        finalist_settings = compared_settings(open_study, plan, finalists)
-        replicate_count = count_replicates(open_study, plan, len(sites) or replicates)
-        if plan is None:
+        _require_possible(sites, finalists, replicates, by)
+        finalist_settings = compared_settings(open_study, finalists)
+        replicate_count = count_replicates(open_study, len(sites) or replicates)
+        if open_study.earlier_plan is None:
             require_inputs(open_study.settings, finalist_settings)
             open_study.runner.launch()  # it needs seconds, while the images are read
 
         # Patients who are tested on must not be trained on, so the test images are chosen first.
         sealed, hospitals = choose_tests(
             open_study,
-            plan,
             replicates=replicate_count,
             mixes=[*finalist_settings, *space.networks()],  # a control may have another encoder
             folders=[Path(test)] if isinstance(test, Path | str) else [*map(Path, test)],
         )
+        confirmation = open_study.earlier_verdict
         if sealed:
-            columns = _columns_of_groups(sealed, earlier_verdict, by, callbacks)
-        elif earlier_verdict is None or by or earlier_verdict.replicates != replicate_count:
-            what = "the verdict's own test images are needed, and were not given"
-            fix = "give their folder before the others: --test DIR --test OTHER"
-            raise StudyError(what, open_study.runs_folder.path, fix)
+            for note in sealed.notes:
+                callbacks.note(note)
+            # By default, the subgroups are those of the earlier verdict.
+            groups = confirmation.subgroups if confirmation and not sites else ()
+            names = by or [*dict.fromkeys(group.column for group in groups)]
+            columns = subgroup_columns(sealed.images, names, sealed.data.path)
+        elif confirmation is None or by or confirmation.replicates != replicate_count:
+            raise StudyError(
+                "the verdict's own test images are needed, and were not given",
+                open_study.runs_folder.path,
+                "give their folder before the others: --test DIR --test OTHER",
+            )
         prepared = sealed.prepared if sealed else open_study.runs_folder.prepared()
         open_study = replace(open_study, prepared=prepared)
 
         # The last check before a training: a plan may train further trials.
         _require_same_inputs(open_study, finalist_settings)
-        plan = _complete_plan(
-            open_study, plan, sealed, earlier_verdict, len(finalist_settings), replicate_count
-        )
+        plan = _complete_plan(open_study, sealed, len(finalist_settings), replicate_count)
         train_replicates(open_study, plan)
         open_study.runner.close()
 
         # All is trained, so the test images are opened.
-        confirmation = earlier_verdict
         if sealed:
             scores = score_sealed(open_study, plan, sealed)
             plan = scores.plan
             confirmation = judge(open_study, scores, sealed)
             confirmation = with_outcomes(confirmation, open_study, scores, sealed, columns)
         assert confirmation, "without a verdict, its own images are scored"
-        earlier_hospitals = earlier_verdict.hospitals if earlier_verdict else ()
-        return judge_hospitals(open_study, plan, hospitals, confirmation, earlier_hospitals)
-
-
-def _require_counts(finalists: int | None, replicates: int | None) -> None:
-    """Refuse (ConfigError) numbers that the settings of a space would not allow either."""
-    for name, number, fewest in (("finalists", finalists, 1), ("replicates", replicates, 2)):
-        if number is not None and number < fewest:
-            what = f"{number} {name} are too few for a comparison"
-            raise ConfigError(what, f"--{name}", f"give at least {fewest}")
+        return judge_hospitals(open_study, plan, hospitals, confirmation)
 
 
 @contextmanager
 def _open_study(
     study_folder: StudyFolder,
     space: Space,
-    cache: Path | None,
+    cache: Path,
     address: str | None,
     callbacks: Callbacks,
+    reason: str,
 ) -> Iterator[OpenStudy]:
     """Lock a study whose search has ended, and close its runner in the end."""
     require_writable(study_folder.path.parent)  # for the test-set access log
@@ -200,11 +187,13 @@ def _open_study(
     if address is None:
         require_device(compute, study_folder.path)
     settings = space.settings
-    cache = (cache or study_folder.default_cache).resolve()
     runner = Runner(study_folder, cache=cache, address=address, callbacks=callbacks)
     runner.allocation = allocation_of(settings, has_gpu=compute.device == "cuda")
     with locked(study_folder, "confirmed"), closing(runner):
         journal = Journal(study_folder.journal_path, space, is_writable=False)
+        earlier_verdict = None
+        with suppress(StudyError):  # a damaged one is written anew
+            earlier_verdict = read_verdict(study_folder.confirm_path)
         if change := other_releases(study_folder):
             callbacks.note(f"the trials of the search were {change}")
         yield OpenStudy(
@@ -221,35 +210,39 @@ def _open_study(
             ),
             runner=runner,
             callbacks=callbacks,
+            earlier_plan=read_plan(study_folder.confirm_path),
+            earlier_verdict=earlier_verdict,
+            reason=reason,
         )
 
 
-def _require_sites_alone(sites: Sequence[str], replicates: int | None, by: Sequence[str]) -> None:
-    """Refuse (StudyError) options that do not apply to a verdict over sites."""
-    if sites and by:
-        what = (
-            "with confirm.leave_out: site, the finalist is compared by site, and in no other groups"
-        )
-        raise StudyError(what, "--by", "omit it")
-    if sites and replicates not in (None, len(sites)):
-        what = (
-            f"with confirm.leave_out: site, there is one replicate for each of {len(sites)} sites"
-        )
-        raise StudyError(what, "--replicates", "omit it")
+def _require_possible(
+    sites: Sequence[str], finalists: int | None, replicates: int | None, by: Sequence[str]
+) -> None:
+    """Refuse options that settings would not allow either, or that a verdict over sites excludes.
 
-
-def _columns_of_groups(
-    sealed: SealedTest, verdict: Confirmation | None, by: Sequence[str], callbacks: Callbacks
-) -> Mapping[str, Mapping[str, str]]:
-    """Return the value of each test image in the columns of `by`, else in those of `verdict`.
-
-    Raises ConfigError if a column makes no subgroups.
+    Raises ConfigError or, for sites, StudyError.
     """
-    for note in sealed.notes:
-        callbacks.note(note)
-    groups = verdict.subgroups if verdict and not sealed.prepared.left_out_sites else ()
-    earlier_columns = dict.fromkeys(group.column for group in groups)
-    return subgroup_columns(sealed.images, by or [*earlier_columns], sealed.data.path)
+    for name, number, fewest in (("finalists", finalists, 1), ("replicates", replicates, 2)):
+        if number is not None and number < fewest:
+            raise ConfigError(
+                f"{number} {name} are too few for a comparison",
+                f"--{name}",
+                f"give at least {fewest}",
+            )
+    over_sites = "with confirm.leave_out: site,"
+    if sites and by:
+        raise StudyError(
+            f"{over_sites} the finalist is compared by site, and in no other groups",
+            "--by",
+            "omit it",
+        )
+    if sites and replicates not in (None, len(sites)):
+        raise StudyError(
+            f"{over_sites} there is one replicate for each of {len(sites)} sites",
+            "--replicates",
+            "omit it",
+        )
 
 
 def _require_same_inputs(study: OpenStudy, finalist_settings: Sequence[Parameters]) -> None:
@@ -264,14 +257,10 @@ def _require_same_inputs(study: OpenStudy, finalist_settings: Sequence[Parameter
 
 
 def _complete_plan(
-    study: OpenStudy,
-    plan: Plan | None,
-    sealed: SealedTest | None,
-    verdict: Confirmation | None,
-    finalists: int,
-    replicates: int,
+    study: OpenStudy, sealed: SealedTest | None, finalists: int, replicates: int
 ) -> Plan:
     """Return the plan, made or extended if it has to be, and say if it is exploratory."""
+    plan = study.earlier_plan
     if plan is None:
         assert sealed, "only a planned confirmation has a verdict"
         plan = make_plan(study, finalists, replicates=replicates, sealed=sealed)
@@ -280,10 +269,13 @@ def _complete_plan(
             "this confirmation was scored on other test images, or under other names of files or "
             "patients"
         )
-        fix = f"use those, or move {study.runs_folder.path.name}/ away to start over"
-        raise StudyError(what, sealed.data.path, fix)
+        raise StudyError(
+            what,
+            sealed.data.path,
+            f"use those, or move {study.runs_folder.path.name}/ away to start over",
+        )
     elif sealed and replicates > plan.replicates:
-        plan = extend_plan(study, plan, sealed, replicates, verdict)
+        plan = extend_plan(study, plan, sealed, replicates)
     scored_set = sealed.data.set if sealed else None
     for reason in why_exploratory(plan, study.settings.data.set, scored_set):
         study.callbacks.note(f"the verdict will be exploratory: {reason}")

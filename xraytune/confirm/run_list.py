@@ -8,7 +8,7 @@ it decides as an uninterrupted confirmation would.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -18,7 +18,8 @@ from typing import Any
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl, read_jsonl, sha256_of, write_json
 from xraytune.base.records import Compute, EpochRecord, frozen, progress_text
-from xraytune.confirm.arms import CONFIRM_FOLDER, Plan, replicate
+from xraytune.confirm.arms import Plan, replicate
+from xraytune.confirm.record import Confirmation
 from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks, RunsView
@@ -46,8 +47,9 @@ class OpenStudy:
         compute: Device and precision that the study's trials computed with.
         searched: The ended trials of the search.
         rungs: ASHA's rungs of the search, which decide which top-up trials are pruned.
-        before_test: Called before test images are scored for the first time.
-        reason: Why they are scored, for the test-set access log.
+        earlier_plan, earlier_verdict: Those of an earlier call, which decide what this one may
+            still choose; None before there are any.
+        reason: Why test images are scored, for the test-set access log.
     """
 
     study_folder: StudyFolder
@@ -59,7 +61,8 @@ class OpenStudy:
     rungs: Rungs
     runner: Runner
     callbacks: Callbacks
-    before_test: Callable[[], object] = lambda: None
+    earlier_plan: Plan | None = None
+    earlier_verdict: Confirmation | None = None
     reason: str = ""
 
     @property
@@ -70,7 +73,7 @@ class OpenStudy:
     @property
     def runs_folder(self) -> StudyFolder:
         """The folder of the replicates."""
-        return StudyFolder(self.study_folder.path / CONFIRM_FOLDER)
+        return StudyFolder(self.study_folder.confirm_path)
 
 
 class RunList(TrialLoop):
@@ -103,9 +106,11 @@ class RunList(TrialLoop):
             config = study_folder.trial_path(number) / "config.json"
             identity = run.experiment.identity()
             if config.exists() and study_folder.experiment(number).identity() != identity:
-                what = "this run was started with other settings: the study or the options changed"
-                fix = f"use the same options, or move {study_folder.path.name}/ away to start over"
-                raise StudyError(what, config, fix)
+                raise StudyError(
+                    "this run was started with other settings: the study or the options changed",
+                    config,
+                    f"use the same options, or move {study_folder.path.name}/ away to start over",
+                )
         waiting_runs = [run for run in runs if run.number not in kept_rows]
         super().__init__(
             study_folder, waiting_runs, generator_need=generator_need, callbacks=callbacks
@@ -252,20 +257,25 @@ def train_runs(
     if not make_loop(study.callbacks).is_done:
         change = other_releases(study_folder)
         if change:
-            what = f"the runs of this confirmation are {change}, so their scores are not comparable"
             fix = (
                 f"install those versions, or move {study_folder.path.name}/ away to train all "
                 "runs with the current ones"
             )
-            raise StudyError(what, study_folder.path, fix)
+            raise StudyError(
+                f"the runs of this confirmation are {change}, so their scores are not comparable",
+                study_folder.path,
+                fix,
+            )
         study.runner.run(make_loop)
     ended_rows = ended_runs(study_folder)
     rows = {run.number: ended_rows[run.number] for run in runs}
     failed_rows = [row for row in rows.values() if row.status == "failed"]
     if failed_rows:
-        what = f"{len(failed_rows)} of {len(runs)} {what} failed:{reasons_of(failed_rows)}"
-        fix = "run the same command again to retry them; see trials/*/error.txt there"
-        raise TrialError(what, study_folder.path, fix)
+        raise TrialError(
+            f"{len(failed_rows)} of {len(runs)} {what} failed:{reasons_of(failed_rows)}",
+            study_folder.path,
+            "run the same command again to retry them; see trials/*/error.txt there",
+        )
     return rows
 
 

@@ -193,8 +193,11 @@ def choose_test(
             if has_folder or sites:
                 raise
             what = problem.what if kind == "folder" else f"{folder_problem}: {problem.what}"
-            fix = f"{problem.fix}, or give images of other patients: {_GIVE_TEST}"
-            raise DataError(what, problem.where, fix) from error
+            raise DataError(
+                what,
+                problem.where,
+                f"{problem.fix}, or give images of other patients: {_GIVE_TEST}",
+            ) from error
     refuse_patients_of_folders(sealed, index, settings, mixes, prepared)
     return replace(sealed, notes=tuple(notes))
 
@@ -237,8 +240,11 @@ def refuse_copies(
     copies = sorted({files[place] for places, _ in pairs for place in places.tolist()})
     if copies:
         what = f"{len(copies)} images are copies of images in {others.data.path}, or look like them"
-        fix = "remove them: they are no new evidence"
-        raise DataError(f"{what}: {join_names(copies)}", test_set.data.path, fix)
+        raise DataError(
+            f"{what}: {join_names(copies)}",
+            test_set.data.path,
+            "remove them: they are no new evidence",
+        )
 
 
 def _hash_images(
@@ -416,9 +422,11 @@ def _require_sites(prepared: SplitData) -> None:
             raise DataError(f"site {site}: {problem}", where, _FEWER)
         for side in side_sizes(replicate)[1:]:
             if problem := side.lacking(1):
-                what = f"without site {site}, {side.name} lacks patients of a class: {problem}"
-                fix = "use larger validation sides (data.split)"
-                raise DataError(what, where, fix)
+                raise DataError(
+                    f"without site {site}, {side.name} lacks patients of a class: {problem}",
+                    where,
+                    "use larger validation sides (data.split)",
+                )
 
 
 def require_every_class(images: Iterable[ImageFile], prepared: SplitData, patients: int) -> None:
@@ -426,8 +434,11 @@ def require_every_class(images: Iterable[ImageFile], prepared: SplitData, patien
     names = prepared.class_names
     classes = {*names} - {names[image.label] for image in images}
     if classes:
-        what = f"a draw of {patients} patients has no image of {join_names(sorted(classes))}"
-        raise DataError(what, "data.train_patients", "use more patients")
+        raise DataError(
+            f"a draw of {patients} patients has no image of {join_names(sorted(classes))}",
+            "data.train_patients",
+            "use more patients",
+        )
 
 
 def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progress) -> ImageIndex:
@@ -444,8 +455,9 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
     )
     require_same_data(prepared, index, where)
     if prepared.test_fingerprint not in (None, index.test_fingerprint):
-        what = f"{_TEST_FOLDER}, or its grouping by patient, changed since the search"
-        raise StudyError(what, where, RESTORE)
+        raise StudyError(
+            f"{_TEST_FOLDER}, or its grouping by patient, changed since the search", where, RESTORE
+        )
     return index
 
 

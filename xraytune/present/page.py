@@ -16,7 +16,6 @@ from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, XraytuneError, join_names
 from xraytune.base.files import StrPath, optional_path, read_bytes, require_writable, write_text
 from xraytune.base.tables import Table, shown_path, text_of
-from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
 from xraytune.data.prepare import SplitData
 from xraytune.model.export import trial_to_export
@@ -75,7 +74,7 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
     view = watcher.look()
     settings = watcher.space.settings
     prepared = study_folder.prepared()
-    verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
+    verdict = read_verdict(study_folder.confirm_path)
     environment = study_folder.environment()
 
     # The trial that `export` writes, or the best trial on val-B if it would fail.

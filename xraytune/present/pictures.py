@@ -98,8 +98,10 @@ def grad_cam(network: Classifier, inputs: Tensor) -> Floats:
     for hook in hooks:
         hook.remove()
     if not last_maps:
-        what = "Grad-CAM needs feature maps, which this backbone does not have"
-        raise ConfigError(what, fix="leave out Grad-CAM")
+        raise ConfigError(
+            "Grad-CAM needs feature maps, which this backbone does not have",
+            fix="leave out Grad-CAM",
+        )
     (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), last_maps)
     maps = F.relu(
         (gradient.mean(dim=(2, 3), keepdim=True) * last_maps[0].detach()).sum(dim=1, keepdim=True)

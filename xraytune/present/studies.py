@@ -7,7 +7,6 @@ from pathlib import Path
 from xraytune.base.errors import StudyError, counted
 from xraytune.base.records import frozen
 from xraytune.base.tables import Cell, Entry, Frame, Row, Table, shown_path
-from xraytune.confirm.arms import CONFIRM_FOLDER
 from xraytune.confirm.record import read_verdict
 from xraytune.space.load import STUDY_NAME
 from xraytune.study.folder import StudyFolder, work_on
@@ -63,8 +62,9 @@ def list_studies(*folders: Path | str) -> tuple[StudySummary, ...]:
     for folder in map(Path, folders or ["studies"]):
         files = sorted(folder.glob(STUDY_NAME)) or sorted(folder.glob(f"*/{STUDY_NAME}"))
         if not files:
-            fix = "start one with `xraytune search`"
-            raise StudyError("no study here, nor in its subfolders", folder, fix)
+            raise StudyError(
+                "no study here, nor in its subfolders", folder, "start one with `xraytune search`"
+            )
         summaries += [_summarise(StudyFolder(file.parent.resolve())) for file in files]
     return tuple(summaries)
 
@@ -73,7 +73,7 @@ def _summarise(study_folder: StudyFolder) -> StudySummary:
     try:
         view = StudyWatcher(study_folder).look()
         arms = view.arms
-        verdict = read_verdict(study_folder.path / CONFIRM_FOLDER)
+        verdict = read_verdict(study_folder.confirm_path)
     except StudyError:
         return StudySummary(name=study_folder.path.name, path=study_folder.path, state="damaged")
     ended = sum(trial.seconds is not None for trial in view.trials)

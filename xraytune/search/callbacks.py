@@ -58,6 +58,8 @@ class Callbacks:
             ends.
         on_progress: Called with the progress of a confirmation's runs, and of everything else, such
             as decoding.
+        before_test: Called after all training of a confirmation, before test images are scored for
+            the first time, at most once; an exception leaves them sealed.
     """
 
     note: Callable[[str], None] = _ignore
@@ -68,6 +70,7 @@ class Callbacks:
     on_trial_end: Callable[[TrialRow], None] = _ignore
     on_runs: Callable[[RunsView], None] = _ignore
     on_progress: Progress = ignore_progress
+    before_test: Callable[[], None] = _ignore
 
     def combine(self, other: Callbacks) -> Callbacks:
         """Return callbacks that call these functions, and then those of the other record.

@@ -308,8 +308,11 @@ class TrialLoop(ABC):
                 f"{_SAME_FAILURES} trials in a row failed for the same reason, so no more were "
                 f"started: {reason}"
             )
-            fix = "fix the cause, then run the same command again; see trials/*/error.txt"
-            raise TrialError(what, self.study_folder.path, fix)
+            raise TrialError(
+                what,
+                self.study_folder.path,
+                "fix the cause, then run the same command again; see trials/*/error.txt",
+            )
 
     def _end(self, trial: OpenTrial, status: Status, outcome: dict[str, Any]) -> None:
         self._stop(trial)

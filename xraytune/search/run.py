@@ -190,9 +190,10 @@ def search(
         _run_trials(study_folder, loaded_space, prepared, runner)
     view = StudyWatcher(study_folder).look()
     if view.best is None:
-        what = f"no trial completed{reasons_of(view.trials)}"
         raise TrialError(
-            what, study_folder.path, "see trials.jsonl and trials/*/error.txt in the study"
+            f"no trial completed{reasons_of(view.trials)}",
+            study_folder.path,
+            "see trials.jsonl and trials/*/error.txt in the study",
         )
     return view
 
@@ -217,8 +218,11 @@ def _require_same_study(
             f"resources.cpus_per_trial: {cpus}, but trials of this study compute in "
             f"{counted(compute.threads, 'thread')}, on whose number their results depend"
         )
-        fix = f"write resources.cpus_per_trial: {compute.threads}, or give the study another name"
-        raise StudyError(what, study_folder.path, fix)
+        raise StudyError(
+            what,
+            study_folder.path,
+            f"write resources.cpus_per_trial: {compute.threads}, or give the study another name",
+        )
     return space
 
 
@@ -252,8 +256,11 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     if most.cpus > node.cpus or most.gpus > node.gpus:
         what = f"{most} are needed, but this machine has only {node.cpus} cores and "
         what += f"{node.gpus} GPUs"
-        fix = "lower cpus_per_trial, gpus_per_trial, or generator.cpus and generator.gpus"
-        raise MachineError(what, "resources", fix)
+        raise MachineError(
+            what,
+            "resources",
+            "lower cpus_per_trial, gpus_per_trial, or generator.cpus and generator.gpus",
+        )
     return allocation, compute
 
 

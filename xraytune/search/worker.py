@@ -73,8 +73,7 @@ class TrialWorker:
                 "install the same versions on every machine that runs trials, "
                 "then run the same command again"
             )
-            what = f"the trials of this study are {other} here"
-            raise MachineError(what, study.path, fix)
+            raise MachineError(f"the trials of this study are {other} here", study.path, fix)
         declare_recorded(study.path, runs_code=True)
         pin(compute, gpu_share=self._job.resources.get("GPU", 1.0))
         experiment = study.experiment(self._job.number)

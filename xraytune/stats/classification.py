@@ -349,8 +349,11 @@ def require_finite_outputs(
     """
     bad = int((~np.isfinite(outputs)).any(axis=1).sum())
     if bad:
-        what = f"the network's output is NaN or infinite for {bad} of {len(outputs)} images"
-        raise error(what, where, "train the network again; if it happens again, use a smaller lr")
+        raise error(
+            f"the network's output is NaN or infinite for {bad} of {len(outputs)} images",
+            where,
+            "train the network again; if it happens again, use a smaller lr",
+        )
 
 
 def require_scorable(labels: Labels, scores: Floats) -> None:
@@ -363,8 +366,11 @@ def require_scorable(labels: Labels, scores: Floats) -> None:
     if labels.ndim == 2:
         if not scored_findings(labels):
             few = f"{FEWEST_LABELS} positives and {FEWEST_LABELS} negatives"
-            what = f"no finding has {few} among {len(labels)} images"
-            raise DataError(what, fix="use more images, or more frequent findings")
+            raise DataError(
+                f"no finding has {few} among {len(labels)} images",
+                fix="use more images, or more frequent findings",
+            )
     elif not np.bincount(labels, minlength=scores.shape[-1]).all():
-        what = "a class has no image, so AUROC is undefined"
-        raise DataError(what, fix="evaluate on images of every class")
+        raise DataError(
+            "a class has no image, so AUROC is undefined", fix="evaluate on images of every class"
+        )

@@ -288,8 +288,10 @@ def _weight(patient_of_image: NDArray[np.intp]) -> float:
     """Return sqrt(n / (n - 1)) / N for N images of n patients; raise DataError if n is 1."""
     count = len(np.unique(patient_of_image))
     if count < 2:
-        what = "all images, or all of a class, belong to one patient, so a score has no interval"
-        raise DataError(what, fix="evaluate on at least two patients of every class")
+        raise DataError(
+            "all images, or all of a class, belong to one patient, so a score has no interval",
+            fix="evaluate on at least two patients of every class",
+        )
     return float(np.sqrt(count / (count - 1))) / len(patient_of_image)
 
 

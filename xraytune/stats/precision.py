@@ -5,8 +5,6 @@ the smallest gain that is likely to be found. The interval is computed as in `st
 from the evidence that its model of scores (`placement_variance`) predicts for two equal arms.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -145,8 +145,10 @@ def gather(pair: StructuralComponents) -> Evidence:
     """
     replicates = pair.scores.shape[1]
     if replicates < 2:
-        what = "confirm.replicates: a single one gives no estimate of the variance between them"
-        raise ConfigError(what, fix="use at least 4, preferably 5")
+        raise ConfigError(
+            "confirm.replicates: a single one gives no estimate of the variance between them",
+            fix="use at least 4, preferably 5",
+        )
     # Differences first, so that swapping the arms exactly flips their signs.
     differences, by_patient = (arms[0] - arms[1] for arms in (pair.scores, pair.components))
     covariance = by_patient @ by_patient.T

@@ -65,16 +65,19 @@ def clean_cache(
     try:
         limit = TypeAdapter(ByteSize).validate_python(max_size)
     except ValidationError as error:
-        fix = "give a number with a unit, such as 50GB"
-        raise ConfigError(f"{max_size!r} is not a size", "--max-size", fix) from error
+        raise ConfigError(
+            f"{max_size!r} is not a size", "--max-size", "give a number with a unit, such as 50GB"
+        ) from error
     if not cache.is_dir():
         raise ConfigError("no cache here", cache, "give its folder: --cache DIR")
     cache = cache.resolve()
     if not is_cache(cache):
         tag = shlex.quote(str(cache / CACHE_TAG))
-        what = f"not a cache of xraytune: it has no {CACHE_TAG}"
-        fix = f"if xraytune made it, mark it: echo '{TAG_LINE} xraytune' > {tag}"
-        raise ConfigError(what, cache, fix)
+        raise ConfigError(
+            f"not a cache of xraytune: it has no {CACHE_TAG}",
+            cache,
+            f"if xraytune made it, mark it: echo '{TAG_LINE} xraytune' > {tag}",
+        )
     removed: dict[Path, int] = {}
     other_paths: list[Path] = []
     with explain_disk_errors(cache):

@@ -74,6 +74,8 @@ class StudyFolder:
         """The wall time used, in seconds."""
         self.log_path = path / ".ray.log"
         """What Ray's process writes while it runs trials."""
+        self.confirm_path = path / "confirm"
+        """The folder of the confirmation's runs, which looks like a study, and of its verdict."""
         self.driver_lock_path = path / ".driver.lock"
         """The lock of the process that runs the trials, which may outlive a killed search."""
         self.default_cache = path.parent.parent / "cache"
@@ -100,8 +102,11 @@ class StudyFolder:
         """
         declare_recorded(self.path)
         if not self.space_path.exists():
-            fix = "give the folder that `xraytune search` printed, such as studies/NAME"
-            raise StudyError("no study here: study.yaml is missing", self.path, fix)
+            raise StudyError(
+                "no study here: study.yaml is missing",
+                self.path,
+                "give the folder that `xraytune search` printed, such as studies/NAME",
+            )
         try:
             return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
@@ -236,19 +241,23 @@ def locked(
                 pass
             yield
     except LockHeldError as error:
-        fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"
         work_of_owner = error.owner.work if error.owner else "searched"
-        what = f"the study is being {work_of_owner} by {error.owner or 'another process'}"
-        raise StudyError(what, study_folder.path, fix) from error
+        raise StudyError(
+            f"the study is being {work_of_owner} by {error.owner or 'another process'}",
+            study_folder.path,
+            "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study",
+        ) from error
 
 
 def require_sole_owner(study_folder: StudyFolder) -> None:
     """Raise StudyError if another machine works on the study, too, in spite of the lock."""
     lock = study_folder.path / _LOCK_NAME
     if lock.exists() and (owner := other_owner(lock)):
-        what = f"{owner} works on the study, too: locks on this storage are local to each machine"
-        fix = "stop one of the two, and mount the storage with shared locks (Lustre: -o flock)"
-        raise StudyError(what, study_folder.path, fix)
+        raise StudyError(
+            f"{owner} works on the study, too: locks on this storage are local to each machine",
+            study_folder.path,
+            "stop one of the two, and mount the storage with shared locks (Lustre: -o flock)",
+        )
 
 
 def work_on(study_folder: StudyFolder) -> str:

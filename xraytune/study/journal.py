@@ -96,8 +96,11 @@ class Journal:
             trial.number for trial in self.trials if trial.state.is_finished()
         }
         if losses:
-            what = f"its end was cut off: {ROWS_FILE} has {counted(len(losses), 'trial')} more"
-            raise StudyError(what, path, _LOST)
+            raise StudyError(
+                f"its end was cut off: {ROWS_FILE} has {counted(len(losses), 'trial')} more",
+                path,
+                _LOST,
+            )
 
     def _load(self) -> None:
         self._backend = _ChainedLines(self._path)
@@ -107,8 +110,7 @@ class Journal:
         except StudyError:
             raise
         except Exception as error:  # another study makes Optuna raise anything
-            what = f"the journal cannot be read: {error}"
-            raise StudyError(what, self._path, _LOST) from error
+            raise StudyError(f"the journal cannot be read: {error}", self._path, _LOST) from error
 
     def _cut_torn_trial(self) -> bool:
         """Remove the last trial if a kill came before all of its settings were written.
@@ -287,8 +289,11 @@ class _ChainedLines(BaseJournalBackend):
                     else:
                         log, checksum = read_chained(line, checksum)
                 except (ValueError, TypeError) as error:
-                    what = f"the journal is damaged: {BROKEN_CHAIN}"
-                    raise StudyError(what, FileLine(self._path, number), _LOST) from error
+                    raise StudyError(
+                        f"the journal is damaged: {BROKEN_CHAIN}",
+                        FileLine(self._path, number),
+                        _LOST,
+                    ) from error
                 place += len(line)
                 self._places[number] = (place, checksum)
                 yield log
@@ -337,8 +342,11 @@ def _require_same_space(recorded_identity: Json, space: Space, study: Path) -> N
     The space decides what the trials are, and how `confirm` compares and judges them.
     """
     if recorded_identity is None:
-        what = "the journal does not say what was searched: another version of xraytune wrote it"
-        raise StudyError(what, study, "search the space again under another name")
+        raise StudyError(
+            "the journal does not say what was searched: another version of xraytune wrote it",
+            study,
+            "search the space again under another name",
+        )
     recorded_lines = _describe(recorded_identity)
     current_lines = _describe(space.identity())
     for name in current_lines.keys() - recorded_lines.keys():
@@ -351,8 +359,11 @@ def _require_same_space(recorded_identity: Json, space: Space, study: Path) -> N
     ]
     if changes:
         what = "\n    ".join(["the study began with another space (- then, + now):", *changes])
-        fix = f"restore these lines ({STUDY_NAME} there), or start a new study: --set name=..."
-        raise StudyError(what, study, fix)
+        raise StudyError(
+            what,
+            study,
+            f"restore these lines ({STUDY_NAME} there), or start a new study: --set name=...",
+        )
 
 
 def _lines(values: Mapping[str, str]) -> list[str]:

@@ -75,8 +75,11 @@ def require_sampler(settings: SamplerSettings) -> None:
     try:
         once, again = (_try(settings) for _ in range(2))
     except (TypeError, ValueError) as error:
-        fix = "its documentation lists the options; each sampler has to take a seed"
-        raise ConfigError(f"{settings.name}: {error}", "sampler.options", fix) from error
+        raise ConfigError(
+            f"{settings.name}: {error}",
+            "sampler.options",
+            "its documentation lists the options; each sampler has to take a seed",
+        ) from error
     if once != again:
         what = f"{settings.name}: with equal seeds and trials, it suggests other values"
         what += ", so that a resumed search would go another way"

@@ -90,9 +90,11 @@ def require_free(study_folder: StudyFolder) -> None:
         and any(study_folder.path.iterdir())
         and not study_folder.space_path.exists()
     ):
-        what = "this folder is not empty, and is not a study (study.yaml is missing)"
-        fix = "give the study another name (--set name=...), or move the folder away"
-        raise StudyError(what, study_folder.path, fix)
+        raise StudyError(
+            "this folder is not empty, and is not a study (study.yaml is missing)",
+            study_folder.path,
+            "give the study another name (--set name=...), or move the folder away",
+        )
 
 
 def with_recorded_images(study_folder: StudyFolder, space: Space) -> Space:
@@ -138,8 +140,9 @@ def require_same_images(study_folder: StudyFolder, prepared: SplitData) -> Split
     changes = "the same ones are on other sides of the split"
     if new_files:
         changes = f"{len(new_files)} new: {join_names(new_files)}"
-    what = f"the images changed since the study began: {changes}"
-    raise StudyError(what, study_folder.path, RESTORE)
+    raise StudyError(
+        f"the images changed since the study began: {changes}", study_folder.path, RESTORE
+    )
 
 
 def continue_under_releases(study_folder: StudyFolder) -> str:

@@ -120,6 +120,8 @@ def read_record(file: Path) -> BundleRecord:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        what = f"not valid in this version of xraytune: {where}: {first['msg']}"
-        fix = "update xraytune, or train the model again with this version"
-        raise ArtifactError(what, file, fix) from error
+        raise ArtifactError(
+            f"not valid in this version of xraytune: {where}: {first['msg']}",
+            file,
+            "update xraytune, or train the model again with this version",
+        ) from error

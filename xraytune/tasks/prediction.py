@@ -183,9 +183,11 @@ def fit_calibration(model: Predictor, labelled: LabelledImages, images: ImageFil
     is_positive = np.array([image.label == positive for image in labelled.images])
     slope, intercept = platt_scaling(is_positive, probabilities[:, positive])
     if slope <= 0:
-        what = f"their probabilities do not increase with {model.record.positive}"
-        fix = "check the labels of the images to calibrate on"
-        raise DataError(what, images.root, fix)
+        raise DataError(
+            f"their probabilities do not increase with {model.record.positive}",
+            images.root,
+            "check the labels of the images to calibrate on",
+        )
     return Calibration(
         images=len(is_positive),
         patients=len({image.patient for image in labelled.images}),

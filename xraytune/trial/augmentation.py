@@ -71,8 +71,11 @@ def _show(
         with _one_thread, EXTENSIONS.calling(name, "augment"), seeded(seed):
             view = np.asarray(augment(pixels[number], seed))
         if view.dtype != np.uint8 or view.shape != views.shape[1:]:
-            what = f"augment returned {view.dtype} {[*view.shape]}"
-            raise _error(name, what, f"return uint8 {[*views.shape[1:]]}")
+            raise _error(
+                name,
+                f"augment returned {view.dtype} {[*view.shape]}",
+                f"return uint8 {[*views.shape[1:]]}",
+            )
         views[number] = view
     return views
 

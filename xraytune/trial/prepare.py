@@ -146,8 +146,7 @@ def prepare_space(
                     f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images "
                     f"on {side.name} ({few})"
                 )
-                fix = "use larger validation sides, or more images"
-                raise DataError(what, "data.split", fix)
+                raise DataError(what, "data.split", "use larger validation sides, or more images")
     of_network = (f"gan.{name}" for name in (*OF_NETWORK, "features"))
     for trial in space.extreme_parameters("source", "gan.start_from", *of_network):
         if trial.gan:
@@ -240,9 +239,9 @@ def require_network(
     final_px = settings.final.image_size if settings.final else None
     for side_px in {size_px, final_px or size_px}:
         if not accepts(backbone, side_px):
-            what = f"backbone: {backbone} does not take images of {side_px} px"
-            fix = "use the size it was trained with, often 224, or choose another backbone"
             raise ConfigError(
-                what, "input_size" if parameters.input_size else "data.image_size", fix
+                f"backbone: {backbone} does not take images of {side_px} px",
+                "input_size" if parameters.input_size else "data.image_size",
+                "use the size it was trained with, often 224, or choose another backbone",
             )
     return file

@@ -124,8 +124,11 @@ def open_bundle(path: Path) -> Bundle:
         ArtifactError: This is not a bundle, or some of its files are missing or damaged.
     """
     if not (path / MANIFEST_FILE).exists():
-        fix = "give a folder created by `xraytune train`"
-        raise ArtifactError(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix)
+        raise ArtifactError(
+            f"not a model bundle: {MANIFEST_FILE} is missing",
+            path,
+            "give a folder created by `xraytune train`",
+        )
     try:
         expected = {**read_json(path / MANIFEST_FILE)["files"]}
         needed = {CONFIG_FILE, SPLIT_FILE, EPOCHS_FILE, MODEL_FILE, RECORD_FILE}

@@ -112,9 +112,11 @@ def require_labeller(parameters: Parameters, settings: Settings, outputs: tuple[
     if model := model_folder(folder):
         _columns(open_bundle(model), settings, outputs)
     elif not (folder / DONOR_FILE).is_file():
-        what = f"labels: donor, but there is no classifier here: neither {DONOR_FILE} nor a model"
-        fix = "ask the hospital for a model of `xraytune train`, as model/, or write labels: class"
-        raise DataError(what, folder, fix)
+        raise DataError(
+            f"labels: donor, but there is no classifier here: neither {DONOR_FILE} nor a model",
+            folder,
+            "ask the hospital for a model of `xraytune train`, as model/, or write labels: class",
+        )
     else:
         _head_of(folder, settings, parameters, outputs)
 
@@ -145,8 +147,11 @@ def donor_start(parameters: Parameters, settings: Settings, outputs: tuple[str, 
             return start
     bundle = open_bundle(model)
     if _columns(bundle, settings, outputs) != [*range(len(bundle.record.class_names))]:
-        what = f"this model has an output for each of {join_names(bundle.record.class_names)}"
-        raise DataError(what, model, f"give one for exactly {join_names(outputs)}, in this order")
+        raise DataError(
+            f"this model has an output for each of {join_names(bundle.record.class_names)}",
+            model,
+            f"give one for exactly {join_names(outputs)}, in this order",
+        )
     network = bundle.record.model_dump(include=NETWORK_PARAMETERS)
     network |= {"weights": "none", "trainable": "all", "pixel_mean": None, "pixel_std": None}
     # The images have the size of the finalist's, which may be due to the finalist's weights.
@@ -173,8 +178,11 @@ def _columns(bundle: Bundle, settings: Settings, outputs: tuple[str, ...]) -> li
     record = bundle.record
     unknown = [name for name in outputs if name not in record.class_names]
     if record.task != settings.task or unknown:
-        what = f"this model is for {record.task} of {join_names(record.class_names)}"
-        raise DataError(what, bundle.path, f"give one for {settings.task} of {join_names(outputs)}")
+        raise DataError(
+            f"this model is for {record.task} of {join_names(record.class_names)}",
+            bundle.path,
+            f"give one for {settings.task} of {join_names(outputs)}",
+        )
     return [record.class_names.index(name) for name in outputs]
 
 

@@ -185,12 +185,15 @@ class Runner:
                 with self.study_folder.log_path.open("ab") as log:
                     log.write(self._read_output())
                 if fruitless == _FRUITLESS_STARTS:
-                    what = f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything"
                     fix = (
                         "if the machine was overloaded, run the same command again; otherwise, "
                         "run `xraytune plan`"
                     )
-                    raise MachineError(what, self.study_folder.log_path, fix) from error
+                    raise MachineError(
+                        f"Ray ended {_FRUITLESS_STARTS} times before a trial reported anything",
+                        self.study_folder.log_path,
+                        fix,
+                    ) from error
                 self.close()
                 self.callbacks.note(f"{error}; restarting Ray and resuming the trials")
 

@@ -148,15 +148,23 @@ def protect_token() -> None:
     folder = Path(os.path.expanduser("~"), ".ray")  # noqa: PTH111  raises nothing
     try:
         if token_path and Path(token_path).stat().st_mode & 0o077:
-            what = "other users can read Ray's token"
-            raise MachineError(what, Path(token_path), f"chmod 600 {shlex.quote(token_path)}")
+            raise MachineError(
+                "other users can read Ray's token",
+                Path(token_path),
+                f"chmod 600 {shlex.quote(token_path)}",
+            )
         if not token_path:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
     except OSError as error:
         if token_path:
-            what = f"Ray cannot read its token ({error.strerror})"
-            raise MachineError(what, Path(token_path), "unset RAY_AUTH_TOKEN_PATH") from error
-        what = f"Ray cannot write its token ({error.strerror})"
-        fix = "export HOME=DIR, a folder that you can write to"
-        raise MachineError(what, folder, fix) from error
+            raise MachineError(
+                f"Ray cannot read its token ({error.strerror})",
+                Path(token_path),
+                "unset RAY_AUTH_TOKEN_PATH",
+            ) from error
+        raise MachineError(
+            f"Ray cannot write its token ({error.strerror})",
+            folder,
+            "export HOME=DIR, a folder that you can write to",
+        ) from error

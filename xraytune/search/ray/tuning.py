@@ -320,8 +320,9 @@ def survey(request: Survey, note: Callable[[str], None]) -> tuple[Allocation, di
         record = ray.get(answer)
     except ray.exceptions.RayError as error:  # such as a node without xraytune
         last_line = str(error).strip().rpartition("\n")[2]
-        fix = "install the same versions on all machines"
-        raise MachineError(f"a node does not answer: {last_line}", fix=fix) from error
+        raise MachineError(
+            f"a node does not answer: {last_line}", fix="install the same versions on all machines"
+        ) from error
     if isinstance(record, Problem):
         raise MachineError(record)
     return allocation, record
