@@ -23,7 +23,7 @@ Hospital A trains a GAN, and gives it away.
 $ generator train -o {at}/gan_of_a --space commands/other_hospital_demo --cache {at}/cache
 --data {at}/hospital_a --set data.train_patients=null --set gan.steps={gan_steps}
 
-Hospital B has 30 patients. It searches: no extra images, repeated ones, a GAN of its own, or
+Hospital B has 10 patients. It searches: no extra images, repeated ones, a GAN of its own, or
 the GAN of A?
 $ search --space commands/other_hospital_demo --cache {at}/cache --data {at}/hospital_b
 --studies {at}/studies --set generator.path={at}/gan_of_a {budget}
@@ -38,10 +38,10 @@ Evaluate it on the test folder.
 $ evaluate {at}/model --data {at}/hospital_b/test
 """
 """Each command of the demo, below a line on why it runs."""
-_WHOLE = {"patients_a": 500, "patients_b": 800, "gan_steps": 1500, "budget": ""}
+_WHOLE = {"patients_a": 500, "patients_b": 600, "gan_steps": 1200, "budget": ""}
 _QUICK = {
     "patients_a": 250,
-    "patients_b": 700,
+    "patients_b": 600,
     "gan_steps": 500,
     "budget": "--set budget.trials=4 --set confirm.replicates=4",
 }
