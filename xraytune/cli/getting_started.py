@@ -32,7 +32,7 @@ Confirm the best mix, on patients that the search never used.
 $ confirm {at}/studies/other-hospital-demo --yes
 
 Train the final model with the best mix.
-$ train -o {at}/model {at}/studies/other-hospital-demo --set budget.max_epochs=3
+$ train -o {at}/model {at}/studies/other-hospital-demo --set budget.max_epochs=1
 
 Evaluate it on the test folder.
 $ evaluate {at}/model --data {at}/hospital_b/test
@@ -103,8 +103,13 @@ def run_demo(folder: StrPath = Path("demo"), *, quick: bool = False) -> None:
     console.write("\nThese are phantoms. What holds for real X-rays, only real X-rays can tell.")
     for command in ("data inspect YOUR_FOLDER", "search --data YOUR_FOLDER"):
         console.write_command(f"xraytune {command}", "next: ")
-    report = write_report(demo_folder / "studies" / "other-hospital-demo")
-    console.write(f"report: {report}")
+    study = demo_folder / "studies" / "other-hospital-demo"
+    report = write_report(study)
+    console.write(
+        f"made: {demo_folder / 'gan_of_a'} (the GAN of hospital A), {study} (search and verdict), "
+        f"{demo_folder / 'model'} (the final model)"
+    )
+    console.write(f"open in a browser: {report}", "strong")
 
 
 def _run(name: str, arguments: list[str]) -> None:
