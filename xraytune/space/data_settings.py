@@ -50,18 +50,16 @@ def _count_groups(expression: str) -> int:
         return 0
 
 
-@refuses("data.split.group_regex")
-def _find_patients(group_regex: str | None) -> Change:
+@refuses("data.split.group_regex", instead="(p[0-9]+)_")
+def _find_patients(group_regex: str | None) -> bool:
     """A regular expression for patients needs a group, in parentheses, around what names them."""
-    is_valid = group_regex is None or _count_groups(group_regex) > 0
-    return {} if is_valid else {"data.split.group_regex": "(p[0-9]+)_"}
+    return group_regex is not None and _count_groups(group_regex) == 0
 
 
-@refuses("data.split.site")
-def _find_sites(site: str | None) -> Change:
+@refuses("data.split.site", instead="(site[0-9]+)/")
+def _find_sites(site: str | None) -> bool:
     """A regular expression for sites needs one group, in parentheses, around what names them."""
-    is_valid = site is None or "(" not in site or _count_groups(site) == 1
-    return {} if is_valid else {"data.split.site": "(site[0-9]+)/"}
+    return site is not None and "(" in site and _count_groups(site) != 1
 
 
 _LISTED = BeforeValidator(
@@ -138,10 +136,10 @@ class ShiftSettings(StrictModel):
     """Standard deviation of Gaussian noise, where white is 1."""
 
 
-@refuses("data.shift.contrast")
-def _keep_contrast(contrast: float | None) -> Change:
+@refuses("data.shift.contrast", instead=1.0)
+def _keep_contrast(contrast: float | None) -> bool:
     """Without contrast, all images are the same grey."""
-    return {"data.shift.contrast": 1.0} if contrast == 0 else {}
+    return contrast == 0
 
 
 class DataSettings(StrictModel):
@@ -180,10 +178,10 @@ class DataSettings(StrictModel):
     """Number of patients of the train side to use; null: all of them."""
 
 
-@refuses("data.positive", "class_count", is_useless=True)
-def _choose_one_of_two(positive: str | None, class_count: int) -> Change:
+@refuses("data.positive", "class_count", instead=None, is_useless=True)
+def _choose_one_of_two(positive: str | None, class_count: int) -> bool:
     """Only one of two classes can be positive."""
-    return {"data.positive": None} if positive is not None and class_count != 2 else {}
+    return positive is not None and class_count != 2
 
 
 @refuses("task", "data.findings", "data.table")

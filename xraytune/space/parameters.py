@@ -324,56 +324,50 @@ def _give_paths(source: str, *paths: str | None) -> Change:
     return {needed: "PATH"} if path_of.get(needed, "") is None else {}
 
 
-@refuses("source", "task")
-def _suit_task(source: str, task: TaskName) -> Change:
+@refuses("source", "task", instead="gan")
+def _suit_task(source: str, task: TaskName) -> bool:
     """Statistics have neither findings nor masks."""
-    return {"source": "gan"} if source in TASK_RULES[task].unused_sources else {}
+    return source in TASK_RULES[task].unused_sources
 
 
-@refuses("augmentation", "task")
-def _move_masks(augmentation: str, task: TaskName) -> Change:
+@refuses("augmentation", "task", instead="affine")
+def _move_masks(augmentation: str, task: TaskName) -> bool:
     """An augmentation of your own changes an image, and not its mask."""
-    is_extension = AUGMENTATIONS.has(augmentation)
-    return {"augmentation": "affine"} if is_extension and task == "segmentation" else {}
+    return AUGMENTATIONS.has(augmentation) and task == "segmentation"
 
 
-@refuses("trainable", "source")
-def _train_on_features(trainable: Trainable, source: str) -> Change:
+@refuses("trainable", "source", instead="head")
+def _train_on_features(trainable: Trainable, source: str) -> bool:
     """Statistics yield features, on which only a head can be trained."""
-    is_head = trainable == "head"
-    return {} if is_head or source != "statistics" else {"trainable": "head"}
+    return trainable != "head" and source == "statistics"
 
 
-@refuses("labels", "task")
-def _label_images(labels: Labels, task: TaskName) -> Change:
+@refuses("labels", "task", instead="class")
+def _label_images(labels: Labels, task: TaskName) -> bool:
     """A classifier cannot say what a mask is."""
-    return {"labels": "class"} if (labels, task) == ("donor", "segmentation") else {}
+    return labels == "donor" and task == "segmentation"
 
 
-@refuses("labels", "source", "folder.donor", "gan.start_from")
-def _have_a_donor(
-    labels: Labels, source: str, of_folder: str | None, of_start: str | None
-) -> Change:
+@refuses("labels", "source", "folder.donor", "gan.start_from", instead="class")
+def _have_a_donor(labels: Labels, source: str, of_folder: str | None, of_start: str | None) -> bool:
     """Only a folder of another hospital has a classifier that can label its images."""
     donors = {"folder": of_folder, "gan": of_start, "generator": source}
     is_useless = source in ("none", "duplicate", "statistics")
-    has_donor = is_useless or donors.get(source) is not None
-    return {} if labels == "class" or has_donor else {"labels": "class"}
+    return labels == "donor" and not is_useless and donors.get(source) is None
 
 
-@refuses("balance", "source", "task", is_useless=True)
-def _keep_proportions(balance: Balance, source: str, task: TaskName) -> Change:
+@refuses("balance", "source", "task", instead="natural", is_useless=True)
+def _keep_proportions(balance: Balance, source: str, task: TaskName) -> bool:
     """Images of a folder are used as they come, with whatever findings they have."""
-    is_useless = (source, task) == ("folder", "findings")
-    return {"balance": "natural"} if balance != "natural" and is_useless else {}
+    return balance != "natural" and source == "folder" and task == "findings"
 
 
-@refuses("synthetic_ratio", "batch_size", "mixing", "source")
-def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> Change:
+@refuses("synthetic_ratio", "batch_size", "mixing", "source", instead=1.0)
+def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> bool:
     """Steps would have no extra images."""
     per_step = extra_image_count(ratio, batch_size)
     is_empty = ratio == 0 or (mixing == "additive" and per_step == 0)
-    return {"synthetic_ratio": 1.0} if source != "none" and is_empty else {}
+    return source != "none" and is_empty
 
 
 @refuses("synthetic_ratio", "pool_size", "source", "training_images")
@@ -384,20 +378,17 @@ def _add_an_image(ratio: float, pool_size: int | None, source: str, training_ima
     return {"synthetic_ratio": fewest} if source != "none" and is_empty else {}
 
 
-@refuses("synthetic_ratio", "mixing", "source", "total_steps")
-def _leave_both_phases(ratio: float, mixing: str, source: str, total_steps: int) -> Change:
+@refuses("synthetic_ratio", "mixing", "source", "total_steps", instead=1.0)
+def _leave_both_phases(ratio: float, mixing: str, source: str, total_steps: int) -> bool:
     """Pretraining and the training after it need at least a step each."""
-    if source == "none" or mixing == "additive":
-        return {}
     is_split = 0 < pretraining_steps(ratio, total_steps) < total_steps
-    return {} if is_split else {"synthetic_ratio": 1.0}
+    return source != "none" and mixing == "pretrain" and not is_split
 
 
-@refuses("synthetic_weight", "mixing", "source")
-def _weigh_pretraining(weight: float, mixing: str, source: str) -> Change:
+@refuses("synthetic_weight", "mixing", "source", instead=1.0)
+def _weigh_pretraining(weight: float, mixing: str, source: str) -> bool:
     """Pretraining has no real images in a step that extra ones could be weighed against."""
-    is_weighed = weight != 1 and mixing == "pretrain" and source != "none"
-    return {"synthetic_weight": 1.0} if is_weighed else {}
+    return weight != 1 and mixing == "pretrain" and source != "none"
 
 
 @refuses("weights", "backbone")
@@ -429,11 +420,10 @@ def _train_random_layers(trainable: Trainable, weights: str, source: str) -> Cha
     return {"weights": "PATH"} if source == "statistics" else {"trainable": "all"}
 
 
-@refuses("backbone", "task")
-def _encode(backbone: str, task: TaskName) -> Change:
+@refuses("backbone", "task", instead="resnet34")
+def _encode(backbone: str, task: TaskName) -> bool:
     """A U-Net cannot have this backbone as its encoder."""
-    is_unsuitable = task == "segmentation" and backbone not in ENCODERS
-    return {"backbone": "resnet34"} if is_unsuitable else {}
+    return task == "segmentation" and backbone not in ENCODERS
 
 
 @refuses("pixel_mean", "pixel_std")
@@ -449,23 +439,22 @@ def _mix_pairs(mixup: float, cutmix: float, batch_size: int) -> Change:
     return {"batch_size": 2} if (mixup or cutmix) and batch_size == 1 else {}
 
 
-@refuses("cutmix", "trainable", "task")
-def _cut_pixels(cutmix: float, trainable: Trainable, task: TaskName) -> Change:
+@refuses("cutmix", "trainable", "task", instead=0.0)
+def _cut_pixels(cutmix: float, trainable: Trainable, task: TaskName) -> bool:
     """Cached features have no pixels to replace."""
-    is_cached = trainable == "head" and task != "segmentation"
-    return {"cutmix": 0.0} if cutmix and is_cached else {}
+    return cutmix > 0 and trainable == "head" and task != "segmentation"
 
 
-@refuses("loss", "class_count")
-def _have_two_classes(loss: LossName, class_count: int) -> Change:
+@refuses("loss", "class_count", instead="cross_entropy")
+def _have_two_classes(loss: LossName, class_count: int) -> bool:
     """One output unit tells two classes apart."""
-    return {"loss": "cross_entropy"} if loss == "bce" and class_count != 2 else {}
+    return loss == "bce" and class_count != 2
 
 
-@refuses("early_stop_epochs", "budget.max_epochs", is_useless=True)
-def _stop_early(epochs: int | None, max_epochs: int) -> Change:
+@refuses("early_stop_epochs", "budget.max_epochs", instead=None, is_useless=True)
+def _stop_early(epochs: int | None, max_epochs: int) -> bool:
     """A trial that may wait for so many epochs never ends early."""
-    return {"early_stop_epochs": None} if epochs and epochs >= max_epochs else {}
+    return epochs is not None and epochs >= max_epochs
 
 
 def network_identity(parameters: Parameters) -> str:

@@ -127,7 +127,7 @@ def _find_refusals(rule: Rule, space: Space, facts: Mapping[str, int]) -> Iterat
     accepts_some = False
     for point in corner_points(space.specs, searched):
         values = {name: _value(name, point, space.settings, facts) for name in rule.names}
-        if change := rule.check(*values.values()):
+        if change := rule.change(*values.values()):
             refused.setdefault(str(change), _Refusal(rule, values, change))
         else:
             accepts_some = True

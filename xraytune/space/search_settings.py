@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from xraytune.space.contract import Change, refuses
+from xraytune.space.contract import refuses
 from xraytune.space.extensions import Kind
 from xraytune.space.strict_model import OptionalCount, Several, StrictModel
 
@@ -74,16 +74,16 @@ class SamplerSettings(StrictModel):
         return name
 
 
-@refuses("sampler.options", "sampler.name", is_useless=True)
-def _take_options(options: Mapping[str, object], name: str) -> Change:
+@refuses("sampler.options", "sampler.name", instead={}, is_useless=True)
+def _take_options(options: Mapping[str, object], name: str) -> bool:
     """This sampler has no options."""
-    return {"sampler.options": {}} if options and name in ("random", "grid") else {}
+    return bool(options) and name in ("random", "grid")
 
 
-@refuses("sampler.seed", "sampler.name", is_useless=True)
-def _sample_points(seed: int, name: str) -> Change:
+@refuses("sampler.seed", "sampler.name", instead=0, is_useless=True)
+def _sample_points(seed: int, name: str) -> bool:
     """A grid has nothing to sample."""
-    return {"sampler.seed": 0} if seed and name == "grid" else {}
+    return seed != 0 and name == "grid"
 
 
 class GeneratorResources(StrictModel):
@@ -102,10 +102,10 @@ class Resources(StrictModel):
     generator: GeneratorResources = GeneratorResources()
 
 
-@refuses("resources.gpus_per_trial")
-def _train_on_one_gpu(gpus: Literal["auto"] | float) -> Change:
+@refuses("resources.gpus_per_trial", instead=1)
+def _train_on_one_gpu(gpus: Literal["auto"] | float) -> bool:
     """A trial trains on one GPU; an extension may train on several (`resources.generator`)."""
-    return {"resources.gpus_per_trial": 1} if gpus != "auto" and gpus > 1 else {}
+    return gpus != "auto" and gpus > 1
 
 
 class QualitySettings(StrictModel):
@@ -148,31 +148,28 @@ class Confirm(StrictModel):
     """Equivalence margin: smaller differences in the score do not matter."""
 
 
-@refuses("confirm.controls.matched", "confirm.controls.tuned")
-def _compare(matched: tuple[str, ...], tuned: tuple[str, ...]) -> Change:
+@refuses("confirm.controls.matched", "confirm.controls.tuned", instead="[none, duplicate]")
+def _compare(matched: tuple[str, ...], tuned: tuple[str, ...]) -> bool:
     """A verdict needs a control."""
-    is_missing = not (matched or tuned)
-    return {"confirm.controls.matched": "[none, duplicate]"} if is_missing else {}
+    return not (matched or tuned)
 
 
-@refuses("confirm.test", "data.train_patients")
-def _leave_patients(test: str, train_patients: int | None) -> Change:
+@refuses("confirm.test", "data.train_patients", instead="auto")
+def _leave_patients(test: str, train_patients: int | None) -> bool:
     """All patients are trained on, so that none are left to score."""
-    is_empty = test == "unused" and train_patients is None
-    return {"confirm.test": "auto"} if is_empty else {}
+    return test == "unused" and train_patients is None
 
 
-@refuses("confirm.test", "confirm.leave_out")
-def _score_left_out(test: str, leave_out: str) -> Change:
+@refuses("confirm.test", "confirm.leave_out", instead="unused")
+def _score_left_out(test: str, leave_out: str) -> bool:
     """Where a site is left out, its unused patients are scored, and not the test folder."""
-    return {"confirm.test": "unused"} if leave_out == "site" and test == "folder" else {}
+    return leave_out == "site" and test == "folder"
 
 
-@refuses("data.train_patients", "confirm.leave_out")
-def _leave_patients_of_sites(train_patients: int | None, leave_out: str) -> Change:
+@refuses("data.train_patients", "confirm.leave_out", instead=100)
+def _leave_patients_of_sites(train_patients: int | None, leave_out: str) -> bool:
     """Where a site is left out, patients that the search has not used are trained on and scored."""
-    lacks_unused = leave_out == "site" and train_patients is None
-    return {"data.train_patients": 100} if lacks_unused else {}
+    return leave_out == "site" and train_patients is None
 
 
 class WandbSettings(StrictModel):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, NonNegativeInt, PositiveFloat, ValidationInfo, field_validator
 
 from xraytune.base.records import Json
-from xraytune.space.contract import DECLARED, Change, Rule
+from xraytune.space.contract import DECLARED, Rule
 from xraytune.space.data_settings import DataSettings
 from xraytune.space.parameters import (
     Alpha,
@@ -170,17 +170,17 @@ def _applies_only(name: str, other: str, *values: str) -> Rule:
     default = list_fields(Settings)[name].default
     reason = f"`{name}` has an effect only with `{other}: {' or '.join(values)}`."
 
-    def check(value: object, other_value: str) -> Change:
-        return {} if value == default or other_value in values else {name: default}
+    def check(value: object, other_value: str) -> bool:
+        return value != default and other_value not in values
 
-    return Rule(names=(name, other), why=reason, check=check, is_useless=True)
+    return Rule(names=(name, other), why=reason, check=check, instead=default, is_useless=True)
 
 
 def _normalises_a_file(name: str) -> Rule:
     """Return the rule that a constant of pixels has an effect only on weights given as a file."""
 
-    def check(value: float | None, weights: str) -> Change:
-        return {} if value is None or is_path("weights", weights) else {name: None}
+    def check(value: float | None, weights: str) -> bool:
+        return value is not None and not is_path("weights", weights)
 
     reason = "Only weights given as a file need the pixels that they expect."
     return Rule(names=(name, "weights"), why=reason, check=check, is_useless=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
-from xraytune.space.contract import Change, refuses
+from xraytune.space.contract import refuses
 from xraytune.space.paths import FilePath
 from xraytune.space.strict_model import StrictModel
 
@@ -65,22 +65,22 @@ class GanSettings(StrictModel):
         return None if self.architecture == "dcgan" else 10_000
 
 
-@refuses("gan.steps", "gan.start_from")
-def _train_gan(steps: int | None, start_from: str | None) -> Change:
+@refuses("gan.steps", "gan.start_from", instead=1000)
+def _train_gan(steps: int | None, start_from: str | None) -> bool:
     """An untrained generator makes noise."""
-    return {"gan.steps": 1000} if steps == 0 and start_from is None else {}
+    return steps == 0 and start_from is None
 
 
-@refuses("gan.architecture", "gan.features")
-def _reconstruct_features(architecture: str | None, features: str | None) -> Change:
+@refuses("gan.architecture", "gan.features", instead="pca")
+def _reconstruct_features(architecture: str | None, features: str | None) -> bool:
     """Features are those of reconstructed images, which only `pca` makes."""
-    return {"gan.architecture": "pca"} if features and architecture != "pca" else {}
+    return features is not None and architecture != "pca"
 
 
-@refuses("gan.z_dim", "gan.features")
-def _halve_components(z_dim: int | None, features: str | None) -> Change:
+@refuses("gan.z_dim", "gan.features", instead=128)
+def _halve_components(z_dim: int | None, features: str | None) -> bool:
     """Half of the components are those of the features, so their number is even."""
-    return {"gan.z_dim": 128} if features and z_dim is not None and z_dim % 2 else {}
+    return features is not None and z_dim is not None and z_dim % 2 == 1
 
 
 class FolderSettings(StrictModel):

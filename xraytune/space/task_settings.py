@@ -77,8 +77,7 @@ def _score_task(metric: ObjectiveName, task: TaskName) -> Change:
     return {} if metric in objectives else {"objective.metric": objectives[0]}
 
 
-@refuses("objective.metric", "class_count")
-def _find_sensitivity(metric: str, class_count: int) -> Change:
+@refuses("objective.metric", "class_count", instead="val_auprc")
+def _find_sensitivity(metric: str, class_count: int) -> bool:
     """Sensitivity is that of two classes."""
-    is_defined = metric != "val_sensitivity" or class_count == 2
-    return {} if is_defined else {"objective.metric": "val_auprc"}
+    return metric == "val_sensitivity" and class_count != 2
