@@ -99,8 +99,7 @@ def import_file(file: Path) -> ModuleType:
     module = import_module(module_name)
     origin = getattr(module, "__file__", None)
     if origin is None or Path(origin).resolve() != file:
-        what = f"Python has another module called {package}"
-        raise ConfigError(what, file, "rename the file")
+        raise ConfigError(f"Python has another module called {package}", file, "rename the file")
     return module
 
 

@@ -128,8 +128,11 @@ def require_new(out: Path, *, outside: Path | None = None) -> None:
     if os.path.lexists(out):
         raise ConfigError("this path already exists", out, "give a path that does not exist yet")
     if outside and out.resolve().is_relative_to(outside.resolve()):
-        what = "a figure in the image folder would be mistaken for an X-ray"
-        raise ConfigError(what, out, "give a folder outside of it")
+        raise ConfigError(
+            "a figure in the image folder would be mistaken for an X-ray",
+            out,
+            "give a folder outside of it",
+        )
 
 
 def _require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
@@ -141,8 +144,11 @@ def _require_file(path: Path | str, refusal: type[XraytuneError] = ArtifactError
     """
     mode = os.stat(path).st_mode  # noqa: PTH116  faster than a Path, as decoding reads many files
     if not stat.S_ISREG(mode):
-        what = "this is not a file, but a folder, a pipe or a device"
-        raise refusal(what, Path(path), "give the right file")
+        raise refusal(
+            "this is not a file, but a folder, a pipe or a device",
+            Path(path),
+            "give the right file",
+        )
 
 
 def read_bytes(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> bytes:

@@ -143,9 +143,11 @@ def _try_lock(path: Path, stream: FileIO, kind: int = fcntl.LOCK_EX) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        what = f"this storage has no file locks ({error.strerror})"
-        fix = "mount it with them (Lustre: -o flock), or use another one for studies and cache"
-        raise MachineError(what, path, fix) from error
+        raise MachineError(
+            f"this storage has no file locks ({error.strerror})",
+            path,
+            "mount it with them (Lustre: -o flock), or use another one for studies and cache",
+        ) from error
     return True
 
 

@@ -104,20 +104,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             content = load_content(path)
     except UNREADABLE as error:
-        fix = (
+        raise MachineError(
+            "this weights file cannot be read",
+            path,
             "use another copy: a state dict saved by torch.save, or a .safetensors file; a pickled "
-        )
-        fix += "network, as of TorchXRayVision, becomes one with examples/convert_xrv.py"
-        raise MachineError("this weights file cannot be read", path, fix) from error
+            "network, as of TorchXRayVision, becomes one with examples/convert_xrv.py",
+        ) from error
     if not isinstance(content, dict) or not all(
         isinstance(value, Tensor) for value in content.values()
     ):
-        fix = "save model.state_dict() alone, not a checkpoint that contains it"
-        raise MachineError("this file is not a state dict of named tensors", path, fix)
+        raise MachineError(
+            "this file is not a state dict of named tensors",
+            path,
+            "save model.state_dict() alone, not a checkpoint that contains it",
+        )
     bad = [name for name, value in content.items() if not value.isfinite().all()]
     # In half precision, these counters of batch norms overflow; they are not used.
     bad = [name for name in bad if not name.endswith("num_batches_tracked")]
     if bad:
-        what = f"values are NaN or infinite in {len(bad)} of {len(content)} tensors: {bad[0]}"
-        raise MachineError(what, path, "use the weights of an earlier epoch, or others")
+        raise MachineError(
+            f"values are NaN or infinite in {len(bad)} of {len(content)} tensors: {bad[0]}",
+            path,
+            "use the weights of an earlier epoch, or others",
+        )
     return content

@@ -64,8 +64,9 @@ def require_same_data(
         f"{len(files)} {what}: {join_names(files, 3)}" for what, files in sorted(changes.items())
     ]
     if texts:
-        what = f"the images changed since the study began: {'; '.join(texts)}"
-        raise StudyError(what, where, RESTORE)
+        raise StudyError(
+            f"the images changed since the study began: {'; '.join(texts)}", where, RESTORE
+        )
 
 
 def images_without_test(data: SplitData | ImageIndex) -> tuple[ImageFile, ...]:

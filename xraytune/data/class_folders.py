@@ -82,8 +82,11 @@ def list_class_folders(
         if image.in_table and image.in_table.class_name
     }
     if not class_in_csv and holds_pairs(root):
-        what = "this is a folder of pairs (images/ and masks/), for segmentation"
-        raise DataError(what, root, f"use task: segmentation; or {_FIX}")
+        raise DataError(
+            "this is a folder of pairs (images/ and masks/), for segmentation",
+            root,
+            f"use task: segmentation; or {_FIX}",
+        )
 
     folders_of = {image.file: inner_folders(image.file) for image in images}
     of_train = [
@@ -223,16 +226,20 @@ def _require_class_folders(of_images: Iterable[tuple[str, ...]], where: Path) ->
         sites |= names_inside.keys()
     if sites and not any(map(means_no_disease, sites)):
         folders = sorted(set.union(*(names_inside[site] for site in sites)))
-        what = f"{join_names(sorted(sites))} would be classes, but contain the folders "
-        what += f"{join_names(folders)}, which seem to be the classes"
-        fix = "give data.split.site: folder, if they are hospitals; put the folder of each class "
-        fix += f"outermost, such as NORMAL/hospital1; or {_TABLE}"
-        raise DataError(what, where, fix)
+        raise DataError(
+            f"{join_names(sorted(sites))} would be classes, but contain the folders "
+            f"{join_names(folders)}, which seem to be the classes",
+            where,
+            "give data.split.site: folder, if they are hospitals; put the folder of each class "
+            f"outermost, such as NORMAL/hospital1; or {_TABLE}",
+        )
     if len(names_inside) > _MOST_SMALL_FOLDERS and count < _SMALL * len(names_inside):
-        what = f"{len(names_inside)} folders with {count} images would be classes, but seem to be "
-        what += f"patients or studies: {join_names(sorted(names_inside))}"
-        fix = f"put the images of each class into a folder of its own, {_TABLE}"
-        raise DataError(what, where, fix)
+        raise DataError(
+            f"{len(names_inside)} folders with {count} images would be classes, but seem to be "
+            f"patients or studies: {join_names(sorted(names_inside))}",
+            where,
+            f"put the images of each class into a folder of its own, {_TABLE}",
+        )
 
 
 def name_classes(
@@ -245,8 +252,9 @@ def name_classes(
         return STANDARD_CLASSES[classes]
     names = tuple(sorted({folded(word): composed(word) for word in words}.values()))
     if len(names) < 2:
-        what = f"there are fewer than two classes: {join_names(names) or 'none'}"
-        raise DataError(what, where, fix)
+        raise DataError(
+            f"there are fewer than two classes: {join_names(names) or 'none'}", where, fix
+        )
     return names
 
 

@@ -231,9 +231,11 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         image.draft("L", (2 * needed_px, 2 * needed_px))
         if name == "TIFF":
             if image.n_frames > 1:
-                what = "this TIFF has several pages, and it is unclear which one to use"
-                fix = "save the page that you need as a separate file"
-                raise DataError(what, path, fix)
+                raise DataError(
+                    "this TIFF has several pages, and it is unclear which one to use",
+                    path,
+                    "save the page that you need as a separate file",
+                )
             bits = max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
             if bits == 8 and image.tag_v2.get(ExifTags.Base.SampleFormat) == (2,):
                 raise DataError("this TIFF contains signed bytes", path, _SAVE_AGAIN)
@@ -246,9 +248,12 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             if "transparency" in image.info:
                 levels = np.where(levels == image.info["transparency"], 0, levels)
             if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
-                what = f"this file contains numbers from {levels.min():g} to {levels.max():g}"
-                what += "; integers from 0 to 65535 are supported"
-                raise DataError(what, path, _SAVE_AGAIN)
+                raise DataError(
+                    f"this file contains numbers from {levels.min():g} to {levels.max():g}"
+                    "; integers from 0 to 65535 are supported",
+                    path,
+                    _SAVE_AGAIN,
+                )
             depth = content_bits(min(bits, 16), int(levels.max()))
             largest = 2**depth - 1
             grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
@@ -260,14 +265,17 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
             image = ImageChops.multiply(with_alpha.convert("L"), with_alpha.getchannel("A"))
         image = image.convert("L")  # by the weights of ITU-R 601
     except DAMAGE as error:
-        what = f"the image is truncated, damaged or of an unsupported kind: {error}"
-        raise DataError(what, path, REPAIR) from error
+        raise DataError(
+            f"the image is truncated, damaged or of an unsupported kind: {error}", path, REPAIR
+        ) from error
     if not image.getbbox() and (levels != levels[0, 0]).any():
-        what = "transparency or the colour map makes all pixels black"
-        raise DataError(what, path, _SAVE_AGAIN)
+        raise DataError("transparency or the colour map makes all pixels black", path, _SAVE_AGAIN)
     if bits == 16 and np.asarray(image).max() < 16:  # Pillow keeps only the upper 8 bits
-        what = "16-bit colours, none above 4095: too dark to determine the stored bit depth"
-        raise DataError(what, path, _SAVE_AGAIN)
+        raise DataError(
+            "16-bit colours, none above 4095: too dark to determine the stored bit depth",
+            path,
+            _SAVE_AGAIN,
+        )
     return GreyImage(image=image, kind=f"{name} {bits}-bit{in_colour}", whole_px=whole_px)
 
 

@@ -74,8 +74,11 @@ def read_dicom(
         from pydicom import dcmread
         from pydicom.errors import BytesLengthException
     except ImportError as error:
-        what = "this is a DICOM file, and pydicom is not installed"
-        raise MachineError(what, path, "pip install 'xraytune[dicom]'") from error
+        raise MachineError(
+            "this is a DICOM file, and pydicom is not installed",
+            path,
+            "pip install 'xraytune[dicom]'",
+        ) from error
     try:
         dataset = dcmread(BytesIO(content), stop_before_pixels=not with_pixels, force=True)
         obstacle = _find_obstacle(dataset)
@@ -92,8 +95,11 @@ def read_dicom(
             return header, np.zeros((0, 0), dtype=np.uint8), 0, 0
         return header, *_displayed_pixels(dataset)
     except (*DAMAGE, BytesLengthException) as error:  # pydicom parses a value on first use
-        what = f"this DICOM file is truncated or damaged: {error}"
-        raise DataError(what, path, f"export it again; or {REPAIR}") from error
+        raise DataError(
+            f"this DICOM file is truncated or damaged: {error}",
+            path,
+            f"export it again; or {REPAIR}",
+        ) from error
 
 
 def read_attribute(path: Path, keyword: str) -> str:

@@ -79,8 +79,9 @@ def open_first_space(
     Raises ConfigError without data, and what `write_first_space` raises.
     """
     if data is None:
-        fix = "write --data FOLDER, or --space FILE"
-        raise ConfigError("there is neither a space nor a data folder", fix=fix)
+        raise ConfigError(
+            "there is neither a space nor a data folder", fix="write --data FOLDER, or --space FILE"
+        )
     file = first_space_path(data)
     if file.exists():
         note(f"{file} is there already, so no space was written")

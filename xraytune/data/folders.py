@@ -80,9 +80,14 @@ def no_images_error(folder: Path, notes: Sequence[str]) -> DataError:
 
     The notes of `walk_folder` say what is there instead.
     """
-    fix = f"put images there ({', '.join(sorted(IMAGE_SUFFIXES))}); unpack archives, copy what "
-    fix += "links lead to, and convert other formats to PNG (docs/data.md, Other formats)"
-    return DataError(Problem("; ".join(["no images in it", *notes]), folder, fix))
+    return DataError(
+        Problem(
+            "; ".join(["no images in it", *notes]),
+            folder,
+            f"put images there ({', '.join(sorted(IMAGE_SUFFIXES))}); unpack archives, copy what "
+            "links lead to, and convert other formats to PNG (docs/data.md, Other formats)",
+        )
+    )
 
 
 def pair_folders(folder: Path) -> dict[str, Path]:
@@ -116,16 +121,22 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     for part in PARTS:
         of_part = [folder for folder in folders if part_named(folder.name) == part]
         if len(of_part) > 1:
-            what = f"{' and '.join(f'{folder.name}/' for folder in of_part)} are both {part}"
-            raise DataError(what, root, "put their images into one of them")
+            raise DataError(
+                f"{' and '.join(f'{folder.name}/' for folder in of_part)} are both {part}",
+                root,
+                "put their images into one of them",
+            )
         if of_part:
             parts[part] = of_part[0]
     if not parts:
         return {"train": root}, ()
     if "train" not in parts:
         names = " and ".join(f"{folder.name}/" for folder in parts.values())
-        fix = "add train/, or give a folder that contains only class folders"
-        raise DataError(f"it contains {names} but no train/", root, fix)
+        raise DataError(
+            f"it contains {names} but no train/",
+            root,
+            "add train/, or give a folder that contains only class folders",
+        )
     warnings = []
     if "test" not in parts and "val" in parts:
         warnings.append(f"{root}: without test/ no images are held out")
@@ -139,8 +150,9 @@ def require_folder(folder: Path) -> None:
     """Raise DataError if the folder is missing, or a file."""
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "there is no such folder"
-        fix = "give the folder that contains the images; unpack archives first"
-        raise DataError(what, folder, fix)
+        raise DataError(
+            what, folder, "give the folder that contains the images; unpack archives first"
+        )
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -199,8 +211,9 @@ def walk_folder(
         repr(file.name) for file in images if os.fsencode(file).decode(errors="ignore") != str(file)
     ]
     if bad:
-        what = f"file names that are not UTF-8: {join_names(bad)}"
-        raise DataError(what, folder, "rename the files")
+        raise DataError(
+            f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files"
+        )
     counts = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items())]
     notes = [f"{_OTHER_FILES}: {join_names(counts, 3)}"] if counts else []
     for what, paths in sorted(left_out.items()):
@@ -228,10 +241,12 @@ def _refuse_copy(root: Path, images: Sequence[str]) -> None:
         paths_below[top].append(inner_path)
     for top, inner_paths in paths_below.items():
         if not set(inner_paths).difference(images):
-            what = f"{top}/ seems to be a copy of what is around it: its {len(inner_paths)} images "
-            what += f"have the same paths there, such as {inner_paths[0]}"
-            fix = "move it out of the data folder; or rename it and all images, if it is none"
-            raise DataError(what, root, fix)
+            raise DataError(
+                f"{top}/ seems to be a copy of what is around it: its {len(inner_paths)} images "
+                f"have the same paths there, such as {inner_paths[0]}",
+                root,
+                "move it out of the data folder; or rename it and all images, if it is none",
+            )
 
 
 def _is_image(file: Path) -> bool:
@@ -253,5 +268,6 @@ def _is_image(file: Path) -> bool:
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:
-    what = f"cannot be read ({error.strerror})"
-    raise DataError(what, str(error.filename), "check its permissions") from error
+    raise DataError(
+        f"cannot be read ({error.strerror})", str(error.filename), "check its permissions"
+    ) from error

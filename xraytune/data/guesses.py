@@ -131,20 +131,33 @@ def positive_class(class_name: str | None, class_names: Sequence[str]) -> int | 
     classes, it is the last one, which no metric uses.
     """
     if len(class_names) != 2:
-        what = f"only one of two classes can be positive, and there are {len(class_names)}"
-        return Problem(what, "data.positive", "remove it") if class_name else len(class_names) - 1
+        return (
+            Problem(
+                f"only one of two classes can be positive, and there are {len(class_names)}",
+                "data.positive",
+                "remove it",
+            )
+            if class_name
+            else len(class_names) - 1
+        )
     if class_name is not None and composed(class_name) in class_names:
         return class_names.index(composed(class_name))
     if class_name is not None:
-        what = f"{class_name!r} is no class; the classes are {join_names(class_names)}"
-        return Problem(what, "data.positive", nearest(class_name, class_names))
+        return Problem(
+            f"{class_name!r} is no class; the classes are {join_names(class_names)}",
+            "data.positive",
+            nearest(class_name, class_names),
+        )
     first, second = class_names
     for names in (class_names, [_own_words(first, second), _own_words(second, first)]):
         healthy = [means_no_disease(name) for name in names]
         if healthy[0] != healthy[1]:
             return healthy.index(False)
-    what = f"the names do not tell which class is the disease, {first} or {second}"
-    return Problem(what, "data.positive", f"use data.positive: {first}, or data.positive: {second}")
+    return Problem(
+        f"the names do not tell which class is the disease, {first} or {second}",
+        "data.positive",
+        f"use data.positive: {first}, or data.positive: {second}",
+    )
 
 
 def _own_words(name: str, other: str) -> str:

@@ -140,14 +140,19 @@ def _list(
     """
     root = settings.path
     if pairs and settings.table is not None:
-        what = "label tables are for classification, and segmentation has no classes"
-        fix = "remove it; patients.csv names the patients of pairs"
-        raise ConfigError(what, "data.table", fix)
+        raise ConfigError(
+            "label tables are for classification, and segmentation has no classes",
+            "data.table",
+            "remove it; patients.csv names the patients of pairs",
+        )
     table = find_table(settings)
     column = table.settings.patient if table else None
     if table and column and settings.split.group_regex is not None:
-        what = "both a table and data.split.group_regex name the patients"
-        raise ConfigError(what, table.path, "remove one of them")
+        raise ConfigError(
+            "both a table and data.split.group_regex name the patients",
+            table.path,
+            "remove one of them",
+        )
     warnings: tuple[str, ...] = ()
     if table is not None and settings.table is not None:
         listing = list_table(settings, table, class_names)
@@ -216,8 +221,11 @@ def read_labelled(
     folders: dict[PartName, Path] | None = None
     if data.table is None:
         if findings:
-            fix = "write a data file that describes their table (docs/findings.md)"
-            raise DataError("findings need a label table", data_path, fix)
+            raise DataError(
+                "findings need a label table",
+                data_path,
+                "write a data file that describes their table (docs/findings.md)",
+            )
         folder = data.path
         if is_data_file(data_path):  # of a whole data folder
             parts, _ = part_folders(folder)
@@ -236,9 +244,14 @@ def read_labelled(
     listing = _list(data, pairs=pairs, class_names=tuple(outputs), folders=folders)
     if data.table is not None:
         if not listing.all_images:
-            what = "no image of the table has a class or a known finding"
-            fix = "correct data.table.labels or data.findings"
-            raise DataError(Problem(what, data.path / data.table.file[0], fix), *listing.warnings)
+            raise DataError(
+                Problem(
+                    "no image of the table has a class or a known finding",
+                    data.path / data.table.file[0],
+                    "correct data.table.labels or data.findings",
+                ),
+                *listing.warnings,
+            )
         if listing.test and not all_parts:
             listing = replace(listing, all_images=listing.test)
     if listing.problems:
@@ -327,9 +340,17 @@ def _same_name_problems(listing: ImageIndex) -> list[Problem]:
             name = known.name if known else str(path.with_suffix(""))
             by_name[image.part == "test", name.casefold()].append(image.file)
     texts = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
-    what = f"files with the same name: {join_names(texts)}"
-    fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
-    return [Problem(what, listing.root, fix)] if texts else []
+    return (
+        [
+            Problem(
+                f"files with the same name: {join_names(texts)}",
+                listing.root,
+                f"remove or rename one of them, or list the patients in {PATIENTS_CSV}",
+            )
+        ]
+        if texts
+        else []
+    )
 
 
 def _refuse_test_patients(index: ImageIndex) -> None:

@@ -38,11 +38,13 @@ def list_table(
     files = list_images(root)
     all_rows = table.rows_of(files)
     if not all_rows:
-        what = f"none of its {len(table.rows):,} rows matches an image in {root}: they name "
-        what += f"{join_names([*table.rows], 2)}, not {join_names(files, 2)}"
-        fix = f"check data.path; write the names of the files into column {table.settings.image}; "
-        fix += f"join a table of patients or studies with a list of images ({JOINING})"
-        raise DataError(what, table.path, fix)
+        raise DataError(
+            f"none of its {len(table.rows):,} rows matches an image in {root}: they name "
+            f"{join_names([*table.rows], 2)}, not {join_names(files, 2)}",
+            table.path,
+            f"check data.path; write the names of the files into column {table.settings.image}; "
+            f"join a table of patients or studies with a list of images ({JOINING})",
+        )
     rows = {file: row for file, row in all_rows.items() if not row.left_out_as}
     parts = _parts_of(data, table, rows)
     images = [
@@ -116,9 +118,11 @@ def _list_classes(
         elif has_classes:
             unknown |= {*words_of[image.file]}
     if unknown:
-        what = f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}"
-        fix = "correct data.table.labels, or set data.classes: auto"
-        raise DataError(what, table.path, fix)
+        raise DataError(
+            f"the table has classes other than {', '.join(names)}: {join_names(sorted(unknown))}",
+            table.path,
+            "correct data.table.labels, or set data.classes: auto",
+        )
     fix = "correct data.table.labels and data.table.side, add images, or sort them into folders"
     parts: list[PartName] = ["train", *(image.part for image in images)]
     where = dict.fromkeys(parts, table.path)
@@ -205,8 +209,11 @@ def _parts_of(
         members = _members(path, root, rows, table)
         twice = sorted(members & parts.keys()) if side.train else []
         if twice:
-            what = f"{len(twice)} images are also in another list: {join_names(twice, 3)}"
-            raise DataError(what, path, "keep each image in one list")
+            raise DataError(
+                f"{len(twice)} images are also in another list: {join_names(twice, 3)}",
+                path,
+                "keep each image in one list",
+            )
         parts |= dict.fromkeys(members, part)
     return parts
 
@@ -222,9 +229,11 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
     try:
         lines = composed(read_bytes(path, DataError).decode("utf-8-sig")).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        fix = "give a list in UTF-8, relative to data.path, or delete side"
-        what = f"the list of data.table.side cannot be read ({error})"
-        raise DataError(what, path, fix) from error
+        raise DataError(
+            f"the list of data.table.side cannot be read ({error})",
+            path,
+            "give a list in UTF-8, relative to data.path, or delete side",
+        ) from error
     names = dict.fromkeys(line.strip() for line in lines if line.strip())
     matched = match_names(names, files, path)
     unmatched = names.keys() - {*matched.values()}

@@ -225,9 +225,11 @@ def _find_separator(cells: Collection[str], listed: Collection[str], path: Path)
             if len(parts) == 1 or not (are_words and whole_cells.issuperset(parts)):
                 continue
             if separator == " ":
-                what = f"blanks may separate labels: {cell!r} consists of labels of other cells"
-                fix = "set data.table.separator to ' ', or to '|' if this is one label"
-                raise DataError(what, path, fix)
+                raise DataError(
+                    f"blanks may separate labels: {cell!r} consists of labels of other cells",
+                    path,
+                    "set data.table.separator to ' ', or to '|' if this is one label",
+                )
             return separator
     return "|"
 

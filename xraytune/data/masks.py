@@ -47,17 +47,22 @@ def read_mask(root: Path, image: ImageFile) -> BoolArray:
             examples = join_names([str(value) for value in values], 5)
             what = f"the mask has {len(values)} values ({examples}); it needs two: 0 and one other"
         if what:
-            fix = "save a PNG of the image's size, with 0 for the background and one other value"
-            raise DataError(what, root / file, fix)
+            raise DataError(
+                what,
+                root / file,
+                "save a PNG of the image's size, with 0 for the background and one other value",
+            )
         masks.append(levels > 0)
     merged: BoolArray = np.logical_or.reduce(masks)
     share = merged.mean()
     border = np.concatenate([merged[0], merged[-1], merged[:, 0], merged[:, -1]])
     if share in (0, 1) or (share > 0.5 and border.mean() > 0.5):
-        what = f"the mask is empty, full or inverted: it covers {share:.0%} of the image and "
-        what += f"{border.mean():.0%} of its border"
-        fix = "draw it, or swap its values, so that the background is 0"
-        raise DataError(what, root / image.masks[0], fix)
+        raise DataError(
+            f"the mask is empty, full or inverted: it covers {share:.0%} of the image and "
+            f"{border.mean():.0%} of its border",
+            root / image.masks[0],
+            "draw it, or swap its values, so that the background is 0",
+        )
     return merged
 
 
@@ -72,8 +77,10 @@ def square_mask(mask: BoolArray, image_size_px: int, resize: Resize) -> UInt8Arr
     box = square_box(area.size, area.size, image_size_px, resize)
     shares = np.asarray(area.resize((image_size_px, image_size_px), Image.Resampling.BOX, box))
     if not (shares >= 0.5).any():
-        what = f"the mask is empty after resizing to {image_size_px} x {image_size_px} pixels"
-        raise DataError(what, fix="raise data.image_size, or use data.resize: squash")
+        raise DataError(
+            f"the mask is empty after resizing to {image_size_px} x {image_size_px} pixels",
+            fix="raise data.image_size, or use data.resize: squash",
+        )
     return np.where(shares >= 0.5, np.uint8(255), np.uint8(0))
 
 

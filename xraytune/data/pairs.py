@@ -44,9 +44,11 @@ def list_pairs(
         folder_of = pair_folders(folder)
         if len(folder_of) < 2:
             folder_names = join_names([inner.name for inner in subfolders(folder)]) or "none"
-            what = f"segmentation needs images/ and masks/ here (folders found: {folder_names})"
-            fix = "put the X-rays into images/, and their masks under the same names into masks/"
-            raise DataError(what, folder, fix)
+            raise DataError(
+                f"segmentation needs images/ and masks/ here (folders found: {folder_names})",
+                folder,
+                "put the X-rays into images/, and their masks under the same names into masks/",
+            )
         images = list_images(folder_of["images"], root)
         masks, notes = walk_folder(folder_of["masks"], root)
         warnings += [f"{folder_of['masks']}: {note}" for note in notes]

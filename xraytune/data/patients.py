@@ -71,10 +71,12 @@ def patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
     patients = match_patients(group_regex, files)
     missing = [file for file in files if file not in patients]
     if missing:
-        what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
-        fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
-        fix += "; for images of another hospital, give a data file with an expression of its own"
-        raise DataError(what, _GROUP_REGEX, fix)
+        raise DataError(
+            f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}",
+            _GROUP_REGEX,
+            f"correct the expression, or list the patients in {PATIENTS_CSV}"
+            "; for images of another hospital, give a data file with an expression of its own",
+        )
     return patients
 
 
@@ -89,12 +91,17 @@ def match_patients(
     try:
         expression = re.compile(composed(group_regex))
     except re.error as error:
-        what = f"not a regular expression: {error}"
-        fix = "write a regular expression as Python's re understands it"
-        raise ConfigError(what, where, fix) from error
+        raise ConfigError(
+            f"not a regular expression: {error}",
+            where,
+            "write a regular expression as Python's re understands it",
+        ) from error
     if not expression.groups:
-        fix = "put the part that is the name into parentheses: (p[0-9]+)_"
-        raise ConfigError("there is no group in it", where, fix)
+        raise ConfigError(
+            "there is no group in it",
+            where,
+            "put the part that is the name into parentheses: (p[0-9]+)_",
+        )
     matches = {file: expression.search(composed(file)) for file in files}
     return {file: match[1] for file, match in matches.items() if match and match[1]}
 

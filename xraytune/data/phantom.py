@@ -114,8 +114,11 @@ def paint_phantoms(
     out = Path(out)
     require_new(out)
     if sites and (pairs or findings):
-        what = "phantoms of several sites are in class folders, without masks and findings"
-        raise ConfigError(what, "--sites", "omit the other options, or --sites")
+        raise ConfigError(
+            "phantoms of several sites are in class folders, without masks and findings",
+            "--sites",
+            "omit the other options, or --sites",
+        )
     rows = []
     of_patients = []
     with new_folder(out.resolve()) as folder:

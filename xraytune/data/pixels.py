@@ -119,8 +119,9 @@ def open_pixels(folder: Path, name: str = PIXELS_FILE) -> UInt8Array:
     try:
         pixels: UInt8Array = np.load(file, mmap_mode="r")
     except (ValueError, OverflowError) as error:  # a header that asks for more than the file has
-        fix = "remove its folder: it is computed again"
-        raise ArtifactError("the file is damaged", file, fix) from error
+        raise ArtifactError(
+            "the file is damaged", file, "remove its folder: it is computed again"
+        ) from error
     return pixels
 
 

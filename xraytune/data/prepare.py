@@ -306,9 +306,12 @@ def prepare_index(
         names = sorted({index.class_names[image.label] for image in lost})
         lost_files = {file for image in lost for file in (image.file, *image.masks)}
         reasons = [f"{image.file}: {image.reason}" for image in broken if image.file in lost_files]
-        what = f"without broken images, there is none of {join_names(names)} "
-        what += f"({join_names(reasons, 3)})"
-        raise DataError(what, index.root, "repair some of them")
+        raise DataError(
+            f"without broken images, there is none of {join_names(names)} "
+            f"({join_names(reasons, 3)})",
+            index.root,
+            "repair some of them",
+        )
     if all(row.min() == row.max() for row in open_pixels(store)):
         what = (
             f"all {len(files)} images are blank: each has a single grey, so nothing can be learnt"
@@ -365,8 +368,11 @@ def _require_equal_rows(stores: Mapping[int, Path], root: Path) -> None:
     differing = frozenset().union(*stored_names) - stored_names[0].intersection(*stored_names)
     if differing:
         sizes = join_names([f"{size_px} px" for size_px in stores])
-        what = f"of {sizes}, some sizes lack {join_names(sorted(differing), 3)}"
-        raise DataError(what, root, "remove these images, or use a single size")
+        raise DataError(
+            f"of {sizes}, some sizes lack {join_names(sorted(differing), 3)}",
+            root,
+            "remove these images, or use a single size",
+        )
 
 
 def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str]:
@@ -408,9 +414,12 @@ def restore_pixels(
         if again.pixels == sized.pixels:
             pillow = releases("pillow")["pillow"]
             what = f"Pillow {pillow} decodes the images differently from the study"
-        fix = "restore the images, or install the Pillow of its environment.json and remove this "
-        fix += "folder; or give the cache of the search (--cache)"
-        raise StudyError(what, store, fix)
+        raise StudyError(
+            what,
+            store,
+            "restore the images, or install the Pillow of its environment.json and remove this "
+            "folder; or give the cache of the search (--cache)",
+        )
 
 
 @frozen
@@ -472,8 +481,11 @@ def side_image_set(side_name: SideName, prepared: SplitData, cache: Path) -> Ima
     """
     store = cache / prepared.pixels
     if not is_intact(store):
-        fix = "run the study's `xraytune search` command again: it decodes the images again"
-        raise ArtifactError("the decoded images are missing or damaged", store, fix)
+        raise ArtifactError(
+            "the decoded images are missing or damaged",
+            store,
+            "run the study's `xraytune search` command again: it decodes the images again",
+        )
     side = prepared.side(side_name)
     rows = np.array([image.row for image in side], dtype=np.int64)
     return ImageSet(

@@ -75,21 +75,24 @@ def require_sites(images: Iterable[ImageFile], where: Path) -> None:
         if not image.site:
             without_site.append(image.file)
     if without_site:
-        what = (
-            f"{len(without_site):,} images have no site ({_SETTING}): {join_names(without_site, 3)}"
+        raise DataError(
+            f"{len(without_site):,} images have no site ({_SETTING}): "
+            f"{join_names(without_site, 3)}",
+            where,
+            "give the name of a column of their table, a DICOM keyword such as InstitutionName, "
+            "an expression such as (site[0-9]+)/, or folder; or remove these images",
         )
-        fix = "give the name of a column of their table, a DICOM keyword such as InstitutionName, "
-        fix += "an expression such as (site[0-9]+)/, or folder; or remove these images"
-        raise DataError(what, where, fix)
     shared = [
         f"{patient} ({join_names(sorted(sites))})"
         for patient, sites in sorted(sites_of.items())
         if len(sites) > 1
     ]
     if shared:
-        what = f"{len(shared):,} patients have images of several sites: {join_names(shared, 5)}"
-        fix = f"correct {_SETTING}, or remove the images of all sites but one; {EQUAL_IDS}"
-        raise DataError(what, where, fix)
+        raise DataError(
+            f"{len(shared):,} patients have images of several sites: {join_names(shared, 5)}",
+            where,
+            f"correct {_SETTING}, or remove the images of all sites but one; {EQUAL_IDS}",
+        )
 
 
 def sites_to_leave_out(
@@ -104,13 +107,15 @@ def sites_to_leave_out(
     table = ImageTable(images)
     fix = "add images, or use confirm.leave_out: none"
     if len(table.sites) < _FEWEST_SITES:
-        what = f"{counted(len(table.sites), 'site')} ({join_names(table.sites)}), and an interval "
-        what += f"over sites needs {_FEWEST_SITES} or more"
-        raise DataError(what, where, fix)
+        raise DataError(
+            f"{counted(len(table.sites), 'site')} ({join_names(table.sites)}), and an interval "
+            f"over sites needs {_FEWEST_SITES} or more",
+            where,
+            fix,
+        )
     for site in table.sites:
         names_of_site = {class_names[image.label] for image in table if image.site == site}
         missing = [name for name in class_names if name not in names_of_site]
         if missing:
-            what = f"site {site} has no images of {join_names(missing)}"
-            raise DataError(what, where, fix)
+            raise DataError(f"site {site} has no images of {join_names(missing)}", where, fix)
     return table.sites

@@ -85,9 +85,11 @@ def split_by_patient(
         train.sort(key=lambda patient: patient.name in seen)
         where = "data.train_patients"
         if train_patients > len(train):
-            what = f"the train side has only {len(train)} patients, fewer than {train_patients}"
-            fix = f"use at most {len(train)}, or all of them: --set data.train_patients=null"
-            raise DataError(what, where, fix)
+            raise DataError(
+                f"the train side has only {len(train)} patients, fewer than {train_patients}",
+                where,
+                f"use at most {len(train)}, or all of them: --set data.train_patients=null",
+            )
         first_of_class = {
             label: number
             for number, patient in reversed([*enumerate(train, start=1)])
@@ -95,8 +97,11 @@ def split_by_patient(
         }
         enough = max(first_of_class.values())
         if train_patients < enough and not has_findings:
-            what = f"{train_patients} patients do not cover every class"
-            raise DataError(what, where, f"set at least {enough}")
+            raise DataError(
+                f"{train_patients} patients do not cover every class",
+                where,
+                f"set at least {enough}",
+            )
         train = train[:train_patients]
     sides: dict[str, Sequence[_Patient]] = {"train": train, "val_a": val_a, "val_b": val_b}
     side_of = {patient.name: side for side, members in sides.items() for patient in members}
@@ -251,5 +256,8 @@ def _refuse_missing_classes(images: ImageTable, sides: Mapping[str, Sequence[_Pa
                 f"the class of {file} has {patients}: none for {' and '.join(missing_sides)}"
             )
     if problems:
-        fix = "add patients: every class needs one for each side train/ and val/ make"
-        raise DataError(join_names(problems, 3), "data.split", fix)
+        raise DataError(
+            join_names(problems, 3),
+            "data.split",
+            "add patients: every class needs one for each side train/ and val/ make",
+        )

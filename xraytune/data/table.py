@@ -121,9 +121,11 @@ def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict
                 ambiguous.append(f"{matched[file]} and {name} mean {file}")
             matched[file] = name
     if ambiguous:
-        what = f"names of images are ambiguous: {join_names(ambiguous)}"
-        fix = "write the path of each image below the data folder, in one row"
-        raise DataError(what, where, fix)
+        raise DataError(
+            f"names of images are ambiguous: {join_names(ambiguous)}",
+            where,
+            "write the path of each image below the data folder, in one row",
+        )
     return matched
 
 
@@ -148,8 +150,9 @@ def find_table(data: DataSettings) -> LabelTable | None:
     if data.table is None:
         return _read_table(_PATIENTS_TABLE, DataSettings(path=data.path))
     if PATIENTS_CSV not in data.table.file:
-        what = f"data.table is given, so {PATIENTS_CSV} would be ignored"
-        raise ConfigError(what, file, "move it away")
+        raise ConfigError(
+            f"data.table is given, so {PATIENTS_CSV} would be ignored", file, "move it away"
+        )
     return _read_table(data.table, data)
 
 
@@ -240,15 +243,20 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     try:
         text = composed(read_bytes(path, DataError).decode("utf-8-sig"))
     except OSError as error:
-        fix = "data.table.file is relative to data.path"
-        raise DataError(f"cannot be read ({error.strerror})", path, fix) from error
+        raise DataError(
+            f"cannot be read ({error.strerror})", path, "data.table.file is relative to data.path"
+        ) from error
     except UnicodeDecodeError as error:
-        fix = "unpack it (gunzip), or save it as CSV in UTF-8"
-        raise DataError(f"not a table in UTF-8: {error}", path, fix) from error
+        raise DataError(
+            f"not a table in UTF-8: {error}", path, "unpack it (gunzip), or save it as CSV in UTF-8"
+        ) from error
     if re.match(r"\s*(\[\s*)?\{", text):
-        fix = "save it as CSV: pandas.read_json(FILE).to_csv(OTHER, index=False); of JSON lines, "
-        fix += "read_json(FILE, lines=True)"
-        raise DataError("this is JSON, and tables are CSV", path, fix)
+        raise DataError(
+            "this is JSON, and tables are CSV",
+            path,
+            "save it as CSV: pandas.read_json(FILE).to_csv(OTHER, index=False); of JSON lines, "
+            "read_json(FILE, lines=True)",
+        )
     lines = [*io.StringIO(text, newline="")]
     first, second, *_ = [*text.lstrip().split("\n", 2), ""]
     counts = {mark: (first.count(mark), second.count(mark)) for mark in ",;\t"}
@@ -291,8 +299,11 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     names = [column for column in columns if column]
     for name, count in Counter(names).items():
         if count > 1:
-            what = f"{count} columns have the same name, {name!r}"
-            raise DataError(what, path, "rename or remove all but one of them")
+            raise DataError(
+                f"{count} columns have the same name, {name!r}",
+                path,
+                "rename or remove all but one of them",
+            )
     return names, rows
 
 
@@ -304,8 +315,11 @@ def _require_header_on_top(
         return
     for number, line in enumerate(lines, 1):
         if image in [cell.strip(' \r\n"') for cell in re.split("[,;\t]", line)]:
-            what = f"the header is here, below {counted(number - 1, 'other line')}"
-            raise DataError(what, FileLine(path, number, line), "delete the lines above it")
+            raise DataError(
+                f"the header is here, below {counted(number - 1, 'other line')}",
+                FileLine(path, number, line),
+                "delete the lines above it",
+            )
 
 
 def _outline(name: str) -> set[str]:
@@ -383,9 +397,11 @@ def _refuse_merged_cells(settings: TableSettings, by_image: Mapping[str, _Rows])
         if not any(cells.get(column or "") for column in columns)
     ]
     if 0 < len(empty) < len(every_row):
-        what = f"{len(empty)} of {len(every_row)} rows have neither patient nor label, as this one"
-        fix = "fill them: of merged cells, only the first is filled; or delete these rows"
-        raise DataError(what, empty[0], fix)
+        raise DataError(
+            f"{len(empty)} of {len(every_row)} rows have neither patient nor label, as this one",
+            empty[0],
+            "fill them: of merged cells, only the first is filled; or delete these rows",
+        )
 
 
 def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], path: Path) -> None:
@@ -421,15 +437,21 @@ def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
     for where, cells in rows:
         row_patient = _patient(cells.get(settings.patient or "", ""), where)
         if row_patient and patient_key(patient or row_patient) != patient_key(row_patient):
-            what = f"{name} belongs to patient {row_patient} here, but to {patient} in another row"
-            raise DataError(what, where, "keep one patient for each image")
+            raise DataError(
+                f"{name} belongs to patient {row_patient} here, but to {patient} in another row",
+                where,
+                "keep one patient for each image",
+            )
         patient = patient or row_patient
         side = cells.get(settings.side_column or "")
         if side is not None:
             row_part = part_named(side)
             if row_part is None or row_part != (part or row_part):
-                what = f"the side of {name} is {side!r}; it must be train, val or test in all rows"
-                raise DataError(what, where, "write one side for each image")
+                raise DataError(
+                    f"the side of {name} is {side!r}; it must be train, val or test in all rows",
+                    where,
+                    "write one side for each image",
+                )
             part = row_part
         for column, accepted in settings.rows.items():
             content = cells.get(column)
@@ -450,12 +472,17 @@ def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
         is_disputed = len(votes) > 1
         where, _ = rows[0]
         if len(labels) > 1 and not settings.labels:
-            what = f"{name} has several classes: {', '.join(sorted(labels))}"
-            fix = "give data.table.labels, of which the first entry that applies is used"
-            raise DataError(what, where, fix)
+            raise DataError(
+                f"{name} has several classes: {', '.join(sorted(labels))}",
+                where,
+                "give data.table.labels, of which the first entry that applies is used",
+            )
         if class_name is not None and not re.fullmatch(FOLDER_NAME, class_name):
-            what = f"the class {class_name!r} cannot be the name of a folder"
-            raise DataError(what, where, "use up to 64 characters, no slash, and no leading dot")
+            raise DataError(
+                f"the class {class_name!r} cannot be the name of a folder",
+                where,
+                "use up to 64 characters, no slash, and no leading dot",
+            )
     views = [cell for _, cells in rows for key, cell in cells.items() if is_view_column(key)]
     return TableRow(
         patient=patient,
@@ -473,6 +500,9 @@ def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
 def _patient(cell: str, where: FileLine) -> str:
     """Return a patient's ID as it was before a spreadsheet or pandas wrote it."""
     if re.fullmatch(r"\d([.,]\d+)?[eE]\+\d+", cell):
-        what = f"patient {cell} is a number that lost its digits, as in a spreadsheet"
-        raise DataError(what, where, "write the IDs again from their source, as text")
+        raise DataError(
+            f"patient {cell} is a number that lost its digits, as in a spreadsheet",
+            where,
+            "write the IDs again from their source, as text",
+        )
     return "" if cell.casefold() in EMPTY else re.sub(r"^(\d+)[.,]0$", r"\1", cell)

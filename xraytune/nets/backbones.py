@@ -188,8 +188,11 @@ def to_one_channel(network: nn.Module, name: str) -> None:
     conv = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if conv is None or conv.in_channels != 3 or conv.groups != 1:
         why = "its first layer is not a plain convolution with three channels"
-        what = f"{name} cannot take one channel: {why}"
-        raise MachineError(what, "input_channels", "set input_channels: 3, or use another backbone")
+        raise MachineError(
+            f"{name} cannot take one channel: {why}",
+            "input_channels",
+            "set input_channels: 3, or use another backbone",
+        )
     conv.weight = nn.Parameter(conv.weight.detach().sum(dim=1, keepdim=True))
     conv.in_channels = 1
 
@@ -227,9 +230,11 @@ def hub_errors_explained(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # those of the network and of the hub are among them
-        what = f"the weights of {name} cannot be downloaded ({str(error).splitlines()[0]})"
-        fix = "choose a name with a tag, such as timm/resnet18.a1_in1k, or give a file as weights"
-        raise MachineError(what, "huggingface.co", fix) from error
+        raise MachineError(
+            f"the weights of {name} cannot be downloaded ({str(error).splitlines()[0]})",
+            "huggingface.co",
+            "choose a name with a tag, such as timm/resnet18.a1_in1k, or give a file as weights",
+        ) from error
 
 
 def _count_features(network: nn.Module, side_px: int) -> int:
@@ -288,8 +293,11 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
         wrong = f"{len(missing)} of {len(expected)} tensors are missing or of another shape"
         what = f"these weights are not for {name}: {wrong}"
         first = [*missing, *unexpected][0]
-        fix = f"use a state dict of {name} (first difference: {first}), or {_WITHOUT_WEIGHTS}"
-        raise MachineError(what, path, fix)
+        raise MachineError(
+            what,
+            path,
+            f"use a state dict of {name} (first difference: {first}), or {_WITHOUT_WEIGHTS}",
+        )
 
 
 def _prefix_of(weights: Mapping[str, Tensor], backbone: str) -> str:
@@ -344,16 +352,20 @@ def find_weights(
         if is_model(weights):
             file = file / MODEL_FILE
         if not file.is_file():
-            fix = f"give the path of a file, or set {without_weights}"
-            raise MachineError("no such weights file", file, fix)
+            raise MachineError(
+                "no such weights file", file, f"give the path of a file, or set {without_weights}"
+            )
         return file
     sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
     official = {each.name: each.url for each in sets}
     set_names = _IMAGENET if weights == "imagenet" else (weights,)
     urls = [official[name] for name in set_names if name in official]
     if not urls:
-        fix = f"use one of: {', '.join(['imagenet', *official, 'none'])}"
-        raise ConfigError(f"{backbone} has no weight set {weights}", "weights", fix)
+        raise ConfigError(
+            f"{backbone} has no weight set {weights}",
+            "weights",
+            f"use one of: {', '.join(['imagenet', *official, 'none'])}",
+        )
     names = " or ".join(Path(url).name for url in urls)
     origin = f"(from {urls[0].rpartition('/')[0]}/)"
     if weights_dir is not None:
@@ -361,8 +373,11 @@ def find_weights(
             file = weights_dir / Path(url).name
             if file.is_file():
                 return _require_official(file, url)
-        fix = f"put {names} there {origin}, or set {without_weights}"
-        raise MachineError(f"no official weights of {backbone} here", weights_dir, fix)
+        raise MachineError(
+            f"no official weights of {backbone} here",
+            weights_dir,
+            f"put {names} there {origin}, or set {without_weights}",
+        )
     url = urls[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if file.is_file():
@@ -377,12 +392,12 @@ def find_weights(
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(file), progress=False)
     except (OSError, RuntimeError, HTTPException) as error:
-        fix = (
+        raise MachineError(
+            f"the weights cannot be downloaded ({error})",
+            url,
             f"put {names} {origin} into a folder and pass it as --weights-dir or `weights_dir`, or "
-            f"put {file.name} into {file.parent}; or set {without_weights}"
-        )
-        what = f"the weights cannot be downloaded ({error})"
-        raise MachineError(what, url, fix) from error
+            f"put {file.name} into {file.parent}; or set {without_weights}",
+        ) from error
     return _require_official(file, url)
 
 
@@ -390,6 +405,9 @@ def _require_official(file: Path, url: str) -> Path:
     """Return an official file after comparing its SHA-256 with the first digits in its name."""
     start = file.stem.rpartition("-")[2]  # b0353104 of mobilenet_v2-b0353104
     if not sha256_of(file).startswith(start):
-        what = "this file is damaged or another one: its SHA-256 does not match its name"
-        raise MachineError(what, file, f"remove it, and download {url}")
+        raise MachineError(
+            "this file is damaged or another one: its SHA-256 does not match its name",
+            file,
+            f"remove it, and download {url}",
+        )
     return file

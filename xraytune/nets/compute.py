@@ -33,9 +33,11 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     fewer GPUs.
     """
     if gpus > gpu_count():
-        what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
-        fix = "set resources.gpus_per_trial: auto (or 0), or install a driver for this torch"
-        raise MachineError(what, "resources.gpus_per_trial", fix)
+        raise MachineError(
+            f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}",
+            "resources.gpus_per_trial",
+            "set resources.gpus_per_trial: auto (or 0), or install a driver for this torch",
+        )
     if gpus:
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -72,9 +74,10 @@ def require_device(compute: Compute, study: Path) -> None:
     Results on a CPU differ.
     """
     if compute.device == "cuda" and not gpu_count():
-        fix = "run it on a machine with a GPU; `xraytune plan` shows what torch sees"
         raise MachineError(
-            "the study was searched on a GPU, but torch sees no GPU here", study, fix
+            "the study was searched on a GPU, but torch sees no GPU here",
+            study,
+            "run it on a machine with a GPU; `xraytune plan` shows what torch sees",
         )
 
 
@@ -86,8 +89,11 @@ def require_precision(compute: Compute, study: Path) -> None:
     gpus = 1.0 if compute.device == "cuda" else 0.0
     precision = choose_compute(gpus=gpus, threads=compute.threads).precision
     if compute.precision == "bfloat16" and precision != "bfloat16":
-        what = "the study computes in bfloat16, which this machine lacks"
-        raise MachineError(what, study, "use machines of one kind")
+        raise MachineError(
+            "the study computes in bfloat16, which this machine lacks",
+            study,
+            "use machines of one kind",
+        )
 
 
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:

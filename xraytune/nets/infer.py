@@ -28,9 +28,11 @@ def require_different(features: NDArray[np.floating[Any]], backbone: str) -> Non
     centre = features.mean(axis=0, dtype=np.float64)
     spread = np.linalg.norm(features - centre, axis=1).mean()
     if len(features) > 1 and spread < _LEAST_SPREAD * np.linalg.norm(centre):
-        what = "the features of different images are nearly equal"
-        fix = "for weights of pixels of another range, set pixel_mean and pixel_std"
-        raise TrialError(what, f"backbone: {backbone}", fix)
+        raise TrialError(
+            "the features of different images are nearly equal",
+            f"backbone: {backbone}",
+            "for weights of pixels of another range, set pixel_mean and pixel_std",
+        )
 
 
 def autocast_images(inputs: Tensor, compute: Compute) -> torch.autocast:

@@ -129,8 +129,11 @@ def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
     else:
         stage = next(_STAGES[start] for start in _STAGES if backbone.startswith(start))
     if not stage or stage not in modules:
-        what = f"backbone {backbone} does not define where its last stage starts"
-        raise ConfigError(what, "trainable", "set its last_stage, or use trainable: all")
+        raise ConfigError(
+            f"backbone {backbone} does not define where its last stage starts",
+            "trainable",
+            "set its last_stage, or use trainable: all",
+        )
     trained = {*modules[modules.index(stage) :]}
     names = [name for name, _ in network.named_parameters()]
     return frozenset(name for name in names if name.rpartition(".")[0] in trained)

@@ -153,8 +153,11 @@ def read_document(path: Path) -> Document:
     content = parse_yaml(text, path)
     document = Document(content, path)
     if not isinstance(content, Block):
-        what = "the file is not a mapping of keys to values"
-        raise document.error((), what, "start with a line such as data: {path: images}")
+        raise document.error(
+            (),
+            "the file is not a mapping of keys to values",
+            "start with a line such as data: {path: images}",
+        )
     return document
 
 
@@ -178,15 +181,21 @@ def parse_yaml(text: str, where: Path | str) -> Any:
         nonlocal node_count
         node_count += 1
         if node_count > most_nodes:
-            what = f"its aliases stand for more than {most_nodes:,} values"
-            raise ConfigError(what, place_of(node.start_mark), "write values without aliases")
+            raise ConfigError(
+                f"its aliases stand for more than {most_nodes:,} values",
+                place_of(node.start_mark),
+                "write values without aliases",
+            )
         if isinstance(node, yaml.MappingNode):
             block = Block()
             for key, value in node.value:
                 name = str(key.value)
                 if name in block:
-                    what = f"'{name}' is given twice, first at {block.places[name]}"
-                    raise ConfigError(what, place_of(key.start_mark), "keep one")
+                    raise ConfigError(
+                        f"'{name}' is given twice, first at {block.places[name]}",
+                        place_of(key.start_mark),
+                        "keep one",
+                    )
                 block.put(name, read_node(value), place_of(key.start_mark))
             return block
         if isinstance(node, yaml.SequenceNode):
@@ -206,17 +215,21 @@ def parse_yaml(text: str, where: Path | str) -> Any:
         root = loader.get_single_node()
         return read_node(root) if root else None
     except RecursionError:
-        what = "the values are nested too deeply"
-        raise ConfigError(what, where, "close brackets, and use no alias inside itself") from None
+        raise ConfigError(
+            "the values are nested too deeply",
+            where,
+            "close brackets, and use no alias inside itself",
+        ) from None
     except yaml.YAMLError as error:
         opened = getattr(error, "context_mark", None)
         what = f"not valid YAML: {getattr(error, 'problem', None) or error}"
         if opened:
             what += f" (in what begins on line {opened.line + 1})"
-        fix = (
-            "check the indentation (spaces, not tabs), colons, quotes and brackets up to this line"
-        )
-        raise ConfigError(what, place_of(getattr(error, "problem_mark", None)), fix) from None
+        raise ConfigError(
+            what,
+            place_of(getattr(error, "problem_mark", None)),
+            "check the indentation (spaces, not tabs), colons, quotes and brackets up to this line",
+        ) from None
 
 
 class _Dumper(yaml.SafeDumper):

@@ -225,20 +225,27 @@ class Extensions:
             recorded = self.declared[name]
             points = _installed(recorded.kind)
             if recorded.package and name not in points.names:
-                what = f"{recorded.kind} {name} needs {recorded.package}, which is not installed"
-                raise MachineError(what, fix="install it, on every machine that runs trials")
+                raise MachineError(
+                    f"{recorded.kind} {name} needs {recorded.package}, which is not installed",
+                    fix="install it, on every machine that runs trials",
+                )
             if recorded.package:
                 self._declare_package(recorded.kind, points[name])
             elif name in self.roots:
                 code = _find_code(str(self.roots[name] / recorded.place))
                 self._declare_code(recorded.kind, name, code, _file_of(code))
             else:
-                what = f"the code of the extension {name} was not given, and a study runs no code"
-                raise ConfigError(what, "--extension", f"write --extension FOLDER/{recorded.place}")
+                raise ConfigError(
+                    f"the code of the extension {name} was not given, and a study runs no code",
+                    "--extension",
+                    f"write --extension FOLDER/{recorded.place}",
+                )
             if changes := self.declared[name].changes(recorded):
-                what = f"the code of {name} here is not that of the study: {join_names(changes)}"
-                fix = "install the same code on every machine that runs trials"
-                raise MachineError(what, self.roots[name], fix)
+                raise MachineError(
+                    f"the code of {name} here is not that of the study: {join_names(changes)}",
+                    self.roots[name],
+                    "install the same code on every machine that runs trials",
+                )
         return self.code[name]
 
     def build(self, name: str, values: Mapping[str, Value]) -> Any:
@@ -256,9 +263,11 @@ class Extensions:
             place = failed_line(error, [self.roots[name] / file for file in extension.files])
             if place is None or is_out_of_memory(error):
                 raise
-            what = f"{method} of {extension.place} failed: {type(error).__name__}: {error}"
-            fix = "correct it; error.txt in the trial's folder has the whole traceback"
-            raise TrialError(what, place, fix) from error
+            raise TrialError(
+                f"{method} of {extension.place} failed: {type(error).__name__}: {error}",
+                place,
+                "correct it; error.txt in the trial's folder has the whole traceback",
+            ) from error
 
     def _declare_package(self, kind: str, point: EntryPoint) -> None:
         """Declare an extension of an installed package."""
@@ -268,8 +277,9 @@ class Extensions:
         except (ImportError, AttributeError, SyntaxError) as error:
             what = f"{kind} {point.name} cannot be loaded: {error}"
             names = join_names(sorted(_installed(kind).names))
-            fix = f"repair or reinstall its package; installed are {names}"
-            raise MachineError(what, point.value, fix) from error
+            raise MachineError(
+                what, point.value, f"repair or reinstall its package; installed are {names}"
+            ) from error
         file = Path(str(sys.modules[point.module].__file__)).resolve()
         if kind in _METHODS and isinstance(code, type):
             _kind_of(code, file)
@@ -282,14 +292,18 @@ class Extensions:
         is_other = name in self.declared and self.declared[name].kind != kind
         if name in self.reserved or is_other or not _NAME.fullmatch(name):
             what = f"{name!r} cannot be the name of an extension" + " twice" * is_other
-            fix = "choose another name of the file, of lower-case letters, digits and underscores"
-            raise ConfigError(what, file, fix)
+            raise ConfigError(
+                what,
+                file,
+                "choose another name of the file, of lower-case letters, digits and underscores",
+            )
         is_program = isinstance(code, Program)
         block = _program_block(code) if is_program else _settings_block(code, file)
         longer_by = getattr(code, "longer_by", "")
         if longer_by and longer_by not in block.model_fields:
-            what = f"longer_by: {longer_by!r} is no setting here"
-            raise ConfigError(what, file, "name one of the settings")
+            raise ConfigError(
+                f"longer_by: {longer_by!r} is no setting here", file, "name one of the settings"
+            )
         root = file.parent if is_program else import_root(file)
         files = code.files if is_program else code_files(file)
         extension = Extension(
@@ -331,8 +345,11 @@ def _kind_of(code: ExtensionCode, file: Path) -> str:
         if all(hasattr(code, method) for method in methods):
             return kind
     needed = ", or ".join(" and ".join(methods) for methods in _METHODS.values())
-    what = f"{_name_of(code)} lacks the methods of an extension: {needed}"
-    raise ConfigError(what, file, "write it as docs/your_generator.md shows")
+    raise ConfigError(
+        f"{_name_of(code)} lacks the methods of an extension: {needed}",
+        file,
+        "write it as docs/your_generator.md shows",
+    )
 
 
 def _name_of(code: ExtensionCode) -> str:
@@ -345,9 +362,10 @@ def _file_of(code: ExtensionCode) -> Path:
     try:
         return Path(inspect.getfile(code)).resolve()
     except (TypeError, OSError) as error:
-        what = f"{_name_of(code)} is not in a file, so no other process can import it"
-        fix = "write it to a file (in a notebook: %%writefile my_gan.py), and import it from there"
-        raise ConfigError(what, fix=fix) from error
+        raise ConfigError(
+            f"{_name_of(code)} is not in a file, so no other process can import it",
+            fix="write it to a file (%%writefile my_gan.py in a notebook), and import it from there",
+        ) from error
 
 
 def _find_code(place: str) -> ExtensionCode:
@@ -369,13 +387,13 @@ def _import_class(file: Path, class_name: str) -> ExtensionCode:
         place = failed_line(error, code_files(file)) or file
         what = f"this cannot be imported: {type(error).__name__}: {error}"
         if isinstance(error, ImportError):
-            fix = "install what it imports on every machine that runs trials"
-            raise MachineError(what, place, fix) from error
+            raise MachineError(
+                what, place, "install what it imports on every machine that runs trials"
+            ) from error
         raise ConfigError(what, place, "correct it") from error
     code = getattr(module, class_name, None)
     if not isinstance(code, type | FunctionType):
-        what = f"there is no class or function {class_name!r} here"
-        raise ConfigError(what, file, _HOW_TO_NAME)
+        raise ConfigError(f"there is no class or function {class_name!r} here", file, _HOW_TO_NAME)
     return code
 
 
@@ -402,13 +420,19 @@ def _settings_block(code: ExtensionCode, file: Path) -> type[StrictModel]:
         hints = get_type_hints(settings, include_extras=True)
         definitions = {item.name: (hints[item.name], item.default) for item in fields(settings)}
     else:
-        what = f"Settings of {_name_of(code)} is neither a dataclass nor a pydantic model"
-        raise ConfigError(what, file, "decorate it with @dataclass")
+        raise ConfigError(
+            f"Settings of {_name_of(code)} is neither a dataclass nor a pydantic model",
+            file,
+            "decorate it with @dataclass",
+        )
     block = create_model("Settings", __base__=StrictModel, **definitions)
     for name, info in block.model_fields.items():
         if info.default is MISSING or not isinstance(info.default, Value):
-            what = f"{name}: a setting of {_name_of(code)} without a number or text as default"
-            raise ConfigError(what, file, f"write {name}: int = 1000")
+            raise ConfigError(
+                f"{name}: a setting of {_name_of(code)} without a number or text as default",
+                file,
+                f"write {name}: int = 1000",
+            )
     return block
 
 
@@ -423,8 +447,11 @@ def _seen_images(code: ExtensionCode, file: Path) -> tuple[str, ...] | None:
     try:
         seen = DECLARED_IMAGES.validate_python(declared)
     except ValidationError as error:
-        fix = "list the SHA-256 of each image, or write None if they are not known"
-        raise ConfigError("pretrained_on has no SHA-256, or not only", file, fix) from error
+        raise ConfigError(
+            "pretrained_on has no SHA-256, or not only",
+            file,
+            "list the SHA-256 of each image, or write None if they are not known",
+        ) from error
     return None if seen is None else tuple(sorted(seen))
 
 

@@ -50,8 +50,11 @@ def lift_blocks(document: Document) -> None:
             for key, content in part.items():
                 dotted = f"{name}.{key}"
                 if dotted in parameters:
-                    what = f"{dotted}: is declared twice, first at {parameters.places[dotted]}"
-                    raise ConfigError(what, part.places[key], "keep one")
+                    raise ConfigError(
+                        f"{dotted}: is declared twice, first at {parameters.places[dotted]}",
+                        part.places[key],
+                        "keep one",
+                    )
                 parameters.put(dotted, content, part.places[key])
 
 
@@ -104,8 +107,11 @@ def _complete(
     def place(name: str, children: tuple[str, ...] = ()) -> None:
         if name in children:
             circle = " -> ".join([*children[children.index(name) :], name])
-            what = f"the conditions go in a circle: {circle}"
-            raise document.error(("parameters", name), what, "remove one `when`")
+            raise document.error(
+                ("parameters", name),
+                f"the conditions go in a circle: {circle}",
+                "remove one `when`",
+            )
         is_missing = name not in declared and PARAMETERS[name].is_required()
         if name in ordered or is_missing or name in TASK_RULES[task].unused:
             return
@@ -148,8 +154,11 @@ def _default(name: str) -> tuple[Value]:
 def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpec]:
     parameters = document.get("parameters") or {}
     if not isinstance(parameters, dict):
-        what = f"parameters: {parameters!r} is not a mapping"
-        raise document.error(("parameters",), what, "write parameters: {lr: {value: 1e-4}}")
+        raise document.error(
+            ("parameters",),
+            f"parameters: {parameters!r} is not a mapping",
+            "write parameters: {lr: {value: 1e-4}}",
+        )
     specs: dict[str, ParameterSpec] = {}
     for name, content in parameters.items():
         block, _, key = name.rpartition(".")
@@ -158,8 +167,11 @@ def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpe
         path = ("parameters", name)
         with document.collect():
             if not isinstance(content, dict):
-                fix = f"write {key}: {{value: ...}} or {{values: [...]}}"
-                raise document.error(path, f"{name}: {content!r} is not a mapping", fix)
+                raise document.error(
+                    path,
+                    f"{name}: {content!r} is not a mapping",
+                    f"write {key}: {{value: ...}} or {{values: [...]}}",
+                )
             when: dict[str, tuple[Value, ...]] = {}
             with document.collect():
                 when |= _read_conditions(document, ("parameters", f"{block}.when"))
@@ -178,8 +190,11 @@ def _read_conditions(document: Document, path: tuple[str, ...]) -> Conditions:
     if when is None:
         return {}
     if not isinstance(when, dict) or "source" in path:
-        what = f"{path[1]}: when: {when!r} is not a condition"
-        raise document.error(path, what, "write when: {source: gan}, not at source")
+        raise document.error(
+            path,
+            f"{path[1]}: when: {when!r} is not a condition",
+            "write when: {source: gan}, not at source",
+        )
     conditions = {}
     for parent, accepted in when.items():
         values = accepted if isinstance(accepted, list) else [accepted]
@@ -224,9 +239,11 @@ def _read_domain(
         case ["max", "min"] | ["distribution", "max", "min"]:
             return _read_range(document, name, content)
         case keys:
-            what = f"{name}: has {' and '.join(keys) or 'no value'}"
-            fix = "write one of: {value: A}, {values: [A, B]}, {min: A, max: B}"
-            raise document.error(path, what, fix)
+            raise document.error(
+                path,
+                f"{name}: has {' and '.join(keys) or 'no value'}",
+                "write one of: {value: A}, {values: [A, B]}, {min: A, max: B}",
+            )
 
 
 def _read_range(
@@ -237,22 +254,33 @@ def _read_range(
     field = PARAMETERS[name]
     listed = [each.needs for each in field.metadata if isinstance(each, Listed)]
     if listed:
-        what = f"{name}: {listed[0]} before the search, so a range does not apply"
-        raise document.error(path, what, f"write values: [{low}, {high}]")
+        raise document.error(
+            path,
+            f"{name}: {listed[0]} before the search, so a range does not apply",
+            f"write values: [{low}, {high}]",
+        )
     has_order = get_origin(field.annotation) is not Literal and not isinstance(low, bool)
     if not (has_order and isinstance(low, int | float) and isinstance(high, int | float)):
-        what = f"{name}: its values have no order, so min and max do not apply"
-        raise document.error(path, what, "write values: [a, b]")
+        raise document.error(
+            path,
+            f"{name}: its values have no order, so min and max do not apply",
+            "write values: [a, b]",
+        )
     is_integer = isinstance(low, int)
     distribution = str(content.get("distribution", "uniform"))
     allowed = DISTRIBUTIONS if is_integer else DISTRIBUTIONS[:2]
     if distribution not in allowed:
-        what = f"{name}.distribution: unknown value {distribution!r}"
-        raise document.error((*path, "distribution"), what, nearest(distribution, allowed))
+        raise document.error(
+            (*path, "distribution"),
+            f"{name}.distribution: unknown value {distribution!r}",
+            nearest(distribution, allowed),
+        )
     if low > high or (distribution == "log_uniform_values" and low <= 0):
-        what = f"{name}: there is no such range from min {low:g} to max {high:g}"
-        fix = "write the smaller number first, above 0 if it has a logarithm"
-        raise document.error((*path, "min"), what, fix)
+        raise document.error(
+            (*path, "min"),
+            f"{name}: there is no such range from min {low:g} to max {high:g}",
+            "write the smaller number first, above 0 if it has a logarithm",
+        )
     if low == high:
         return (low,), None
     if is_integer and distribution == "uniform":

@@ -70,8 +70,11 @@ def load_space(
     EXTENSIONS.register(extensions)
     document = read_document(find_space(file))
     if [*document.content] == ["data"]:
-        fix = "give it as --data, and a search space as --space"
-        raise ConfigError("this is a data file, not a search space", file, fix)
+        raise ConfigError(
+            "this is a data file, not a search space",
+            file,
+            "give it as --data, and a search space as --space",
+        )
     lift_blocks(document)
     for override in overrides:  # the last one for a key wins
         _apply_override(document, override)
@@ -103,9 +106,11 @@ def _read_settings(document: Document) -> Settings:
     content = {key: value for key, value in document.content.items() if key not in SPACE_KEYS}
     settings = validate(document, TypeAdapter(Settings), (), content)
     if is_data_file(settings.data.path):
-        what = f"data.path: {settings.data.path} is a data file"
-        fix = "give it as --data FILE, or write the keys of its data: block here"
-        raise document.error(("data", "path"), what, fix)
+        raise document.error(
+            ("data", "path"),
+            f"data.path: {settings.data.path} is a data file",
+            "give it as --data FILE, or write the keys of its data: block here",
+        )
     return settings
 
 
@@ -172,9 +177,13 @@ def _apply_data_file(document: Document, file: Path, *, without: Sequence[str] =
     of_spaces = {*Settings.model_fields, *SPACE_KEYS} - {"data"}
     space_keys = [repr(key) for key in data_file.content if key in of_spaces]
     if space_keys:
-        what = f"this is a search space, not a data file: it also has {join_names(space_keys)}"
-        fix = "give the folder of the images, or a file with the data: block alone"
-        raise ConfigError(Problem(what, file, fix))
+        raise ConfigError(
+            Problem(
+                f"this is a search space, not a data file: it also has {join_names(space_keys)}",
+                file,
+                "give the folder of the images, or a file with the data: block alone",
+            )
+        )
     validate(data_file, TypeAdapter(_DataFile), (), data_file.content)
     data = data_file.get("data")
     for key in data.keys() & DataSettings.model_fields.keys() - {*DATA_FILE_KEYS}:

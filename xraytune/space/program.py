@@ -77,9 +77,11 @@ class Program:
             known = {*_GIVEN[name], *self.defaults}
             used = [match[1] for word in command if (match := _PLACEHOLDER.fullmatch(word))]
             if unknown := [word for word in used if word not in known]:
-                what = f"{name}: unknown placeholder {{{unknown[0]}}}"
-                fix = f"use {join_names(sorted(known))}, or a setting of `settings`"
-                raise document.error((name,), what, fix)
+                raise document.error(
+                    (name,),
+                    f"{name}: unknown placeholder {{{unknown[0]}}}",
+                    f"use {join_names(sorted(known))}, or a setting of `settings`",
+                )
 
     def __call__(self) -> "Program":
         """Return itself, where a class would return an instance."""
@@ -110,8 +112,11 @@ class Program:
     ) -> None:
         """Run `fit` with a copy of the training images in class folders."""
         if masks is not None or targets.ndim > 1:
-            what = "a program makes images of classes, without masks or findings"
-            raise TrialError(what, self.file, "write a class instead (docs/your_generator.md)")
+            raise TrialError(
+                "a program makes images of classes, without masks or findings",
+                self.file,
+                "write a class instead (docs/your_generator.md)",
+            )
         copy = folder / "images"
         if not copy.exists():
             with new_folder(copy) as new:
@@ -151,8 +156,11 @@ class Program:
             self._run("sample", {**settings, **given}, lambda *_: None)
             files = sorted(Path(out).rglob("*.png"))[:count]
             if len(files) < count:
-                what = f"sample of {self.file.name} wrote {len(files)} of {count} images (*.png)"
-                raise TrialError(what, self.file, "write as many as {n} says to {out}")
+                raise TrialError(
+                    f"sample of {self.file.name} wrote {len(files)} of {count} images (*.png)",
+                    self.file,
+                    "write as many as {n} says to {out}",
+                )
             images = [self._read(file, size) for file in files]
         return np.stack(images)
 
@@ -183,8 +191,11 @@ class Program:
                     preexec_fn=_die_with_parent,
                 )
             except OSError as error:
-                what = f"{name}: cannot run {words[0]} ({error.strerror})"
-                raise TrialError(what, self.file, "install it, or correct its path") from error
+                raise TrialError(
+                    f"{name}: cannot run {words[0]} ({error.strerror})",
+                    self.file,
+                    "install it, or correct its path",
+                ) from error
             with process:
                 try:
                     assert process.stdout is not None, "it is a pipe"

@@ -52,8 +52,9 @@ def recorded_extensions(study: Path) -> list[Extension]:
     try:
         return _EXTENSIONS.validate_python(without_checksum(read_json(file))["extensions"])
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        what = "the record of the extensions is damaged"
-        raise ArtifactError(what, file, "restore it from a backup") from error
+        raise ArtifactError(
+            "the record of the extensions is damaged", file, "restore it from a backup"
+        ) from error
 
 
 def declare_recorded(study: Path, *, runs_code: bool = False) -> None:
@@ -82,5 +83,8 @@ def require_same_code(study: Path, names: Collection[str] | None = None) -> None
             continue
         EXTENSIONS.load(name)
         if changes := EXTENSIONS.declared[name].changes(recorded):
-            what = f"the code of {name} changed since the study began: {join_names(changes)}"
-            raise StudyError(what, study, "restore it, or start a study with another name")
+            raise StudyError(
+                f"the code of {name} changed since the study began: {join_names(changes)}",
+                study,
+                "restore it, or start a study with another name",
+            )

@@ -75,12 +75,12 @@ class Space:
             else:
                 point[spec.name] = listed_point.get(spec.name, spec.values[0])
         if still_open:
-            what = f"still open: {', '.join(still_open)}"
-            fix = (
+            raise ConfigError(
+                f"still open: {', '.join(still_open)}",
+                self.settings.name,
                 "choose first: xraytune export STUDY -o best.yaml, "
-                "or give values in the first points_to_evaluate"
+                "or give values in the first points_to_evaluate",
             )
-            raise ConfigError(what, self.settings.name, fix)
         return point
 
     def experiment(self) -> Experiment:

@@ -151,8 +151,9 @@ class ClassCodes(nn.Module):
         """
         descriptions = torch.cat(_describe(images, features), dim=1)
         if descriptions.shape[1] != len(self.origin):
-            fix = "set gan.features as in its training"
-            raise ArtifactError("the generator has other components", fix=fix)
+            raise ArtifactError(
+                "the generator has other components", fix="set gan.features as in its training"
+            )
         deviations = descriptions - self.origin.cpu().double()
         return (deviations @ self.axes.cpu().double()).to(self.means)
 

@@ -66,8 +66,11 @@ def require_model(folder: Path) -> Path:
     """Return the folder of a donor's whole network; raise DataError if there is none."""
     model = model_folder(folder)
     if model is None:
-        what = "there is no model of `xraytune train` here"
-        raise DataError(what, folder, f"ask the hospital for one, as {_MODEL_FOLDER}/")
+        raise DataError(
+            "there is no model of `xraytune train` here",
+            folder,
+            f"ask the hospital for one, as {_MODEL_FOLDER}/",
+        )
     return model
 
 
@@ -104,8 +107,11 @@ def read_donor(folder: Path) -> Donor:
         DataError: There is no record.
     """
     if not (folder / DONOR_FILE).is_file():
-        what = f"there is no {DONOR_FILE} here: neither a classifier nor statistics of features"
-        raise DataError(what, folder, HOW_TO_DONATE)
+        raise DataError(
+            f"there is no {DONOR_FILE} here: neither a classifier nor statistics of features",
+            folder,
+            HOW_TO_DONATE,
+        )
     return read_record(folder / DONOR_FILE, Donor, "files")
 
 
@@ -134,8 +140,11 @@ def donor_tensors(
         f"other classes than {name}" for name in class_names if name not in donor_classes
     ]
     if differences:
-        what = f"the classifier and the statistics here are for {', '.join(differences)}"
-        raise DataError(what, folder, HOW_TO_DONATE)
+        raise DataError(
+            f"the classifier and the statistics here are for {', '.join(differences)}",
+            folder,
+            HOW_TO_DONATE,
+        )
     rows = [donor_classes.index(name) for name in class_names]
     return {name: tensor[rows] for name, tensor in load_file(folder / TENSORS_FILE).items()}
 

@@ -306,8 +306,10 @@ def train_generator(
         # The last losses are from before the last update.
         weight_norm = get_total_norm(training.generator.parameters()).item()
         if not math.isfinite(weight_norm + losses.sum().item()):
-            what = f"the GAN diverged by step {training.step}: a loss or a weight is not finite"
-            raise TrialError(what, fix="lower gan.lr_g and gan.lr_d")
+            raise TrialError(
+                f"the GAN diverged by step {training.step}: a loss or a weight is not finite",
+                fix="lower gan.lr_g and gan.lr_d",
+            )
         if training.step % checkpoint_every_steps == 0:
             _save(training, checkpoint)
         yield training.step

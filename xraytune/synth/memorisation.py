@@ -230,16 +230,14 @@ def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
         return
     copies, folder = find_copies(experiment, context)
     if copies:
-        what = (
+        raise TrialError(
             f"synthetic images are copies of training images: {copies} are nearer to a training "
             "image than 99 % of unseen X-rays; the nearest pairs are shown in "
-            f"{folder.relative_to(context.cache).as_posix()} of the cache"
-        )
-        fix = (
+            f"{folder.relative_to(context.cache).as_posix()} of the cache",
+            mix_label(experiment.parameters),
             "use other images (of a GAN: fewer gan.steps, more real images), or set "
-            "quality.allow_memorised: true"
+            "quality.allow_memorised: true",
         )
-        raise TrialError(what, mix_label(experiment.parameters), fix)
 
 
 def sample_pool(experiment: Experiment, context: RunContext) -> dict[int, list[ImageSet]]:

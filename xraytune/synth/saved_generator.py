@@ -151,8 +151,7 @@ def read_record(file: Path, kind: type[_Record], hashes: str) -> _Record:
     try:
         record = TypeAdapter(kind).validate_python(read_json(file))
     except ValueError as error:
-        what = "the record is damaged, or from another version"
-        raise ArtifactError(what, file, fix) from error
+        raise ArtifactError("the record is damaged, or from another version", file, fix) from error
     if not tensors.is_file() or sha256_of(tensors) != getattr(record, hashes).get(tensors.name):
         raise ArtifactError("the file is missing or damaged", tensors, fix)
     return record
@@ -220,12 +219,12 @@ def generate_block(
         if typical is not None:
             planes = planes[typical.includes(planes[:, 1])]
         if number == 0 and len(planes) < _MIN_KEPT * BLOCK:
-            what = (
+            raise TrialError(
                 f"only {len(planes)} of the GAN's first {BLOCK} masks are plausible, fewer than "
                 f"{100 * _MIN_KEPT:.0f} %: area and number of components must be as in the "
-                f"training masks ({typical})"
+                f"training masks ({typical})",
+                fix="train more steps (gan.steps)",
             )
-            raise TrialError(what, fix="train more steps (gan.steps)")
         accepted.append(planes)
         if sum(map(len, accepted)) >= BLOCK:
             break

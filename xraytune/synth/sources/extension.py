@@ -114,8 +114,11 @@ class ExtensionImages(Source):
         if array.dtype != np.uint8 or array.shape != expected or side_px > prepared.image_size_px:
             what = f"sample of {self.name} returned {array.dtype} {list(array.shape)}"
             shape = ", ".join(map(str, (BLOCK, *channels, "S", "S")))
-            fix = f"return uint8 [{shape}], where S is at most {prepared.image_size_px}"
-            raise TrialError(what, EXTENSIONS.declared[self.name].place, fix)
+            raise TrialError(
+                what,
+                EXTENSIONS.declared[self.name].place,
+                f"return uint8 [{shape}], where S is at most {prepared.image_size_px}",
+            )
         planes = array.reshape(BLOCK, -1, side_px, side_px)
         planes[:, 1:] = np.where(planes[:, 1:] >= 128, 255, 0)
         return planes

@@ -126,8 +126,11 @@ def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Pat
         ]
         if of_study:
             what = f"{len(of_study)} of these extra images are among the images of {index.root}"
-            fix = "move the extra images out of the data folder: they would count as real"
-            raise DataError(f"{what}: {join_names(of_study, 3)}", root, fix)
+            raise DataError(
+                f"{what}: {join_names(of_study, 3)}",
+                root,
+                "move the extra images out of the data folder: they would count as real",
+            )
         # Of the test folder, only names and hashes are read.
         owners = patients_by_file_name(index.all_images)
         extra = patients_by_key(folder_images, group_regex, owners=owners)
@@ -138,8 +141,11 @@ def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Pat
                 f"{len(shared)} held-out test images have the ID, name or content of patients of "
             )
             what += "these extra images"
-            fix = f"remove the images of these patients, or rename files of others; {EQUAL_IDS}"
-            raise DataError(f"{what}: {join_names(shared)}", root, fix)
+            raise DataError(
+                f"{what}: {join_names(shared)}",
+                root,
+                f"remove the images of these patients, or rename files of others; {EQUAL_IDS}",
+            )
 
     owners = patients_by_file_name(prepared.images)
     extra = patients_by_key(folder_images, group_regex, owners=owners)
@@ -167,8 +173,11 @@ def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Pat
             f"{count} are left out: they have the ID, name or content of patients in val-A or val-B"
         )
         if not images:
-            fix = "use images of other patients, with distinct names, such as of the train side"
-            raise DataError(what, root, fix)
+            raise DataError(
+                what,
+                root,
+                "use images of other patients, with distinct names, such as of the train side",
+            )
         _logger.warning("%s: %s; %s", root, what, EQUAL_IDS)
     data = study_images.data.model_copy(
         update={"shift": None}

@@ -190,8 +190,10 @@ def require_same_network(settings: GanSettings) -> None:
     if keeps_features != (settings.features is not None):
         changes.append(f"gan.features: {'imagenet' if keeps_features else 'null'}")
     if changes:
-        what = f"gan.start_from: {settings.start_from} has a network of other settings"
-        raise ConfigError(what, fix=f"write {' and '.join(changes)}")
+        raise ConfigError(
+            f"gan.start_from: {settings.start_from} has a network of other settings",
+            fix=f"write {' and '.join(changes)}",
+        )
 
 
 def usable_generator_hash(folder: Path, prepared: SplitData, *, is_start: bool) -> str:
