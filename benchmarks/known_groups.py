@@ -36,8 +36,8 @@ from xraytune.confirm.judge import read_scores, score_runs
 from xraytune.confirm.outcomes import compare_in_groups
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import choose_test
+from xraytune.data.columns import subgroup_columns
 from xraytune.data.prepare import prepare, write_prepared
-from xraytune.data.table import subgroup_columns
 from xraytune.nets.compute import pin
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.space.parameters import Parameters

@@ -24,10 +24,10 @@ from xraytune.confirm.outlook import study_outlook
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
+from xraytune.data.columns import subgroup_columns
 from xraytune.data.index import read_index, read_labelled
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare, write_prepared
-from xraytune.data.table import subgroup_columns
 from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import FolderSettings
 from xraytune.study.access_log import TEST_ACCESS_FILE

@@ -15,10 +15,10 @@ from sklearn.pipeline import make_pipeline
 from tests.in_process import command
 from xraytune.base.arrays import Float64Array
 from xraytune.base.errors import ConfigError
+from xraytune.data.columns import subgroup_columns
 from xraytune.data.file_names import patient_of
 from xraytune.data.index import read_index
 from xraytune.data.phantom import PhantomSet, paint_phantoms
-from xraytune.data.table import subgroup_columns
 from xraytune.space.data_settings import DataSettings
 
 pytestmark = pytest.mark.slow

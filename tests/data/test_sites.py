@@ -10,10 +10,10 @@ from tests.data.conftest import DataFolder, labels_of, paths
 from tests.data.image_files import dicom, ramp
 from tests.in_process import said
 from xraytune.base.errors import ConfigError
+from xraytune.data.columns import subgroup_columns
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_labelled
 from xraytune.data.prepare import read_prepared, write_prepared
-from xraytune.data.table import subgroup_columns
 
 ONLY_NUMBERS = "{1,2,3}.png"
 

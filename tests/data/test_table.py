@@ -10,9 +10,10 @@ import pytest
 
 from tests.data.conftest import DataFolder, paths
 from xraytune.base.errors import ConfigError, DataError
+from xraytune.data.columns import subgroup_columns
 from xraytune.data.images import ImageIndex
 from xraytune.data.sides import sizes_of_index
-from xraytune.data.table import match_names, subgroup_columns
+from xraytune.data.table import match_names
 from xraytune.space.data_settings import DataSettings
 
 FILES = tuple(f"images/{kind}{number}.png" for kind in "ab" for number in range(4))

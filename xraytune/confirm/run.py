@@ -33,8 +33,8 @@ from xraytune.confirm.plan import (
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
 from xraytune.confirm.sealed import SealedTest, left_out_sites
+from xraytune.data.columns import subgroup_columns
 from xraytune.data.prepare import restore_pixels
-from xraytune.data.table import subgroup_columns
 from xraytune.nets.compute import require_device
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks

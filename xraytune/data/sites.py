@@ -12,10 +12,10 @@ from pathlib import Path
 
 from xraytune.base.errors import DataError, counted, join_names
 from xraytune.data.class_folders import folder_class
+from xraytune.data.columns import column_values
 from xraytune.data.guesses import EMPTY, inner_folders
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable
 from xraytune.data.patients import EQUAL_IDS, match_patients
-from xraytune.data.table import column_values
 from xraytune.space.data_settings import DataSettings
 
 _SETTING = "data.split.site"

@@ -10,10 +10,10 @@ from pathlib import Path
 from xraytune.base.errors import ConfigError, DataError, counted
 from xraytune.base.files import StrPath, new_folder, optional_path, require_new, write_json
 from xraytune.base.records import Progress, ignore_progress
+from xraytune.data.columns import subgroup_columns
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.patients import EQUAL_IDS
 from xraytune.data.shared_patients import patients_by_key, shared_patients
-from xraytune.data.table import subgroup_columns
 from xraytune.model.overlap import overlap_of, sealed_among
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.tasks import TASKS

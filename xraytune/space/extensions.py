@@ -364,7 +364,7 @@ def _file_of(code: ExtensionCode) -> Path:
     except (TypeError, OSError) as error:
         raise ConfigError(
             f"{_name_of(code)} is not in a file, so no other process can import it",
-            fix="write it to a file (%%writefile my_gan.py in a notebook), and import it from there",
+            fix="write it to a file (notebook: %%writefile my_gan.py), and import it from there",
         ) from error
 
 
