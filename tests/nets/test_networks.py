@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.in_process import CPU
-from xraytune.data.prepare import ImageSet
+from xraytune.data.image_set import ImageSet
 from xraytune.nets.backbones import build_backbone
 from xraytune.nets.networks import Classifier, build_classifier, build_head, build_segmenter
 from xraytune.present.pictures import grad_cam

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tests.in_process import CPU, one_thread, save_backbone
 from tests.pair_files import draw_xrays
-from xraytune.data.prepare import ImageSet, RunContext, SplitData, prepare
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext, SplitData, prepare
 from xraytune.space.load import load_space
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment, Settings, without_gate

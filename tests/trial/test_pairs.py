@@ -7,13 +7,8 @@ import pytest
 
 from tests.pair_files import write_pairs
 from tests.trial.conftest import batch_of, prepared_bench
-from xraytune.data.prepare import (
-    ImageSet,
-    prepare,
-    read_prepared,
-    side_image_set,
-    write_prepared,
-)
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import prepare, read_prepared, side_image_set, write_prepared
 from xraytune.space.settings import Settings
 from xraytune.trial.training import TrialTraining
 

@@ -12,8 +12,9 @@ import numpy as np
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import TEST, SealedTest, load_test_image_set
+from xraytune.data.image_set import ImageSet
 from xraytune.data.images import ImageTable, SideName
-from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.synth.memorisation import (
     compare_with_unseen,
     measure_closeness,

@@ -35,7 +35,8 @@ from xraytune.confirm.record import (
 )
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_image_set
-from xraytune.data.prepare import ImageSet, RunContext
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.compute import compute_like, pin

@@ -22,17 +22,12 @@ from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.copies import Hashes, close_pairs, perceptual_hash
 from xraytune.data.draws import MANY_UNUSED, fewest_scored, too_few_outside, too_few_unused
 from xraytune.data.guesses import part_named
+from xraytune.data.image_set import ImageSet, stored_image_set
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import open_pixels, require_unbroken, store_images, stored_files
-from xraytune.data.prepare import (
-    ImageSet,
-    SplitData,
-    patients_seen,
-    side_image_set,
-    stored_image_set,
-)
+from xraytune.data.prepare import SplitData, patients_seen, side_image_set
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
 from xraytune.data.sides import side_sizes, too_few_tested
 from xraytune.data.sites import sites_to_leave_out

@@ -6,6 +6,8 @@ or cropped at the centre. Their masks are stored beside them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -18,7 +20,7 @@ from xraytune.base.arrays import UInt8Array
 from xraytune.base.artifacts import build_once, discard
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ArtifactError, DataError, Problem
-from xraytune.base.files import read_json, write_json
+from xraytune.base.files import read_json, sha256_of, write_json
 from xraytune.base.records import Progress, ignore_progress
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.decoding import DECODER, BrokenImage, decode_files
@@ -134,6 +136,15 @@ def stored_files(folder: Path) -> tuple[tuple[str, ...], tuple[BrokenImage, ...]
     """Return the file of each row of a store, in order, and the broken files, which have no row."""
     content = read_json(folder / "files.json")
     return tuple(content["files"]), tuple(BrokenImage(**image) for image in content["broken"])
+
+
+def store_sha256(store: Path) -> str:
+    """Return the SHA-256 of a store's pixels or, with masks, a hash of the hashes of both."""
+    pixels = sha256_of(store / PIXELS_FILE)
+    if not (store / MASKS_FILE).exists():
+        return pixels
+    both = json.dumps([pixels, sha256_of(store / MASKS_FILE)])
+    return hashlib.sha256(both.encode()).hexdigest()[:32]
 
 
 def require_unbroken(store: Path, root: Path, fix: str = "") -> None:

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from xraytune.base.arrays import AnyArray, Float32Array, Int64Array, UInt8Array
 from xraytune.base.artifacts import is_intact, releases
 from xraytune.base.errors import (
     ArtifactError,
@@ -29,19 +27,19 @@ from xraytune.base.errors import (
     counted,
     join_names,
 )
-from xraytune.base.files import read_json, sha256_of, with_checksum, without_checksum, write_json
+from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
 from xraytune.data.file_names import OLDEST_SETS, SETS
+from xraytune.data.image_set import ImageSet
 from xraytune.data.images import RECORDED, ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.data.index import read_index
 from xraytune.data.pixels import (
-    MASKS_FILE,
-    PIXELS_FILE,
     open_masks,
     open_pixels,
     require_unbroken,
     store_images,
+    store_sha256,
     stored_files,
 )
 from xraytune.data.split import part_notes, split_by_patient
@@ -329,7 +327,7 @@ def prepare_index(
         StoredPixels(
             image_size_px=size_px,
             pixels=str(store.relative_to(cache)),
-            pixels_sha256=_content(store),
+            pixels_sha256=store_sha256(store),
         )
         for size_px, store in stores.items()
     )
@@ -380,14 +378,6 @@ def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str
     return {image.patient for image in images if image.sha256 in seen}
 
 
-def _content(store: Path) -> str:
-    """Return the SHA-256 of a store's pixels or, with masks, of the hashes of both."""
-    pixels = sha256_of(store / PIXELS_FILE)
-    if not (store / MASKS_FILE).exists():
-        return pixels
-    return _hash([pixels, sha256_of(store / MASKS_FILE)])
-
-
 def restore_pixels(
     settings: Settings, prepared: SplitData, cache: Path, *, on_progress: Progress = ignore_progress
 ) -> None:
@@ -398,7 +388,7 @@ def restore_pixels(
     """
     for size_px, sized in prepared.sizes.items():
         store = cache / sized.pixels
-        if is_intact(store) and _content(store) == sized.pixels_sha256:
+        if is_intact(store) and store_sha256(store) == sized.pixels_sha256:
             continue
         sized_settings = settings.of_size(size_px)
         again, _ = prepare(
@@ -420,58 +410,6 @@ def restore_pixels(
             "restore the images, or install the Pillow of its environment.json and remove this "
             "folder; or give the cache of the search (--cache)",
         )
-
-
-@frozen
-class ImageSet:
-    """Images of one origin, such as a side of the split.
-
-    Attributes:
-        name: Name of the set, which seeds the views of its images; the same in every trial.
-        pixels: Pixels, uint8 [N, S, S], memory-mapped.
-        rows: The row of each image in `pixels`, int64 [n].
-        targets: Labels, int64 [n], or findings, [n, C]: 1, 0, or -1 if unknown. A network learns
-            them unless there are masks.
-        inputs: Everything that the pixels depend on, for fingerprints of what is computed from
-            them.
-        masks: Masks, uint8 [N, S, S], 0 or 255, in the rows of `pixels`; None in classification.
-        file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
-            it is not known.
-        features: Features, float32 [n, D], of images without pixels; otherwise None.
-        show: Changes the pixels of the images at some places; None if they are shown as they are.
-    """
-
-    name: str
-    pixels: UInt8Array
-    rows: Int64Array
-    targets: Int64Array
-    inputs: dict[str, Any]
-    masks: UInt8Array | None = None
-    file_size_px: int = 0
-    features: Float32Array | None = None
-    show: Callable[[UInt8Array, AnyArray | slice], UInt8Array] | None = None
-
-    @property
-    def labels(self) -> Int64Array:
-        """The class of each image, int64 [n]; images with findings are of a single class."""
-        return self.targets if self.targets.ndim == 1 else np.zeros_like(self.rows)
-
-    def read(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
-        """Return the pixels of some images, by default of all, [n, S, S]."""
-        pixels = np.asarray(self.pixels[self.rows[places]])
-        return self.show(pixels, places) if self.show else pixels
-
-    def read_masks(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
-        """Return the masks of some images, [n, S, S], 0 or 255."""
-        assert self.masks is not None, "images of a segmentation study have masks"
-        return np.asarray(self.masks[self.rows[places]])
-
-    def planes(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
-        """Return some images, by default all, with their masks if they have any, [n, C, S, S]."""
-        planes = [self.read(places)]
-        if self.masks is not None:
-            planes.append(self.read_masks(places))
-        return np.stack(planes, axis=1)
 
 
 def side_image_set(side_name: SideName, prepared: SplitData, cache: Path) -> ImageSet:
@@ -499,20 +437,6 @@ def side_image_set(side_name: SideName, prepared: SplitData, cache: Path) -> Ima
             "rows": rows.tolist(),
         },
         masks=open_masks(store),
-    )
-
-
-def stored_image_set(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSet:
-    """Return the images of an artifact of `store_images`; none may be broken."""
-    table = ImageTable(images)
-    return ImageSet(
-        name=name,
-        pixels=open_pixels(store),
-        rows=np.arange(len(table)),
-        targets=table.targets,
-        inputs={"pixels": store.name, "content": _content(store)},
-        masks=open_masks(store),
-        file_size_px=int(np.median([min(image.width_px, image.height_px) for image in table])),
     )
 
 

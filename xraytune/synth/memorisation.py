@@ -33,8 +33,9 @@ from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import frozen
 from xraytune.base.seeding import numpy_generator
+from xraytune.data.image_set import ImageSet
 from xraytune.data.images import SideName
-from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid
 from xraytune.synth.mix import mix_label, plan_mix

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from xraytune.base.records import Compute
-from xraytune.data.prepare import ImageSet
+from xraytune.data.image_set import ImageSet
 from xraytune.nets.infer import outputs_of
 from xraytune.nets.inputs import MASK_THRESHOLD
 from xraytune.nets.networks import build_segmenter

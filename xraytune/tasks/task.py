@@ -19,7 +19,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from xraytune.base.errors import ArtifactError
 from xraytune.base.records import Compute
-from xraytune.data.prepare import ImageSet, SplitData
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import SplitData
 from xraytune.nets.infer import predict_logits
 from xraytune.nets.networks import build_classifier
 from xraytune.space.parameters import Parameters

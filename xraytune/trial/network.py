@@ -24,7 +24,8 @@ from xraytune.base.artifacts import releases
 from xraytune.base.files import sha256_of
 from xraytune.base.tensors import load_tensors
 from xraytune.data.decoding import InputFormat
-from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.backbones import find_weights, fold_batch_norms
 from xraytune.nets.compute import in_one_thread
 from xraytune.nets.feature_store import KEY_BYTES, open_store

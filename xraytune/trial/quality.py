@@ -14,8 +14,9 @@ from pydantic import TypeAdapter
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import MachineError
 from xraytune.base.files import read_json, write_json
+from xraytune.data.image_set import ImageSet
 from xraytune.data.images import SideName
-from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.space.task_settings import CLASS_TASKS
 from xraytune.stats.classification import Floats

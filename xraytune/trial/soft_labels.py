@@ -21,7 +21,8 @@ from xraytune.base.artifacts import build_once, releases
 from xraytune.base.errors import ConfigError, DataError, MachineError, join_names
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.backbones import find_weights
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.parameters import Parameters

@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from xraytune.base.errors import TrialError
 from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
-from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.captured import Step, StepInputs, replayed
 from xraytune.nets.checkpoint import BEST_FILE, load_best, resume, save_checkpoint
 from xraytune.nets.compute import fast_backward, seeded

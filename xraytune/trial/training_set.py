@@ -17,7 +17,8 @@ import numpy as np
 from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
-from xraytune.data.prepare import ImageSet, RunContext, side_image_set
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import rarest_findings
 from xraytune.synth.memorisation import refuse_memorised

@@ -17,7 +17,8 @@ import numpy as np
 from xraytune.base.arrays import UInt8Array
 from xraytune.base.errors import TrialError
 from xraytune.base.seeding import derive_seed
-from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext, SplitData, side_image_set
 from xraytune.nets.compute import seeded
 from xraytune.space.extensions import EXTENSIONS, settings_of
 from xraytune.space.settings import Settings

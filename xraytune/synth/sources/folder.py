@@ -22,10 +22,11 @@ from xraytune.base.files import read_json, sha256_of
 from xraytune.base.sha256_lists import DECLARED_IMAGES, read_sha256_list
 from xraytune.base.tensors import explain_unreadable
 from xraytune.data.folders import PROVENANCE_FILE, list_images
+from xraytune.data.image_set import ImageSet, stored_image_set
 from xraytune.data.images import ImageTable, content_fingerprint
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
-from xraytune.data.prepare import HELD_OUT, ImageSet, RunContext, stored_image_set
+from xraytune.data.prepare import HELD_OUT, RunContext
 from xraytune.data.shared_patients import (
     ambiguous_files,
     patients_by_file_name,

@@ -14,7 +14,8 @@ from xraytune.base.artifacts import releases
 from xraytune.base.errors import ConfigError, DataError, join_names
 from xraytune.base.files import sha256_of
 from xraytune.data.findings import in_order_of
-from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext, SplitData, side_image_set
 from xraytune.space.settings import Settings
 from xraytune.space.source_settings import GanSettings, GivenFolder
 from xraytune.space.task_settings import TaskName

@@ -21,10 +21,11 @@ from xraytune.base.errors import MachineError
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
+from xraytune.data.image_set import ImageSet
 from xraytune.data.images import ImageIndex, ImageTable
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.pixels import open_masks, open_pixels
-from xraytune.data.prepare import ImageSet, RunContext, SplitData, side_image_set
+from xraytune.data.prepare import RunContext, SplitData, side_image_set
 from xraytune.space.data_settings import DataSettings
 from xraytune.space.parameters import Balance, Parameters
 from xraytune.space.settings import Settings

@@ -12,7 +12,8 @@ import numpy as np
 from xraytune.base.artifacts import build_once, releases
 from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
-from xraytune.data.prepare import ImageSet, RunContext
+from xraytune.data.image_set import ImageSet
+from xraytune.data.prepare import RunContext
 from xraytune.space.settings import Settings
 from xraytune.space.source_settings import GivenFolder
 from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, donor_tensors, read_donor
