@@ -4,8 +4,6 @@ Each command that reads the folder again makes this comparison. With other patie
 could be both trained on and tested on; with other labels, a verdict would answer another question.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 

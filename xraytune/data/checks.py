@@ -5,8 +5,6 @@ person counts as several patients. If a class can be told by its site, file form
 grey levels, a classifier may learn these and not the disease.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple

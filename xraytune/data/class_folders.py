@@ -4,8 +4,6 @@ A data folder holds `train/`, `val/` and `test/` with class folders in them, or 
 images may be nested deeper.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

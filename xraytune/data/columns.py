@@ -3,8 +3,6 @@
 The sites of images, and the subgroups of a result, are such columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 

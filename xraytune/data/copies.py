@@ -9,8 +9,6 @@ From: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Fun
 different patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 

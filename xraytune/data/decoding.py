@@ -8,8 +8,6 @@ Pillow releases Python's lock while it decodes and resizes.
 DICOM files raise MachineError if pydicom is not installed.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections import Counter

@@ -7,8 +7,6 @@ file has neither, the range of its values becomes 0 to 255. MONOCHROME1, where l
 dark, is inverted. docs/data.md lists all attributes.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib

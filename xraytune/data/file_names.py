@@ -4,8 +4,6 @@ Each line of `PATTERNS` is a fact about a public set. Other names are not guesse
 begin alike, `propose_patients` writes an expression that the user may choose.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence

@@ -4,8 +4,6 @@ An image's findings are a text with one character for each, such as `10?`; `numb
 as numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Hidden files, deleted files and links to folders are ignored, and other files are counted.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter, defaultdict

@@ -4,8 +4,6 @@ A wrong guess would train on test images, or swap sensitivity and specificity wi
 only words that leave no doubt decide. Otherwise, the user is asked.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher

@@ -1,7 +1,5 @@
 """Images of one origin, such as a side of the split or a folder, with their decoded pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 a data folder. Rows are typed and need no pandas, whose import would double the start of `status`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ otherwise, their classes come from `data.table`, or from folders and `patients.c
 raise MachineError if pydicom is not installed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Inspect a data folder before training: counts, patients, duplicates, broken files, and checks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from statistics import median

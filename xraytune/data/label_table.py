@@ -5,8 +5,6 @@ images that their row excludes, rows without an image, and images without a mapp
 finding are left out and counted.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Labels are in one cell, with a separator between them, or in columns that say ye
 does not say is unknown, never absent.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

@@ -6,8 +6,6 @@ that are probably wrong (more than two values, empty, full or inverted) are refu
 segmenter would silently learn them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar

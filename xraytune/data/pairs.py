@@ -7,8 +7,6 @@ with the longest stem that the mask's stem continues with `_` or `-`: `X.png` ha
 single class. Of the masks in `test/`, only names and hashes are read.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path

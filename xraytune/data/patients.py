@@ -5,8 +5,6 @@ from a DICOM header, or from a file name of a public set (`data/file_names.py`).
 none of these is a patient of its own. Patients who share identical files are joined into one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

@@ -6,8 +6,6 @@ from it, and disease replaces air by fluid. Coordinates run from -1 to 1 (x to t
 down; one unit is about 15 cm of a child's chest).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import compress

@@ -4,8 +4,6 @@ Images become grey, upright (`decoding.py`) and square: squashed, as in the publ
 or cropped at the centre. Their masks are stored beside them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

@@ -9,8 +9,6 @@ the metrics unnoticed. The path of an image without any patient name identifies 
 own folder only.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence

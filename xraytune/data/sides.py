@@ -4,8 +4,6 @@ Trials are ranked by their AUROC on val-A and val-B. With few patients, the diff
 trials is mostly chance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

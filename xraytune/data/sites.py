@@ -4,8 +4,6 @@
 sites if all of them contain the same class folders.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

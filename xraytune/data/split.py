@@ -6,8 +6,6 @@ of a fixed order of the train side, so 50 patients are a subset of 100, and the 
 not change.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias

@@ -5,8 +5,6 @@ by the end of the path, or by the bare file name. The suffix may be missing or d
 separators are also read. Rows of one image are united, even across several tables.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -7,8 +7,6 @@ convolution are summed over its three channels, so that a grey image has the sam
 copy on three channels.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping

@@ -3,8 +3,6 @@
 Networks and generators are trained by the same kind of step. On a CPU, a step is simply called.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

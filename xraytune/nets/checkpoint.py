@@ -7,8 +7,6 @@ best epoch, and is written once the training has ended. Readers raise `ArtifactE
 that is damaged or from another network.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Mapping, Sequence

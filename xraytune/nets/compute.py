@@ -1,7 +1,5 @@
 """Choose device, threads and precision once, so that equal settings give equal bits."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

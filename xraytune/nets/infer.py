@@ -1,7 +1,5 @@
 """Compute what needs no gradient: the outputs of a network, and its batch norm statistics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 

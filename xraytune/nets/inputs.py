@@ -13,8 +13,6 @@ another meaning (Posterize, Solarize, Equalize, AutoContrast) or need colours. F
 Hutter 2021, "TrivialAugment" (arXiv:2103.10158), table 1.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ Only trained parameters require gradients. Frozen modules stay in eval mode: no 
 no dropout.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar, Self
 

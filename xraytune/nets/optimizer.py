@@ -1,7 +1,5 @@
 """torch's fused optimizers, and learning rate schedules that need no state."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

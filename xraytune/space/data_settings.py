@@ -1,7 +1,5 @@
 """Settings of the images: their folder or table, classes, patients and split."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal
 

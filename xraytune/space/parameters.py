@@ -1,7 +1,5 @@
 """The parameters of a trial, which a space searches, and what they refuse."""
 
-from __future__ import annotations
-
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path

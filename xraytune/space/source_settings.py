@@ -1,7 +1,5 @@
 """Settings of a source of extra images: a GAN, a saved generator, a folder."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat

@@ -1,7 +1,5 @@
 """What each task accepts, and the objective of a study."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

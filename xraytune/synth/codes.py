@@ -12,8 +12,6 @@ From: Bojanowski et al. 2018, "Optimizing the Latent Space of Generative Network
 (arXiv:1707.05776), initialises codes like this, but then trains them, and has no discriminator.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -6,8 +6,6 @@ features for each class. The folder may also have a whole network, in a folder `
 `xraytune train` wrote.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Find plain defects of synthetic images, by comparing them with real ones."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median

@@ -7,8 +7,6 @@ Losses from: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1 and, non-satur
 section 3; hinge: Miyato et al. 2018 (arXiv:1802.05957), equations 16 and 17.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

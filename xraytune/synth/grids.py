@@ -1,7 +1,5 @@
 """Image grids, and images with the outline of their mask."""
 
-from __future__ import annotations
-
 import torch
 from PIL import Image
 

@@ -11,8 +11,6 @@ training images; masks are not. The result is an artifact, computed once for eac
 pictures of the closest pairs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -6,8 +6,6 @@ Two trials with the same mix train on the same extra images, and a smaller ratio
 of a larger ratio: a search over ratios compares amounts, not different images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -10,8 +10,6 @@ From: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectra
 (arXiv:1802.05957); Miyato & Koyama 2018, projection discriminator (arXiv:1802.05637).
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

@@ -4,8 +4,6 @@ It is trained once for all trials with its settings, and makes blocks of images 
 error of its code ends the trial, and names the line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -6,8 +6,6 @@ folder of `xraytune generator sample` lists the training images of its generator
 `provenance.json`.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 `source: generator` has images of a saved generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

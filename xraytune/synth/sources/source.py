@@ -5,8 +5,6 @@ memorisation gate and the quality figures read the same blocks. Each block is an
 larger ratio only adds blocks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

@@ -3,8 +3,6 @@
 The features can be used only with the same backbone, weights and size (synth/donor.py).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

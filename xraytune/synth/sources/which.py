@@ -4,8 +4,6 @@ A new source is a file with its class here, its name in `SOURCES` and, if it has
 block in `Parameters` (space/settings.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
