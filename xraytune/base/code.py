@@ -49,7 +49,7 @@ def imported_packages(files: Collection[Path]) -> set[str]:
 
     Raises ConfigError if a file is not Python.
     """
-    names: set[str] = set()
+    names = set()
     for file in files:
         try:
             tree = ast.parse(file.read_bytes())

@@ -32,7 +32,7 @@ def require_same_data(
         image.sha256: image for image in images_now.values() if image.file not in recorded_images
     }
     changes = defaultdict(list)
-    pairs: list[tuple[ImageFile, ImageFile]] = []
+    pairs = []
     for file, image in recorded_images.items():
         image_now = images_now.get(file)
         if image_now is None or image_now.sha256 != image.sha256:

@@ -117,7 +117,7 @@ def _check_patients(
         return
     features = _whiten(thumbnails[numbers], images.labels[numbers])
     frontal = [images[number] for number in numbers]
-    of_patient: dict[str, list[int]] = defaultdict(list)
+    of_patient = defaultdict(list)
     apart: dict[str, dict[str, int]] = defaultdict(dict)
     stems = _find_stems([image.file for image in frontal])
     for place, image in enumerate(frontal):

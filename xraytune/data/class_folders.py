@@ -131,7 +131,7 @@ def list_class_folders(
         else:
             outside_classes.append(file)
 
-    problems: list[Problem] = []
+    problems = []
     if unknown or not labelled:
         folder_names = sorted({parents[0] for parents in folders_of.values() if parents})
         what = (
@@ -189,7 +189,7 @@ def class_words(of_images: Sequence[tuple[str, ...]], site: str | None = None) -
     folders are sites if `data.split.site` is `folder`, or if all of them contain the same folders,
     one of which means no disease.
     """
-    names_inside: dict[str, set[str]] = defaultdict(set)
+    names_inside = defaultdict(set)
     for outermost, *further in of_images:
         names_inside[folded(outermost)].add(folded(further[0]) if further else "")
     shared = set.union(*names_inside.values()) if names_inside else set()

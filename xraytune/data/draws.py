@@ -202,7 +202,7 @@ def choose_draws(
 
     Returns None if there are too few patients.
     """
-    designs: list[Draws] = []
+    designs = []
     for size in sizes:
         of_size = _designs(population, patients, size, auroc(size), fewest)
         if narrowest := min(of_size, key=_HALF_WIDTH, default=None):

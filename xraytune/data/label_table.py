@@ -108,7 +108,7 @@ def _list_classes(
     classes = "binary" if data.classes == "auto" and are_binary(words_of) else data.classes
     names = name_classes(class_names or classes, words, table.path, fix)
     labelled = []
-    unknown: set[str] = set()
+    unknown = set()
     for image in images:
         name = folder_class(words_of[image.file], image.file, names)
         if name is not None:

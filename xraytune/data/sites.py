@@ -48,7 +48,7 @@ def _outer_folders(listing: ImageIndex) -> dict[str, str]:
 def _are_sites(folders: Mapping[str, str], listing: ImageIndex) -> bool:
     """Return whether all outermost folders of the training images contain the same classes."""
     names = listing.class_names
-    labels_of: dict[str, set[int]] = defaultdict(set)
+    labels_of = defaultdict(set)
     for image in listing.images:
         further = inner_folders(image.file)[1:]
         folder = folders.get(image.file)
@@ -67,7 +67,7 @@ def require_sites(images: Iterable[ImageFile], where: Path) -> None:
     left out. Besides, equal IDs at two hospitals usually belong to two people.
     """
     without_site = []
-    sites_of: dict[str, set[str]] = defaultdict(set)
+    sites_of = defaultdict(set)
     for image in images:
         sites_of[image.patient].add(image.site)
         if not image.site:

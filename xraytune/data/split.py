@@ -63,7 +63,7 @@ def split_by_patient(
     seed = settings.seed
     val_a = []
     val_b = []
-    rests: _Strata = []
+    rests = []
     for stratum in _stratify(table.patients, table.targets):
         image_count = sum(len(patient.positions) for patient in stratum)
         unseen = [patient for patient in stratum if patient.name not in seen]
@@ -121,7 +121,7 @@ def split_into_folds(
         for patient in _shuffle(stratum, seed, "folds")
         if patient.name not in seen
     ]
-    sides: list[tuple[SideName, ...]] = []
+    sides = []
     for fold in range(folds):
         val_a = {*patients[fold :: 2 * folds]}
         val_b = {*patients[fold + folds :: 2 * folds]}

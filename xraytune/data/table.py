@@ -178,7 +178,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     delimiter = max(counts, key=lambda mark: (min(counts[mark]), counts[mark]))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
-    cells: list[str] = []
+    cells = []
     rows = []
     above = 0
     try:
@@ -246,7 +246,7 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
     """Unite the rows of each image over all tables; raise DataError with the first problems."""
     path = table_path(settings.file[0], data)
     columns: dict[str, None] = {}
-    by_image: dict[str, _Rows] = defaultdict(list)
+    by_image = defaultdict(list)
     for file in settings.file:
         place = table_path(file, data)
         names, rows = _read_rows(place, settings.image)

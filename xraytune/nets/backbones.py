@@ -248,7 +248,7 @@ def _small_cnn() -> nn.Module:
 
     The network is for phantoms and tests, and has 211,000 parameters.
     """
-    layers: list[nn.Module] = []
+    layers = []
     channels = 3
     for width in _SMALL_CNN_WIDTHS:
         for stride in (2, 1):

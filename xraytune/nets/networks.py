@@ -145,7 +145,7 @@ def build_head(
     The initial weights depend only on `seed`.
     """
     outputs = 1 if parameters.loss == "bce" else class_count
-    layers: list[nn.Module] = []
+    layers = []
     with seeded(seed, "classifier", "head"):
         if parameters.head == "vgg16_two_class":
             layers += [nn.Linear(feature_count, _VGG16_HIDDEN), nn.ReLU()]

@@ -20,7 +20,7 @@ _FEW = 20
 
 def with_parents(names: Iterable[str], parents: Mapping[str, Iterable[str]]) -> set[str]:
     """Return parameters together with all parameters that they depend on, directly or not."""
-    family: set[str] = set()
+    family = set()
     pending = [*names]
     while pending:
         name = pending.pop()

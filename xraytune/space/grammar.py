@@ -159,7 +159,7 @@ def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpe
             f"parameters: {parameters!r} is not a mapping",
             "write parameters: {lr: {value: 1e-4}}",
         )
-    specs: dict[str, ParameterSpec] = {}
+    specs = {}
     for name, content in parameters.items():
         block, _, key = name.rpartition(".")
         if key == "when":
@@ -301,7 +301,7 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
     rows = validate(document, _ROWS, place, document.get(*place) or [])
     spec_of = {spec.name: spec for spec in specs}
     constants = {spec.name: spec.values[0] for spec in specs if not spec.is_open}
-    points: list[Point] = []
+    points = []
     for number, row in enumerate(rows):
         row_values: Point = {}
         usable_values: Point = {}

@@ -53,7 +53,7 @@ def validate(
     except ValidationError as error:
         details = error.errors()
 
-    error_at: dict[KeyPath, ErrorDetails] = {}
+    error_at = {}
     for detail in details:
         place = (*path, *detail["loc"])
         if detail["type"] not in ("missing", "extra_forbidden"):

@@ -74,7 +74,7 @@ def find_faults(
 def _summarise(pixels: Iterable[UInt8Array]) -> tuple[Counter[str], Float64Array]:
     """Return the number of images by fault and of `different` ones, and the sum of all, [S, S]."""
     counts: Counter[str] = Counter()
-    different: set[int] = set()
+    different = set()
     total = np.zeros(())
     for image in pixels:
         darkest = int(image.min())

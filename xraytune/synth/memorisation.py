@@ -172,8 +172,8 @@ def measure_closeness(
     small_training = _resize(training, _SIDE_PX)
     names, columns = np.unique(training_patients, return_inverse=True)
     owners = torch.from_numpy(columns)
-    ratios: list[Tensor] = []
-    nearest: list[Tensor] = []
+    ratios = []
+    nearest = []
     for side_px, shift_px in _SCALES:
         inner = slice(shift_px, side_px - shift_px)
         templates = _standardise(_resize(small_training, side_px)[:, inner, inner]).T.contiguous()
@@ -266,8 +266,8 @@ def read_class(
     sides: Sequence[SideName], label: int, context: RunContext, size_px: int
 ) -> tuple[UInt8Array, list[str]]:
     """Return the real images of a class on some sides, uint8 [n, S, S], and their patients."""
-    pixels: list[UInt8Array] = []
-    patients: list[str] = []
+    pixels = []
+    patients = []
     for name in sides:
         side = side_image_set(name, context.prepared, context.cache)
         places = np.flatnonzero(side.labels == label)

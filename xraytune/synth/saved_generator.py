@@ -206,7 +206,7 @@ def generate_block(
     """
     generator = load_generator(file).to(compute.device)
     labels = torch.full((BLOCK,), label) if findings is None else torch.from_numpy(findings)
-    accepted: list[UInt8Array] = []
+    accepted = []
     for number in count():
         purpose = ("pool", label, block, *(("round", number) if number else ()))
         # The noise is sampled on the CPU, so that it is the same for every device.
