@@ -75,9 +75,7 @@ def list_class_folders(
         raise no_images_error(root, notes)
     images = add_rows(files, patients_csv)
     class_in_csv = {
-        image.file: image.in_table.class_name
-        for image in images
-        if image.in_table and image.in_table.class_name
+        image.file: image.in_table.class_name for image in images if image.in_table.class_name
     }
     if not class_in_csv and holds_pairs(root):
         raise DataError(

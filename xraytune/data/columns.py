@@ -26,8 +26,7 @@ def column_values(images: Iterable[ImageFile], name: str, root: Path) -> dict[st
     Several different cells of one image are joined by `|`. Without such a column, the value is that
     of the attribute with this keyword in the DICOM header.
     """
-    images = [*images]
-    cells_of = {image.file: image.in_table.cells if image.in_table else () for image in images}
+    cells_of = {image.file: image.in_table.cells for image in images}
     values = {}
     for file, rows in cells_of.items():
         values[file] = "|".join({row[name]: None for row in rows if row.get(name)})
@@ -49,7 +48,7 @@ def subgroup_columns(
 
     Raises ConfigError if the files have no value in a column, or too many different ones.
     """
-    cells_of = {image.file: image.in_table.cells if image.in_table else () for image in images}
+    cells_of = {image.file: image.in_table.cells for image in images}
     columns: dict[str, Mapping[str, str]] = {}
     problems = []
     for name in names:

@@ -35,7 +35,7 @@ SINGLE_CLASS = ("image",)
 
 @frozen
 class TableRow:
-    """What a table says about one image, in one or more rows.
+    """What a table says about one image, in one or more rows; nothing of an image without a row.
 
     Attributes:
         patient: The patient; empty without a column of patients.
@@ -47,15 +47,18 @@ class TableRow:
         cells: The cells of each row, by column.
     """
 
-    patient: str
-    part: PartName | None
-    labels: tuple[str, ...]
-    class_name: str | None
-    findings: str
-    is_disputed: bool
-    is_other_view: bool
-    left_out_as: str
-    cells: tuple[Mapping[str, str], ...]
+    patient: str = ""
+    part: PartName | None = None
+    labels: tuple[str, ...] = ()
+    class_name: str | None = None
+    findings: str = ""
+    is_disputed: bool = False
+    is_other_view: bool = False
+    left_out_as: str = ""
+    cells: tuple[Mapping[str, str], ...] = ()
+
+
+NO_ROW = TableRow()
 
 
 @frozen
@@ -83,7 +86,7 @@ class ImageFile:
         row: Row of the image in the pixel store.
         patient_id: Patient from the DICOM header, or empty; like `view`, used only in messages and
             never stored.
-        in_table: Row of `data.table` or `patients.csv`, if the image has one; never stored.
+        in_table: Row of `data.table` or `patients.csv`; never stored.
     """
 
     file: str
@@ -103,12 +106,12 @@ class ImageFile:
     findings: str = ""
     patient_id: str = field(default="", compare=False, repr=False)
     view: str = field(default="", compare=False, repr=False)
-    in_table: TableRow | None = field(default=None, compare=False, repr=False)
+    in_table: TableRow = field(default=NO_ROW, compare=False, repr=False)
 
     @property
     def is_other_view(self) -> bool:
         """Whether a name, header or table says that this is a lateral view, CT or MR."""
-        in_table = self.in_table is not None and self.in_table.is_other_view
+        in_table = self.in_table.is_other_view
         return in_table or shows_other_view(self.file) or says_other_view(self.view)
 
     @property

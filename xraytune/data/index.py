@@ -68,7 +68,7 @@ def read_index(
     """
     listing = _list(settings, pairs=pairs)
     problems = [*listing.problems]
-    has_table = any(image.in_table for image in listing.all_images)
+    has_table = any(image.in_table.cells for image in listing.all_images)
     if not (has_table or settings.split.group_regex or pairs):
         problems += _same_name_problems(listing)
     named_positive = None if pairs or settings.findings else settings.positive
@@ -164,7 +164,7 @@ def _list(
             listing = list_class_folders(folders, root, table, classes, settings.split.site)
     images = listing.all_images
     problems = [*listing.problems]
-    unnamed = [image.file for image in images if not (image.in_table and image.in_table.patient)]
+    unnamed = [image.file for image in images if not image.in_table.patient]
     if table and column and unnamed:
         what = f"{len(unnamed)} of {len(images)} images have no patient in column {column}: "
         what += join_names(unnamed)
@@ -265,11 +265,7 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
     """Hash every file and its masks, read its header and find its patient; add notes."""
     unread = sorted(listing.all_images, key=lambda image: image.file)
     files = [image.file for image in unread]
-    patients = {
-        image.file: image.in_table.patient
-        for image in unread
-        if image.in_table and image.in_table.patient
-    }
+    patients = {image.file: image.in_table.patient for image in unread if image.in_table.patient}
     if not patients and data.split.group_regex is not None:
         patients = patients_by_regex(data.split.group_regex, files)
     ignore_decoder_warnings()

@@ -100,7 +100,7 @@ def _list_classes(
     words_of = {}
     for image in images:
         words_of[image.file] = inner_folders(image.file) if not has_classes else ()
-        if image.in_table and image.in_table.class_name:
+        if image.in_table.class_name:
             words_of[image.file] = (image.in_table.class_name,)
     words = [*table.settings.labels.values()]
     words = words or class_words([*filter(None, words_of.values())], data.split.site)

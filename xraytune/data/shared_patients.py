@@ -52,7 +52,7 @@ def patients_by_key(
     for image in images:
         file = image.file
         names = {patient_of(file)}
-        if image.in_table and image.in_table.patient:
+        if image.in_table.patient:
             names.add(image.in_table.patient)
         elif matches.get(file) != file:
             names.add(matches.get(file))

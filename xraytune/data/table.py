@@ -30,7 +30,7 @@ from xraytune.data.guesses import (
     says_other_view,
     word_in,
 )
-from xraytune.data.images import ImageFile, ImageTable, TableRow
+from xraytune.data.images import NO_ROW, ImageFile, ImageTable, TableRow
 from xraytune.data.labels import CellReader
 from xraytune.data.patients import PATIENTS_CSV, patient_key
 from xraytune.space.data_settings import FOLDER_NAME, DataSettings, TableSettings
@@ -76,7 +76,7 @@ def add_rows(images: Iterable[ImageFile], table: LabelTable | None) -> ImageTabl
     """Return images with their rows of a table; raise DataError if rows are ambiguous."""
     images = ImageTable(images)
     rows = table.rows_of(image.file for image in images) if table else {}
-    return ImageTable(replace(image, in_table=rows.get(image.file)) for image in images)
+    return ImageTable(replace(image, in_table=rows.get(image.file, NO_ROW)) for image in images)
 
 
 def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from xraytune.base.sha256_lists import DECLARED_IMAGES, read_sha256_list
 from xraytune.base.tensors import explain_unreadable
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.image_set import ImageSet, stored_image_set
-from xraytune.data.images import ImageTable, content_fingerprint
+from xraytune.data.images import NO_ROW, ImageTable, content_fingerprint
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import HELD_OUT, RunContext
@@ -160,7 +160,7 @@ def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Pat
             PATIENTS_CSV,
         )
     validation = [  # without rows of a table, as trials read them from `split.json`
-        replace(image, in_table=None) for image in prepared.images if image.side in HELD_OUT
+        replace(image, in_table=NO_ROW) for image in prepared.images if image.side in HELD_OUT
     ]
     held_out = shared_patients(extra, patients_by_key(validation, group_regex))
     usable = [image for image in folder_images if image.patient not in held_out]
