@@ -85,10 +85,8 @@ def read_specs(document: Document, task: TaskName) -> tuple[ParameterSpec, ...]:
 
 def _deciding(name: str) -> set[str]:
     """Return the parameters that decide, whatever a file says, whether `name` has an effect."""
-    block = name.partition(".")[0]
-    if block in BLOCKS:
-        return {EXTENSIONS.kind_of(block)}
-    return {unless.parameter for unless in unless_of(PARAMETERS[name])}
+    unless = unless_of(name)
+    return {unless.parameter} if unless else set()
 
 
 def _with_deciding(name: str, specs: Mapping[str, ParameterSpec]) -> set[str]:

@@ -13,7 +13,6 @@ from pydantic import (
     PositiveFloat,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from xraytune.space.backbones import BACKBONES, ENCODERS, BackboneName, has_weights, identity_of
 from xraytune.space.contract import Change, Listed, Unless, refuses
@@ -42,11 +41,6 @@ Imbalance = Literal["none", "weighted", "oversample", "focal"]
 
 _NO_EXTRA_IMAGES = Unless("source", ("none",))
 _ONLY_AFFINE = Unless("augmentation", ("affine",), is_inverse=True)
-
-
-def unless_of(field: FieldInfo) -> list[Unless]:
-    """Return where a parameter has no effect."""
-    return [condition for condition in field.metadata if isinstance(condition, Unless)]
 
 
 def extra_image_count(synthetic_ratio: float, real_count: int) -> int:
@@ -293,16 +287,21 @@ BLOCKS: Mapping[str, type[StrictModel]] = ChainMap(EXTENSIONS.blocks, _BUILT_IN_
 """The blocks of parameters; the source or extension of the same name uses them."""
 
 
-def has_effect(name: str, values: Mapping[str, Any]) -> bool:
-    """Return whether a parameter, also one of a block, has an effect at some values of others."""
+def unless_of(name: str) -> Unless | None:
+    """Return where a parameter, also one of a block, has no effect."""
     block = name.partition(".")[0]
     if block in BLOCKS:
-        kind = EXTENSIONS.kind_of(block)
-        return kind not in values or values[kind] == block
-    return all(
-        unless.parameter not in values or unless.permits(values[unless.parameter])
-        for unless in unless_of(Parameters.model_fields[name])
-    )
+        return Unless(EXTENSIONS.kind_of(block), (block,), is_inverse=True)
+    metadata = Parameters.model_fields[name].metadata
+    return next((each for each in metadata if isinstance(each, Unless)), None)
+
+
+def has_effect(name: str, values: Mapping[str, Any]) -> bool:
+    """Return whether a parameter has an effect at some values of others."""
+    unless = unless_of(name)
+    if unless is None or unless.parameter not in values:
+        return True
+    return unless.permits(values[unless.parameter])
 
 
 REQUIRED = tuple(
