@@ -298,7 +298,7 @@ class Extensions:
                 "choose another name of the file, of lower-case letters, digits and underscores",
             )
         is_program = isinstance(code, Program)
-        block = _program_block(code) if is_program else _settings_block(code, file)
+        block = _settings_block(code, file)
         longer_by = getattr(code, "longer_by", "")
         if longer_by and longer_by not in block.model_fields:
             raise ConfigError(
@@ -395,13 +395,6 @@ def _import_class(file: Path, class_name: str) -> ExtensionCode:
     if not isinstance(code, type | FunctionType):
         raise ConfigError(f"there is no class or function {class_name!r} here", file, _HOW_TO_NAME)
     return code
-
-
-def _program_block(program: Program) -> type[StrictModel]:
-    definitions: dict[str, Any] = {
-        name: (type(default), default) for name, default in program.defaults.items()
-    }
-    return create_model("Settings", __base__=StrictModel, **definitions)
 
 
 def _settings_block(code: ExtensionCode, file: Path) -> type[StrictModel]:

@@ -19,18 +19,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from xraytune.base.code import code_files
 from xraytune.base.errors import ConfigError, Problem, TrialError, join_names
 from xraytune.base.files import new_folder
 from xraytune.space.document import read_document
-from xraytune.space.domains import Value
 from xraytune.space.strict_model import Several, StrictModel
 
 _GIVEN: Mapping[str, tuple[str, ...]] = {
@@ -55,8 +54,6 @@ class _Description(StrictModel):
 class Program:
     """What takes the place of an extension's class; calling it gives itself."""
 
-    Settings: ClassVar[Any] = dict
-
     def __init__(self, file: Path) -> None:
         """Read the description of a program; raise ConfigError if it is not one."""
         document = read_document(file)
@@ -69,12 +66,15 @@ class Program:
             ]
             raise ConfigError(*problems) from error
         self.file = file.resolve()
-        self.defaults: Mapping[str, Value] = description.settings
+        defaults: dict[str, Any] = {
+            name: (type(default), default) for name, default in description.settings.items()
+        }
+        self.Settings = create_model("Settings", **defaults)
         self.longer_by = description.longer_by
         self.pretrained_on = description.pretrained_on
         self.commands = {"fit": description.fit, "sample": description.sample}
         for name, command in self.commands.items():
-            known = {*_GIVEN[name], *self.defaults}
+            known = {*_GIVEN[name], *defaults}
             used = [match[1] for word in command if (match := _PLACEHOLDER.fullmatch(word))]
             if unknown := [word for word in used if word not in known]:
                 raise document.error(
@@ -104,7 +104,7 @@ class Program:
         *,
         classes: Sequence[str],
         masks: NDArray[np.uint8] | None,
-        settings: Mapping[str, Value],
+        settings: BaseModel,
         folder: Path,
         seed: int,
         device: str,
@@ -127,7 +127,7 @@ class Program:
         model = folder / "model"
         model.mkdir(exist_ok=True)
         places = {"images": copy, "out": model, "seed": seed, "device": device}
-        self._run("fit", {**settings, **places}, progress)
+        self._run("fit", {**dict(settings), **places}, progress)
         shutil.rmtree(copy)
 
     def sample(
@@ -135,7 +135,7 @@ class Program:
         targets: NDArray[np.int64],
         *,
         classes: Sequence[str],
-        settings: Mapping[str, Value],
+        settings: BaseModel,
         folder: Path,
         seed: int,
         device: str,
@@ -153,7 +153,7 @@ class Program:
                 "device": device,
                 "size": size,
             }
-            self._run("sample", {**settings, **given}, lambda *_: None)
+            self._run("sample", {**dict(settings), **given}, lambda *_: None)
             files = sorted(Path(out).rglob("*.png"))[:count]
             if len(files) < count:
                 raise TrialError(
