@@ -3,7 +3,7 @@
 import ast
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from importlib import import_module, invalidate_caches
 from importlib.metadata import packages_distributions, version
@@ -112,15 +112,13 @@ def failed_line(error: Exception, files: Collection[Path]) -> FileLine | None:
 
     Returns None if the error arose in xraytune, which that code had called.
     """
-    frames = [*_frames(error)]
+    frames = [
+        FileLine(Path(frame.filename).resolve(), frame.lineno or 0, frame.line or "")
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
     package = Path(__file__).parent.parent
     if frames and frames[-1].path.is_relative_to(package):
         return None
     own_files = {file.resolve() for file in files}
     own_frames = [frame for frame in frames if frame.path in own_files]
     return own_frames[-1] if own_frames else None
-
-
-def _frames(error: Exception) -> Iterator[FileLine]:
-    for frame in traceback.extract_tb(error.__traceback__):
-        yield FileLine(Path(frame.filename).resolve(), frame.lineno or 0, frame.line or "")

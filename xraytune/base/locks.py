@@ -109,8 +109,6 @@ def build_lock(
     Meanwhile, `waiting` is called several times a second. Without it, a warning says after about
     two seconds `what` this process does.
     """
-    with explain_disk_errors(path):
-        make_folder(path.parent)
     with _open(path) as stream:
         looks = 0
         while not _try_lock(path, stream):
@@ -126,14 +124,13 @@ def build_lock(
 @contextmanager
 def lock_if_free(path: Path) -> Iterator[bool]:
     """Hold a lock during the block unless another process holds it; yield whether it is held."""
-    with explain_disk_errors(path):
-        make_folder(path.parent)
     with _open(path) as stream:
         yield _try_lock(path, stream)
 
 
 def _open(path: Path, mode: str = "ab+") -> FileIO:
     with explain_disk_errors(path):
+        make_folder(path.parent)
         return path.open(mode, buffering=0)  # type: ignore[return-value]  # without a buffer
 
 

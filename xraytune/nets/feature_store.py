@@ -81,7 +81,8 @@ class FeatureStore:
             what: The name of the features, for `on_progress`.
             on_progress: Called with the number of keys whose row is there, and of all keys.
         """
-        keys = [self._name_network(key) for key in keys]
+        # Each key names its network, so that the file of another one has none of its rows.
+        keys = [sha256(self._network + key).digest()[:KEY_BYTES] for key in keys]
         places = {key: place for place, key in enumerate(keys)}
         missing = list(places)
         self._refresh()
@@ -109,10 +110,6 @@ class FeatureStore:
                 on_progress(message, done, len(places))
                 time.sleep(POLL_SECONDS)
             self._refresh()
-
-    def _name_network(self, key: bytes) -> bytes:
-        """Return the key of an image in this network, so that a file of another one has no rows."""
-        return sha256(self._network + key).digest()[:KEY_BYTES]
 
     @contextmanager
     def _claim(self, keys: Sequence[bytes]) -> Iterator[list[bytes]]:

@@ -132,11 +132,6 @@ def inputs_of(training: Training, prepared: SplitData, compute: Compute) -> dict
     }
 
 
-def stage_of(training: Training) -> str:
-    """Return the stage of the artifacts of a generator."""
-    return GAN_STAGE if isinstance(training, GanSettings) else EXTENSION_STAGE
-
-
 def generator_need(
     training: Training | None,
     draw: int | None,
@@ -153,7 +148,7 @@ def generator_need(
     """
     if training is None:
         return None
-    stage = stage_of(training)
+    stage = GAN_STAGE if isinstance(training, GanSettings) else EXTENSION_STAGE
     inputs = inputs_of(training, prepared.sizes[size_px].of_draw(draw), compute)
     if is_intact(artifact_path(cache, stage, inputs)):
         return None

@@ -215,7 +215,7 @@ def generate_block(
         with torch.inference_mode(), autocast(compute):
             outputs = generator(z.to(compute.device), labels.to(compute.device)).float()
             pixels = ((outputs + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        planes = _with_binary_masks(pixels.cpu().numpy())
+        planes = with_binary_masks(pixels.cpu().numpy())
         if typical is not None:
             planes = planes[typical.includes(planes[:, 1])]
         if number == 0 and len(planes) < _MIN_KEPT * BLOCK:
@@ -248,9 +248,10 @@ def resize_planes(planes: UInt8Array, size_px: int) -> UInt8Array:
         )
         whole = small.round().clamp(0, 255).to(torch.uint8).numpy()
         resized[batch] = whole.reshape(resized[batch].shape)
-    return _with_binary_masks(resized)
+    return with_binary_masks(resized)
 
 
-def _with_binary_masks(planes: UInt8Array) -> UInt8Array:
+def with_binary_masks(planes: UInt8Array) -> UInt8Array:
+    """Return images [N, C, S, S] after making their masks, the second plane, 0 and 255."""
     planes[:, 1:] = np.where(planes[:, 1:] >= 128, 255, 0)
     return planes

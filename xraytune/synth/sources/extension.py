@@ -21,6 +21,7 @@ from xraytune.nets.compute import seeded
 from xraytune.space.extensions import EXTENSIONS, settings_of
 from xraytune.space.settings import Settings
 from xraytune.synth.generator_inputs import EXTENSION_STAGE, extension_training, inputs_of
+from xraytune.synth.saved_generator import with_binary_masks
 from xraytune.synth.sources.source import BLOCK, Source
 from xraytune.synth.trained import train_once
 
@@ -118,6 +119,4 @@ class ExtensionImages(Source):
                 EXTENSIONS.declared[self.name].place,
                 f"return uint8 [{shape}], where S is at most {prepared.image_size_px}",
             )
-        planes = array.reshape(BLOCK, -1, side_px, side_px)
-        planes[:, 1:] = np.where(planes[:, 1:] >= 128, 255, 0)
-        return planes
+        return with_binary_masks(array.reshape(BLOCK, -1, side_px, side_px))
