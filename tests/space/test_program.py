@@ -74,7 +74,7 @@ def fit(program: Program, model: Path) -> Iterator[tuple[int, int]]:
         np.repeat([0, 1], 3),
         classes=CLASSES,
         masks=None,
-        settings={"steps": 2},
+        settings=program.Settings(steps=2),
         folder=model,
         seed=1,
         device="cpu",
@@ -91,7 +91,7 @@ def test_a_program_is_trained_and_makes_images_of_a_class(description: Path, mod
     images = program.sample(
         np.ones(5, dtype=np.int64),
         classes=CLASSES,
-        settings={"steps": 2},
+        settings=program.Settings(steps=2),
         folder=model,
         seed=3,
         device="cpu",

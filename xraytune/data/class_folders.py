@@ -53,7 +53,7 @@ def list_class_folders(
     base: Path,
     patients_csv: LabelTable | None,
     classes: str | tuple[str, ...],
-    site: str | None = None,
+    site: str | None,
 ) -> ImageIndex:
     """Find the images of class folders, and their classes.
 
@@ -180,7 +180,7 @@ def are_binary(words_of: Mapping[str, Sequence[str]]) -> bool:
     return names == {*BINARY_CLASSES}
 
 
-def class_words(of_images: Sequence[tuple[str, ...]], site: str | None = None) -> list[str]:
+def class_words(of_images: Sequence[tuple[str, ...]], site: str | None) -> list[str]:
     """Return, for each image, the one of the folders around it that is its class with `auto`.
 
     This is the outermost folder or, if the outermost folders are sites, the next one. Outermost

@@ -47,7 +47,7 @@ def find_near_duplicates(
     images: Sequence[ImageFile],
     hashes: Sequence[Hashes],
     *,
-    on_progress: Progress = ignore_progress,
+    on_progress: Progress,
 ) -> NearDuplicates:
     """Compare all images with each other; `hashes` has a [4] uint64 for each."""
     pairs = leaking = contradicting = 0

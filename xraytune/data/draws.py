@@ -75,7 +75,7 @@ def too_few_outside(unused: int, per_draw: int, *, fewest: int) -> Problem | Non
 
 
 def too_few_unused(
-    unused: int, per_draw: int, *, replicates: int, fewest: int, is_fixed: bool = False
+    unused: int, per_draw: int, *, replicates: int, fewest: int, is_fixed: bool
 ) -> Problem | None:
     """Return why `unused` patients do not suffice for draws and `fewest` in no draw, or None.
 

@@ -66,11 +66,11 @@ def first_space_path(data: Path) -> Path:
 
 def open_first_space(
     data: Path | None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str],
     *,
     has_gpu: bool,
-    note: Callable[[str], None] = lambda _: None,
-    on_progress: Progress = ignore_progress,
+    note: Callable[[str], None],
+    on_progress: Progress,
 ) -> Path:
     """Return the space file of some data, and write it if it does not exist.
 

@@ -23,7 +23,7 @@ from xraytune.space.messages import nearest
 
 
 def list_table(
-    data: DataSettings, table: LabelTable, class_names: tuple[str, ...] | None = None
+    data: DataSettings, table: LabelTable, class_names: tuple[str, ...] | None
 ) -> ImageIndex:
     """Match the rows of a table with the images below `data.path`.
 

@@ -91,13 +91,3 @@ class Unless:
     def permits(self, value: Any) -> bool:
         """Return whether the parameter has an effect at a value of the other one."""
         return (value in self.values) == self.is_inverse
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A space lists the values of this parameter, because each needs work before the first trial.
-
-    A `Listed` is part of the annotation of the parameter.
-    """
-
-    needs: str

@@ -65,7 +65,7 @@ class ParameterSpec:
         low, high = self.values
         return range(low, high + 1) if self.is_integer else None
 
-    def corners(self, cuts: Sequence[Value] = ()) -> Sequence[Value]:
+    def corners(self, cuts: Sequence[Value]) -> Sequence[Value]:
         """Return values that stand for all values.
 
         A range is represented by both ends. A range of many integers is also represented by the

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
-from xraytune.space.contract import Listed
 from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Conditions, ParameterSpec, Point, Value, with_parents
 from xraytune.space.extensions import EXTENSIONS
@@ -250,11 +249,10 @@ def _read_range(
     path = ("parameters", name)
     low, high = _read_values(document, path, name, [content["min"], content["max"]])
     field = PARAMETERS[name]
-    listed = [each.needs for each in field.metadata if isinstance(each, Listed)]
-    if listed:
+    if name == "input_size":
         raise document.error(
             path,
-            f"{name}: {listed[0]} before the search, so a range does not apply",
+            "input_size: images of every size are decoded before the search, not those of a range",
             f"write values: [{low}, {high}]",
         )
     has_order = get_origin(field.annotation) is not Literal and not isinstance(low, bool)

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from xraytune.space.backbones import BACKBONES, ENCODERS, BackboneName, has_weights, identity_of
-from xraytune.space.contract import Change, Listed, Unless, refuses
+from xraytune.space.contract import Change, Unless, refuses
 from xraytune.space.data_settings import DataSettings
 from xraytune.space.domains import Value
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, expected_images
@@ -116,7 +116,7 @@ class Parameters(StrictModel):
     """Standard deviation of these pixels."""
     input_channels: Annotated[Literal[1, 3], Unless("backbone", ONE_CHANNEL)] = 3
     """An encoder of grey images always gets one channel."""
-    input_size: Annotated[ImageSize | None, Listed("images are decoded at every size")] = None
+    input_size: ImageSize | None = None
     """Side of the images in pixels; null: what a model of `xraytune train`, or an encoder of X-rays
     (docs/spaces.md), was trained on, otherwise `data.image_size`."""
     trainable: Trainable = "all"
