@@ -47,7 +47,7 @@ from xraytune.synth.donor import MANIFEST_FILE
 from xraytune.synth.generator_inputs import FEATURE_BACKBONE
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.source import StudyImages, weights_file_sha256
-from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
+from xraytune.synth.sources.which import read_input, source_of
 
 INPUTS_FILE = "inputs.json"
 _CONTENTS = TypeAdapter(dict[str, str])
@@ -213,7 +213,6 @@ def read_inputs(
     contents = {}
     for name, path in sorted(inputs):
         file = Path(path)
-        source, _, setting = name.partition(".")
         if name == OFFICIAL:
             backbone, weights = path.split(" ")
             weights_file = find_weights(backbone, weights, settings.weights_dir)
@@ -222,7 +221,7 @@ def read_inputs(
         elif name == "weights":
             contents[file] = weights_sha256(path)
         else:
-            contents[file] = SOURCE_CLASSES[source].read_input(setting, file, study)
+            contents[file] = read_input(name, file, study)
     counts: dict[tuple[str, object], list[int] | None] = {}
     for mix in mixes:
         image_key = (mix.source, mix.folder)

@@ -9,7 +9,6 @@ folder of `xraytune generator sample` lists the training images of its generator
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from xraytune.base.sha256_lists import DECLARED_IMAGES, read_sha256_list
 from xraytune.base.tensors import explain_unreadable
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.image_set import ImageSet, stored_image_set
-from xraytune.data.images import NO_ROW, ImageTable, content_fingerprint
+from xraytune.data.images import NO_ROW, ImageTable
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import HELD_OUT, RunContext
@@ -33,7 +32,6 @@ from xraytune.data.shared_patients import (
 )
 from xraytune.space.settings import Settings
 from xraytune.space.source_settings import FolderSettings
-from xraytune.synth.donor import donor_records_sha256
 from xraytune.synth.sources.source import BLOCK, Source, StudyImages, take
 
 _logger = logging.getLogger(__name__)
@@ -56,22 +54,6 @@ class Folder(Source):
         what = "the record of the images that these were made from cannot be read"
         with explain_unreadable(what, provenance, "draw the images again"):
             return DECLARED_IMAGES.validate_python(read_json(provenance).get("train_images"))
-
-    @classmethod
-    def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
-        """Return a fingerprint of seen images, of a donor's classifiers, or of the usable images.
-
-        The fingerprint of usable images includes their provenance. They are decoded, which finds
-        broken ones.
-        """
-        if setting == "donor":
-            return donor_records_sha256(path)
-        if setting == "seen":
-            return sha256(" ".join(sorted(list_seen(path))).encode()).hexdigest()
-        images, _ = store_folder(path, study_images)
-        provenance = path / PROVENANCE_FILE
-        of_provenance = sha256_of(provenance) if provenance.is_file() else ""
-        return content_fingerprint(images) + of_provenance
 
     def count_available(self, study_images: StudyImages) -> list[int]:
         """Return the number of usable images of each class."""

@@ -17,7 +17,6 @@ from xraytune.data.prepare import RunContext, SplitData, side_image_set
 from xraytune.space.settings import Settings
 from xraytune.space.source_settings import GanSettings, GivenFolder
 from xraytune.space.task_settings import TaskName
-from xraytune.synth.donor import donor_records_sha256
 from xraytune.synth.gan import CHECKPOINT_FILE, train_generator
 from xraytune.synth.generator_inputs import (
     GAN_PROGRESS,
@@ -34,7 +33,7 @@ from xraytune.synth.saved_generator import (
     read_generator,
     resize_planes,
 )
-from xraytune.synth.sources.source import Source, StudyImages, weights_file_sha256
+from xraytune.synth.sources.source import Source
 from xraytune.synth.trained import train_once
 
 
@@ -45,16 +44,6 @@ class _Generated(Source):
         """Return the training images of the given generator."""
         donor = self.parameters.donor
         return frozenset(read_generator(donor).train_images) if donor else frozenset()
-
-    @classmethod
-    def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
-        """Return the SHA-256 of the weights of `features`, or of the generator's records."""
-        if setting == "features":
-            return weights_file_sha256(path)
-        of_generator = usable_generator_hash(
-            path, study_images.prepared, is_start=setting == "start_from"
-        )
-        return of_generator + donor_records_sha256(path)
 
 
 class Gan(_Generated):

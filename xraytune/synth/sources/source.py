@@ -92,19 +92,6 @@ class Source:
         """
         return frozenset()
 
-    @classmethod
-    def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
-        """Return a fingerprint of the content of a path in the source's settings.
-
-        The content must not change during a study.
-
-        Raises:
-            ArtifactError: A saved generator is damaged.
-            DataError: The content cannot be used for the study's images.
-            MachineError: A file is missing.
-        """
-        raise NotImplementedError
-
     def trained(self, settings: Settings, context: RunContext) -> Path:
         """Return the artifact of the generator that the source trains; train it if it is missing.
 

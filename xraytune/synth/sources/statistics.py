@@ -14,8 +14,8 @@ from xraytune.data.image_set import ImageSet
 from xraytune.data.prepare import RunContext
 from xraytune.space.settings import Settings
 from xraytune.space.source_settings import GivenFolder
-from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, donor_tensors, read_donor
-from xraytune.synth.sources.source import BLOCK, Source, StudyImages
+from xraytune.synth.donor import TENSORS_FILE, donor_tensors, read_donor
+from xraytune.synth.sources.source import BLOCK, Source
 
 _STAGE = "statistics-1"
 _RIDGE = 1e-6
@@ -32,12 +32,6 @@ class Statistics(Source):
     def seen_images_sha256(self) -> frozenset[str]:
         """Return the images that the statistics were computed from."""
         return frozenset(read_donor(self.settings.path).train_images)
-
-    @classmethod
-    def read_input(cls, setting: str, path: Path, study_images: StudyImages) -> str:
-        """Return the SHA-256 of the donor's record."""
-        read_donor(path)
-        return sha256_of(path / DONOR_FILE)
 
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return features of a class.

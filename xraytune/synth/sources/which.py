@@ -5,17 +5,27 @@ block in `Parameters` (space/settings.py).
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
+from xraytune.base.files import sha256_of
+from xraytune.data.folders import PROVENANCE_FILE
+from xraytune.data.images import content_fingerprint
 from xraytune.space.encoders import is_model
 from xraytune.space.parameters import Parameters
 from xraytune.space.paths import PATHS
 from xraytune.space.space import Space
-from xraytune.synth.donor import donor_images_sha256
+from xraytune.synth.donor import DONOR_FILE, donor_images_sha256, donor_records_sha256, read_donor
 from xraytune.synth.sources.extension import ExtensionImages
-from xraytune.synth.sources.folder import Folder
-from xraytune.synth.sources.gan import Gan, GivenGenerator
-from xraytune.synth.sources.source import Duplicates, RealImages, Source
+from xraytune.synth.sources.folder import Folder, list_seen, store_folder
+from xraytune.synth.sources.gan import Gan, GivenGenerator, usable_generator_hash
+from xraytune.synth.sources.source import (
+    Duplicates,
+    RealImages,
+    Source,
+    StudyImages,
+    weights_file_sha256,
+)
 from xraytune.synth.sources.statistics import Statistics
 
 SOURCE_CLASSES: dict[str, type[Source]] = {
@@ -44,6 +54,35 @@ def source_of(parameters: Parameters, *, has_real_extra: bool = False) -> Source
     if has_real_extra:
         return RealImages(parameters)
     return SOURCE_CLASSES.get(parameters.source, ExtensionImages)(parameters)
+
+
+def read_input(name: str, path: Path, study: StudyImages) -> str:
+    """Return a fingerprint of what the path of a source's setting holds, such as `folder.path`.
+
+    This must not change during a study. Images of a folder are decoded, which finds broken ones.
+
+    Raises:
+        ArtifactError: A saved generator is damaged.
+        DataError: The content cannot be used for the study's images.
+        MachineError: A file is missing.
+    """
+    if name == "gan.features":
+        return weights_file_sha256(path)
+    if name == "folder.donor":
+        return donor_records_sha256(path)
+    if name == "folder.seen":
+        return sha256(" ".join(sorted(list_seen(path))).encode()).hexdigest()
+    if name == "statistics.path":
+        read_donor(path)
+        return sha256_of(path / DONOR_FILE)
+    if name == "folder.path":
+        images, _ = store_folder(path, study)
+        provenance = path / PROVENANCE_FILE
+        of_provenance = sha256_of(provenance) if provenance.is_file() else ""
+        return content_fingerprint(images) + of_provenance
+    is_start = name == "gan.start_from"  # the other one is generator.path
+    of_generator = usable_generator_hash(path, study.prepared, is_start=is_start)
+    return of_generator + donor_records_sha256(path)
 
 
 def mixes_of(space: Space) -> list[Parameters]:
