@@ -334,17 +334,11 @@ def _same_name_problems(listing: ImageIndex) -> list[Problem]:
             name = known.name if known else str(path.with_suffix(""))
             by_name[image.part == "test", name.casefold()].append(image.file)
     texts = [" and ".join(sorted(files)) for _, files in sorted(by_name.items()) if len(files) > 1]
-    return (
-        [
-            Problem(
-                f"files with the same name: {join_names(texts)}",
-                listing.root,
-                f"remove or rename one of them, or list the patients in {PATIENTS_CSV}",
-            )
-        ]
-        if texts
-        else []
-    )
+    if not texts:
+        return []
+    what = f"files with the same name: {join_names(texts)}"
+    fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
+    return [Problem(what, listing.root, fix)]
 
 
 def _refuse_test_patients(index: ImageIndex) -> None:
