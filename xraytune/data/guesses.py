@@ -129,15 +129,10 @@ def positive_class(class_name: str | None, class_names: Sequence[str]) -> int | 
     classes, it is the last one, which no metric uses.
     """
     if len(class_names) != 2:
-        return (
-            Problem(
-                f"only one of two classes can be positive, and there are {len(class_names)}",
-                "data.positive",
-                "remove it",
-            )
-            if class_name
-            else len(class_names) - 1
-        )
+        if not class_name:
+            return len(class_names) - 1
+        what = f"only one of two classes can be positive, and there are {len(class_names)}"
+        return Problem(what, "data.positive", "remove it")
     if class_name is not None and composed(class_name) in class_names:
         return class_names.index(composed(class_name))
     if class_name is not None:
