@@ -61,6 +61,13 @@ def test_torchs_compiler_is_imported_when_it_is_used() -> None:
     assert loaded_by(f"import xraytune.nets.vision; {use}", names=compiler) == [*compiler]
 
 
+def test_a_trial_starts_without_the_parts_of_scipy_that_it_may_need_at_its_end() -> None:
+    """Their imports take a quarter of those of its process."""
+    unused = ("scipy.stats", "scipy.ndimage", "scipy.optimize")
+
+    assert loaded_by("import xraytune.search.worker", names=unused) == []
+
+
 def test_rays_process_makes_its_decisions_without_torch() -> None:
     code = "import xraytune.search.ray.tuning, xraytune.search.trials, xraytune.confirm.run_list"
 

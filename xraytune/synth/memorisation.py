@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import betabinom  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 
@@ -122,6 +121,8 @@ def compare_with_unseen(synthetic: Float64Array, unseen: Float64Array) -> Memori
     `synthetic` is the `Closeness.ratio` of the generator's images, [m], and `unseen` is the result
     of `measure_unseen`, [n]; m and n are at least 1.
     """
+    from scipy.stats import betabinom  # type: ignore[import-untyped]  # takes half a second
+
     # The threshold is itself an observation, so the count is not binomial. It is at least `near`
     # exactly if fewer than `rank` of the smallest `near + rank - 1` of all values are unseen ones.
     # From: Epstein 1954, "Tables for the Distribution of the Number of Exceedances".

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from safetensors import safe_open
-from scipy.ndimage import label as label_components  # type: ignore[import-untyped]
 from torch.nn import functional as F
 
 from xraytune.base.arrays import Float64Array, Int64Array, UInt8Array
@@ -88,6 +87,8 @@ def _measure(masks: UInt8Array) -> tuple[Float64Array, Int64Array]:
 
     Pixels that touch only at a corner are not connected.
     """
+    from scipy.ndimage import label as label_components  # type: ignore[import-untyped]  # slow
+
     areas = (masks > 0).mean(axis=(1, 2))
     sizes = [np.bincount(label_components(mask)[0].ravel())[1:] for mask in masks]
     parts = [int((of_mask >= _MIN_PART * masks[0].size).sum()) for of_mask in sizes]
