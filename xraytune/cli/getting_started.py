@@ -21,10 +21,10 @@ $ data phantom {at}/hospital_b --patients {patients_b} --seed 1 --size 64 --diff
 
 Hospital A trains a GAN, and gives it away.
 $ generator train -o {at}/gan_of_a --space commands/other_hospital_demo --cache {at}/cache
---data {at}/hospital_a --set data.train_patients=null --set gan.steps={gan_steps}
+--data {at}/hospital_a --set data.train_patients=null --set source=gan --set gan.image_size=32
+--set gan.width=16 --set gan.steps={gan_steps}
 
-Hospital B has 10 patients. It searches: no extra images, repeated ones, a GAN of its own, or
-the GAN of A?
+Hospital B has 10 patients. It searches: no extra images, its own repeated, or those of A's GAN?
 $ search --space commands/other_hospital_demo --cache {at}/cache --data {at}/hospital_b
 --studies {at}/studies --set generator.path={at}/gan_of_a {budget}
 
