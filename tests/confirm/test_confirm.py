@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -86,11 +87,20 @@ def test_too_few_for_a_comparison_are_refused_before_anything_is_trained_or_open
     assert not (lab.study / TEST_ACCESS_FILE).exists()
 
 
+def lose_lock(lab: Lab) -> None:
+    """Let another machine take the lock, as on storage where each has locks of its own."""
+    lock = lab.study / ".lock"
+    lock.write_text(lock.read_text().replace(socket.gethostname(), "node-b"))
+
+
 def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_they_are_scored(
     lab: Lab,
 ) -> None:
     with pytest.raises(Stopped):
         lab.confirm(callbacks=Callbacks(before_test=leave_sealed))
+
+    with pytest.raises(StudyError, match="on node-b.*local to each machine"):
+        lab.confirm(callbacks=Callbacks(before_test=partial(lose_lock, lab)))
 
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))

@@ -51,7 +51,7 @@ from xraytune.stats.placements import (
     scorable_labels,
 )
 from xraytune.study.access_log import CONFIRM, folders_with_logs, log_test_access
-from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.study.folder import StudyFolder, damage_explained, require_sole_owner
 from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
@@ -87,6 +87,7 @@ def open_images(study: OpenStudy, scores_file: str) -> str:
     """
     require_trained_networks(study.runs_folder)
     study.callbacks.before_test()
+    require_sole_owner(study.study_folder)
     for file in (scores_file, copies_file(scores_file)):
         (study.runs_folder.path / file).unlink(missing_ok=True)
     return uuid.uuid4().hex
