@@ -99,7 +99,7 @@ def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_
     with pytest.raises(Stopped):
         lab.confirm(callbacks=Callbacks(before_test=leave_sealed))
 
-    with pytest.raises(StudyError, match="on node-b.*local to each machine"):
+    with pytest.raises(StudyError, match=r"on node-b.*local to each machine"):
         lab.confirm(callbacks=Callbacks(before_test=partial(lose_lock, lab)))
 
     assert not (lab.study / TEST_ACCESS_FILE).exists()
