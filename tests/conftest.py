@@ -42,6 +42,13 @@ class RayTogether(LoadFileScheduling):  # type: ignore[misc]
         return folder if folder in _ONE_STUDY else file
 
 
+@pytest.fixture(autouse=True)
+def _extensions_of_a_test_are_forgotten() -> Iterator[None]:
+    """Those of a module's fixtures stay declared until its end."""
+    with undeclared():
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _code_of_users_is_forgotten() -> Iterator[None]:
     """Forget the extensions that the tests of a file declared, and import their files anew."""
@@ -86,6 +93,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty folder for what the tests of a module share."""
     return tmp_path_factory.mktemp("module")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -162,6 +163,14 @@ def command(*arguments: object) -> Result:
     line, *words = map(str, arguments)
     with one_thread():
         return CliRunner().invoke(build_app(), [*split(line), *words], env={"COLUMNS": "80"})
+
+
+def shown(*arguments: object) -> str:
+    """What a command prints on stdout, in one line."""
+    return " ".join(command(*arguments).stdout.split())
+
+
+PROGRAM = f"{sys.executable} -m xraytune"
 
 
 def other_process(line: str, *words: str, **options: Any) -> CompletedProcess[str]:

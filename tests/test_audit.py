@@ -17,8 +17,6 @@ from xraytune.data.phantom import paint_phantoms
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.study.row import TrialRow
 
-pytestmark = pytest.mark.slow
-
 SMALL = (
     *("data.image_size=32", "data.split.val_a=0.42", "data.split.val_b=0.42"),
     *("backbone=small_cnn", "weights=none", "trainable=all", "batch_size=8", "lr=1e-2"),
@@ -50,12 +48,11 @@ def clinic(module_path: Path) -> Path:
     return module_path
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, empty; trials run in this process."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def _in_process() -> Iterator[None]:
+    """Trials run in this process."""
     with confirm_in_process():
-        yield tmp_path
+        yield
 
 
 def settings(*more: str) -> list[str]:

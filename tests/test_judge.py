@@ -289,7 +289,6 @@ def test_changed_draws_are_refused(tmp_path: Path) -> None:
         judged(rows.drop(columns="label"), tmp_path, draws=folder)
 
 
-@pytest.mark.slow
 def test_the_page_goes_from_images_to_a_verdict(tmp_path: Path) -> None:
     """As somebody with an own scikit-learn loop."""
     page = Path(__file__).parents[1] / "docs/judge.md"
@@ -315,7 +314,6 @@ def test_the_page_goes_from_images_to_a_verdict(tmp_path: Path) -> None:
     assert not content["exploratory"]
 
 
-@pytest.mark.slow
 def test_with_a_test_folder_and_few_patients_all_replicates_train_on_the_same(
     tmp_path: Path,
 ) -> None:
@@ -332,7 +330,6 @@ def test_with_a_test_folder_and_few_patients_all_replicates_train_on_the_same(
     assert {*trained["patient"]}.isdisjoint(table[table["side"] == "test"]["patient"])
 
 
-@pytest.mark.slow
 def test_judging_loads_neither_torch_nor_ray_nor_optuna(tmp_path: Path) -> None:
     table().to_csv(tmp_path / "predictions.csv", index=False)
     code = (

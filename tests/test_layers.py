@@ -5,11 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 import xraytune
-
-pytestmark = pytest.mark.slow
 
 PACKAGE = Path(xraytune.__file__).parent
 LAYERS = (

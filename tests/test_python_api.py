@@ -17,8 +17,6 @@ from tests.study.studies import new_study
 from xraytune import api
 from xraytune.cli.main import build_app
 
-pytestmark = pytest.mark.slow
-
 ONLY_SHOWN = {"as_json", "yes", "help"}
 """Options that change what a command prints or asks, and not what it does."""
 
@@ -110,13 +108,11 @@ def test_the_page_passes_a_strict_type_checker_which_knows_what_each_function_ta
 
 
 @pytest.mark.nightly
-def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_runs_from_top_to_bottom(here: Path) -> None:
     """With its trials in this process instead of Ray's."""
-    monkeypatch.chdir(tmp_path)
-
     with confirm_in_process():
         names = run_python_of("docs/python.md")
 
     assert len(names["trials"]) == 6
     assert names["confirmation"].verdict in {"helps", "hurts", "no_better", "undecided"}
-    assert (tmp_path / "predictions.csv").exists()
+    assert (here / "predictions.csv").exists()

@@ -19,7 +19,6 @@ from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
 
-pytestmark = pytest.mark.slow
 SEARCH = "search --space space.yaml --studies studies --cache cache"
 OF_FOLDER = f"{SEARCH} --set source=folder --set folder.path="
 

@@ -19,7 +19,6 @@ from xraytune.cli.command import Command
 from xraytune.space.load import load_space
 
 
-@pytest.mark.slow
 def test_space_check_prints_the_file_with_every_default(space: Path) -> None:
     result = run(f"space check {space}")
 
@@ -48,10 +47,7 @@ WRONG = """
 
 
 @pytest.mark.parametrize("case", WRONG.strip().splitlines())
-def test_an_error_has_its_exit_code_and_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_an_error_has_its_exit_code_and_one_message(here: Path, case: str) -> None:
     line, _, expected = case.strip().partition(" -> ")
 
     result = run(*line.split())
@@ -61,10 +57,9 @@ def test_an_error_has_its_exit_code_and_one_message(
     assert message in result.stderr
     assert "fix:" in result.stderr or line.startswith("space check")
     assert "Traceback" not in result.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(here.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_phantoms_are_drawn_and_inspected(tmp_path: Path) -> None:
     drawn = run(f"data phantom {tmp_path}/xrays --patients 20 --size 32 --json")
 
@@ -143,7 +138,6 @@ def test_a_bug_keeps_its_traceback() -> None:
         assert words in result.stderr
 
 
-@pytest.mark.slow
 def test_python_m_xraytune_is_the_command_with_its_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise ImportError")  # not imported
     program = f"{sys.executable} -m xraytune"
@@ -158,7 +152,6 @@ def test_python_m_xraytune_is_the_command_with_its_exit_codes(tmp_path: Path) ->
     assert (unknown.returncode, "no study here" in unknown.stderr) == (5, True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_a_signal_interrupts_a_command(number: str) -> None:
     """Queues send SIGTERM; jobs in the background of a script ignore SIGINT."""
@@ -187,7 +180,6 @@ def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
 PROGRAM = f"{sys.executable} -m xraytune"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["0", ""])
 @pytest.mark.parametrize("words", ["space list", "--help"])
 def test_a_screen_without_columns_shows_what_others_show(columns: str, words: str) -> None:
@@ -197,7 +189,6 @@ def test_a_screen_without_columns_shows_what_others_show(columns: str, words: st
     assert len(shown.stdout.splitlines()) > 10
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", "1>&-", "<&- 1>&- 2>&-"])
 def test_work_is_done_with_closed_streams(closed: str, tmp_path: Path) -> None:
     """As in cron."""
@@ -209,7 +200,6 @@ def test_work_is_done_with_closed_streams(closed: str, tmp_path: Path) -> None:
     assert list((tmp_path / "xrays/train/NORMAL").iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", ["space list", "--help", "data phantom {} --size 32 --json"])
 def test_a_result_that_nobody_reads_to_the_end_is_a_success(words: str, tmp_path: Path) -> None:
     """As after `| head -1`."""

@@ -8,8 +8,6 @@ import pytest
 from tests.in_process import other_process
 from xraytune import api
 
-pytestmark = pytest.mark.slow
-
 HEAVY = ("torch", "torchvision", "ray", "wandb", "optuna", "pandas", "sklearn")
 COMMANDS = """
 from xraytune.cli.main import build_app

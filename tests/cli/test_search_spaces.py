@@ -40,19 +40,16 @@ def test_every_space_file_is_valid_and_named_like_its_study(file: Path) -> None:
     assert [*space_warnings(space)] == []
 
 
-def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(here: Path) -> None:
     """A folder of that name does not matter."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "gan_ratio").mkdir()
+    (here / "gan_ratio").mkdir()
     for name in ("gan_ratio", "gan_ratio.yaml", "search_spaces/gan_ratio.yaml"):
         checked = command(f"space check {name} --data xrays")
         assert checked.stdout.startswith(
             "space: shipped gan_ratio; `xraytune space copy gan_ratio`"
         )
-    (tmp_path / "gan_ratio").rmdir()
-    (tmp_path / "gan_ratio").write_text(
+    (here / "gan_ratio").rmdir()
+    (here / "gan_ratio").write_text(
         (SPACES / "gan_ratio.yaml").read_text().replace("name: gan-ratio", "name: mine")
     )
 
@@ -61,10 +58,7 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(
         load_space(Path("nothing"))
 
 
-def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(here: Path) -> None:
     purposes = said("space list")
     copied, again = (command("space copy imbalance") for _ in range(2))
 
@@ -73,7 +67,7 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(
     assert purposes["imbalance"].startswith("Can GAN images balance the classes?")
     assert copied.stdout == "imbalance.yaml\n"
     assert (
-        load_space(tmp_path / "imbalance.yaml").searched
+        load_space(here / "imbalance.yaml").searched
         == load_space(SPACES / "imbalance.yaml").searched
     )
     assert "this path already exists" in again.stderr
@@ -99,7 +93,6 @@ def first_trials(space: Space) -> list[Experiment]:
 
 
 @pytest.mark.nightly
-@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
     data, tiny = {

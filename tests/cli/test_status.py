@@ -4,12 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.in_process import other_process
 from tests.study.studies import direct, new_study, run_trial
-
-pytestmark = pytest.mark.slow
 
 
 def test_a_narrow_screen_shows_the_learning_rate(tmp_path: Path) -> None:

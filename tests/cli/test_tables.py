@@ -52,7 +52,6 @@ def require_whole(table: Table, width: int) -> None:
     assert all(cell_len(line.rstrip()) <= width for line in shown.splitlines())
 
 
-@pytest.mark.slow
 @given(table=tables(), width=WIDTHS)
 def test_no_table_is_cut_inside_a_cell(table: Table, width: int) -> None:
     require_whole(table, width)
@@ -65,7 +64,6 @@ FRAMES: dict[str, Frame] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
 def test_a_frame_of_a_command_is_whole_at_each_width(frame: Frame) -> None:
     for table in (part for part in frame if isinstance(part, Table)):

@@ -11,6 +11,7 @@ from typing import Any
 from tests.in_process import confirm_in_process, search_in_process
 from xraytune.base.files import read_jsonl
 from xraytune.cli.results import print_confirmation
+from xraytune.confirm.arms import Plan, read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
@@ -43,10 +44,11 @@ class Lab:
     """X-rays, a space, and a study of them that has ended; `test` may have test images."""
 
     path: Path
+    name: str = "small"
 
     @property
     def study(self) -> Path:
-        return self.path / "studies/small"
+        return self.path / "studies" / self.name
 
     @property
     def folder(self) -> Path:
@@ -69,8 +71,26 @@ class Lab:
         """The test-set access log of the study."""
         return read_jsonl(self.study / TEST_ACCESS_FILE, is_chained=True)
 
-    def search(self, *overrides: str) -> Path:
-        return search_in_process(load_space(self.path / "space.yaml", overrides), self.path).path
+    @property
+    def searched(self) -> SplitData:
+        """The images of the search, with their sides."""
+        return StudyFolder(self.study).prepared()
+
+    @property
+    def confirmed(self) -> SplitData:
+        """The images of the confirmation, with their sides."""
+        return StudyFolder(self.folder).prepared()
+
+    @property
+    def plan(self) -> Plan:
+        plan = read_plan(self.folder)
+        assert plan
+        return plan
+
+    def search(self, *overrides: str) -> "Lab":
+        """Search the space with some overrides, and return the lab with this study."""
+        folder = search_in_process(load_space(self.path / "space.yaml", overrides), self.path)
+        return Lab(self.path, folder.path.name)
 
     def confirm(self, **options: Any) -> Confirmation:
         return confirm(self.study, test=[self.test] if self.test.exists() else [], **options)
@@ -79,12 +99,12 @@ class Lab:
         self, settings: Settings | None = None, prepared: SplitData | None = None, **about: Any
     ) -> SealedTest:
         settings = settings or self.settings
-        prepared = prepared or StudyFolder(self.study).prepared()
+        prepared = prepared or self.searched
         about = {"replicates": settings.confirm.replicates, **about}
         return choose_test(settings, prepared, **about)
 
     def copy(self, folder: Path) -> "Lab":
-        return Lab(copytree(self.path, folder / "lab"))
+        return Lab(copytree(self.path, folder / "lab"), self.name)
 
 
 def changed(settings: Settings, *, confirm: dict[str, Any] | None = None, **data: Any) -> Settings:

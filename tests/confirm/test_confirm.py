@@ -21,7 +21,6 @@ from tests.confirm.labs import (
 )
 from xraytune.base.errors import ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
-from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.data.index import read_labelled
@@ -30,8 +29,6 @@ from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
 from xraytune.study.access_log import TEST_ACCESS_FILE
 from xraytune.study.folder import StudyFolder
-
-pytestmark = pytest.mark.slow
 
 
 def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
@@ -67,11 +64,11 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
 
 def test_a_study_without_a_finalist_is_refused_before_ray_starts(lab: Lab) -> None:
     chosen = ("name=plain", "budget.trials=1", "points_to_evaluate=[{source: none}]")
-    study = lab.search(*chosen)
+    plain = lab.search(*chosen)
     notes = list[str]()
 
     with pytest.raises(StudyError, match="there is no finalist to confirm"):
-        confirm(study, test=lab.test, callbacks=Callbacks(note=notes.append))
+        plain.confirm(callbacks=Callbacks(note=notes.append))
 
     assert notes == []
 
@@ -81,9 +78,9 @@ def test_too_few_for_a_comparison_are_refused_before_anything_is_trained_or_open
     lab: Lab, number: dict[str, int]
 ) -> None:
     with pytest.raises(ConfigError, match="too few for a comparison"):
-        confirm(lab.study, test=lab.test, **number)  # type: ignore[arg-type]
+        lab.confirm(**number)
 
-    assert not (lab.study / "confirm").exists()
+    assert not lab.folder.exists()
     assert not (lab.study / TEST_ACCESS_FILE).exists()
 
 
@@ -243,8 +240,7 @@ def test_predictions_are_written_and_secondary_outcomes_have_the_thresholds_of_e
     (finalist,) = read_json(done.folder / "verdict.json")["finalists"]
     comparison = finalist["comparisons"][0]
     (outcome,) = (each for each in comparison["secondary"] if each["metric"] == "balanced_accuracy")
-    plan = read_plan(done.folder)
-    assert plan
+    plan = done.plan
     truth = read_labelled(done.test, ("NORMAL", "PNEUMONIA")).images.labels
 
     scores = [

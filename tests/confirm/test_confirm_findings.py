@@ -19,8 +19,6 @@ from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.study.folder import StudyFolder
 
-pytestmark = pytest.mark.slow
-
 SPACE = """\
 name: small
 task: findings

@@ -11,8 +11,6 @@ from tests.confirm.labs import search_space, show_confirmed
 from xraytune.base.files import read_json
 from xraytune.data.phantom import paint_phantoms
 
-pytestmark = pytest.mark.slow
-
 SPACE = """\
 name: small
 task: segmentation

@@ -157,7 +157,6 @@ def test_worth_beyond_the_curve_is_not_guessed(worth: tuple[float, ...], text: s
     assert curve_of(shown).worth_of(shown) == text
 
 
-@pytest.mark.slow
 def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(
     root: Path, tmp_path: Path
 ) -> None:
@@ -197,7 +196,6 @@ def trainings(cache: Path) -> dict[str, int]:
     }
 
 
-@pytest.mark.slow
 def test_of_a_frozen_network_only_images_that_are_sampled_or_scored_have_features(
     root: Path, tmp_path: Path
 ) -> None:
@@ -221,7 +219,6 @@ def test_of_a_frozen_network_only_images_that_are_sampled_or_scored_have_feature
     assert file.stat().st_size == count * (24 + 4 * 96)
 
 
-@pytest.mark.slow
 def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen(
     root: Path, tmp_path: Path
 ) -> None:
@@ -269,7 +266,6 @@ def draw_extra(folder: Path) -> Path:
     return folder.with_name("drawn").joinpath("train").rename(folder)
 
 
-@pytest.mark.slow
 def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a classifier nor statistics"):
         curve_in(root, donor=tmp_path)
@@ -332,7 +328,6 @@ def test_too_few_patients_whom_a_generator_has_not_seen_make_no_curve() -> None:
         divide(fewest[1:], [], 1.0)
 
 
-@pytest.mark.slow
 def test_a_space_without_a_baseline_or_with_a_sample_without_a_class_is_refused_before_the_training(
     root: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import Counter
@@ -14,15 +13,14 @@ import pandas as pd
 import pytest
 
 from tests.confirm.labs import Lab, changed, draw_hospital, search_space, sides_of
-from tests.in_process import command
+from tests.in_process import command, said, shown
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json, read_jsonl
-from xraytune.confirm.arms import read_plan, write_plan
+from xraytune.confirm.arms import write_plan
 from xraytune.confirm.design import Design
 from xraytune.confirm.outlook import study_outlook
 from xraytune.confirm.record import Confirmation
-from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.data.columns import subgroup_columns
 from xraytune.data.index import read_index, read_labelled
@@ -30,10 +28,6 @@ from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare, write_prepared
 from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import FolderSettings
-from xraytune.study.access_log import TEST_ACCESS_FILE
-from xraytune.study.folder import StudyFolder
-
-pytestmark = pytest.mark.slow
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 REPLICATES = 4
@@ -99,7 +93,7 @@ def test_no_patient_is_on_two_sides(ended: Lab, replicates: int, seed: int) -> N
 def test_with_fewer_patients_everybody_outside_a_draw_is_scored(
     ended: Lab, replicates: int
 ) -> None:
-    searched = StudyFolder(ended.study).prepared()
+    searched = ended.searched
     unused = {image.patient for image in searched.unused if image.part != "test"}
 
     choice = ended.choose(replicates=replicates)
@@ -124,23 +118,18 @@ def test_generators_and_networks_of_a_replicate_are_trained_on_its_draw(
     confirmed: tuple[Lab, Confirmation],
 ) -> None:
     lab, found = confirmed
-    drawn = [
-        StudyFolder(lab.folder).prepared().of_draw(draw).train_fingerprint
-        for draw in range(REPLICATES)
-    ]
+    drawn = [lab.confirmed.of_draw(draw).train_fingerprint for draw in range(REPLICATES)]
 
     generators = [
         read_json(file)["inputs"]["train"] for file in (lab.cache).glob("gan-*/*/manifest.json")
     ]
 
     assert len({*drawn}) == REPLICATES
-    assert Counter(generators) == Counter(
-        [*drawn, StudyFolder(lab.study).prepared().train_fingerprint]
-    )
+    assert Counter(generators) == Counter([*drawn, lab.searched.train_fingerprint])
     assert (found.test.kind, found.train_patients) == ("outside", TRAINED_ON)
     assert found.exploratory == found.notes == ()
     (finalist,) = found.finalists
-    assert finalist.headroom is not None
+    assert finalist.headroom
     assert finalist.headroom.low < finalist.headroom.gain < finalist.headroom.high
     assert [result.control for result in finalist.comparisons] == ["none, matched to #0"]
 
@@ -149,9 +138,8 @@ def test_nobody_is_scored_by_a_network_that_was_trained_on_them(
     confirmed: tuple[Lab, Confirmation],
 ) -> None:
     lab, found = confirmed
-    plan = read_plan(lab.folder)
-    assert plan is not None
-    draws = StudyFolder(lab.folder).prepared().draws
+    plan = lab.plan
+    draws = lab.confirmed.draws
     results = np.load(lab.folder / "test.npy")
     table = pd.read_csv(lab.folder / "predictions.csv", dtype={"patient": str})
 
@@ -192,15 +180,15 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
 def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scored_patients(
     done: Lab,
 ) -> None:
-    study = done.search("name=folder", "confirm.test=folder", "confirm.replicates=2")
-    first = confirm(study)
-    folder = StudyFolder(study / "confirm")
-    before = folder.prepared()
+    on_folder = done.search("name=folder", "confirm.test=folder", "confirm.replicates=2")
+    first = on_folder.confirm()
+    before = on_folder.confirmed
 
-    extended = confirm(study, replicates=3)
+    extended = on_folder.confirm(replicates=3)
     with pytest.raises(DataError, match="fewer than needed for 50 draws of 16 patients"):
-        confirm(study, replicates=50)
-    sides = sides_of(folder.prepared())
+        on_folder.confirm(replicates=50)
+    after = on_folder.confirmed
+    sides = sides_of(after)
     earlier = sides_of(before)
     others = earlier.pop("others")
     drawn = sides.pop("draw_2")
@@ -208,7 +196,7 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
     assert sides == earlier
     assert len(drawn) == TRAINED_ON
     for draw in range(2):
-        pools = [each.of_draw(draw).side("others") for each in (before, folder.prepared())]
+        pools = [each.of_draw(draw).side("others") for each in (before, after)]
         assert pools[0] == pools[1], "real images in the place of synthetic ones"
     assert extended.test == first.test
     assert extended.exploratory[0].startswith(
@@ -222,7 +210,7 @@ def test_unused_patients_are_scored_as_the_study_reads_them_also_beside_another_
     """Its settings may name another table, another rule for patients, or another public set."""
     hospital = read_labelled(draw_hospital(tmp_path / "hospital_b", seed=11), CLASSES)
     hospital = replace(hospital, data=hospital.data.with_values({"set": "nih"}))
-    prepared = replace(StudyFolder(ended.study).prepared(), test_fingerprint=None)
+    prepared = replace(ended.searched, test_fingerprint=None)
 
     choice = ended.choose(prepared=prepared, test=hospital)
 
@@ -234,34 +222,31 @@ def test_unused_patients_are_scored_as_the_study_reads_them_also_beside_another_
 def test_further_replicates_are_always_possible_where_everybody_outside_a_draw_is_scored(
     done: Lab,
 ) -> None:
-    study = done.search("name=more", "confirm.replicates=2")
-    first = confirm(study)
-    before = StudyFolder(study / "confirm").prepared()
+    more = done.search("name=more", "confirm.replicates=2")
+    first = more.confirm()
+    before = more.confirmed
 
-    extended = confirm(study, replicates=12)
+    extended = more.confirm(replicates=5)
 
-    after = StudyFolder(study / "confirm").prepared()
+    after = more.confirmed
     assert after.draws[:2] == before.draws
-    assert len(after.draws) == 12 > len(after.side("test")) / TRAINED_ON / 2
+    assert len(after.draws) == 5 > len({*after.side("test").patients}) / TRAINED_ON / 2
     assert extended.test == first.test
-    reasons = " ".join(extended.exploratory)
-    assert "was extended from 2 to 12 replicates" in reasons
+    assert "was extended from 2 to 5 replicates" in " ".join(extended.exploratory)
 
 
 def test_further_draws_are_refused_if_they_would_take_scored_patients(done: Lab) -> None:
-    study = done.search("name=many", "confirm.replicates=2")
-    confirm(study)
-    plan = read_plan(study / "confirm")
-    assert plan is not None
-    write_plan(plan.with_values({"test": "unused"}), study / "confirm")
+    many = done.search("name=many", "confirm.replicates=2")
+    many.confirm()
+    write_plan(many.plan.with_values({"test": "unused"}), many.folder)
 
     with pytest.raises(StudyError, match="2 further draws of 16 patients would need 32 more pati"):
-        confirm(study, replicates=4)
+        many.confirm(replicates=4)
 
 
 def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_path: Path) -> None:
     """Their generator may have seen all training images, and so unused patients."""
-    searched = StudyFolder(ended.study).prepared()
+    searched = ended.searched
     known = next(image.file for image in searched.images if image.side == "train")
     (tmp_path / "extra/NORMAL").mkdir(parents=True)
     shutil.copy(ended.path / "xrays" / known, tmp_path / "extra/NORMAL/another.jpeg")
@@ -281,7 +266,7 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
 def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     ended: Lab, tmp_path: Path
 ) -> None:
-    searched = StudyFolder(ended.study).prepared()
+    searched = ended.searched
     index = read_index(ended.settings.data)
     unused = [
         image
@@ -323,17 +308,18 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
         "name=other", "data.split.seed=1", "synthetic_ratio=8.0", "confirm.replicates=2"
     )
 
-    second = confirm(other)
-    first = confirm(done.study)
+    second = other.confirm()
+    first = done.confirm()
 
-    (own,), (others,) = (read_jsonl(study / TEST_ACCESS_FILE) for study in (done.study, other))
+    (own,) = done.log
+    (others,) = other.log
     scored = [{*row["contents"]} for row in (own, others)]
     assert len(scored[0]) == first.test.images
     assert 0 < len(scored[0] & scored[1]) < len(scored[1])
     once, few = second.exploratory
     assert once == "test images had been accessed once before, by `confirm` of study small"
     assert few.startswith("there are only 2 replicates")
-    assert confirm(other) == second
+    assert other.confirm() == second
     assert first.to_json() == confirmed[1].to_json()
     assert first.exploratory == ()
     (note,) = second.notes
@@ -345,12 +331,10 @@ def test_real_images_take_the_place_of_a_pool_that_is_larger_than_they_are(done:
     """They are then as many as the ratio adds, and the headroom is still measured."""
     other = done.search("name=pool", "pool_size=5000", "confirm.replicates=2")
 
-    confirmation = confirm(other)
+    confirmation = other.confirm()
 
-    plan = read_plan(other / "confirm")
-    assert plan is not None
-    (perfect,) = [arm for arm in plan.arms if arm.role == "perfect"]
-    (finalist,) = plan.finalists
+    (perfect,) = [arm for arm in other.plan.arms if arm.role == "perfect"]
+    (finalist,) = other.plan.finalists
     assert finalist.parameters.pool_size == 5000
     assert perfect.parameters.pool_size is None
     assert confirmation.finalists[0].headroom is not None
@@ -366,62 +350,64 @@ def test_images_that_were_added_since_the_search_are_neither_drawn_nor_scored(la
 
 
 def design_of(lab: Lab, cache: Path | None = None, *overrides: str) -> Design:
-    """The design of the lab's study."""
+    """The design of a study of the lab's space."""
     space = lab.path / "space.yaml"
     outlook = study_outlook(space=space, overrides=overrides, cache=cache or lab.cache)
     assert outlook.design
     return outlook.design
 
 
+@pytest.fixture(scope="module")
+def design(ended: Lab) -> Design:
+    """The design of the lab's study."""
+    return design_of(ended)
+
+
 def test_a_plan_foresees_what_a_confirmation_trains_and_scores(
-    confirmed: tuple[Lab, Confirmation],
+    confirmed: tuple[Lab, Confirmation], design: Design
 ) -> None:
     lab, confirmation = confirmed
-
-    design = design_of(lab)
-
     runs = [*read_jsonl(lab.folder / "runs.jsonl")]
     assert (design.test, design.replicates) == ("outside", confirmation.replicates)
     assert design.replicates * len(design.trainings) == len(runs)
-    assert design.scored is not None
+    assert design.scored
     assert design.scored.patient_count == confirmation.test.patients
-    assert design.precision is not None
+    assert design.precision
     assert design.precision.patients == confirmation.test.patients
     twice = design.alternatives[-1]
     assert twice.missing_patients == confirmation.test.patients
     assert twice.precision.half_width < design.precision.half_width
 
 
-def test_after_the_search_its_status_says_what_a_confirmation_can_tell(ended: Lab) -> None:
-    shown = " ".join(command("status", ended.study).stdout.split())
+def test_after_the_search_its_status_says_what_a_confirmation_can_tell(
+    ended: Lab, design: Design
+) -> None:
+    status = shown("status", ended.study)
 
-    design = design_of(ended)
-    assert design.precision is not None
-    assert f"can tell: {design.replicates} replicates on {design.precision.patients}" in shown
-    assert f"next: xraytune confirm {ended.study}" in shown
+    assert design.precision
+    assert f"can tell: {design.replicates} replicates on {design.precision.patients}" in status
+    assert f"next: xraytune confirm {ended.study}" in status
 
 
 def test_a_search_that_leaves_nobody_to_score_does_not_propose_to_confirm_it(
     ended: Lab, tmp_path: Path
 ) -> None:
-    study = tmp_path / "study"
-    shutil.copytree(ended.study, study)
-    prepared = StudyFolder(study).prepared()
-    write_prepared(replace(prepared, unused=prepared.unused[:3]), study / "split.json")
+    lab = ended.copy(tmp_path)
+    few = replace(lab.searched, unused=lab.searched.unused[:3])
+    write_prepared(few, lab.study / "split.json")
 
-    shown = " ".join(command("status", study).stdout.split())
+    status = shown("status", lab.study)
 
-    assert "there is nothing to confirm" in shown
-    assert "data.train_patients=" in shown
-    assert "xraytune confirm" not in shown.partition("next")[2]
+    assert "there is nothing to confirm" in status
+    assert "data.train_patients=" in status
+    assert "xraytune confirm" not in status.partition("next")[2]
 
 
-def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab) -> None:
+def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab, design: Design) -> None:
     """None where everybody outside a draw is scored; a test folder needs further draws."""
-    design = design_of(ended)
     five, ten, _ = design.alternatives
     assert (five.precision.replicates, ten.precision.replicates) == (5, 10)
-    assert design.precision is not None
+    assert design.precision
     for alternative in (five, ten):
         assert alternative.missing_patients == 0
         assert alternative.precision.patients == design.precision.patients
@@ -429,7 +415,7 @@ def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab) -> Non
     assert half_widths == sorted(half_widths, reverse=True)
 
     folder = design_of(ended, None, "confirm.test=folder").alternatives
-    unused = len({image.patient for image in StudyFolder(ended.study).prepared().unused})
+    unused = len({image.patient for image in ended.searched.unused})
     assert folder[1].missing_patients == max(0, 10 * TRAINED_ON - unused)
 
 
@@ -441,7 +427,7 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
     design = design_of(ended, tmp_path, "data.train_patients=60")
 
     assert (design.scored, design.precision) == (None, None)
-    assert design.problem is not None
+    assert design.problem
     assert "patients unused" in design.outlook
     assert "data.train_patients=" in design.problem.fix
     assert sorted(ended.path.rglob("*")) == before
@@ -452,16 +438,18 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
 def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(ended: Lab) -> None:
     space = ["plan", "--space", ended.path / "space.yaml", "--cache", ended.cache]
 
-    shown = " ".join(command(*space, "--auroc", 0.9, "--gpus", 2).stdout.split())
+    plan = shown(*space, "--auroc", 0.9, "--gpus", 2)
     narrow, wide = (
-        json.loads(command(*space, "--auroc", auroc, "--json").stdout)["design"]["precision"]
-        for auroc in (0.95, 0.9)
+        said(*space, "--auroc", auroc)["design"]["precision"]["half_width"] for auroc in (0.95, 0.9)
     )
 
-    assert "95 % interval of about ±" in shown
-    assert "assumed: an AUROC of 0.9 (--auroc), an SD over replicates of 0.006 (--sd)" in shown
-    assert "on 2 GPUs, expect about a minute of search" in shown
-    assert "next: xraytune search --space" in shown
-    assert narrow["half_width"] < wide["half_width"]
-    assert re.search(r"about [\d,]+ more patients.* would be enough", shown)
+    for words in (
+        "95 % interval of about ±",
+        "assumed: an AUROC of 0.9 (--auroc), an SD over replicates of 0.006 (--sd)",
+        "on 2 GPUs, expect about a minute of search",
+        "next: xraytune search --space",
+    ):
+        assert words in plan
+    assert narrow < wide
+    assert re.search(r"about [\d,]+ more patients.* would be enough", plan)
     assert command(*space, "--auroc", 1.5).exit_code == ConfigError.exit_code

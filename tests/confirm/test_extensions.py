@@ -1,8 +1,6 @@
 """A generator of a user from its search to the verdict, with its code, without it, and changed."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from safetensors.torch import load_file
 
 from tests.confirm.labs import Lab, shown_of
 from tests.extension_files import undeclared, write_blend, write_net, write_noise
-from tests.in_process import confirm_in_process, search_in_process
+from tests.in_process import PROGRAM, confirm_in_process, other_process, search_in_process, shown
 from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
 from xraytune.base.errors import ConfigError, StudyError
@@ -27,7 +25,6 @@ from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.trial import OpenTrial
 
-pytestmark = pytest.mark.slow
 SPACE = """\
 name: small
 data: {path: xrays, image_size: 32, train_patients: 20, split: {val_a: 0.2, val_b: 0.2}}
@@ -47,77 +44,101 @@ points_to_evaluate:
   - {source: blend, blend.steps: 2}
   - {source: none}
 """
+AUGMENTED = """\
+name: small
+data: {path: xrays, image_size: 32, train_patients: 20, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  noise: {strength: {values: [10.0, 30.0]}}
+  source: {values: [none, blend]}
+  blend: {when: {source: blend}, parameters: {steps: {values: [2, 3]}}}
+  synthetic_ratio: {value: 1, when: {source: blend}}
+  augmentation: {values: [none, noise]}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  batch_size: {value: 8}
+budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
+scheduler: {name: none}
+quality: {allow_memorised: true}
+confirm: {test: unused, finalists: 1, replicates: 2, controls: {matched: [none], tuned: []}}
+points_to_evaluate:
+  - {source: blend, blend.steps: 3, augmentation: noise, noise.strength: 30.0}
+"""
+"""The finalist also has an augmentation of a user. The baseline comes first."""
+OF_A_NET = """\
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  source: {value: none}
+  backbone: {value: small_net}
+  small_net: {width: {values: [8, 16]}}
+  weights: {value: none}
+  batch_size: {value: 8}
+budget: {trials: 3, max_epochs: 1, steps_per_epoch: 2}
+scheduler: {name: none}
+"""
 
 
-AUGMENTED = (
-    SPACE.replace("  backbone:", "  augmentation: {values: [none, noise]}\n  backbone:", 1)
-    .replace("parameters:\n", "parameters:\n  noise: {strength: {values: [10.0, 30.0]}}\n", 1)
-    .replace("blend.steps: 3}", "blend.steps: 3, augmentation: noise, noise.strength: 30.0}")
-    .replace("trials: 3", "trials: 2")  # the baseline comes first
-)
-"""The finalist also has an augmentation of a user."""
+def search_with(lab: Lab, space: str, *places: str, patients: int = 160) -> None:
+    """Search a space with extensions, which are then forgotten."""
+    draw_xrays(lab.path, patients=patients, seed=4)
+    (lab.path / "space.yaml").write_text(space)
+    with undeclared():
+        EXTENSIONS.register(places)
+        lab.search()
+
+
+def change(lab: Lab, file: str) -> None:
+    """Change the code of an extension."""
+    with (lab.path / file).open("a") as code:
+        code.write("# changed\n")
+
+
+@pytest.fixture(autouse=True)
+def _in_process() -> Iterator[None]:
+    with confirm_in_process():
+        yield
 
 
 def test_an_augmentation_is_searched_confirmed_and_part_of_the_final_model(tmp_path: Path) -> None:
     """With its code, as the study recorded it, and with its settings."""
     lab = Lab(tmp_path)
-    draw_xrays(lab.path, patients=160, seed=4)
-    (lab.path / "space.yaml").write_text(AUGMENTED)
     places = [write_blend(lab.path), write_noise(lab.path)]
-    with confirm_in_process(), undeclared():
-        EXTENSIONS.register(places)
-        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
-    words = ["-m", "xraytune", "status", str(lab.study)]
-    shown = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
-    assert "+noise" in shown.stdout
+    search_with(lab, AUGMENTED, *places)
+    assert "+noise" in shown("status", lab.study)
 
-    with confirm_in_process(), undeclared():
-        with pytest.raises(ConfigError, match=r"--extension FOLDER/noise\.py:Noise"):
-            lab.confirm(extensions=places[:1])
-        config = export(lab.study, out=lab.path / "best.yaml", trial=1).path
+    with pytest.raises(ConfigError, match=r"--extension FOLDER/noise\.py:Noise"):
+        lab.confirm(extensions=places[:1])
+    config = export(lab.study, out=lab.path / "best.yaml", trial=1).path
+    model = train(config=config, out=lab.path / "model", extensions=places).path
+    confirmation = lab.confirm(extensions=places)
 
-        model = train(config=config, out=lab.path / "model", extensions=places).path
-        confirmation = lab.confirm(extensions=places)
-
-        packages = read_json(model / "bundle.json")["packages"]
-        assert packages["augmentation noise"].startswith("noise of noise.py:Noise ")
-        assert "strength: {value: 30.0}" in (model / "config.yaml").read_text()
-        assert confirmation.finalists[0].arm.startswith("augmented+blend #")
-        with (lab.path / "noise.py").open("a") as code:
-            code.write("# changed\n")
-        with pytest.raises(StudyError, match=r"code of noise changed .*: noise.py"):
-            train(config=config, out=lab.path / "other", extensions=places)
+    packages = read_json(model / "bundle.json")["packages"]
+    assert packages["augmentation noise"].startswith("noise of noise.py:Noise ")
+    assert "strength: {value: 30.0}" in (model / "config.yaml").read_text()
+    assert confirmation.finalists[0].arm.startswith("augmented+blend #")
+    change(lab, "noise.py")
+    with pytest.raises(StudyError, match=r"code of noise changed .*: noise.py"):
+        train(config=config, out=lab.path / "other", extensions=places)
 
 
 def test_a_backbone_is_searched_with_its_settings_and_its_model_predicts(tmp_path: Path) -> None:
     """A model runs no code of its folder, and none that changed."""
     lab = Lab(tmp_path)
-    draw_xrays(lab.path, patients=60, seed=4)
-    net = "{value: small_net}\n  small_net: {width: {values: [8, 16]}}"
-    small = SPACE.replace("{value: small_cnn}", net).replace(
-        "{values: [none, blend]}", "{value: none}"
-    )
-    small = small[: small.index("points_to")].replace("train_patients: 20, ", "")
-    lines = [line for line in small.splitlines() if "blend" not in line and "confirm" not in line]
-    (lab.path / "space.yaml").write_text("\n".join(lines))
-    place = write_net(lab.path)
-    with confirm_in_process(), undeclared():
-        EXTENSIONS.register([place])
-        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
-        config = export(lab.study, out=lab.path / "best.yaml").path
-        model = train(config=config, out=lab.path / "model", extensions=[place]).path
+    places = [write_net(lab.path)]
+    search_with(lab, OF_A_NET, *places, patients=60)
+    config = export(lab.study, out=lab.path / "best.yaml").path
+    with undeclared():
+        model = train(config=config, out=lab.path / "model", extensions=places).path
     weights = load_file(model / "model.safetensors")
     assert weights["backbone.0.weight"].shape[0] in (8, 16)
 
     images = lab.path / "xrays/train"
-    with undeclared():
-        with pytest.raises(ConfigError, match=r"--extension FOLDER/small_net\.py:Net"):
-            predict(model, images, out=lab.path / "none.csv")
-        predict(model, images, out=lab.path / "predicted.csv", extensions=[place])
-        with (lab.path / "small_net.py").open("a") as code:
-            code.write("# changed\n")
-        with pytest.raises(StudyError, match=r"code of small_net changed"):
-            predict(model, images, out=lab.path / "other.csv", extensions=[place])
+    with pytest.raises(ConfigError, match=r"--extension FOLDER/small_net\.py:Net"):
+        predict(model, images, out=lab.path / "none.csv")
+    predict(model, images, out=lab.path / "predicted.csv", extensions=places)
+    change(lab, "small_net.py")
+    with pytest.raises(StudyError, match=r"code of small_net changed"):
+        predict(model, images, out=lab.path / "other.csv", extensions=places)
 
     assert (lab.path / "predicted.csv").exists()
     assert not (lab.path / "none.csv").exists()
@@ -126,28 +147,31 @@ def test_a_backbone_is_searched_with_its_settings_and_its_model_predicts(tmp_pat
 @pytest.fixture(scope="module")
 def searched(module_path: Path) -> Lab:
     """A study whose finalist is an extension."""
-    lab = Lab(module_path / "searched")
-    draw_xrays(lab.path, patients=160, seed=4)
-    (lab.path / "space.yaml").write_text(SPACE)
-    with undeclared():
-        EXTENSIONS.register([write_blend(lab.path)])
-        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+    lab = Lab(module_path)
+    search_with(lab, SPACE, write_blend(lab.path))
     return lab
 
 
 @pytest.fixture
-def lab(searched: Lab, tmp_path: Path) -> Iterator[Lab]:
-    with confirm_in_process(), undeclared():
-        yield searched.copy(tmp_path)
+def lab(searched: Lab, tmp_path: Path) -> Lab:
+    return searched.copy(tmp_path)
 
 
-def test_each_replicate_trains_an_extension_anew_and_the_verdict_names_it(lab: Lab) -> None:
-    trained = {path.name for path in (lab.cache / "extension-1").iterdir()}
+@pytest.fixture
+def place(lab: Lab) -> str:
+    """Where the code of the lab's extension is."""
+    return f"{lab.path / 'blend.py'}:Blend"
 
-    confirmation = lab.confirm(extensions=[f"{lab.path / 'blend.py'}:Blend"])
 
-    everything = {path.name for path in (lab.cache / "extension-1").iterdir()}
-    assert len([name for name in everything - trained if not name.startswith(".")]) == 2
+def test_each_replicate_trains_an_extension_anew_and_the_verdict_names_it(
+    lab: Lab, place: str
+) -> None:
+    stage = lab.cache / "extension-1"
+    trained = {*stage.glob("[!.]*")}
+
+    confirmation = lab.confirm(extensions=[place])
+
+    assert len({*stage.glob("[!.]*")} - trained) == 2
     (generator,) = read_json(lab.folder / "verdict.json")["searched"]["generators"]
     assert generator.startswith("generator blend of blend.py:Blend (2 files, SHA-256 ")
     assert "with steps " in generator
@@ -161,15 +185,14 @@ def test_an_extension_trains_with_resources_of_its_own(searched: Lab, tmp_path: 
     (tmp_path / "space.yaml").write_text(SPACE)
     held: list[tuple[int, bool, float, int]] = []
 
-    def place(trial: OpenTrial) -> None:
+    def reserve_and_note(trial: OpenTrial) -> None:
         reserve(allocation, [Node(cpus=2, gpus=0)], trial)
         held.append((trial.number, trial.trains_alone, trial.resources["CPU"], trial.slots))
 
-    with undeclared():
-        EXTENSIONS.register([write_blend(tmp_path)])
-        space = load_space(tmp_path / "space.yaml", ["resources.generator.cpus=2"])
-        allocation = allocation_of(space.settings, has_gpu=False)
-        study = search_in_process(space, tmp_path, place)
+    EXTENSIONS.register([write_blend(tmp_path)])
+    space = load_space(tmp_path / "space.yaml", ["resources.generator.cpus=2"])
+    allocation = allocation_of(space.settings, has_gpu=False)
+    study = search_in_process(space, tmp_path, reserve_and_note)
 
     shorter_first = [(1, True, 2.0, 2), (1, False, 1.0, 1), (0, True, 2.0, 2), (0, False, 1.0, 1)]
     assert held == [*shorter_first, (2, False, 1.0, 1)]
@@ -185,33 +208,21 @@ def test_a_study_runs_no_code_of_its_own_folder(lab: Lab) -> None:
 
 
 def test_a_study_can_be_read_without_the_code_of_its_extensions(lab: Lab) -> None:
+    """In a process that has declared nothing."""
     (lab.path / "blend.py").unlink()
-    words = ["-m", "xraytune", "status", str(lab.study)]
 
-    done = subprocess.run(  # a process that has declared nothing
-        [sys.executable, *words], capture_output=True, text=True, check=True
-    )
-
-    assert "blend r=1 (steps 3)" in done.stdout
+    assert "blend r=1 (steps 3)" in other_process(f"{PROGRAM} status {lab.study}").stdout
 
 
-def test_other_code_is_refused_with_the_names_of_its_files(lab: Lab) -> None:
-    with (lab.path / "blend_steps.py").open("a") as code:
-        code.write("# changed\n")
-
-    with pytest.raises(StudyError, match=r"code of blend changed .*: blend_steps.py"):
-        lab.confirm(extensions=[f"{lab.path / 'blend.py'}:Blend"])
-
-
-def test_a_final_model_is_trained_with_the_code_that_the_study_recorded(lab: Lab) -> None:
-    place = f"{lab.path / 'blend.py'}:Blend"
+def test_a_final_model_is_trained_with_the_code_that_the_study_recorded(
+    lab: Lab, place: str
+) -> None:
     config = export(lab.study, out=lab.path / "best.yaml", trial=0).path
 
     model = train(config=config, out=lab.path / "model", extensions=[place])
 
-    assert (model.path / "extensions" / "blend" / "blend_steps.py").exists()
-    with (lab.path / "blend_steps.py").open("a") as code:
-        code.write("# changed\n")
+    assert (model.path / "extensions/blend/blend_steps.py").exists()
+    change(lab, "blend_steps.py")
     with pytest.raises(StudyError, match=r"code of blend changed .*: blend_steps.py"):
         train(config=config, out=lab.path / "other", extensions=[place])
 
@@ -231,37 +242,30 @@ def test_copies_of_scored_patients_make_a_verdict_invalid_whatever_is_declared(
 ) -> None:
     """The generator reads the data folder, and declares that it has seen nobody."""
     lab = Lab(tmp_path)
-    draw_xrays(lab.path, patients=200, seed=4)
-    (lab.path / "space.yaml").write_text(SPACE)
-    cheat = CHEAT.replace("XRAYS", str(lab.path / "xrays"))
+    xrays = lab.path / "xrays"
+    cheat = CHEAT.replace("XRAYS", str(xrays))
     place = write_blend(lab.path, "        images = np.load(", f"{cheat}        images = np.load(")
-    with confirm_in_process(), undeclared():
-        EXTENSIONS.register([place])
-        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+    search_with(lab, SPACE, place, patients=200)
 
-        confirmation = lab.confirm(extensions=[place])
-        shown = shown_of(confirmation)
+    confirmation = lab.confirm(extensions=[place])
 
     assert confirmation.verdict == "invalid"
+    assert confirmation.test.kind == "outside"
     files = confirmation.finalists[0].copied_files
     assert files
-    assert all((lab.path / "xrays" / file).exists() for file in files)
-    assert "copies of images that were scored" in " ".join(shown.split())
-    assert any(file in shown for file in files)
-    assert confirmation.test.kind == "outside"
+    assert all((xrays / file).exists() for file in files)
+    text = shown_of(confirmation)
+    assert "copies of images that were scored" in " ".join(text.split())
+    assert any(file in text for file in files)
 
 
 def test_unused_patients_are_not_scored_if_a_generator_may_have_seen_them(tmp_path: Path) -> None:
     """Nothing but its declaration says whom a pretrained generator has seen."""
     lab = Lab(tmp_path)
-    draw_xrays(lab.path, patients=160, seed=4)
-    (lab.path / "space.yaml").write_text(SPACE.replace("test: unused, ", ""))
     place = write_blend(lab.path, "    pretrained_on = ()\n")
-    with confirm_in_process(), undeclared():
-        EXTENSIONS.register([place])
-        search_in_process(load_space(lab.path / "space.yaml"), lab.path)
+    search_with(lab, SPACE.replace("test: unused, ", ""), place)
 
-        confirmation = lab.confirm(extensions=[place])
+    confirmation = lab.confirm(extensions=[place])
 
     assert confirmation.test.kind == "draws", "the test folder is scored"
     assert any("not known which images the extra ones" in note for note in confirmation.notes)

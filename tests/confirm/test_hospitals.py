@@ -21,15 +21,12 @@ from tests.confirm.labs import (
 )
 from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.base.files import read_json
-from xraytune.confirm.arms import read_plan
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.data.index import read_labelled
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
 from xraytune.study.folder import StudyFolder
-
-pytestmark = pytest.mark.slow
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 
@@ -64,10 +61,9 @@ def test_a_hospital_gets_its_own_verdict_from_the_kept_networks_and_the_first_st
     assert there.test.fingerprint != first.test.fingerprint
     (scores_file,) = done.folder.glob("test-*.npy")
     results = np.load(scores_file)
-    plan = read_plan(done.folder)
-    assert plan is not None
-    for arm in plan.arms[:2]:
-        aurocs = [roc_auc_score(images.labels, results[run, :, 1]) for run in plan.numbers(arm)]
+    for arm in done.plan.arms[:2]:
+        runs = done.plan.numbers(arm)
+        aurocs = [roc_auc_score(images.labels, results[run, :, 1]) for run in runs]
         if arm.role == "finalist":
             assert there.finalist.replicate_scores == pytest.approx(aurocs)
         else:

@@ -94,7 +94,6 @@ def helped() -> Confirmation:
     return confirmation(scores(gan=2.5))
 
 
-@pytest.mark.slow
 def test_a_gain_that_a_donors_classifier_exceeds_is_not_called_no_gain() -> None:
     """It is better than each control of the study's own images, but not than the classifier."""
     donor = ARMS[1].model_copy(
@@ -115,7 +114,6 @@ def test_a_gain_that_a_donors_classifier_exceeds_is_not_called_no_gain() -> None
     assert "does not fit" not in worse.to_json()["answer"]
 
 
-@pytest.mark.slow
 def test_a_donors_classifier_at_chance_is_what_the_answer_says_first() -> None:
     """To beat such a control shows nothing, so that the reader must know of it."""
     donor = ARMS[1].model_copy(
@@ -127,7 +125,6 @@ def test_a_donors_classifier_at_chance_is_what_the_answer_says_first() -> None:
     assert found.finalists[0].misfit in verdict_frame(found)
 
 
-@pytest.mark.slow
 def test_an_undecided_answer_says_what_would_decide() -> None:
     """Patients and replicates or, beyond the replicates that anybody would run, a wider margin."""
     far_from_it = confirmation(scores(own_noise=1.0))
@@ -147,7 +144,6 @@ def test_an_undecided_answer_says_what_would_decide() -> None:
     assert helped().missing == ""
 
 
-@pytest.mark.slow
 def test_a_better_encoder_without_synthetic_images_explains_a_gain() -> None:
     """Unless it has the finalist's encoder, or is worse than the finalist."""
     tuned = arm("tuned augmented #9", "tuned", augmentation="affine", backbone="mobilenet_v2")
@@ -176,7 +172,6 @@ def test_a_better_encoder_without_synthetic_images_explains_a_gain() -> None:
         ({"gan": 2.5, "duplicate": 3.5}, "no_better", ["duplicate, matched to #1"]),
     ],
 )
-@pytest.mark.slow
 def test_the_verdict_follows_from_every_control(
     separation: dict[str, float], word: str, because_of: list[str]
 ) -> None:
@@ -191,7 +186,6 @@ def test_the_verdict_follows_from_every_control(
     assert [(one["control"], one["kind"]) for one in finalist["comparisons"]] == [*KINDS.items()]
 
 
-@pytest.mark.slow
 def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> None:
     accessed = "the test folder had been accessed"
     exploratory = confirmation(scores(gan=0.8), accessed).to_json()
@@ -210,7 +204,6 @@ def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> N
     assert "5 disjoint training sets of 30 patients" in of_draws["methods"]
 
 
-@pytest.mark.slow
 def test_the_methods_name_what_was_searched_and_pruned() -> None:
     assert CONFIRMATION.searched
     searched = replace(CONFIRMATION.searched, pruned=20)
@@ -232,7 +225,6 @@ def test_the_methods_name_what_was_searched_and_pruned() -> None:
         assert not re.search(r"\.[A-Z]", text), "a space is missing between sentences"
 
 
-@pytest.mark.slow
 def test_test_images_that_were_given_are_called_by_the_name_of_their_folder() -> None:
     given = replace(helped(), test=replace(helped().test, name="hospital_b")).to_json()
 
@@ -241,7 +233,6 @@ def test_test_images_that_were_given_are_called_by_the_name_of_their_folder() ->
     assert "test folder" not in given["answer"] + given["methods"]
 
 
-@pytest.mark.slow
 def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_verdict(tmp_path, helped())
 
@@ -249,7 +240,6 @@ def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_verdict(tmp_path) == replace(helped(), study=Path(helped().study.name))
 
 
-@pytest.mark.slow
 def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing() -> None:
     both_worse = confirmation(scores(gan=0.8, duplicate=0.8)).to_json()
 
@@ -261,7 +251,6 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing() ->
         assert words in both_worse["methods"]
 
 
-@pytest.mark.slow
 def test_finalists_are_tested_up_to_the_first_that_does_not_help() -> None:
     second = ARMS[0].model_copy(update={"name": "weak #2", "trial": "#2"})
     second = second.model_copy(update={"parameters": Parameters(source="gan", lr=7e-4)})
@@ -278,7 +267,6 @@ PERFECT = arm(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gan", "real", "is_clear"),
     [(2.0, 3.0, True), (1.0, 3.0, True), (3.5, 3.0, True), (2.0, 1.5, False)],
@@ -329,7 +317,6 @@ def dices(gain: float) -> Any:
     return of_arm
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "word"), [(0.5, "helps"), (0.0, "no_better"), (-0.5, "hurts")])
 def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) -> None:
     scores = arm_scores(dices(gain), DICE_SET)

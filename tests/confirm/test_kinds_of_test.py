@@ -21,8 +21,6 @@ from xraytune.study.folder import StudyFolder
 from xraytune.synth.generator_inputs import generator_need
 from xraytune.trial.training_set import build_training_set
 
-pytestmark = pytest.mark.slow
-
 SPACE = """\
 name: small
 data: {path: xrays, image_size: 32, split: {val_a: 0.15, val_b: 0.15}}

@@ -12,8 +12,6 @@ from xraytune.base.errors import DataError
 from xraytune.confirm.outlook import study_outlook
 from xraytune.space.task_settings import PACKAGES
 
-pytestmark = pytest.mark.slow
-
 
 def test_plan_checks_the_machine_and_the_weights_of_a_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,8 +15,6 @@ from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Settings
 from xraytune.space.source_settings import FolderSettings
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def phantoms(module_path: Path) -> Path:

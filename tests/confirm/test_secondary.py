@@ -29,8 +29,6 @@ from xraytune.stats.classification import Floats
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import RunRow, append_run
 
-pytestmark = pytest.mark.slow
-
 THRESHOLD = 0.4
 Formula = Callable[[Any, Floats], float]
 """From the labels and the results, [N, C], of a network to a score."""

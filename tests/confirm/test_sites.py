@@ -17,7 +17,7 @@ from tests.in_process import CPU, confirm_in_process
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
 from xraytune.base.files import read_json
-from xraytune.confirm.arms import Arm, Plan, read_plan
+from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.compare import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import compare_sites
 from xraytune.confirm.record import read_verdict
@@ -32,12 +32,9 @@ from xraytune.space.load import load_space
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment
 from xraytune.space.source_settings import FolderSettings
-from xraytune.study.folder import StudyFolder
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import build_training_set
-
-pytestmark = pytest.mark.slow
 
 SITES = ("hospital_a", "hospital_b", "hospital_c")
 TRAINED_ON = 20
@@ -93,7 +90,7 @@ def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) 
         assert {site_of[row] for row in rows} == {*SITES} - {site}
         trained_on.append({*prepared.side("train").patients})
         assert len(trained_on[-1]) == TRAINED_ON
-    searched = {image.patient for image in StudyFolder(ended.study).prepared().images}
+    searched = {image.patient for image in ended.searched.images}
     tested = {*divided.side("test").patients}
     assert {image.site for image in divided.side("test")} == {*SITES}
     parts = [searched, tested, *trained_on]
@@ -103,11 +100,9 @@ def test_a_replicate_sees_no_image_of_the_site_that_it_is_scored_on(ended: Lab) 
 def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(ended: Lab) -> None:
     shown = show_confirmed(ended.study)
     verdict = read_json(ended.folder / "verdict.json")
-    plan = read_plan(ended.folder)
-    assert plan is not None
+    plan = ended.plan
 
-    folder = StudyFolder(ended.folder)
-    test = [image for image in folder.prepared().images if image.side == "test"]
+    test = ended.confirmed.side("test")
     labels = np.array([image.label for image in test])
     results = np.load(ended.folder / "test.npy")[..., 1]
     (finalist,) = plan.finalists
@@ -149,7 +144,7 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(ended: Lab) 
     for site, difference in zip(SITES, differences, strict=True):
         assert re.search(rf"{site}.*{re.escape(f'{difference:+.4f}')}", shown)
     confirmed = read_verdict(ended.folder)
-    assert confirmed is not None
+    assert confirmed
     chart = plot_subgroups(confirmed)
     named = [" ".join(trace.y[0].replace("<br>", " ").split()) for trace in chart.data[::-1]]
     sizes = [f"site: {group['value']} ({group['patients']})" for group in groups]
@@ -191,7 +186,7 @@ def test_options_that_a_verdict_over_sites_does_not_have_are_refused(ended: Lab)
 def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_training(
     ended: Lab, tmp_path: Path
 ) -> None:
-    prepared = StudyFolder(ended.study).prepared()
+    prepared = ended.searched
     settings = ended.settings
     images = (*prepared.images, *prepared.unused)
     few = {image.patient for image in images if image.site == "hospital_b" and image.label}

@@ -14,8 +14,6 @@ from xraytune.model.train import train
 from xraytune.present.page import write_report
 from xraytune.study.folder import StudyFolder
 
-pytestmark = pytest.mark.slow
-
 SPACE = """\
 name: NAME
 data: {path: xrays, image_size: 64, split: {val_a: 0.2, val_b: 0.2}}

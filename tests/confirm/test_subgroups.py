@@ -11,8 +11,6 @@ from xraytune.confirm.compare import judge_finalists
 from xraytune.confirm.outcomes import FEWEST_PATIENTS, compare_in_groups
 from xraytune.confirm.record import Subgroup
 
-pytestmark = pytest.mark.slow
-
 
 def compared(seed: int, **options: Any) -> dict[str, Subgroup]:
     test, sexes, files = study(seed, **options)

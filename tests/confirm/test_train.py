@@ -25,8 +25,6 @@ from xraytune.study.folder import StudyFolder, environment
 from xraytune.study.row import TrialRow
 from xraytune.study.trial import OpenTrial, TrialMessage
 
-pytestmark = pytest.mark.slow
-
 REAL = TrialRow(number=0, status="complete", parameters=Parameters(lr=1e-3), val_b_score=0.8)
 GAN = TrialRow(
     number=1, status="complete", parameters=Parameters(source="gan", lr=4e-3), val_b_score=0.9

@@ -105,11 +105,8 @@ def test_the_space_of_each_kind_of_data_is_valid_and_begins_with_the_baseline(
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_space_of_each_kind_of_data_is_searched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    data = draw(tmp_path / "xrays", kind)
+def test_the_space_of_each_kind_of_data_is_searched(here: Path, kind: str) -> None:
+    data = draw(here / "xrays", kind)
     tiny = TINY_PAIRS if kind == "masks" else TINY
     more = ["data.split.val_a=0.35", "data.split.val_b=0.35"] if kind == "findings" else []
     own = [line for line in tiny if not line.startswith(("data.train_patients", "labels"))]
@@ -140,11 +137,9 @@ def follow_lines(folder: Path, kind: str, patients: int, *, has_test: bool) -> W
 
 
 def test_the_lines_lead_to_a_model_and_say_before_the_search_that_a_verdict_takes_more_patients(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    walked = follow_lines(tmp_path, "classes", 60, has_test=False)
+    walked = follow_lines(here, "classes", 60, has_test=False)
 
     assert (walked.ending, walked.dead_ends) == ("announced", ())
     assert {line.split()[0] for line in walked.commands} == {
@@ -163,11 +158,9 @@ def test_the_lines_lead_to_a_model_and_say_before_the_search_that_a_verdict_take
     ],
 )
 def test_the_lines_lead_from_each_kind_of_data_to_a_verdict_or_say_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, patients: int, has_test: bool
+    here: Path, kind: str, patients: int, has_test: bool
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    walked = follow_lines(tmp_path, kind, patients, has_test=has_test)
+    walked = follow_lines(here, kind, patients, has_test=has_test)
 
     assert walked.dead_ends == ()
     if has_test and kind == "classes":
@@ -204,11 +197,8 @@ def test_the_space_says_how_many_patients_a_verdict_would_take(tmp_path: Path) -
     assert re.search(r"no verdict can be had: it takes about \d\d patients", out.read_text())
 
 
-def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    draw(tmp_path / "xrays", "classes")
+def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(here: Path) -> None:
+    draw(here / "xrays", "classes")
     few = ["backbone=small_cnn", "weights=none", "trainable=all", "budget.trials=1"]
     few += ["budget.max_epochs=1", "scheduler={name: none}", "data.image_size=64"]
 
@@ -228,12 +218,9 @@ def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(
     assert "xrays.yaml is there already, so no space was written" in notes
 
 
-def test_a_plan_without_a_space_writes_the_one_that_a_search_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_without_a_space_writes_the_one_that_a_search_takes(here: Path) -> None:
     """With the options for classes and patients, which the file keeps."""
-    monkeypatch.chdir(tmp_path)
-    draw(tmp_path / "xrays", "classes")
+    draw(here / "xrays", "classes")
     group_regex = r"((?:NORMAL2-)?IM-\d+|person\d+_[a-z]+)"
     options = ["--data", "xrays", "--classes", "three", "--group-regex", group_regex]
 
@@ -290,10 +277,7 @@ def test_a_data_file_is_not_overwritten(tmp_path: Path) -> None:
         ("a\x7fb\u2028c", "a-bc"),
     ],
 )
-def test_a_folder_may_have_any_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, study: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_folder_may_have_any_name(here: Path, folder: str, study: str) -> None:
     data = draw(Path(folder), "classes")
     out = first_space_path(data)
 
@@ -302,7 +286,7 @@ def test_a_folder_may_have_any_name(
     assert out == Path(f"{folder}.yaml")
     settings = load_space(out).settings
     assert settings.name == study
-    assert settings.data.path == tmp_path / folder
+    assert settings.data.path == here / folder
     assert settings.seed == 0
 
 

@@ -72,7 +72,6 @@ def running(
 
 @pytest.mark.nightly
 @pytest.mark.ray
-@pytest.mark.slow
 def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_path: Path) -> None:
     draw_xrays(tmp_path, patients=20)
     space = tmp_path / "space.yaml"

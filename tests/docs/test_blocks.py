@@ -29,7 +29,6 @@ def all_of(language: str) -> list[Any]:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), all_of("bash"))
 def test_every_command_exists_with_its_options(page: str, block: Block) -> None:
     for words in shell_commands(block.text):

@@ -17,7 +17,7 @@ from xraytune.base.files import read_json
 from xraytune.data.phantom import paint_phantoms
 from xraytune.model import train as final_training
 
-pytestmark = [pytest.mark.slow, pytest.mark.nightly]
+pytestmark = pytest.mark.nightly
 
 
 def run_all(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.docs.commands import BLOCKS, ROOT
 
 ADDITIONS = """
@@ -70,7 +68,6 @@ def apply(diff: str, root: Path) -> None:
         file.write_text("\n".join(new) + "\n", encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_the_metric_the_task_and_the_source_of_contributing_can_be_added(tmp_path: Path) -> None:
     package = tmp_path / "xraytune"
     shutil.copytree(ROOT / "xraytune", package, ignore=shutil.ignore_patterns("__pycache__"))

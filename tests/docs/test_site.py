@@ -8,7 +8,7 @@ import pytest
 from tests.docs.commands import ROOT
 from tests.in_process import other_process
 
-pytestmark = [pytest.mark.slow, pytest.mark.nightly]
+pytestmark = pytest.mark.nightly
 
 
 def test_the_site_builds_with_its_references(tmp_path: Path) -> None:

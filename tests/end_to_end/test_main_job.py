@@ -23,24 +23,22 @@ from xraytune.confirm.arms import read_plan
 
 
 @pytest.mark.ray
-@pytest.mark.slow
-def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_images_to_a_model(here: Path) -> None:
     """A search is interrupted and resumed, and its model is trained, evaluated and used."""
-    monkeypatch.chdir(tmp_path)
     for name in ("random.py", "numpy.py", "queue.py"):  # neither Ray nor a trial imports them
-        (tmp_path / name).write_text("raise ImportError")
-    (tmp_path / "small.yaml").write_text(SPACE)
+        (here / name).write_text("raise ImportError")
+    (here / "small.yaml").write_text(SPACE)
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     said("data phantom others --patients 20 --seed 2 --size 64")
     search = "search --space small.yaml"
 
-    assert search_until_a_trial_ends(tmp_path, search, signal.SIGINT) == 130
+    assert search_until_a_trial_ends(here, search, signal.SIGINT) == 130
     assert "unfinished" in {trial["status"] for trial in said("status studies/small")["trials"]}
 
     done = other_process(f"{PROGRAM} {search}")
 
     assert done.returncode == 0, done.stderr
-    rows = read_jsonl(tmp_path / "studies/small/trials.jsonl")
+    rows = read_jsonl(here / "studies/small/trials.jsonl")
     rows.sort(key=itemgetter("number"))
     assert [row["number"] for row in rows] == [0, 1, 2], "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
@@ -54,7 +52,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     evaluated = said("evaluate model --data others/test")
     assert {"auroc", "sensitivity (PNEUMONIA)", "intervals"} <= evaluated.keys()
     said("predict model others/test -o predictions.csv")
-    assert len(read_rows(tmp_path / "predictions.csv")) == evaluated["images"]
+    assert len(read_rows(here / "predictions.csv")) == evaluated["images"]
 
     complete = next(row for row in rows if row["status"] == "complete")
     said(f"export studies/small --trial {complete['number']} --exact -o exact.yaml")
@@ -89,7 +87,6 @@ def interrupt_after_a_run(folder: Path, study: Path) -> int:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_once(
     tmp_path: Path,
 ) -> None:
@@ -126,10 +123,9 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
 
 @pytest.mark.nightly
 @pytest.mark.skipif(not shutil.which("uv"), reason="needs uv on the PATH")
-def test_a_search_by_uv_run_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_by_uv_run_does_not_hang(here: Path) -> None:
     """Ray's workers start in this environment, not by `uv run` in a copy of the project."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(SPACE)
+    (here / "small.yaml").write_text(SPACE)
     said("data phantom xrays --patients 40 --seed 1 --size 64")
     search = f"{PROGRAM} search --space small.yaml --set budget.trials=1"
 

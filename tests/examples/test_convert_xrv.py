@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 import torchvision
 from torch import nn
@@ -11,7 +10,6 @@ from examples.convert_xrv import convert
 from xraytune.nets.backbones import build_backbone
 
 
-@pytest.mark.slow
 def test_a_converted_network_is_an_encoder(tmp_path: Path) -> None:
     """The thresholds of outputs that it was not trained for are NaN, and are left out."""
     network = torchvision.models.densenet121(weights=None, num_classes=18)

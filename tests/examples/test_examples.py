@@ -17,8 +17,6 @@ from xraytune.data.phantom import paint_phantoms
 from xraytune.space.data_settings import DataSettings
 from xraytune.trial.saved_model import open_bundle
 
-pytestmark = pytest.mark.slow
-
 SPACE = """\
 name: own
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}

@@ -64,7 +64,6 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(
     assert gone.fix.endswith("installed are gone, resnet18, whole")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("installed")
 def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
     network, feature_count = build_backbone(BACKBONES.check("tiny_net"))

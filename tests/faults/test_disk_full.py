@@ -16,8 +16,6 @@ from xraytune.study.journal import Journal
 from xraytune.study.status import status
 from xraytune.study.trial import OpenTrial
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:

@@ -10,13 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 _IS_ALL = os.environ.get("XRAYTUNE_FAULTS") == "all"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-@pytest.mark.slow
 def test_searches_and_runs_killed_at_any_write_resume_identically(tmp_path: Path) -> None:
     """Trials, settings, values, ends, rungs and networks equal an undisturbed search's bits."""
     command = [sys.executable, "-m", "tests.faults.drill", str(tmp_path)]

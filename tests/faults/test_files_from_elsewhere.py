@@ -60,7 +60,6 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, name: str) -> None:
     mark = tmp_path / "it ran"

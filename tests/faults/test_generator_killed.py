@@ -5,8 +5,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.in_process import confirm_in_process
 from tests.pair_files import draw_xrays
 from xraytune.base.files import read_json
@@ -15,7 +13,6 @@ from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
 from xraytune.study.status import status
 
-pytestmark = pytest.mark.slow
 KILLED_BEFORE = (0, 1, 2, 4, 5, 6, 7, 9, 10, 11)
 """The steps of the training before which the process is killed."""
 SPACE = """\

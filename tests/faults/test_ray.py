@@ -103,7 +103,6 @@ def require_ended(folder: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_search_is_private_resumes_after_any_kill_and_leaves_no_temporary_files(
     tmp_path: Path, temporary: Path
 ) -> None:

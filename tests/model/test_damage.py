@@ -21,9 +21,6 @@ from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.saved_model import open_bundle
 
-pytestmark = pytest.mark.slow
-
-
 FILES = ["bundle.json", "config.yaml", "split.json", "epochs.jsonl", "model.safetensors"]
 
 

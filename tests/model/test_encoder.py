@@ -23,8 +23,6 @@ from xraytune.trial.network import Network
 from xraytune.trial.prepare import prepare_space, require_inputs
 from xraytune.trial.saved_model import open_bundle
 
-pytestmark = pytest.mark.slow
-
 SPACE = """\
 name: other
 data: {path: both, image_size: 48, split: {val_a: 0.3, val_b: 0.3}}

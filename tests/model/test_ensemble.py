@@ -20,8 +20,6 @@ from xraytune.tasks import TASKS
 from xraytune.tasks.ensemble import average_networks
 from xraytune.trial.saved_model import open_bundle
 
-pytestmark = pytest.mark.slow
-
 
 class Gives(nn.Module):
     """A network that gives these logits for any inputs."""

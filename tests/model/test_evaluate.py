@@ -26,8 +26,6 @@ from xraytune.study.folder import StudyFolder
 from xraytune.tasks.evaluation import Evaluation
 from xraytune.trial.saved_model import open_bundle
 
-pytestmark = pytest.mark.slow
-
 
 def of_side(lab: Lab, side: str) -> list[Path]:
     """Return the images of a side of the model's split."""

@@ -21,9 +21,6 @@ from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.trial import OpenTrial
 
-pytestmark = pytest.mark.slow
-
-
 Made = Callable[[list[tuple[float, float]]], StudyFolder]
 
 

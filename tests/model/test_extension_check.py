@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.extension_files import undeclared, write_blend
+from tests.extension_files import write_blend
 from tests.in_process import one_thread
 from tests.pair_files import draw_xrays
 from xraytune.model.extension_check import Promise, extension_check
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +18,8 @@ def xrays(module_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _undeclared() -> Iterator[None]:
-    with undeclared(), one_thread():
+def _pinned() -> Iterator[None]:
+    with one_thread():
         yield
 
 

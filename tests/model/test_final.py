@@ -15,8 +15,6 @@ from xraytune.present.page import write_report
 from xraytune.study.folder import StudyFolder
 from xraytune.trial.saved_model import Bundle, open_bundle
 
-pytestmark = pytest.mark.slow
-
 SPACE = """\
 name: subset
 data: {path: xrays, image_size: 32, train_patients: 8, split: {val_a: 0.2, val_b: 0.2}}

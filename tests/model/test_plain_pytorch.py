@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from tests.docs.commands import run_python_of
@@ -10,18 +9,12 @@ from xraytune.base.tensors import save_state
 from xraytune.nets.networks import build_classifier
 from xraytune.space.parameters import Parameters
 
-pytestmark = pytest.mark.slow
 
-
-def test_the_page_loads_the_network_in_plain_pytorch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_loads_the_network_in_plain_pytorch(here: Path) -> None:
     parameters = Parameters(backbone="mobilenet_v2", weights="none", trainable="all")
     trained = build_classifier(parameters, 2, weights=None, seed=1).eval()
-    (tmp_path / "model").mkdir()
-    save_state(trained.state_dict(), tmp_path / "model/model.safetensors")
-    monkeypatch.chdir(tmp_path)
-
+    (here / "model").mkdir()
+    save_state(trained.state_dict(), here / "model/model.safetensors")
     names = run_python_of("docs/final-model.md", "load_state_dict")
 
     images = torch.rand(2, 3, 64, 64)

@@ -19,8 +19,6 @@ from xraytune.base.errors import DataError
 from xraytune.model.predict import predict
 from xraytune.trial.saved_model import open_bundle
 
-pytestmark = pytest.mark.slow
-
 
 def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: Path) -> None:
     """A score at the threshold is positive."""

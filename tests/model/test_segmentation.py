@@ -20,7 +20,6 @@ from xraytune.model.train import Trained, train
 from xraytune.tasks.evaluation import Evaluation
 from xraytune.tasks.mask_reports import whole_mask
 
-pytestmark = pytest.mark.slow
 SPACE = """\
 name: discs
 task: segmentation

@@ -16,8 +16,6 @@ from xraytune.model.train import train
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.trial.saved_model import open_bundle
 
-pytestmark = pytest.mark.slow
-
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}

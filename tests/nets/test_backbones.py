@@ -12,8 +12,6 @@ from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES, ENCODERS
 from xraytune.space.encoders import XRAY_ENCODERS
 
-pytestmark = pytest.mark.slow
-
 HEAVY = (
     "alexnet convnext_tiny efficientnet_b0 efficientnet_v2_s googlenet maxvit_t mnasnet0_5 "
     "mobilenet_v2 regnet_x_400mf regnet_y_400mf resnet50 resnext50_32x4d shufflenet_v2_x0_5 "

@@ -47,7 +47,6 @@ def format_of(parameters: Parameters) -> Experiment:
     return Experiment(settings=Settings(name="any", data=data), parameters=parameters)
 
 
-@pytest.mark.slow
 def test_a_dense_net_of_torchxrayvision_gets_its_own_pixels_and_gives_its_features(
     dense_net: nn.Module, tmp_path: Path
 ) -> None:
@@ -82,7 +81,6 @@ def narrower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -124,7 +122,6 @@ def test_wrong_weights_are_refused_before_any_training(
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rad_dino", "biomedclip"])
 def test_a_vision_transformer_loads_its_published_names_and_ignores_the_rest(
     name: str, tmp_path: Path

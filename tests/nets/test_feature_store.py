@@ -197,7 +197,6 @@ assert np.array_equal(rows[places], features_of(images))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_two_processes_share_the_work_and_one_takes_over_when_the_other_dies(
     tmp_path: Path, is_killed: bool

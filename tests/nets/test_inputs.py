@@ -82,7 +82,6 @@ def test_disc_moves_as_specified_by_the_view(
     assert (row + 0.5) / 32 - 1 == pytest.approx(where[1], abs=0.04)
 
 
-@pytest.mark.slow
 def test_contrast_spreads_around_the_mean_and_brightness_adds() -> None:
     images = 0.4 + 0.2 * torch.rand(1, 1, 16, 16)
 
@@ -107,7 +106,6 @@ def test_tables_depend_on_seed_and_purpose_and_a_longer_one_starts_with_a_shorte
     assert len(np.unique(table(7, "real").reshape(12, -1), axis=0)) == 12
 
 
-@pytest.mark.slow
 def test_a_trivial_view_has_at_most_one_change_of_a_random_amount() -> None:
     table = view_table(
         0, image_count=2000, parameters=Parameters(augmentation="trivial", views=2)
@@ -126,7 +124,6 @@ def test_a_trivial_view_has_at_most_one_change_of_a_random_amount() -> None:
     assert angles.min() == pytest.approx(-30, abs=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.1, 0.6, 1.4, 1.9])
 def test_grey_values_change_as_in_torchvision(factor: float) -> None:
     images = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -139,7 +136,6 @@ def test_grey_values_change_as_in_torchvision(factor: float) -> None:
         torch.testing.assert_close(changed, function(images, factor), atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shear_x", "shear_y"])
 def test_a_shear_moves_rows_or_columns_in_proportion_to_their_distance_from_the_centre(
     name: str,

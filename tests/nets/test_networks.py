@@ -17,8 +17,6 @@ from xraytune.present.pictures import grad_cam
 from xraytune.space.parameters import Parameters
 from xraytune.tasks import TASKS
 
-pytestmark = pytest.mark.slow
-
 
 def test_the_published_vgg16_has_its_published_number_of_parameters() -> None:
     """Of the fourth origin project (docs/spaces.md), without the memory for them."""

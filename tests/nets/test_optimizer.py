@@ -10,7 +10,6 @@ from xraytune.nets.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, lea
 from xraytune.space.parameters import Parameters
 
 
-@pytest.mark.slow
 def test_cosine_and_plateau_equal_torchs() -> None:
     """The losses stall twice."""
     losses = [1.0, 0.9, 0.95, 0.9, 0.92, 0.89999, 0.93, 0.9, 0.8, 0.8, 0.8, 0.8, 0.7999, 0.7]

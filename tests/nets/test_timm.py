@@ -13,7 +13,6 @@ from xraytune.space.load import load_space
 from xraytune.trial.prepare import require_network
 
 timm = pytest.importorskip("timm", reason="backbone: timm/NAME needs pip install 'xraytune[timm]'")
-pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(

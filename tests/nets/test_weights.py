@@ -14,8 +14,6 @@ from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import GanSettings
 from xraytune.synth.generator_inputs import with_features
 
-pytestmark = pytest.mark.slow
-
 OFFICIAL_FILES = Path(__file__).resolve().parents[2] / "../shared/data/weights"
 
 

@@ -22,9 +22,6 @@ from xraytune.present.page import page_content, write_report
 from xraytune.stats.verdict import Interval
 from xraytune.study.folder import StudyFolder
 
-pytestmark = pytest.mark.slow
-
-
 SEGMENTATION = """\
 name: pairs
 task: segmentation

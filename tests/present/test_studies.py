@@ -2,25 +2,18 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.confirm.verdicts import write_verdict
 from tests.in_process import command, said
 from tests.study.studies import CPU, direct, run_trial, two_images, write_space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study
 
-pytestmark = pytest.mark.slow
 
-
-def test_status_without_a_study_lists_all_of_the_studies_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_without_a_study_lists_all_of_the_studies_folder(here: Path) -> None:
     names = ("confirmed", "damaged", "garbled", "searched")
-    monkeypatch.chdir(tmp_path)
-    folders = {name: StudyFolder(tmp_path / "studies" / name) for name in names}
+    folders = {name: StudyFolder(here / "studies" / name) for name in names}
     overrides = ("scheduler.name=none", "budget.trials=1", "source=duplicate")
-    space = write_space(tmp_path, *overrides)
+    space = write_space(here, *overrides)
     for folder in folders.values():
         create_study(folder, space, two_images(), CPU)
     for name, value in (("confirmed", 0.75), ("garbled", 0.75), ("searched", 0.5)):

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.extension_files import undeclared, write_blend
+from tests.extension_files import write_blend
 from xraytune.base.records import Node
 from xraytune.search.loop import count_slots, reserve
 from xraytune.space.allocation import Allocation, Share, allocation_of
@@ -80,22 +79,25 @@ def test_what_a_trial_holds_is_on_one_machine() -> None:
 
 
 @pytest.mark.parametrize(("share", "slots"), [(0.25, 8), (1, 2)])
-def test_an_extension_that_trains_on_two_gpus_holds_their_slots(share: float, slots: int) -> None:
+def test_an_extension_that_trains_on_two_gpus_holds_their_slots(
+    tmp_path: Path, share: float, slots: int
+) -> None:
     """Once it is trained, its trial holds a share of one."""
     resources = Resources(gpus_per_trial=share, generator=GeneratorResources(gpus=2))
     settings = SETTINGS.model_copy(update={"resources": resources})
     two_gpus = [Node(cpus=16, gpus=2)]
 
-    with undeclared(), TemporaryDirectory() as folder:
-        EXTENSIONS.register([write_blend(Path(folder))])
-        own = Experiment(settings=settings, parameters=Parameters(source="blend"))
-        trial = OpenTrial(number=0, label="", experiment=own, trains_generator=True)
-        reserve(allocation_of(settings, has_gpu=True), two_gpus, trial)
-        assert (trial.trains_alone, trial.resources["GPU"], trial.slots) == (True, 2.0, slots)
+    EXTENSIONS.register([write_blend(tmp_path)])
+    own = Experiment(settings=settings, parameters=Parameters(source="blend"))
+    of_space = allocation_of(settings, has_gpu=True)
+    trial = OpenTrial(number=0, label="", experiment=own, trains_generator=True)
 
-        trial.trains_generator = False
-        reserve(allocation_of(settings, has_gpu=True), two_gpus, trial)
-        assert (trial.trains_alone, trial.resources["GPU"], trial.slots) == (False, share, 1)
+    reserve(of_space, two_gpus, trial)
+    assert (trial.trains_alone, trial.resources["GPU"], trial.slots) == (True, 2.0, slots)
+
+    trial.trains_generator = False
+    reserve(of_space, two_gpus, trial)
+    assert (trial.trains_alone, trial.resources["GPU"], trial.slots) == (False, share, 1)
 
 
 def test_a_trial_that_ran_out_of_memory_shares_none() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.extension_files import undeclared
 from xraytune.base.errors import ConfigError, TrialError
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.program import Program
@@ -113,15 +112,15 @@ def test_a_program_that_fails_is_shown_with_its_last_lines(description: Path, mo
 
 
 def test_the_identity_of_a_program_has_the_files_that_it_names(description: Path) -> None:
-    with undeclared():
-        EXTENSIONS.register([str(description)])
-        before = EXTENSIONS.declared["tool"]
-        (description.parent / "tool.py").write_text(TOOL + "\n")
-        EXTENSIONS.register([str(description)])
+    EXTENSIONS.register([str(description)])
+    before = EXTENSIONS.declared["tool"]
+    (description.parent / "tool.py").write_text(TOOL + "\n")
 
-        assert EXTENSIONS.declared["tool"].changes(before) == ["tool.py"]
-        assert before.settings == {"steps": 3}
-        assert before.seen is None, "it may have seen everybody"
+    EXTENSIONS.register([str(description)])
+
+    assert EXTENSIONS.declared["tool"].changes(before) == ["tool.py"]
+    assert before.settings == {"steps": 3}
+    assert before.seen is None, "it may have seen everybody"
 
 
 def test_an_unknown_placeholder_is_refused_at_its_line(description: Path) -> None:

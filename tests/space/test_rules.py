@@ -1,13 +1,13 @@
 """The rules of spaces: each refuses what it names, and what it says to write is accepted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.extension_files import undeclared, write_noise
+from tests.extension_files import write_noise
 from tests.space.conftest import space_with, with_fixes
 from xraytune.base.errors import ConfigError, Problem
 from xraytune.space.data_settings import DataSettings
@@ -20,10 +20,8 @@ from xraytune.space.space import Space
 
 
 @pytest.fixture(autouse=True)
-def _own_augmentation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with undeclared():
-        EXTENSIONS.register([write_noise(tmp_path_factory.mktemp("code"))])
-        yield
+def _own_augmentation(tmp_path_factory: pytest.TempPathFactory) -> None:
+    EXTENSIONS.register([write_noise(tmp_path_factory.mktemp("code"))])
 
 
 SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))

@@ -1,11 +1,10 @@
 """Generators of users: their code is found whole, and their settings become parameters."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.extension_files import undeclared, write_blend
+from tests.extension_files import write_blend
 from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values, parameters_from
@@ -19,12 +18,6 @@ parameters:
   source: {values: [none, blend]}
   blend: {when: {source: blend}, parameters: {steps: {values: [10, 40]}}}
 """
-
-
-@pytest.fixture(autouse=True)
-def _undeclared() -> Iterator[None]:
-    with undeclared():
-        yield
 
 
 def test_the_settings_of_an_extension_are_parameters_that_can_be_searched(tmp_path: Path) -> None:

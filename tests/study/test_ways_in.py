@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.confirm.labs import draw_hospital
 from tests.examples.conftest import on_path, write_metadata
-from tests.extension_files import STEPS, undeclared, write_blend
+from tests.extension_files import STEPS, write_blend
 from tests.in_process import confirm_in_process, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import XraytuneError
@@ -235,7 +235,7 @@ def root(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """A private copy of it, with the backbone installed; trials run in this process."""
     copy = shutil.copytree(drawn, tmp_path / "lab")
     monkeypatch.chdir(copy)
-    with confirm_in_process(), on_path(copy), undeclared():
+    with confirm_in_process(), on_path(copy):
         yield copy
     forget_code()
 

@@ -61,7 +61,6 @@ def test_codes_to_sample_from_combine_half_of_a_small_class_and_at_most_24_image
     assert len(codes.unique(dim=0)) == 200
 
 
-@pytest.mark.slow
 def test_the_generator_learns_to_reconstruct_training_images(tmp_path: Path) -> None:
     """Better than their mean does."""
     pixels, labels = BLOBS

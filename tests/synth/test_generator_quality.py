@@ -19,7 +19,6 @@ def features(seed: int, count: int, shift: float = 0.0) -> Floats:
     return np.random.default_rng(seed).normal(shift, 1, (count, 12))
 
 
-@pytest.mark.slow
 def test_kid_equals_the_definition() -> None:
     """Gretton et al. 2012, equation 3, written out."""
     real = features(0, 60)
@@ -33,7 +32,6 @@ def test_kid_equals_the_definition() -> None:
     assert kernel_inception_distance(real, synthetic) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "count"), [(0.0, 80), (0.7, 80), (0.3, 130)])
 def test_coverage_equals_that_of_prdc(shift: float, count: int) -> None:
     from prdc import compute_prdc  # type: ignore[import-untyped]

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from tests.in_process import CPU
@@ -33,7 +32,6 @@ def test_masks_outside_the_ranges_of_the_training_masks_are_not_plausible() -> N
     assert str(typical) == "4.88 to 7.13 % of the image, 2 to 2 components"
 
 
-@pytest.mark.slow
 def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -> None:
     settings = tiny(steps=180, width=8, lr_g=2e-3, lr_d=2e-3)
     train(settings, tmp_path, masks=DISCS, report_every_steps=50)
@@ -47,7 +45,6 @@ def test_a_generator_of_pairs_learns_masks_that_fit_its_images(tmp_path: Path) -
     assert contrast > 40, "0 without a mask that fits, and 150 in the training images"
 
 
-@pytest.mark.slow
 def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(tmp_path: Path) -> None:
     file = tmp_path / NETWORK_FILE
     save_generator(full_range_generator(1, channels=2), file)
@@ -65,7 +62,6 @@ def test_a_block_holds_the_plausible_pairs_of_its_rounds_in_order(tmp_path: Path
     assert len({image.tobytes() for image in block[:, 0]}) == BLOCK, "each round has its own noise"
 
 
-@pytest.mark.slow
 def test_a_block_is_a_function_of_seed_class_and_number_alone(tmp_path: Path) -> None:
     """Of 256 uint8 images."""
     file = tmp_path / NETWORK_FILE

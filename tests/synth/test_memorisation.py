@@ -70,7 +70,6 @@ DISGUISES: dict[str, Callable[[ImageTable], ImageTable]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_copies_are_detected_under_every_transformation(disguise: str) -> None:
     copies = DISGUISES[disguise](np.tile(TRAINING, (2, 1, 1)))
@@ -81,7 +80,6 @@ def test_copies_are_detected_under_every_transformation(disguise: str) -> None:
     assert found.chance < 1e-10
 
 
-@pytest.mark.slow
 def test_a_few_copies_among_new_images_are_enough() -> None:
     found = verdict(np.concatenate([NEW[10:], TRAINING[:10]]))
 
@@ -89,13 +87,11 @@ def test_a_few_copies_among_new_images_are_enough() -> None:
     assert found.chance < 0.01
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sigma_px", [0, 1, 2])
 def test_blurred_new_images_pass(sigma_px: float) -> None:
     assert verdict(gaussian_filter(NEW, (0, sigma_px, sigma_px))).chance > 0.05
 
 
-@pytest.mark.slow
 def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
     """Each patient has 60 nearly equal images: among those, a copy of one would not stand out."""
     series = np.repeat(TRAINING[:20], 60, axis=0)
@@ -107,7 +103,6 @@ def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
     assert ratios.max() < 0.05
 
 
-@pytest.mark.slow
 def test_without_a_reference_no_image_is_near() -> None:
     """One patient, or constant images, as a GAN makes them before its first step."""
     flat = np.full((3, 32, 32), 128, dtype=np.uint8)

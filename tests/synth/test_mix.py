@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +27,6 @@ def test_the_extra_images_are_ratio_times_the_real_ones(
     assert len(plan_mix(real, mixed(ratio, balance))) == int(ratio * sum(real) + 0.5)
 
 
-@pytest.mark.slow
 @given(counts, ratios, ratios, balances)
 def test_a_smaller_ratio_has_the_first_extra_images_of_a_larger_one(
     real: list[int], one: float, other: float, balance: str

@@ -1,6 +1,5 @@
 """The parts of a GAN: the networks of the tutorial, DiffAugment."""
 
-import pytest
 import torch
 from torch import nn
 
@@ -9,7 +8,6 @@ from xraytune.synth.gan import translate
 from xraytune.synth.networks import Discriminator, Generator
 
 
-@pytest.mark.slow
 def test_tutorial_settings_give_the_tutorials_networks() -> None:
     """Counted by hand from its listing with nz=100, ngf=ndf=64, but nc=1.
 

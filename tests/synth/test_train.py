@@ -28,8 +28,6 @@ from xraytune.synth.gan import CHECKPOINT_FILE, frozen_features
 from xraytune.synth.generator_inputs import NETWORK_FILE
 from xraytune.synth.saved_generator import save_generator
 
-pytestmark = pytest.mark.slow
-
 TUTORIAL: dict[str, object] = {"architecture": "dcgan"}
 
 

@@ -1,6 +1,5 @@
 """An augmentation of a user: its views are equal in all arms and after a kill, and it is blamed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.extension_files import undeclared, write_noise
+from tests.extension_files import write_noise
 from tests.trial.conftest import Bench, batch_of, frozen, gan
 from xraytune.base.errors import FileLine, TrialError
 from xraytune.data.prepare import side_image_set
@@ -17,14 +16,6 @@ from xraytune.space.settings import Experiment
 from xraytune.trial.batches import Batches
 from xraytune.trial.run import run_trial, trial_epochs
 from xraytune.trial.training import TrialTraining
-
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _undeclared() -> Iterator[None]:
-    with undeclared():
-        yield
 
 
 def noisy(bench: Bench, **parameters: Any) -> Experiment:

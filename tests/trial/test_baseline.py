@@ -3,8 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from tests.in_process import one_thread, save_backbone
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
@@ -18,7 +16,6 @@ parameters: {source: {value: none}, backbone: {value: small_cnn}, weights: {valu
 """
 
 
-@pytest.mark.slow
 def test_the_expected_auroc_is_that_of_frozen_features_of_validation_patients(
     tmp_path: Path,
 ) -> None:

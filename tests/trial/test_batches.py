@@ -27,9 +27,6 @@ from xraytune.trial.network import Network
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
-pytestmark = pytest.mark.slow
-
-
 ARMS: tuple[dict[str, Any], ...] = (
     {"source": "none"},
     {"source": "duplicate", "synthetic_ratio": 1.0},

@@ -12,8 +12,6 @@ from xraytune.space.parameters import Parameters
 from xraytune.trial.batches import blend, sample_pairs
 from xraytune.trial.training import TrialTraining
 
-pytestmark = pytest.mark.slow
-
 
 def pairs(steps: int = 1, images: int = 6, **alphas: float) -> tuple[torch.Tensor, ...]:
     drawn = sample_pairs(range(steps), images, Parameters.model_validate(alphas), seed=3)

@@ -39,8 +39,6 @@ from xraytune.synth.sources.which import mixes_of
 from xraytune.trial.prepare import prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining
 
-pytestmark = pytest.mark.slow
-
 PARAMETERS: Mapping[str, tuple[Any, ...]] = {
     "source": ("none", "duplicate", "folder", "generator", "gan", "statistics"),
     "synthetic_ratio": (1.0, 0.0, 0.05, 0.5, 2.0),

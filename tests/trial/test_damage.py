@@ -25,8 +25,6 @@ from xraytune.synth.memorisation import MEMORISATION_STAGE
 from xraytune.synth.sources.source import POOL_STAGE
 from xraytune.trial.run import run_trial
 
-pytestmark = pytest.mark.slow
-
 STAGES = {
     PIXELS_STAGE: "pixels.npy",
     GAN_STAGE: "generator.safetensors",

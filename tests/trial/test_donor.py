@@ -23,8 +23,6 @@ from xraytune.trial.network import Network
 from xraytune.trial.run import run_trial
 from xraytune.trial.training_set import build_training_set
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def hospital(module_path: Path) -> Path:

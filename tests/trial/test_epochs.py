@@ -19,8 +19,6 @@ from xraytune.nets.checkpoint import finished_epochs
 from xraytune.trial.batches import Batches
 from xraytune.trial.training import TrialTraining
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def checkpoint_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The generators of `examples/`, trained for a few steps on phantoms."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,20 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.extension_files import undeclared
 from tests.trial.conftest import Bench
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.training_set import build_training_set
 
-pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def _undeclared() -> Iterator[None]:
-    with undeclared():
-        yield
 
 
 @pytest.mark.parametrize(

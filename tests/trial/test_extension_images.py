@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.extension_files import undeclared, write_blend
+from tests.extension_files import write_blend
 from tests.in_process import CPU
 from tests.trial.conftest import Bench
 from xraytune.base.errors import FileLine, TrialError
@@ -23,14 +22,6 @@ from xraytune.study.trial import ProgressFile, TakenOverError, attempt
 from xraytune.synth.generator_inputs import generator_need, training_of
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.training_set import build_training_set
-
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _undeclared() -> Iterator[None]:
-    with undeclared():
-        yield
 
 
 def blend(bench: Bench, **settings: Any) -> Experiment:

@@ -29,7 +29,6 @@ def test_findings_follow_their_images_to_every_batch(findings_bench: Bench) -> N
     assert targets.shape == (16, 3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("trainable", ["all", "head"])
 def test_a_trial_learns_findings_and_is_scored_by_their_mean_auroc(
     findings_bench: Bench, tmp_path: Path, trainable: str
@@ -58,7 +57,6 @@ def test_sides_without_a_finding_that_can_be_scored_are_refused(findings_bench: 
         prepare_space(space, findings_bench.cache)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["pca", "dcgan"])
 def test_a_gan_draws_images_for_the_findings_of_training_images(
     findings_bench: Bench, tmp_path: Path, architecture: str
@@ -78,7 +76,6 @@ def test_a_gan_draws_images_for_the_findings_of_training_images(
     assert (chosen.targets[chosen.extra] == drawn[: len(chosen.extra)]).all()
 
 
-@pytest.mark.slow
 def test_equal_balance_levels_the_rarest_findings(findings_bench: Bench) -> None:
     """So extra images have rare findings, and those of a smaller ratio come first."""
     real = findings_bench.prepared.side("train").targets

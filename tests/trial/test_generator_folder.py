@@ -27,8 +27,6 @@ from xraytune.synth.sources.gan import require_same_network, trained_generator
 from xraytune.trial.prepare import prepare_space
 from xraytune.trial.training_set import build_training_set
 
-pytestmark = pytest.mark.slow
-
 SPACE = """
 name: small
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}

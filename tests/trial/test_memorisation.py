@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.extension_files import undeclared
 from tests.trial.conftest import Bench
 from xraytune.base.errors import TrialError
 from xraytune.base.files import read_json
@@ -16,8 +15,6 @@ from xraytune.data.prepare import side_image_set
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.synth.memorisation import MEMORISATION_STAGE, find_copies
 from xraytune.trial.training_set import build_training_set
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +92,8 @@ class Late:
 def test_copies_after_the_first_block_of_a_class_are_found(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "late.py").write_text(LATE_COPIES)
     ratio = 600 / min(bench.prepared.train_counts)  # three blocks of each class, or more
-    with undeclared():
-        EXTENSIONS.register([f"{tmp_path / 'late.py'}:Late"])
-        experiment = bench.experiment(source="late", synthetic_ratio=ratio)
+    EXTENSIONS.register([f"{tmp_path / 'late.py'}:Late"])
+    experiment = bench.experiment(source="late", synthetic_ratio=ratio)
 
-        with pytest.raises(TrialError, match="copies of training images"):
-            build_training_set(experiment, bench.context)
+    with pytest.raises(TrialError, match="copies of training images"):
+        build_training_set(experiment, bench.context)

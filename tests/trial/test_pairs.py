@@ -47,7 +47,6 @@ def test_each_side_has_the_masks_of_its_images(settings: Settings, tmp_path: Pat
     assert read_prepared(tmp_path / "split.json") == prepared
 
 
-@pytest.mark.slow
 def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None:
     bench = prepared_bench(settings, tmp_path)
     experiment = bench.experiment(backbone="resnet18", augmentation="affine", batch_size=16)

@@ -16,8 +16,6 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks
 from xraytune.trial.training_set import build_training_set
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def pairs(module_path: Path) -> Bench:

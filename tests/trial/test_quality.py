@@ -12,8 +12,6 @@ from xraytune.space.source_settings import FolderSettings
 from xraytune.synth.generator_quality import Quality
 from xraytune.trial.quality import measure_quality
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _pools(clinic: Bench) -> None:

@@ -1,7 +1,6 @@
 """Rivals of extra images: losses and samples that level rare classes."""
 
 import numpy as np
-import pytest
 import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -10,8 +9,6 @@ from tests.trial.conftest import Bench
 from xraytune.space.parameters import Parameters
 from xraytune.tasks.task import Findings, Task, soft_cross_entropy
 from xraytune.trial.training import TrialTraining
-
-pytestmark = pytest.mark.slow
 
 
 def test_with_weights_each_class_counts_equally_in_the_loss() -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from tests.trial.conftest import Bench, block_of, gan
@@ -10,7 +9,6 @@ from xraytune.synth.grids import image_grid
 from xraytune.trial.samples import CAPTION_PX, COLUMNS, save_generator_grid
 
 
-@pytest.mark.slow
 def test_a_gans_grid_shows_its_first_images_below_training_images_once(
     bench: Bench, tmp_path: Path
 ) -> None:

@@ -38,7 +38,6 @@ def outcome(bench: Bench, trial_dir: Path, **given: Any) -> Any:
     return result, [file.read_bytes() for file in files]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("given", [{"augmentation": "affine"}, {"source": "gan", "gan": gan()}])
 def test_a_trial_of_a_size_is_that_of_a_study_of_this_size_alone(
     tmp_path: Path, given: dict[str, Any]

@@ -31,8 +31,6 @@ from xraytune.trial.soft_labels import (
 )
 from xraytune.trial.training import TrialTraining
 
-pytestmark = pytest.mark.slow
-
 SPACE = DONORS_SPACE + "quality: {allow_memorised: true}\n"
 
 

@@ -24,8 +24,6 @@ from xraytune.synth.sources.which import source_of
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.training_set import build_training_set
 
-pytestmark = pytest.mark.slow
-
 
 def usable(root: Path, study: StudyImages) -> tuple[ImageFile, ...]:
     """The images of a folder that a trial may train on."""

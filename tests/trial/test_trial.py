@@ -28,8 +28,6 @@ from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.run import run_trial, trial_epochs
 from xraytune.trial.training import TrialTraining
 
-pytestmark = pytest.mark.slow
-
 
 def run(
     bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int | None = None

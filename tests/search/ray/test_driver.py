@@ -33,14 +33,12 @@ os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.slow
 def test_a_release_of_ray_without_the_private_modules_can_be_used() -> None:
     command = [sys.executable, "-c", CHANGED_RAY]
 
     assert subprocess.run(command, capture_output=True, check=False).stderr == b""
 
 
-@pytest.mark.slow
 def test_what_the_process_of_ray_writes_while_it_runs_trials_is_kept_in_the_study(
     study: StudyFolder,
 ) -> None:

@@ -20,8 +20,6 @@ from xraytune.base.records import Compute
 from xraytune.search.run import search
 from xraytune.study.folder import StudyFolder
 
-pytestmark = pytest.mark.slow
-
 STARTS = """
 import sys, time
 from importlib.metadata import version

@@ -153,7 +153,6 @@ def test_low_limits_and_a_missing_loopback_interface_are_reported(
     assert done.stdout.startswith(words), done.stderr
 
 
-@pytest.mark.slow
 def test_a_search_is_refused_before_anything_is_started(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
