@@ -92,8 +92,10 @@ class Lab:
         folder = search_in_process(load_space(self.path / "space.yaml", overrides), self.path)
         return Lab(self.path, folder.path.name)
 
-    def confirm(self, **options: Any) -> Confirmation:
-        return confirm(self.study, test=[self.test] if self.test.exists() else [], **options)
+    def confirm(self, *folders: Path, **options: Any) -> Confirmation:
+        """Confirm the study on the images of folders, or else on those of its own test folder."""
+        own = [self.test] if self.test.exists() else []
+        return confirm(self.study, test=folders or own, **options)
 
     def choose(
         self, settings: Settings | None = None, prepared: SplitData | None = None, **about: Any

@@ -22,7 +22,6 @@ from tests.confirm.labs import (
 from xraytune.base.errors import ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
 from xraytune.confirm.record import Confirmation
-from xraytune.confirm.run import confirm
 from xraytune.data.index import read_labelled
 from xraytune.model.export import export
 from xraytune.present.page import write_report
@@ -47,18 +46,18 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
         StudyError,
         match=r"were scored by this confirmation.*other names.*\n.*restore the folder",
     ):
-        confirm(done.study, test=other)
+        done.confirm(other)
     with pytest.raises(StudyError, match="other names"):
         done.confirm()
     files = [image.relative_to(copy) for image in copy.rglob("*.jpeg")]
     table = copy / "patients.csv"
     table.write_text("\n".join(["file,patient", *(f"{file},{file.name[:3]}" for file in files)]))
     with pytest.raises(StudyError, match="or under other names of files or patients"):
-        confirm(done.study, test=copy)
+        done.confirm(copy)
     table.unlink()
     (done.folder / "test.npy").unlink()
 
-    assert confirm(done.study, test=copy).to_json() == first.to_json()
+    assert done.confirm(copy).to_json() == first.to_json()
     assert [row["fingerprint"] for row in done.log] == [first.test.fingerprint]
 
 
@@ -123,7 +122,7 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
 ) -> None:
     """The first ones are kept, the access is logged again, and the verdict is exploratory."""
     hospital = draw_hospital(done.path / "hospital", seed=11)
-    confirm(done.study, test=[done.test, hospital])
+    done.confirm(done.test, hospital)
     verdict = (done.folder / "verdict.json").read_bytes()
     networks = times_of(done.folder, "best.safetensors")
 
@@ -132,7 +131,7 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
             raise Stopped
 
     with pytest.raises(StudyError, match="the verdict's own test images are needed"):
-        confirm(done.study, test=hospital, replicates=5)
+        done.confirm(hospital, replicates=5)
     with pytest.raises(Stopped):
         done.confirm(replicates=5, callbacks=Callbacks(on_progress=stop_at_the_last_run))
     with pytest.raises(StudyError, match="this confirmation has 5 replicates, and 4 were asked"):
@@ -152,7 +151,7 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
     )
     assert (done.folder / "verdict-4-replicates.json").read_bytes() == verdict
     assert found.hospitals == (), "its verdict rests on four replicates"
-    (there,) = confirm(done.study, test=[done.test, hospital]).hospitals
+    (there,) = done.confirm(done.test, hospital).hospitals
     assert (there.replicates, there.exploratory) == (5, found.exploratory)
     logged = [row["fingerprint"] for row in done.log]
     assert logged == [first.test.fingerprint, there.test.fingerprint] * 2
@@ -291,15 +290,16 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     """Also if it was planned and trained before the first one scored them."""
     copy = shutil.copytree(done.test, done.path / "harmless")
     ignored = shutil.ignore_patterns("test.npy", "verdict.json", TEST_ACCESS_FILE)
-    second = shutil.copytree(done.study, done.study.with_name("second"), ignore=ignored)
-    third = shutil.copytree(second, done.study.with_name("third"))
-    shutil.rmtree(third / "confirm")
-    plan = read_json(second / "confirm/plan.json")
-    unopened = with_checksum(without_checksum(plan) | {"order": ""})
-    write_json(second / "confirm/plan.json", unopened)
+    second = Lab(done.path, "second")
+    third = Lab(done.path, "third")
+    shutil.copytree(done.study, second.study, ignore=ignored)
+    shutil.copytree(second.study, third.study)
+    shutil.rmtree(third.folder)
+    plan = without_checksum(read_json(second.folder / "plan.json"))
+    write_json(second.folder / "plan.json", with_checksum(plan | {"order": ""}))
 
-    found = [confirm(study, test=copy) for study in (second, second)]
-    after = confirm(third, test=copy)
+    found = [second.confirm(copy) for _ in range(2)]
+    after = third.confirm(copy)
 
     assert first.exploratory == ()
     assert done.confirm().to_json() == first.to_json()
@@ -340,14 +340,15 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
     monkeypatch.setattr("os.access", refuse)
     notes = list[str]()
 
-    shown = confirm(done.study, callbacks=Callbacks(note=notes.append))
+    shown = done.confirm(callbacks=Callbacks(note=notes.append))
 
     assert shown.to_json() == first.to_json()
     assert notes == ["the study cannot be written to: this is its recorded verdict"]
     assert write_report(done.study, out=done.path / "report.html").exists()
-    for addition in ({"by": ["site"]}, {"test": done.path / "hospital_b"}):
-        with pytest.raises(StudyError, match="nothing can be added to its verdict"):
-            confirm(done.study, **addition)
+    with pytest.raises(StudyError, match="nothing can be added to its verdict"):
+        done.confirm(by=["site"])
+    with pytest.raises(StudyError, match="nothing can be added to its verdict"):
+        done.confirm(done.path / "hospital_b")
 
 
 def test_a_search_with_another_torch_is_noted(done: Lab, first: Confirmation) -> None:

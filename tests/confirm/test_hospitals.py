@@ -22,7 +22,6 @@ from tests.confirm.labs import (
 from xraytune.base.errors import DataError, StudyError, XraytuneError
 from xraytune.base.files import read_json
 from xraytune.confirm.record import Confirmation
-from xraytune.confirm.run import confirm
 from xraytune.data.index import read_labelled
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
@@ -51,7 +50,7 @@ def test_a_hospital_gets_its_own_verdict_from_the_kept_networks_and_the_first_st
     folder = folders / "hospital_b"
     trained = times_of(done.study, "*.safetensors")
 
-    found = confirm(done.study, test=folder)
+    found = done.confirm(folder)
 
     assert replace(found, hospitals=()) == first
     assert trained == times_of(done.study, "*.safetensors"), "nothing is trained"
@@ -80,12 +79,12 @@ def test_a_hospital_gets_its_own_verdict_from_the_kept_networks_and_the_first_st
 def test_a_hospital_is_opened_once_and_stays_in_the_verdict_report_and_on_the_screen(
     done: Lab, folders: Path
 ) -> None:
-    found = confirm(done.study, test=folders / "hospital_b", reason="second site")
+    found = done.confirm(folders / "hospital_b", reason="second site")
     scores = times_of(done.study, "*.npy")
     logged = done.log
 
-    again = confirm(done.study, test=[folders / "hospital_b"], reason="again")
-    both = confirm(done.study, test=[folders / "hospital_c"])
+    again = done.confirm(folders / "hospital_b", reason="again")
+    both = done.confirm(folders / "hospital_c")
     last = done.confirm()
 
     assert again == found
@@ -110,9 +109,10 @@ def test_one_command_confirms_and_scores_all_hospitals_as_several_do(
     asked = list[str]()
     other, first = confirmed
 
-    found = confirm(
-        lab.study,
-        test=[lab.test, hospitals / "hospital_b", hospitals / "hospital_c"],
+    found = lab.confirm(
+        lab.test,
+        hospitals / "hospital_b",
+        hospitals / "hospital_c",
         callbacks=Callbacks(before_test=lambda: asked.append("once")),
     )
 
@@ -126,25 +126,17 @@ def test_an_interrupted_opening_goes_on_and_is_one_access(
     done: Lab, first: Confirmation, folders: Path
 ) -> None:
     with pytest.raises(Stopped):
-        confirm(
-            done.study, test=folders / "hospital_b", callbacks=Callbacks(before_test=leave_sealed)
-        )
+        done.confirm(folders / "hospital_b", callbacks=Callbacks(before_test=leave_sealed))
     assert len(done.log) == 1, "it stays sealed"
     assert done.confirm().hospitals == ()
     with pytest.raises(Stopped):
-        confirm(
-            done.study,
-            test=folders / "hospital_b",
-            callbacks=Callbacks(on_progress=stop_while_scoring),
-        )
+        done.confirm(folders / "hospital_b", callbacks=Callbacks(on_progress=stop_while_scoring))
     assert len(done.log) == 2, "before the first score"
     notes = list[str]()
     assert done.confirm(callbacks=Callbacks(note=notes.append)) == first
     assert any("hospital_b was opened, and its verdict is not recorded" in note for note in notes)
 
-    found = confirm(
-        done.study, test=folders / "hospital_b", callbacks=Callbacks(before_test=leave_sealed)
-    )
+    found = done.confirm(folders / "hospital_b", callbacks=Callbacks(before_test=leave_sealed))
 
     assert found.hospitals[0].exploratory == ()
     assert len(done.log) == 2
@@ -153,24 +145,25 @@ def test_an_interrupted_opening_goes_on_and_is_one_access(
 def test_a_hospital_that_changed_is_refused_until_it_is_restored(done: Lab, folders: Path) -> None:
     """And another one in a folder of the same name is another hospital."""
     folder = folders / "hospital_b"
-    found = confirm(done.study, test=folder)
+    found = done.confirm(folder)
     same_name = shutil.copytree(folders / "hospital_c", folders / "elsewhere/hospital_b")
     removed = next((folder / "NORMAL").iterdir())
-    removed.rename(folders / removed.name)
+    content = removed.read_bytes()
+    removed.unlink()
 
     with pytest.raises(
         StudyError,
         match=r"(?s)hospital_b: .*were scored by this confirmation.*restore the folder",
     ):
-        confirm(done.study, test=folder)
-    (folders / removed.name).rename(removed)
+        done.confirm(folder)
+    removed.write_bytes(content)
     table = folder / "patients.csv"
     rows = table.read_text()
     table.write_text(re.sub(r":\d+$", "", rows, flags=re.MULTILINE))
     with pytest.raises(StudyError, match="or under other names of files or patients"):
-        confirm(done.study, test=folder)
+        done.confirm(folder)
     table.write_text(rows)
-    both = confirm(done.study, test=[folder, same_name])
+    both = done.confirm(folder, same_name)
 
     assert both.hospitals[0] == found.hospitals[0]
     first, second = both.hospitals
@@ -195,7 +188,7 @@ def test_copies_that_were_saved_again_are_no_other_hospital(
     table.write_text(rows)
 
     with pytest.raises(DataError, match=r"(?s)hospital_b: .*look like.*copy0\.png"):
-        confirm(lab.study, test=[lab.test, folder])
+        lab.confirm(lab.test, folder)
     assert not lab.log
 
 
@@ -203,10 +196,11 @@ def test_images_that_were_opened_earlier_make_only_their_hospital_exploratory(
     done: Lab, first: Confirmation, folders: Path
 ) -> None:
     """By another study; also if confirm/ is moved away to start over."""
-    other = shutil.copytree(done.study, done.study.with_name("other"))
-    confirm(other, test=folders / "hospital_b")
+    other = Lab(done.path, "other")
+    shutil.copytree(done.study, other.study)
+    other.confirm(folders / "hospital_b")
 
-    found = confirm(done.study, test=[folders / "hospital_b", folders / "hospital_c"])
+    found = done.confirm(folders / "hospital_b", folders / "hospital_c")
 
     assert replace(found, hospitals=()) == first
     opened, fresh = found.hospitals
@@ -216,7 +210,7 @@ def test_images_that_were_opened_earlier_make_only_their_hospital_exploratory(
     assert opened.sentence.startswith("At hospital_b: exploratory, ")
     assert fresh.exploratory == ()
     shutil.rmtree(done.study / "confirm")
-    anew = confirm(done.study, test=[done.test, folders / "hospital_c"])
+    anew = done.confirm(done.test, folders / "hospital_c")
     assert anew.hospitals[0].exploratory == (
         "test images had been accessed once before, by `confirm` of study small",
     )
@@ -231,7 +225,7 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
 
     def refused(error: type[XraytuneError], message: str) -> None:
         with pytest.raises(error, match=message):
-            confirm(lab.study, test=[lab.test, folder])
+            lab.confirm(lab.test, folder)
         assert not (lab.folder / "plan.json").exists()
         assert len(list(lab.study.rglob("best.safetensors"))) == len(trained)
 
@@ -265,4 +259,4 @@ def test_patients_of_a_folder_of_extra_images_are_refused(lab: Lab, hospitals: P
         table.write("NORMAL/synthetic.jpeg,somebody\n")
 
     with pytest.raises(DataError, match=f"used for training or validation: .*{ours.name}"):
-        confirm(lab.study, test=[lab.test, hospitals / "hospital_b"])
+        lab.confirm(lab.test, hospitals / "hospital_b")

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.confirm.labs import draw_hospital, search_space, sides_of
+from tests.confirm.labs import Lab, draw_hospital, sides_of
 from tests.in_process import CPU, confirm_in_process, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import DataError, StudyError
-from xraytune.confirm.arms import TestKind, read_plan
+from xraytune.confirm.arms import TestKind
 from xraytune.confirm.record import paragraph
-from xraytune.confirm.run import confirm
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext
 from xraytune.model.generator_folder import generator_sample, generator_train
@@ -56,10 +55,10 @@ def clinic(module_path: Path) -> Path:
     draw_xrays(module_path, patients=220, seed=4)
     paint_phantoms(module_path / "others", patients=150, seed=5, image_size_px=32)
     save_backbone(module_path / "net.safetensors")
-    (module_path / "donor.yaml").write_text(SPACE)
+    (module_path / "space.yaml").write_text(SPACE)
     tiny = ("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
     generator_train(
-        module_path / "donor.yaml",
+        module_path / "space.yaml",
         out=module_path / "hospital",
         data=module_path / "others",
         overrides=("source=gan", *tiny),
@@ -80,23 +79,22 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
     root = shutil.copytree(clinic, tmp_path / "clinic")
     hospital = draw_hospital(root / "hospital_b", seed=11)
     known = draw_hospital(root / "others_b", seed=5)  # images that the generator has seen
-    chosen = (f"data.train_patients={patients}", f"confirm.test={test}")
-    study = search_space(root, SPACE, overrides=chosen)
+    lab = Lab(root).search(f"data.train_patients={patients}", f"confirm.test={test}")
 
     with confirm_in_process():
-        result = confirm(study)
+        result = lab.confirm()
         with pytest.raises(StudyError, match="has 3 finalists, and 2 were asked for"):
-            confirm(study, finalists=2)
-        assert confirm(study, finalists=7) == result, "the search has no more"
-        there = confirm(study, test=hospital)
+            lab.confirm(finalists=2)
+        assert lab.confirm(finalists=7) == result, "the search has no more"
+        there = lab.confirm(hospital)
         with pytest.raises(DataError, match="patients used for training or validation"):
-            confirm(study, test=known)
+            lab.confirm(known)
         own_test = root / "xrays/test"
         if kind == "outside":  # its test folder was not scored
-            assert len(confirm(study, test=own_test).hospitals) == 2
+            assert len(lab.confirm(own_test).hospitals) == 2
         else:
             with pytest.raises(DataError, match="copies of images in"):
-                confirm(study, test=own_test)
+                lab.confirm(own_test)
     assert replace(there, hospitals=()) == result
     ((name, finalist_there),) = [(each.name, each.finalist) for each in there.hospitals]
     compared = [comparison.control for comparison in finalist_there.comparisons]
@@ -104,8 +102,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
     assert "GAN of principal components (32 px, trained for 2 steps)" in result.to_json()["methods"]
     assert compared == [comparison.control for comparison in result.finalists[0].comparisons]
 
-    plan = read_plan(study / "confirm")
-    assert plan is not None
+    plan = lab.plan
     unknown = "it is not known which images the weights were trained on: net.safetensors"
     of_folder = (
         "the verdict on folder #3 is on the images in sampled/, and not on others of the same "
@@ -135,11 +132,11 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             assert len(finalist.gifts) == 3
             assert f"{next(iter(finalist.gifts))} was worth most" in answer
 
-    folder = StudyFolder(study / "confirm")
+    folder = StudyFolder(lab.folder)
     networks = [*(folder.path / "trials").glob("*/checkpoint/best.safetensors")]
     same = len({file.read_bytes() for file in networks})
     assert same == len(networks) - 1, "the donor's classifier is the same in each replicate"
-    everyone = folder.prepared()
+    everyone = lab.confirmed
     patients_of = sides_of(everyone)
     patients_of |= {f"draw_{number}": {*draw} for number, draw in enumerate(everyone.draws)}
     patient_of_row = {image.row: image.patient for image in everyone.images}
@@ -151,8 +148,8 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             assert experiment.draw == draw
             gan = experiment.parameters.gan
             size_px = everyone.image_size_px
-            assert generator_need(gan, draw, size_px, everyone, CPU, root / "cache") is None
-            context = RunContext(prepared=everyone.of_draw(draw), cache=root / "cache", compute=CPU)
+            assert generator_need(gan, draw, size_px, everyone, CPU, lab.cache) is None
+            context = RunContext(prepared=everyone.of_draw(draw), cache=lab.cache, compute=CPU)
             images = build_training_set(experiment, context)
             assert sides_of(context.prepared)["train"] == patients_of[own]
             real = {patient_of_row[row] for row in images.image_sets[0].rows.tolist()}

@@ -21,7 +21,6 @@ from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.compare import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import compare_sites
 from xraytune.confirm.record import read_verdict
-from xraytune.confirm.run import confirm
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.export import export
@@ -161,7 +160,7 @@ def test_a_further_hospital_is_scored_by_all_replicates(ended: Lab, tmp_path: Pa
         image.rename(image.with_name(f"d-{image.name}"))  # phantoms count patients from 1, too
 
     with confirm_in_process():
-        confirmed = confirm(ended.study, test=tmp_path / "elsewhere/train")
+        confirmed = ended.confirm(tmp_path / "elsewhere/train")
 
     images_there = len([*(tmp_path / "elsewhere/train").rglob("*.jpeg")])
     (hospital,) = confirmed.hospitals
@@ -176,11 +175,11 @@ def test_a_further_hospital_is_scored_by_all_replicates(ended: Lab, tmp_path: Pa
 def test_options_that_a_verdict_over_sites_does_not_have_are_refused(ended: Lab) -> None:
     with confirm_in_process():
         with pytest.raises(StudyError, match="one replicate for each of 3 sites"):
-            confirm(ended.study, replicates=4)
+            ended.confirm(replicates=4)
         with pytest.raises(StudyError, match="compared by site, and in no other groups"):
-            confirm(ended.study, by=["sex"])
+            ended.confirm(by=["sex"])
         with pytest.raises(DataError, match="used for training or validation"):
-            confirm(ended.study, test=ended.path / "xrays")
+            ended.confirm(ended.path / "xrays")
 
 
 def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_training(

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.confirm.labs import search_space
+from tests.confirm.labs import Lab, search_space
 from tests.in_process import confirm_in_process
 from tests.pair_files import draw_xrays
 from xraytune.confirm.record import FinalistVerdict
-from xraytune.confirm.run import confirm
 from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.present.page import write_report
@@ -45,7 +44,7 @@ def test_each_arm_is_scored_on_images_of_its_size(tmp_path: Path, patients: str,
         overrides = chosen if name == "both" else [*chosen, f"data.image_size={sizes[1:3]}"]
         study = search_space(tmp_path, space, overrides=overrides)
         with confirm_in_process():
-            result = confirm(study)
+            result = Lab(tmp_path, name).confirm()
         scores[name] = {
             size_of(study, finalist): (
                 finalist.replicate_scores,
