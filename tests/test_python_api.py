@@ -40,19 +40,14 @@ def test_every_command_is_a_function_of_its_name_that_takes_all_of_its_options()
             assert options[option] in defaults or inspect.Parameter.empty in defaults, name
 
 
-def test_a_path_may_be_text(tmp_path: Path) -> None:
+def test_a_path_and_one_override_may_be_text(tmp_path: Path) -> None:
     study = new_study(tmp_path).path
 
     assert api.status(str(study)) == api.status(study=study)
-    space = api.space_check(str(tmp_path / "small.yaml"), data="elsewhere")
+    space = api.space_check(
+        str(tmp_path / "small.yaml"), data="elsewhere", overrides="budget.trials=3"
+    )
     assert space.settings.data.path.name == "elsewhere"
-
-
-def test_one_override_may_be_text(tmp_path: Path) -> None:
-    new_study(tmp_path)
-
-    space = api.space_check(tmp_path / "small.yaml", overrides="budget.trials=3")
-
     assert space.settings.budget.trials == 3
 
 

@@ -40,6 +40,7 @@ ARMS = (
     arm("duplicate, matched to #1", "matched", source="duplicate"),
     arm("tuned augmented #9", "tuned", augmentation="affine"),
 )
+DONOR = ARMS[1].model_copy(update={"name": "classifier of A", "role": "donor", "control": "donor"})
 KINDS = {
     "none, matched to #1": "none",
     "duplicate, matched to #1": "duplicate",
@@ -89,6 +90,10 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
     )
 
 
+def answer_of(confirmation: Confirmation) -> str:
+    return str(confirmation.to_json()["answer"])
+
+
 @cache
 def helped() -> Confirmation:
     return confirmation(scores(gan=2.5))
@@ -96,32 +101,24 @@ def helped() -> Confirmation:
 
 def test_a_gain_that_a_donors_classifier_exceeds_is_not_called_no_gain() -> None:
     """It is better than each control of the study's own images, but not than the classifier."""
-    donor = ARMS[1].model_copy(
-        update={"name": "classifier of A", "role": "donor", "control": "donor"}
-    )
-    record = confirmation(scores(gan=2.5, classifier=4.0), arms=(*ARMS, donor))
+    record = confirmation(scores(gan=2.5, classifier=4.0), arms=(*ARMS, DONOR))
 
     assert record.verdict == "no_better"
     assert verdict_sentence(record) == (
         "For these 30 training patients, synthetic images improve AUROC, but less than what their "
         "hospital could send instead."
     )
-    assert (
-        "improved AUROC over each control of the study's own images" in record.to_json()["answer"]
-    )
-    worse = confirmation(scores(gan=0.8, duplicate=0.8, classifier=4.0), arms=(*ARMS, donor))
+    assert "improved AUROC over each control of the study's own images" in answer_of(record)
+    worse = confirmation(scores(gan=0.8, duplicate=0.8, classifier=4.0), arms=(*ARMS, DONOR))
     assert "do not improve AUROC" in verdict_sentence(worse)
-    assert "does not fit" not in worse.to_json()["answer"]
+    assert "does not fit" not in answer_of(worse)
 
 
 def test_a_donors_classifier_at_chance_is_what_the_answer_says_first() -> None:
     """To beat such a control shows nothing, so that the reader must know of it."""
-    donor = ARMS[1].model_copy(
-        update={"name": "classifier of A", "role": "donor", "control": "donor"}
-    )
-    found = confirmation(scores(gan=2.5, classifier=0.0), arms=(*ARMS, donor))
+    found = confirmation(scores(gan=2.5, classifier=0.0), arms=(*ARMS, DONOR))
 
-    assert found.to_json()["answer"].startswith("What the other hospital sent does not fit")
+    assert answer_of(found).startswith("What the other hospital sent does not fit")
     assert found.finalists[0].misfit in verdict_frame(found)
 
 
@@ -137,7 +134,7 @@ def test_an_undecided_answer_says_what_would_decide() -> None:
     growth = (widest / undecided.rope) ** 2
     assert int(match[1].replace(",", "")) == pytest.approx(300 * growth, rel=0.05)
     assert int(match[2]) == pytest.approx(REPLICATES * growth, rel=0.05)
-    assert undecided.missing in undecided.to_json()["answer"]
+    assert undecided.missing in answer_of(undecided)
     assert undecided.missing in verdict_frame(undecided)
     assert f"margin of {widest:.2g}" in far_from_it.missing
     assert "More replicates will not decide" in far_from_it.missing
@@ -154,13 +151,13 @@ def test_a_better_encoder_without_synthetic_images_explains_a_gain() -> None:
         "mobilenet_v2 was as good as gan #1 with resnet50, or better."
     )
 
-    assert sentence in explained.to_json()["answer"]
+    assert sentence in answer_of(explained)
     assert sentence in verdict_frame(explained)
     for others in (
         confirmation(scores(gan=2.5, tuned=3.5)),
         confirmation(scores(gan=2.5), arms=arms),
     ):
-        assert "The encoder explains" not in others.to_json()["answer"]
+        assert "The encoder explains" not in answer_of(others)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +187,7 @@ def test_the_answer_names_its_patients_and_says_whether_it_is_exploratory() -> N
     accessed = "the test folder had been accessed"
     exploratory = confirmation(scores(gan=0.8), accessed).to_json()
     of_draws = replace(helped(), test=replace(helped().test, kind="unused")).to_json()
-    answer = helped().to_json()["answer"]
+    answer = answer_of(helped())
 
     assert answer.startswith(
         "For these 30 training patients, synthetic images improved AUROC: gan #1 was better"
@@ -228,7 +225,7 @@ def test_the_methods_name_what_was_searched_and_pruned() -> None:
 def test_test_images_that_were_given_are_called_by_the_name_of_their_folder() -> None:
     given = replace(helped(), test=replace(helped().test, name="hospital_b")).to_json()
 
-    assert "test folder" in helped().to_json()["answer"]
+    assert "test folder" in answer_of(helped())
     assert "patients of hospital_b" in given["answer"]
     assert "test folder" not in given["answer"] + given["methods"]
 
@@ -281,7 +278,7 @@ def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
 
     found = headroom_reached(test, ARMS[0])
 
-    assert found is not None
+    assert found
     assert found.gain == pytest.approx(of_real - of_none)
     assert found.low < found.gain < found.high
     assert (found.low > 0) == is_clear
@@ -292,7 +289,7 @@ def test_the_share_of_the_headroom_is_of_a_gain_that_is_clear(
         assert found.share_high is not None
         assert 0 <= found.share_low <= share <= found.share_high <= 1
         assert (found.share_low < found.share_high) == (0 < share < 1)
-    answer = confirmation(scores(gan=gan, real=real), arms=arms).to_json()["answer"]
+    answer = answer_of(confirmation(scores(gan=gan, real=real), arms=arms))
     assert f"{found.gain:+.4f} AUROC" in answer
     assert ("the synthetic images reached" in answer) == is_clear
     assert ("reached all of that" in answer) == (is_clear and share == 1)
@@ -337,20 +334,18 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
 
 def test_the_caveat_names_the_class_that_fewest_images_agree_with_over_all_replicates() -> None:
     """The worst class of a replicate is not always that of the mean."""
-    reports = []
-    for normal, pneumonia in ((0.5, 0.6), (0.7, 0.1)):
+
+    def report(**agreement: float) -> PoolReport:
         classes = {
             name: ClassQuality(images=50, kid=0.1, floor=0.0, coverage=0.5, agreement=share)
-            for name, share in (("NORMAL", normal), ("PNEUMONIA", pneumonia))
+            for name, share in agreement.items()
         }
         quality = Quality(
-            features="mobilenet_v2",
-            resolution_px=64,
-            classes=classes,
-            gan_train=None,
-            real_train=None,
+            features="any", resolution_px=64, classes=classes, gan_train=None, real_train=None
         )
-        reports.append(PoolReport(quality=quality, note="", copies=""))
+        return PoolReport(quality=quality, note="", copies="")
+
+    reports = [report(NORMAL=0.5, PNEUMONIA=0.6), report(NORMAL=0.7, PNEUMONIA=0.1)]
 
     caveat = quality_caveat(reports, 0.005, Parameters())
 

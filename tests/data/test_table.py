@@ -315,9 +315,13 @@ def test_wrong_settings_are_explained(
         ("pa0", "", "1 of 8 images have no patient in column patient: images/a0.png"),
         ("pa0", "nan", "1 of 8 images have no patient in column patient"),
         ("pa0", "1.23457E+13", "labels.csv:2: patient 1.23457E+13 is a number that lost its"),
+        ("a1.png,pa1,ill", "a1.png,,", "1 of 8 rows have neither patient nor label"),
+        ("image,", "Export of today\nimage,", ":2: the header is here, below 1 other line"),
+        ("image,", "# by hand\n\nimage,", ":3: the header is here, below 2 other line"),
+        ("image,", "Export,,\n,,\nimage,", ":3: the header is here, below 2 other line"),
     ],
 )
-def test_contradicting_rows_are_refused(
+def test_contradicting_rows_merged_cells_and_titles_are_refused(
     labelled: Labelled, old: str, new: str, message: str
 ) -> None:
     labelled.csv = labelled.csv.replace(old, new) if old else labelled.csv + new
@@ -358,20 +362,6 @@ def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(
     labelled.csv = "\n".join(lines) + "\n"
 
     assert message in labelled.refusal()
-
-
-@pytest.mark.parametrize("title", ["Export of today\n", "# by hand\n\n", "Export,,\n,,\n"])
-def test_a_title_above_the_header_is_named_with_its_lines(labelled: Labelled, title: str) -> None:
-    labelled.csv = title + labelled.csv
-
-    line = 1 + title.count("\n")
-    assert f":{line}: the header is here, below {line - 1} other line" in labelled.refusal()
-
-
-def test_merged_cells_are_named(labelled: Labelled) -> None:
-    labelled.csv = labelled.csv.replace("a1.png,pa1,ill", "a1.png,,")
-
-    assert "1 of 8 rows have neither patient nor label" in labelled.refusal()
 
 
 @pytest.mark.parametrize("header", ["image patient finding\n", ""])

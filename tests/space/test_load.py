@@ -75,39 +75,27 @@ def test_all_problems_are_reported_at_once_in_file_order(
         ),
         # Tasks.
         ("loss: {value: bce} | task: segmentation", "loss has no effect"),
+        # Settings alone.
+        (" | method: bayes", "'sampler'?"),
+        (" | budget: {epochs: 30}", "'budget.max_epochs'?"),
+        (" | lr: {value: 1e-3}", "'parameters.lr'?"),
+        (" | scheduler: asha", "mapping"),
+        (" | budget: {hours: 1:30}", "number"),
+        (" | resources: {gpus_per_trial: -1}", "greater than"),
+        (" | resources: {gpus_per_trial: 2}", "a trial trains on one GPU"),
+        (" | task: findings", "write data.findings: auto"),
+        (" | points_to_evaluate: {source: none}", "list"),
+        (" | points_to_evaluate: [{gan: {steps: x}}]", "integer"),
+        (" | points_to_evaluate: [{lr: 5}]", "5.0 is not in the space: it is 0.0001"),
     ],
 )
-def test_a_wrong_parameter_is_reported_at_its_line(
+def test_a_wrong_parameter_or_setting_is_reported_at_its_line(
     write_space: WriteSpace, complaints: Complaints, parameter: str, words: str
 ) -> None:
     parameter, _, setting = parameter.partition(" | ")
+    lines = [parameter] if parameter else []
 
-    message = complaints(write_space(parameter, after=f"{setting}\n"))
-
-    assert message.startswith("space.yaml:4: ")
-    assert words in message
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ("method: bayes", "'sampler'?"),
-        ("budget: {epochs: 30}", "'budget.max_epochs'?"),
-        ("lr: {value: 1e-3}", "'parameters.lr'?"),
-        ("scheduler: asha", "mapping"),
-        ("budget: {hours: 1:30}", "number"),
-        ("resources: {gpus_per_trial: -1}", "greater than"),
-        ("resources: {gpus_per_trial: 2}", "a trial trains on one GPU"),
-        ("task: findings", "write data.findings: auto"),
-        ("points_to_evaluate: {source: none}", "list"),
-        ("points_to_evaluate: [{gan: {steps: x}}]", "integer"),
-        ("points_to_evaluate: [{lr: 5}]", "5.0 is not in the space: it is 0.0001"),
-    ],
-)
-def test_a_wrong_setting_is_reported_at_its_line(
-    write_space: WriteSpace, complaints: Complaints, setting: str, words: str
-) -> None:
-    message = complaints(write_space(after=f"{setting}\n"))
+    message = complaints(write_space(*lines, after=f"{setting}\n"))
 
     assert message.startswith("space.yaml:4: ")
     assert words in message

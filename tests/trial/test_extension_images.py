@@ -1,8 +1,5 @@
 """Images of an extension: trained once, resumed after a kill, and blamed by line."""
 
-import multiprocessing
-import os
-import signal
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -144,32 +141,3 @@ def test_what_is_no_block_of_images_is_refused(
 
     with pytest.raises(TrialError, match=f"sample of blend returned {what}"):
         source_of(experiment.parameters).block(experiment.settings, bench.context, 0, 0)
-
-
-def _train_until_killed(bench: Bench, place: str, step: int) -> None:
-    EXTENSIONS.register([place])
-
-    def kill(_: str, done: int, __: int) -> None:
-        if done == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    train(blend(bench, steps=6, noise=7.0), replace(bench.context, on_progress=kill))
-
-
-def test_a_training_that_was_killed_resumes_in_its_folder(bench: Bench, tmp_path: Path) -> None:
-    place = write_blend(tmp_path)
-    EXTENSIONS.register([place])
-    for step in (2, 4):
-        process = multiprocessing.get_context("fork").Process(
-            target=_train_until_killed, args=(bench, place, step)
-        )
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-    steps: list[int] = []
-    context = replace(bench.context, on_progress=lambda _, done, __: steps.append(done))
-
-    generator = train(blend(bench, steps=6, noise=7.0), context)
-
-    assert steps == [5, 6]
-    assert len((generator / "steps.txt").read_text().split()) == 6
