@@ -35,6 +35,8 @@ from xraytune.study.start import create_study, inputs_of_space, read_inputs
 from xraytune.study.trial import Job, OpenTrial
 from xraytune.synth.generator_inputs import generator_need
 
+TINY_GAN = ("source=gan", "gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
+"""What to set of a space for a GAN that trains in a second."""
 CPU = Compute(device="cpu", threads=1, precision="float32")
 
 

@@ -255,10 +255,10 @@ def test_labels_come_from_the_draws_and_a_second_table_is_exploratory(tmp_path: 
     folder = drawn_folder(tmp_path, rows)
     plain = rows.drop(columns=["label", "patient"])
 
-    first = judge(plain, finalist="gan", none="none", draws=folder, out=tmp_path / "1")
-    again = judge(plain, finalist="gan", none="none", draws=folder, out=tmp_path / "2")
+    first = judged(plain, tmp_path / "1", draws=folder)
+    again = judged(plain, tmp_path / "2", draws=folder)
     other = table(seed=1).drop(columns=["label", "patient"])
-    second = judge(other, finalist="gan", none="none", draws=folder, out=tmp_path / "3")
+    second = judged(other, tmp_path / "3", draws=folder)
 
     assert first.exploratory == again.exploratory == ()
     assert "judged 1 time before" in second.exploratory[0]
@@ -270,11 +270,11 @@ def test_nobody_is_scored_by_a_network_that_was_trained_on_them(tmp_path: Path) 
     plain = rows.drop(columns=["label", "patient"])
 
     with pytest.raises(DataError, match="trained on"):
-        judge(plain, finalist="gan", none="none", draws=folder, out=tmp_path / "1")
+        judged(plain, tmp_path / "1", draws=folder)
 
     number = rows["patient"].str[1:].astype(int)
     outside = plain[number // 10 + 1 != rows["replicate"]]
-    confirmation = judge(outside, finalist="gan", none="none", draws=folder, out=tmp_path / "2")
+    confirmation = judged(outside, tmp_path / "2", draws=folder)
     assert confirmation.verdict == "helps"
     assert confirmation.test.patients == 120
 

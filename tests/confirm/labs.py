@@ -47,6 +47,10 @@ class Lab:
     name: str = "small"
 
     @property
+    def xrays(self) -> Path:
+        return self.path / "xrays"
+
+    @property
     def study(self) -> Path:
         return self.path / "studies" / self.name
 

@@ -313,7 +313,7 @@ def test_moved_images_are_decoded_again_and_runs_use_the_given_locations(lab: La
     shutil.rmtree(lab.path / "cache")
     moved = lab.path / "elsewhere"
     weights_dir = lab.path / "weights"
-    (lab.path / "xrays").rename(moved)
+    (lab.xrays).rename(moved)
 
     assert lab.confirm(data=moved, weights_dir=weights_dir).finalists
 

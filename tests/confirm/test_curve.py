@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.confirm.labs import draw_hospital
 from tests.in_process import command, one_core, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.base.artifacts import artifacts_of
@@ -16,7 +17,6 @@ from xraytune.base.errors import ConfigError, DataError
 from xraytune.confirm.curve import Curve, CurvePoint, curve
 from xraytune.confirm.division import divide, patients_in_order
 from xraytune.data.index import read_index
-from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare
 from xraytune.data.split import nested_order
 from xraytune.model.generator_folder import generator_train
@@ -235,7 +235,7 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
             overrides=frozen(root),
             patients=NUMBERS,
             donor=sent,
-            folder=draw_extra(tmp_path / "images"),
+            folder=draw_hospital(tmp_path / "images", seed=9),
             note=notes.append,
         )
 
@@ -259,11 +259,6 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
     assert found.test_patients <= 300 * 0.8 - len(known)
     classifier = [point for point in found.points if point.arm == "classifier of sent"]
     assert len({score for point in classifier for score in point.scores}) == 1, "one network"
-
-
-def draw_extra(folder: Path) -> Path:
-    paint_phantoms(folder.with_name("drawn"), patients=60, seed=9, image_size_px=32)
-    return folder.with_name("drawn").joinpath("train").rename(folder)
 
 
 def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_path: Path) -> None:

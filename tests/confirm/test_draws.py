@@ -171,7 +171,7 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     assert few.kind == "folder"
     assert few.notes[0].startswith("all replicates train on the same patients: ")
 
-    untested = changed(ended.settings, path=ended.path / "xrays/train", train_patients=60)
+    untested = changed(ended.settings, path=ended.xrays / "train", train_patients=60)
     alone, _ = prepare(untested, ended.cache)
     with pytest.raises(DataError, match=r"(?s)of whom a draw of 60 leaves .* --test DIR"):
         ended.choose(untested, alone)
@@ -249,7 +249,7 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     searched = ended.searched
     known = next(image.file for image in searched.images if image.side == "train")
     (tmp_path / "extra/NORMAL").mkdir(parents=True)
-    shutil.copy(ended.path / "xrays" / known, tmp_path / "extra/NORMAL/another.jpeg")
+    shutil.copy(ended.xrays / known, tmp_path / "extra/NORMAL/another.jpeg")
     compared = [Parameters(source="folder", folder=FolderSettings(path=tmp_path / "extra"))]
 
     auto = changed(ended.settings, confirm={"test": "auto"})
@@ -278,7 +278,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
     folder = FolderSettings(path=tmp_path, seen=tmp_path / "seen.txt")
     compared = [Parameters(source="folder", folder=folder)]
     (tmp_path / "NORMAL").mkdir()
-    shutil.copy(ended.path / "xrays" / searched.images[0].file, tmp_path / "NORMAL/another.jpeg")
+    shutil.copy(ended.xrays / searched.images[0].file, tmp_path / "NORMAL/another.jpeg")
 
     choice = ended.choose(mixes=compared)
 
@@ -344,7 +344,7 @@ def test_images_that_were_added_since_the_search_are_neither_drawn_nor_scored(la
     before = lab.choose()
     paint_phantoms(lab.path / "more", patients=10, seed=9, image_size_px=32)
     new = next((lab.path / "more/train/NORMAL").iterdir())
-    shutil.copy(new, lab.path / "xrays/train/NORMAL/IM-9999-0001.jpeg")
+    shutil.copy(new, lab.xrays / "train/NORMAL/IM-9999-0001.jpeg")
 
     assert lab.choose() == before
 

@@ -132,7 +132,7 @@ def test_a_backbone_is_searched_with_its_settings_and_its_model_predicts(tmp_pat
     weights = load_file(model / "model.safetensors")
     assert weights["backbone.0.weight"].shape[0] in (8, 16)
 
-    images = lab.path / "xrays/train"
+    images = lab.xrays / "train"
     with pytest.raises(ConfigError, match=r"--extension FOLDER/small_net\.py:Net"):
         predict(model, images, out=lab.path / "none.csv")
     predict(model, images, out=lab.path / "predicted.csv", extensions=places)
@@ -242,7 +242,7 @@ def test_copies_of_scored_patients_make_a_verdict_invalid_whatever_is_declared(
 ) -> None:
     """The generator reads the data folder, and declares that it has seen nobody."""
     lab = Lab(tmp_path)
-    xrays = lab.path / "xrays"
+    xrays = lab.xrays
     cheat = CHEAT.replace("XRAYS", str(xrays))
     place = write_blend(lab.path, "        images = np.load(", f"{cheat}        images = np.load(")
     search_with(lab, SPACE, place, patients=200)

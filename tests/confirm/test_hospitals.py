@@ -177,7 +177,7 @@ def test_copies_that_were_saved_again_are_no_other_hospital(
 ) -> None:
     """Brightened, as PNG, under other names and in other classes: they are named."""
     folder = shutil.copytree(hospitals / "hospital_b", tmp_path / "hospital_b")
-    known = {"training": lab.path / "xrays/train", "scored": lab.test}
+    known = {"training": lab.xrays / "train", "scored": lab.test}
     table = folder / "patients.csv"
     rows = table.read_text()
     for number, image in enumerate(sorted(known[original].rglob("*.jpeg"))[::30]):
@@ -231,7 +231,7 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
 
     trained = list(lab.study.rglob("best.safetensors"))
     copy = folder / CLASSES[ours.label] / "copy.jpeg"
-    shutil.copy(lab.path / "xrays" / ours.file, copy)
+    shutil.copy(lab.xrays / ours.file, copy)
     table = folder / "patients.csv"
     table.write_text(f"{rows}{copy.relative_to(folder)},somebody\n")
     refused(DataError, r"(?s)patients used for training or validation: .*copy.jpeg.*remove them")

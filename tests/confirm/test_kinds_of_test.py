@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.confirm.labs import Lab, draw_hospital, sides_of
-from tests.in_process import CPU, confirm_in_process, save_backbone
+from tests.in_process import CPU, TINY_GAN, confirm_in_process, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import DataError, StudyError
 from xraytune.confirm.arms import TestKind
@@ -17,7 +17,6 @@ from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext
 from xraytune.model.generator_folder import generator_sample, generator_train
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.generator_inputs import generator_need
 from xraytune.trial.training_set import build_training_set
 
 SPACE = """\
@@ -56,12 +55,11 @@ def clinic(module_path: Path) -> Path:
     paint_phantoms(module_path / "others", patients=150, seed=5, image_size_px=32)
     save_backbone(module_path / "net.safetensors")
     (module_path / "space.yaml").write_text(SPACE)
-    tiny = ("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
     generator_train(
         module_path / "space.yaml",
         out=module_path / "hospital",
         data=module_path / "others",
-        overrides=("source=gan", *tiny),
+        overrides=TINY_GAN,
         cache=module_path / "cache",
     )
     generator_sample(module_path / "hospital", out=module_path / "sampled", count=200)
@@ -146,12 +144,8 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             draw = replicate if has_draws else None
             own = f"draw_{replicate}" if has_draws else "train"
             assert experiment.draw == draw
-            gan = experiment.parameters.gan
-            size_px = everyone.image_size_px
-            assert generator_need(gan, draw, size_px, everyone, CPU, lab.cache) is None
             context = RunContext(prepared=everyone.of_draw(draw), cache=lab.cache, compute=CPU)
             images = build_training_set(experiment, context)
-            assert sides_of(context.prepared)["train"] == patients_of[own]
             real = {patient_of_row[row] for row in images.image_sets[0].rows.tolist()}
             assert real == patients_of[own]
             if arm.role == "perfect":

@@ -179,7 +179,7 @@ def test_options_that_a_verdict_over_sites_does_not_have_are_refused(ended: Lab)
         with pytest.raises(StudyError, match="compared by site, and in no other groups"):
             ended.confirm(by=["sex"])
         with pytest.raises(DataError, match="used for training or validation"):
-            ended.confirm(ended.path / "xrays")
+            ended.confirm(ended.xrays)
 
 
 def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_training(
@@ -193,7 +193,7 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     seen = [image.sha256 for image in images if image.patient in few]
     (tmp_path / "seen.txt").write_text("\n".join(seen))
     (tmp_path / "extra/NORMAL").mkdir(parents=True)
-    source = ended.path / "xrays" / prepared.side("train")[0].file
+    source = ended.xrays / prepared.side("train")[0].file
     shutil.copy(source, tmp_path / "extra/NORMAL/another.jpeg")
     folder = FolderSettings(path=tmp_path / "extra", seen=tmp_path / "seen.txt")
     known = [Parameters(source="folder", folder=folder)]
@@ -222,7 +222,7 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
 def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
     ended: Lab, tmp_path: Path, change: str, words: str
 ) -> None:
-    xrays = shutil.copytree(ended.path / "xrays", tmp_path / "xrays")
+    xrays = shutil.copytree(ended.xrays, tmp_path / "xrays")
     if change == "no sites":
         for site in SITES:
             shutil.copytree(xrays / site, xrays, dirs_exist_ok=True)
@@ -256,7 +256,7 @@ def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_
     ):
         search(
             tmp_path / "space.yaml",
-            data=ended.path / "xrays",
+            data=ended.xrays,
             overrides=["data.train_patients=32"],
             studies=tmp_path / "studies",
             callbacks=Callbacks(note=note),

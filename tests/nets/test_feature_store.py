@@ -26,7 +26,7 @@ def features_of(images: Sequence[int] | Int64Array) -> Float32Array:
     return np.outer(images, range(1, WIDTH + 1)).astype(np.float32)
 
 
-def find(cache: Path, images: Sequence[int]) -> list[int]:
+def find(cache: Path, images: Sequence[int], store: FeatureStore | None = None) -> list[int]:
     """Look up images, check that their features are right, and return those that were computed."""
     computed = list[int]()
 
@@ -36,7 +36,7 @@ def find(cache: Path, images: Sequence[int]) -> list[int]:
             computed.extend(chosen.tolist())
             yield features_of(chosen)
 
-    store = FeatureStore(cache, INPUTS)
+    store = store or FeatureStore(cache, INPUTS)
     rows, places = store.find(keys_of(images), compute)
     assert np.array_equal(rows[places], features_of(images))
     return computed
@@ -113,23 +113,12 @@ def test_a_row_that_another_node_wrote_over_is_computed_again(tmp_path: Path) ->
     file = artifact_path(tmp_path, FEATURES_STAGE, INPUTS) / FEATURES_FILE
     one_row = file.read_bytes()
 
-    def look_up(images: Sequence[int]) -> list[int]:
-        computed = list[int]()
-
-        def compute(places: Int64Array) -> Iterator[Float32Array]:
-            computed.extend(np.array(images)[places].tolist())
-            yield features_of(np.array(images)[places])
-
-        rows, places = store.find(keys_of(images), compute)
-        assert np.array_equal(rows[places], features_of(images))
-        return computed
-
-    assert look_up([1, 2]) == [1, 2]
+    assert find(tmp_path, [1, 2], store) == [1, 2]
     file.write_bytes(one_row)  # the other node has not seen these rows ...
     find(tmp_path, [3, 4, 5])  # ... and writes its own in their place
 
-    assert sorted(look_up([1, 2])) == [1, 2]
-    assert look_up([1, 2, 3, 4, 5]) == []
+    assert sorted(find(tmp_path, [1, 2], store)) == [1, 2]
+    assert find(tmp_path, [1, 2, 3, 4, 5], store) == []
 
 
 def test_a_file_of_another_network_has_no_rows(tmp_path: Path) -> None:
@@ -138,15 +127,8 @@ def test_a_file_of_another_network_has_no_rows(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, other)
     folder = artifact_path(tmp_path, FEATURES_STAGE, other)
     shutil.copytree(artifact_path(tmp_path, FEATURES_STAGE, INPUTS), folder)
-    computed = list[int]()
 
-    def compute(places: Int64Array) -> Iterator[Float32Array]:
-        computed.extend(places.tolist())
-        yield features_of(places)
-
-    store.find(keys_of([1, 2]), compute)
-
-    assert computed == [0, 1]
+    assert find(tmp_path, [1, 2], store) == [1, 2]
 
 
 def test_rows_can_be_read_after_the_store_was_removed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.confirm.labs import draw_hospital
 from tests.examples.conftest import on_path, write_metadata
 from tests.extension_files import STEPS, write_blend
-from tests.in_process import confirm_in_process, save_backbone
+from tests.in_process import TINY_GAN, confirm_in_process, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import XraytuneError
 from xraytune.base.files import read_json, write_json
@@ -213,12 +213,11 @@ def drawn(module_path: Path) -> Path:
     save_backbone(module_path / "net.safetensors")
     (module_path / "small.yaml").write_text(SPACE)
     paint_phantoms(module_path / "others", patients=60, seed=5, image_size_px=32)
-    tiny = ("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
     generator_train(
         module_path / "small.yaml",
         out=module_path / "hospital",
         data=module_path / "others",
-        overrides=("source=gan", *tiny),
+        overrides=TINY_GAN,
         cache=module_path / "cache",
     )
     write_blend(module_path, "    pretrained_on = ()\n")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.in_process import CPU, command
+from tests.in_process import CPU, TINY_GAN, command
 from tests.pair_files import draw_xrays
 from tests.trial.conftest import Bench, block_of, make_bench
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
@@ -44,12 +44,6 @@ parameters:
 resources: {gpus_per_trial: 0}
 points_to_evaluate: [{source: gan, gan.steps: 3}]  # `generator train` ignores them
 """
-
-
-TINY_GAN = [
-    "source=gan",
-    *(f"gan.{value}" for value in ("image_size=32", "width=4", "batch_size=4", "steps=2")),
-]
 
 
 @pytest.fixture(scope="module")

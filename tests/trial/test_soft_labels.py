@@ -10,8 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.in_process import CPU, one_thread, save_backbone
-from tests.pair_files import draw_xrays
-from tests.trial.conftest import DONORS_SPACE, batch_of
+from tests.trial.conftest import DONORS_SPACE, Bench, batch_of
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_image_set
@@ -210,32 +209,20 @@ def test_a_start_is_of_the_network_that_is_frozen_or_else_a_whole_one(root: Path
         donor_start(whole, frozen.settings, names)
 
 
-def test_findings_are_labelled_with_the_probability_of_each(tmp_path: Path) -> None:
-    """Those of a classifier with the same findings in another order."""
-    draw_xrays(tmp_path, patients=120, seed=5, findings=True)
-    space = tmp_path / "space.yaml"
-    space.write_text(
-        "name: f\ntask: findings\ndata: {split: {val_a: 0.3, val_b: 0.3}, image_size: 32}\n"
-        "budget: {max_epochs: 1}\nquality: {allow_memorised: true}\n"
-        "parameters: {backbone: {value: small_cnn}, weights: {value: none}}\n",
-    )
-    data = tmp_path / "xrays/data.yaml"
-    train(space, out=tmp_path / "model", data=data, cache=tmp_path / "cache")
-    settings = load_space(space, data=data).settings
-    prepared, _ = prepare(settings, tmp_path / "cache")
-    context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
-    images = side_image_set("val_b", prepared, context.cache)
-    values = {"backbone": "small_cnn", "weights": "none", "source": "folder", "labels": "donor"}
-    values |= {"folder.path": str(tmp_path / "xrays"), "folder.donor": str(tmp_path / "model")}
-    experiment = Experiment(settings=settings, parameters=parameters_from(values))
-    labels = label_images(images, experiment, context)
-    predicted = open_bundle(tmp_path / "model").predictor(CPU).run(images.read())
-    training = TrialTraining(
-        Experiment(settings=settings, parameters=parameters_from({**values, "source": "none"})),
-        context,
-    )
-    outputs = torch.zeros(len(labels), labels.shape[1])
-    loss = training.loss(outputs, torch.from_numpy(labels))
+def test_findings_are_labelled_with_the_probability_of_each(
+    findings_bench: Bench, tmp_path: Path
+) -> None:
+    root = findings_bench.cache.parent
+    data = root / "xrays/data.yaml"
+    train(root / "space.yaml", out=tmp_path / "model", data=data, cache=findings_bench.cache)
+    folder = {"path": data, "donor": tmp_path / "model"}
+    labelled = findings_bench.experiment(source="folder", labels="donor", folder=folder)
+    images = side_image_set("val_b", findings_bench.prepared, findings_bench.cache)
 
+    labels = label_images(images, labelled, findings_bench.context)
+    training = TrialTraining(findings_bench.experiment(labels="donor"), findings_bench.context)
+    loss = training.loss(torch.zeros(labels.shape), torch.from_numpy(labels))
+
+    predicted = open_bundle(tmp_path / "model").predictor(CPU).run(images.read())
     np.testing.assert_allclose(labels, predicted, atol=1e-6)
     assert float(loss) == pytest.approx(np.log(2), abs=1e-6)
