@@ -140,14 +140,16 @@ def test_a_model_labels_images_as_it_predicts_them(root: Path) -> None:
 
 
 def test_labels_of_the_donor_mend_wrong_classes(root: Path, tmp_path: Path) -> None:
+    """On val-A: val-B has so few patients here that wrong classes may rank them well by chance."""
     scores = {}
     for labels in ("class", "donor"):
         experiment, context = study(root, "model", labels, trainable="all")
         folder = tmp_path / labels
         folder.mkdir()
-        result = run_trial(experiment, context, trial_dir=folder)
-        scores[labels] = result.val_b_score
+        scores[labels] = run_trial(experiment, context, trial_dir=folder).value
+
     assert scores["donor"] > 0.9
+    assert scores["donor"] > scores["class"] + 0.1
 
 
 def test_patients_of_the_donors_classifier_are_on_no_other_side(root: Path) -> None:
