@@ -22,6 +22,7 @@ from tests.confirm.labs import (
 from xraytune.base.errors import ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
 from xraytune.confirm.record import Confirmation
+from xraytune.confirm.run import confirm
 from xraytune.data.index import read_labelled
 from xraytune.model.export import export
 from xraytune.present.page import write_report
@@ -340,13 +341,13 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
     monkeypatch.setattr("os.access", refuse)
     notes = list[str]()
 
-    shown = done.confirm(callbacks=Callbacks(note=notes.append))
+    shown = confirm(done.study, callbacks=Callbacks(note=notes.append))
 
     assert shown.to_json() == first.to_json()
     assert notes == ["the study cannot be written to: this is its recorded verdict"]
     assert write_report(done.study, out=done.path / "report.html").exists()
     with pytest.raises(StudyError, match="nothing can be added to its verdict"):
-        done.confirm(by=["site"])
+        confirm(done.study, by=["site"])
     with pytest.raises(StudyError, match="nothing can be added to its verdict"):
         done.confirm(done.path / "hospital_b")
 
