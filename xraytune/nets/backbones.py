@@ -334,17 +334,16 @@ def find_weights(
         from huggingface_hub import hf_hub_download  # comes with timm
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        try:
-            with hub_errors_explained(backbone):
-                return Path(
-                    hf_hub_download(
-                        repository, "model.safetensors", local_files_only=not may_download
-                    )
+        with hub_errors_explained(backbone):
+            try:
+                downloaded = hf_hub_download(
+                    repository, "model.safetensors", local_files_only=not may_download
                 )
-        except MachineError as error:
-            if not may_download and isinstance(error.__cause__, LocalEntryNotFoundError):
+                return Path(downloaded)
+            except LocalEntryNotFoundError:
+                if may_download:
+                    raise
                 return None
-            raise
     if is_path("weights", weights):
         file = Path(weights)
         if is_model(weights):
