@@ -12,8 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.in_process import PROGRAM, other_process
 from tests.in_process import command as run
-from tests.in_process import other_process
 from xraytune.base.errors import ConfigError, DataError, Problem, StudyError
 from xraytune.cli.command import Command
 from xraytune.space.load import load_space
@@ -140,10 +140,8 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 def test_python_m_xraytune_is_the_command_with_its_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise ImportError")  # not imported
-    program = f"{sys.executable} -m xraytune"
-
-    version = other_process(f"{program} --version", cwd=tmp_path)
-    unknown = other_process(f"{program} status nowhere", cwd=tmp_path)
+    version = other_process(f"{PROGRAM} --version", cwd=tmp_path)
+    unknown = other_process(f"{PROGRAM} status nowhere", cwd=tmp_path)
 
     assert version.returncode == 0
     assert re.fullmatch(
@@ -175,9 +173,6 @@ def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (4, "")
     assert "the current folder is not there any more" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-PROGRAM = f"{sys.executable} -m xraytune"
 
 
 @pytest.mark.parametrize("columns", ["0", ""])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import command, other_process
+from tests.in_process import PROGRAM, command, other_process
 from xraytune.base.errors import DataError
 from xraytune.confirm.outlook import study_outlook
 from xraytune.space.task_settings import PACKAGES
@@ -74,8 +74,7 @@ def test_plan_names_why_a_package_cannot_be_imported(tmp_path: Path, package: st
     broken.write_text(f'raise ImportError("{why}")')
     path = os.pathsep.join([str(tmp_path), *sys.path])
 
-    command = f"{sys.executable} -m xraytune plan --json"
-    done = other_process(command, env={**os.environ, "PYTHONPATH": path})
+    done = other_process(f"{PROGRAM} plan --json", env={**os.environ, "PYTHONPATH": path})
 
     assert done.returncode == 4, done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}

@@ -216,7 +216,13 @@ def test_findings_are_labelled_with_the_probability_of_each(
 ) -> None:
     root = findings_bench.cache.parent
     data = root / "xrays/data.yaml"
-    train(root / "space.yaml", out=tmp_path / "model", data=data, cache=findings_bench.cache)
+    train(
+        root / "space.yaml",
+        out=tmp_path / "model",
+        data=data,
+        overrides=["budget.max_epochs=1"],
+        cache=findings_bench.cache,
+    )
     folder = {"path": data, "donor": tmp_path / "model"}
     labelled = findings_bench.experiment(source="folder", labels="donor", folder=folder)
     images = side_image_set("val_b", findings_bench.prepared, findings_bench.cache)
