@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.in_process import CPU, one_thread, save_backbone
+from tests.in_process import CPU, one_core, one_thread, save_backbone
 from tests.trial.conftest import DONORS_SPACE, Bench, batch_of
 from xraytune.base.errors import DataError
 from xraytune.data.phantom import paint_phantoms
@@ -148,7 +148,7 @@ def test_labels_of_the_donor_mend_wrong_classes(root: Path, tmp_path: Path) -> N
         folder.mkdir()
         scores[labels] = run_trial(experiment, context, trial_dir=folder).value
 
-    assert scores["donor"] > 0.9
+    assert scores["donor"] > 0.85
     assert scores["donor"] > scores["class"] + 0.1
 
 
@@ -216,13 +216,14 @@ def test_findings_are_labelled_with_the_probability_of_each(
 ) -> None:
     root = findings_bench.cache.parent
     data = root / "xrays/data.yaml"
-    train(
-        root / "space.yaml",
-        out=tmp_path / "model",
-        data=data,
-        overrides=["budget.max_epochs=1"],
-        cache=findings_bench.cache,
-    )
+    with one_core():
+        train(
+            root / "space.yaml",
+            out=tmp_path / "model",
+            data=data,
+            overrides=["budget.max_epochs=1"],
+            cache=findings_bench.cache,
+        )
     folder = {"path": data, "donor": tmp_path / "model"}
     labelled = findings_bench.experiment(source="folder", labels="donor", folder=folder)
     images = side_image_set("val_b", findings_bench.prepared, findings_bench.cache)
