@@ -19,6 +19,7 @@ from xraytune.base.records import frozen
 from xraytune.confirm.arms import (
     TOP_UP_FOLDER,
     UNUSED,
+    Plan,
     finished_label,
     read_plan,
 )
@@ -93,19 +94,30 @@ def export(
     out = Path(out)
     require_new(out)
     study_folder = StudyFolder(Path(study).resolve())
-    metric = study_folder.space().settings.metric
+    settings = study_folder.space().settings
     trials = _read_trials(study_folder)
-    confirmation = read_verdict(study_folder.confirm_path)
     if trial is None:
-        row, reason = _choose(study_folder, trials, confirmation)
+        row, reason = _choose(study_folder, trials)
     else:
         row = _find_complete(study_folder, trials, f"#{trial}")
         reason = "selected by its number"
     synthetic = describe_benefit(study_folder, row.number, row.parameters)
     value = row.value or 0.0
     val_b_score = row.val_b_score or 0.0
-    scores = f"{metric} {value:.4f} on val-A, {val_b_score:.4f} on val-B"
-    exported = Exported(
+    scores = f"{settings.metric} {value:.4f} on val-A, {val_b_score:.4f} on val-B"
+    sentence = f"trial {row.number} of {study_folder.path.name}, arm {row.arm}, {scores}: {reason}"
+    lines = [f"From {sentence}."]
+    if synthetic:
+        lines.append(f"The benefit of its synthetic images is {synthetic}.")
+    if settings.final and not exact:
+        lines.append(
+            f"`train` compares the trial's settings with those of `final`: {settings.final}."
+        )
+    lines.append(f"\n    xraytune train --config {quote(out.name)} -o model\n")
+    lines.append("Paths are relative to this file.")
+    experiment = _build_experiment(study_folder, row, exact=exact)
+    write_text(out, experiment_to_yaml(experiment, out.resolve().parent, "\n".join(lines)))
+    return Exported(
         path=out,
         trial=row.number,
         arm=row.arm,
@@ -113,21 +125,9 @@ def export(
         val_b_score=val_b_score,
         synthetic=synthetic,
         reason=reason,
-        sentence=f"trial {row.number} of {study_folder.path.name}, arm {row.arm}, "
-        f"{scores}: {reason}",
+        sentence=sentence,
         command=f"xraytune train --config {quote(str(out))} -o model",
     )
-    lines = [f"From {exported.sentence}."]
-    if synthetic:
-        lines.append(f"The benefit of its synthetic images is {synthetic}.")
-    final = study_folder.space().settings.final
-    if final and not exact:
-        lines.append(f"`train` compares the trial's settings with those of `final`: {final}.")
-    lines.append(f"\n    xraytune train --config {quote(out.name)} -o model\n")
-    lines.append("Paths are relative to this file.")
-    experiment = _build_experiment(study_folder, row, exact=exact)
-    write_text(out, experiment_to_yaml(experiment, out.resolve().parent, "\n".join(lines)))
-    return exported
 
 
 def describe_benefit(study_folder: StudyFolder, number: int, parameters: Parameters) -> str:
@@ -153,8 +153,7 @@ def trial_to_export(study_folder: StudyFolder) -> tuple[int, str] | None:
     damaged.
     """
     try:
-        confirmation = read_verdict(study_folder.confirm_path)
-        row, reason = _choose(study_folder, _read_trials(study_folder), confirmation)
+        row, reason = _choose(study_folder, _read_trials(study_folder))
     except (TrialError, StudyError, ArtifactError):
         return None
     return row.number, reason
@@ -175,9 +174,7 @@ def _read_trials(study_folder: StudyFolder) -> RowOfTrial:
     return trials
 
 
-def _choose(
-    study_folder: StudyFolder, trials: RowOfTrial, confirmation: Confirmation | None
-) -> tuple[TrialRow, str]:
+def _choose(study_folder: StudyFolder, trials: RowOfTrial) -> tuple[TrialRow, str]:
     """Return the trial whose mix is trained in the end, and why."""
     settings = study_folder.space().settings
     complete = rank(trials.values())
@@ -188,6 +185,7 @@ def _choose(
             study_folder.path,
             "continue the search; `xraytune status` shows its progress",
         )
+    confirmation = read_verdict(study_folder.confirm_path)
     if confirmation and confirmation.verdict == "helps":
         of_verdict = " in an exploratory verdict" if confirmation.exploratory else ""
         finalist = _find_complete(study_folder, trials, confirmation.finalists[0].trial)
@@ -196,7 +194,8 @@ def _choose(
     scores = [(row, row.val_b_score or 0.0) for row in complete]
     margin = settings.confirm.rope
     what = f"{settings.metric} on val-B"
-    measured = _measure_by_confirm(study_folder, trials, complete, confirmation)
+    plan = read_plan(study_folder.confirm_path)
+    measured = _measure_by_confirm(plan, confirmation, complete) if plan and confirmation else []
     if confirmation and measured:
         whose = "unused" if confirmation.test.kind in UNUSED else "test"
         where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"
@@ -219,28 +218,24 @@ def _choose(
 
 
 def _measure_by_confirm(
-    study_folder: StudyFolder,
-    trials: RowOfTrial,
-    complete: Sequence[TrialRow],
-    confirmation: Confirmation | None,
+    plan: Plan, confirmation: Confirmation, complete: Sequence[TrialRow]
 ) -> list[tuple[TrialRow, float]]:
     """Return the completed trials whose mixes `confirm` has measured, with their mean scores.
 
     A finalist is itself a trial. A control stands for the best trial of its mix on val-B, unless
     the control uses a classifier from elsewhere, which is no mix.
     """
-    plan = read_plan(study_folder.confirm_path)
     scores = {}
-    for finalist in confirmation.finalists if confirmation else ():
+    for finalist in confirmation.finalists:
         scores[finalist.arm] = finalist.score
         for comparison in finalist.comparisons:
             scores[comparison.control] = comparison.control_score
     measured = []
-    for arm in plan.arms if plan else ():
+    for arm in plan.arms:
         mix = arm.parameters.mix_simplicity
         candidates = [row for row in complete if row.parameters.mix_simplicity == mix]
         if arm.role == "finalist":
-            candidates = [row for row in complete if row is trials.get(arm.trial)]
+            candidates = [row for row in complete if row.label == arm.trial]
         if candidates and arm.name in scores and arm.role != "donor":
             measured.append((candidates[0], scores[arm.name]))
     return measured
@@ -270,10 +265,10 @@ def _build_experiment(study_folder: StudyFolder, row: TrialRow, *, exact: bool) 
     settings = study_folder.space().settings
     images = None
     if exact:
-        settings = settings.model_copy(update={"final": None})
+        settings = settings.with_values({"final": None})
     else:
         settings = settings.for_all_patients()
         images = sum(study_folder.prepared().train_counts)
     origin = ExportedFrom(study=study_folder.path, trial=row.number, images=images)
-    settings = settings.model_copy(update={"exported_from": origin})
+    settings = settings.with_values({"exported_from": origin})
     return Experiment(settings=settings, parameters=row.parameters)
