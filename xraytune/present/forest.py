@@ -6,7 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from xraytune.confirm.record import Confirmation, FinalistVerdict
+from xraytune.confirm.record import Confirmation
+from xraytune.present.verdict import secondary_table, verdict_frame
 from xraytune.stats.verdict import Interval
 
 _MARKERS = {
@@ -23,19 +24,26 @@ VERTICAL = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
 GREY = {"color": "#8c8c8c", "width": 1}
 
 
+def verdict_parts(record: Confirmation) -> dict[str, Any]:
+    """Return what a page shows of a verdict: its sentences and tables, and its charts."""
+    return {
+        "verdict": verdict_frame(record),
+        "differences": plot_verdict(record),
+        "groups": plot_subgroups(record),
+        "secondary": secondary_table(record),
+    }
+
+
 def plot_verdict(confirmation: Confirmation) -> Any:
     """Plot the differences of the first finalist from its controls, as a Plotly figure.
 
     The intervals are those of the verdict; differences in the grey band do not matter.
     """
-    return plot_differences(confirmation.finalists[0], confirmation.metric, confirmation.rope)
-
-
-def plot_differences(finalist: FinalistVerdict, metric: str, rope: float) -> Any:
-    """Plot the differences of a finalist from its controls, with intervals and the ROPE."""
+    finalist = confirmation.finalists[0]
+    rope = confirmation.rope
     rows = [(row.control, row) for row in finalist.comparisons]
     results = {row.control: finalist.words(row)[0] for row in finalist.comparisons}
-    axis = (f"difference in {metric}", f"grey: ROPE ±{rope:g}")
+    axis = (f"difference in {confirmation.metric}", f"grey: ROPE ±{rope:g}")
     figure = plot_forest(rows, *axis, results=results)
     figure.add_vrect(-rope, rope, fillcolor="rgba(140,140,140,0.18)", line_width=0, layer="below")
     figure.update_layout(legend=LEGEND)

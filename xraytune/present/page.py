@@ -5,7 +5,6 @@ whose value is None is left out. A search may be running on the study.
 """
 
 from collections import defaultdict
-from datetime import datetime
 from pathlib import Path
 from shlex import join, quote
 from typing import Any
@@ -20,11 +19,10 @@ from xraytune.confirm.record import read_verdict
 from xraytune.data.prepare import SplitData
 from xraytune.model.export import trial_to_export
 from xraytune.present.charts import plot_learning_curves, plot_parameter
-from xraytune.present.forest import plot_differences, plot_subgroups
+from xraytune.present.forest import verdict_parts
 from xraytune.present.pictures import explain_images
 from xraytune.present.rendering import render_page
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
-from xraytune.present.verdict import secondary_table, verdict_frame
 from xraytune.search.asha import Rungs
 from xraytune.space.data_settings import DataSettings
 from xraytune.study.access_log import accesses
@@ -75,7 +73,6 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
     settings = watcher.space.settings
     prepared = study_folder.prepared()
     verdict = read_verdict(study_folder.confirm_path)
-    environment = study_folder.environment()
 
     # The trial that `export` writes, or the best trial on val-B if it would fail.
     number, reason = trial_to_export(study_folder) or (None, "")
@@ -89,11 +86,6 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
     if with_results and not prepared.findings:  # images with findings are not right or wrong
         mistakes = _show_mistakes(study_folder, prepared, with_results[0], cache)
     rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs).epochs
-    differences = None
-    groups = None
-    if verdict:
-        groups = plot_subgroups(verdict)
-        differences = plot_differences(verdict.finalists[0], verdict.metric, verdict.rope)
     scored = accesses(study_folder.path, prepared.test_contents)
     study = quote(str(shown_path(study_folder.path)))
     test = ""
@@ -110,10 +102,7 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "best": best,
         "final": settings.final,
         "reason": reason,
-        "verdict": verdict_frame(verdict) if verdict else None,
-        "secondary": secondary_table(verdict) if verdict else None,
-        "differences": differences,
-        "groups": groups,
+        **(verdict_parts(verdict) if verdict else {"verdict": None}),
         "curves": plot_learning_curves(view, rungs),
         "rungs": rungs,
         "arms": arms_frame(view),
@@ -127,8 +116,7 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "generators": _show_generators(study_folder, view, cache),
         "scored_by": sorted({row["command"] for row in scored}),
         "sides": sides_frame(view.sides),
-        "about": environment,
-        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        "about": study_folder.environment(),
     }
 
 

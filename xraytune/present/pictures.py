@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from xraytune.base.arrays import AnyArray, Int64Array
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import Compute
 from xraytune.data.masks import outlined
@@ -36,7 +36,7 @@ def explain_images(
     experiment: Experiment,
     trial_dir: Path,
     prepared: SplitData,
-    places: NDArray[np.int64],
+    places: Int64Array,
     *,
     cache: Path,
 ) -> list[bytes]:
@@ -58,8 +58,8 @@ def explain_images(
     inputs = normalise(network.scaled(images, places), network.form)
     trained = classifier.get_submodule("head") if network.has_cached_features else classifier
     load_best(trial_dir / "checkpoint", trained)
-    shown_pixels: NDArray[Any]
-    right: NDArray[Any]
+    shown_pixels: AnyArray
+    right: AnyArray
     if isinstance(classifier, Classifier):
         classifier.eval().requires_grad_(False)
         saliency = grad_cam(classifier, inputs)[..., None] * _OPACITY

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import re
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from xraytune.base.templates import open_templates
 
 
 def render_page(name: str, **content: Any) -> str:
-    """Return the page of a template with its content, and with Plotly in it."""
+    """Return the page of a template with its content, the time, and Plotly."""
     templates = open_templates("xraytune.present", autoescape=True)
     templates.filters |= {
         "code": _mark_code,
@@ -25,7 +26,8 @@ def render_page(name: str, **content: Any) -> str:
         "sentence": sentence,
         "text": text_of,
     }
-    return templates.get_template(name).render(**content, plotly=_pack_plotly())
+    written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    return templates.get_template(name).render(**content, written=written, plotly=_pack_plotly())
 
 
 @cache
