@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 from tests.stats.conftest import of_two_classes
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import ScoredImages
-from xraytune.stats.intervals import measure, patient_means, subgroup_metrics
+from xraytune.stats.intervals import measure, patient_means, subgroup_metrics, subgroups
 
 FILES = [f"{number}.png" for number in range(90)]
 
@@ -45,7 +45,10 @@ def test_a_subgroup_has_the_metrics_of_its_images_and_files_without_a_value_are_
     }
     values[FILES[80]] = ""
 
-    north, south = subgroup_metrics(FILES, images, patients, values, resample_count=50, seed=0)
+    north, south = (
+        subgroup_metrics(images, patients, value, rows, resample_count=50, seed=0)
+        for _, value, rows in subgroups({"site": values}, FILES)
+    )
 
     rows = np.array([values.get(file) == "north" for file in FILES])
     of_north = ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4)
@@ -67,7 +70,10 @@ def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> N
         if labels[number]
     }
 
-    bacterial, viral = subgroup_metrics(FILES, images, patients, values, resample_count=20, seed=0)
+    bacterial, viral = (
+        subgroup_metrics(images, patients, value, rows, resample_count=20, seed=0)
+        for _, value, rows in subgroups({"pneumonia": values}, FILES)
+    )
 
     own = np.array([values.get(file) == "bacterial" for file in FILES])
     rows = own | (labels == 0)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import BoolArray
 from xraytune.base.errors import join_names
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import Arm, Plan
@@ -90,7 +90,7 @@ class ArmScores:
         """Return the results on the images of a site."""
         return self.on_images(np.asarray(self.sites) == site)
 
-    def on_images(self, selection: NDArray[np.bool_]) -> ArmScores:
+    def on_images(self, selection: BoolArray) -> ArmScores:
         """Return the results on the chosen images, [N], without their sites."""
         results = self.results[:, selection]
         return replace(

@@ -13,14 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import BoolArray
 from xraytune.base.files import csv_table, write_text
 from xraytune.confirm.arms import Arm
 from xraytune.confirm.compare import ArmScores
 from xraytune.confirm.record import FinalistVerdict, SecondaryOutcome, Subgroup
 from xraytune.data.images import ImageTable
 from xraytune.stats.classification import Labels, ScoredImages, scored_findings
+from xraytune.stats.intervals import subgroups
 from xraytune.stats.placements import StructuralComponents, sample_of_sites
 from xraytune.stats.secondary import SECONDARY, secondary_components, weighted_outcomes
 from xraytune.stats.verdict import compare, patient_interval
@@ -174,35 +175,31 @@ def compare_in_groups(
     pair = (arms[finalist.arm], arms[finalist.strongest])
     is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
     groups = []
-    for column, values in columns.items():
-        value_of_image = np.array([values.get(file, "") for file in files])
-        for value in np.unique(value_of_image[value_of_image != ""]).tolist():
-            has_value = value_of_image == value
-            group_scores = test.on_images(has_value)
-            classes = np.unique(group_scores.labels)
-            is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
-            group = Subgroup(
-                column=column,
-                value=value,
-                images=len(group_scores.labels),
-                patients=len({*group_scores.patients}),
-                is_of_one_class=is_of_one_class,
+    for column, value, has_value in subgroups(columns, files):
+        group_scores = test.on_images(has_value)
+        classes = np.unique(group_scores.labels)
+        is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
+        group = Subgroup(
+            column=column,
+            value=value,
+            images=len(group_scores.labels),
+            patients=len({*group_scores.patients}),
+            is_of_one_class=is_of_one_class,
+        )
+        if is_of_one_class:
+            group_scores = test.on_images(has_value | (test.labels != classes[0]))
+        if _is_large(group_scores):
+            components = group_scores.measure(*pair)
+            scores = components.scores.mean(axis=1).tolist()
+            group = replace(
+                group,
+                difference=compare(components),
+                scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
             )
-            scored_group = group_scores
-            if is_of_one_class:
-                scored_group = test.on_images(has_value | (test.labels != classes[0]))
-            if _is_large(scored_group):
-                components = scored_group.measure(*pair)
-                scores = components.scores.mean(axis=1).tolist()
-                group = replace(
-                    group,
-                    difference=compare(components),
-                    scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
-                    rates={arm.name: _rates(scored_group, arm, thresholds) for arm in pair}
-                    if thresholds and not is_of_one_class
-                    else {},
-                )
-            groups.append(group)
+            if thresholds and not is_of_one_class:
+                rates = {arm.name: _rates(group_scores, arm, thresholds) for arm in pair}
+                group = replace(group, rates=rates)
+        groups.append(group)
     return tuple(groups)
 
 
@@ -238,7 +235,7 @@ def _is_large(group: ArmScores) -> bool:
     """
     patients = np.asarray(group.patients)
 
-    def has_enough(rows: NDArray[np.bool_]) -> bool:
+    def has_enough(rows: BoolArray) -> bool:
         return len(np.unique(patients[rows])) >= FEWEST_PATIENTS
 
     count = group.results.shape[2]

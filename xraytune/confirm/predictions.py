@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import BoolArray
 from xraytune.base.errors import ConfigError, DataError, counted, join_names
 from xraytune.base.records import frozen
 from xraytune.confirm.drawn import Drawn
@@ -209,7 +209,7 @@ def read_predictions(
 
 
 def _refuse(
-    table: pd.DataFrame, is_wrong: pd.Series[bool] | NDArray[np.bool_], what: str, place: Path
+    table: pd.DataFrame, is_wrong: pd.Series[bool] | BoolArray, what: str, place: Path
 ) -> None:
     """Refuse (DataError) rows, and name the first ones."""
     rows = table[is_wrong]

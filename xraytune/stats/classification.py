@@ -11,18 +11,18 @@ macro one-vs-rest averages, and `positive` is not used.
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import AnyArray, BoolArray, Float64Array, Int64Array
 from xraytune.base.errors import DataError, XraytuneError
 from xraytune.base.records import frozen
 
-Labels: TypeAlias = NDArray[np.int64]
+Labels: TypeAlias = Int64Array
 """Class numbers, [N], or findings, [N, C]: 1, 0, or -1 if unknown. Unknown findings are ignored."""
-Floats: TypeAlias = NDArray[np.float64]
-Flags: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = Float64Array
+Flags: TypeAlias = BoolArray
 FEWEST_LABELS = 10
 """A finding is scored if at least this many images have it and at least this many do not."""
 LEAST_FIT = 0.6
@@ -341,7 +341,7 @@ def sensitivity_at(
 
 
 def require_finite_outputs(
-    outputs: NDArray[Any], error: type[XraytuneError], where: Path | str
+    outputs: AnyArray, error: type[XraytuneError], where: Path | str
 ) -> None:
     """Raise `error` if a row of outputs, [N, C], has a value that is not finite.
 

@@ -15,6 +15,7 @@ import numpy as np
 from xraytune.base.records import frozen
 from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import (
+    Flags,
     Floats,
     Labels,
     ScoredImages,
@@ -182,56 +183,59 @@ def patient_means(
     return scored, tuple(means.index[has_one]), tuple(means.index[~has_one])
 
 
+def subgroups(
+    columns: Mapping[str, Mapping[str, str]], files: Sequence[str]
+) -> Iterator[tuple[str, str, Flags]]:
+    """Yield each column and value that define a subgroup, and which of the files are in it, [N].
+
+    `columns` has the value of each file, by column; files without a value are in no subgroup.
+    """
+    for column, values in columns.items():
+        value_of_image = np.array([values.get(file, "") for file in files])
+        for value in np.unique(value_of_image[value_of_image != ""]).tolist():
+            yield column, value, value_of_image == value
+
+
 def subgroup_metrics(
-    files: Sequence[str],
     images: ScoredImages,
     patients: Sequence[str],
-    values: Mapping[str, str],
+    value: str,
+    has_value: Flags,
     *,
     resample_count: int = 2000,
     seed: int,
-) -> tuple[Subgroup, ...]:
-    """Return the metrics of the images with each value of a column, sorted by value.
+) -> Subgroup:
+    """Return the metrics of the images that have a value of a column.
 
-    `values` has the value of each file; files without a value are in no subgroup. Other arguments
-    are as for `measure`. Every class must have an image.
+    Other arguments are as for `measure`. Every class must have an image.
     """
-    value_of_image = np.array([values.get(file, "") for file in files])
     names = np.asarray(patients)
-    reported = [
-        metric.name for metric in reported_metrics(images.class_count) if metric.of_subgroups
-    ]
-    subgroups = []
-    for value in np.unique(value_of_image[value_of_image != ""]).tolist():
-        has_value = value_of_image == value
-        rows = has_value
-        other = None
-        outside = ""
-        classes = np.unique(images.labels[has_value])
-        if images.class_count == 2 and len(classes) == 1:
-            other = 1 - int(classes[0])
-            rows = has_value | (images.labels == other)
-            # The recall of the other class is measured on images outside the subgroup only.
-            outside = "sensitivity" if other == images.positive else "specificity"
-        labels = images.labels[rows]
-        owners = names[rows]
-        counts = [len(np.unique(owners[labels == label])) for label in range(images.class_count)]
-        measured = Measured(metrics={}, intervals={})
-        if min(counts) > 0:
-            scored = replace(images, labels=labels, probabilities=images.probabilities[rows])
-            measured = measure(scored, owners.tolist(), resample_count=resample_count, seed=seed)
-        metrics = {
-            name: None if name == outside else measured.metrics.get(name) for name in reported
-        }
-        intervals = measured.intervals.items()
-        subgroups.append(
-            Subgroup(
-                value=value,
-                images=int(has_value.sum()),
-                patients=len(np.unique(names[has_value])),
-                compared_with=other,
-                metrics=metrics,
-                intervals={name: ends for name, ends in intervals if metrics.get(name) is not None},
-            )
-        )
-    return tuple(subgroups)
+    rows = has_value
+    other = None
+    outside = ""
+    classes = np.unique(images.labels[has_value])
+    if images.class_count == 2 and len(classes) == 1:
+        other = 1 - int(classes[0])
+        rows = has_value | (images.labels == other)
+        # The recall of the other class is measured on images outside the subgroup only.
+        outside = "sensitivity" if other == images.positive else "specificity"
+    labels = images.labels[rows]
+    measured = Measured(metrics={}, intervals={})
+    if len(np.unique(labels)) == images.class_count:
+        scored = replace(images, labels=labels, probabilities=images.probabilities[rows])
+        owners = names[rows].tolist()
+        measured = measure(scored, owners, resample_count=resample_count, seed=seed)
+    metrics = {
+        metric.name: None if metric.name == outside else measured.metrics.get(metric.name)
+        for metric in reported_metrics(images.class_count)
+        if metric.of_subgroups
+    }
+    intervals = measured.intervals.items()
+    return Subgroup(
+        value=value,
+        images=int(has_value.sum()),
+        patients=len(np.unique(names[has_value])),
+        compared_with=other,
+        metrics=metrics,
+        intervals={name: ends for name, ends in intervals if metrics.get(name) is not None},
+    )

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from xraytune.base.arrays import BoolArray
 from xraytune.base.records import frozen
 from xraytune.stats.classification import Floats, Metric
 from xraytune.stats.intervals import Measured, bootstrap
 
-Masks: TypeAlias = NDArray[np.bool_]
+Masks: TypeAlias = BoolArray
 MASK_METRICS = (
     Metric("dice", "Dice"),
     Metric("iou", "IoU", is_secondary=True),

@@ -7,14 +7,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from xraytune.base.records import Json, frozen, to_json
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.images import ImageFile
-from xraytune.stats.classification import METRICS, Floats, Labels
-from xraytune.stats.intervals import Bounds, Measured
+from xraytune.stats.classification import METRICS, Flags, Floats, Labels
+from xraytune.stats.intervals import Bounds, Measured, subgroups
 from xraytune.stats.segmentation import MASK_METRICS
 from xraytune.tasks.bundle_record import CardMetric
 from xraytune.tasks.prediction import Calibration, ImageFiles, Predictor
@@ -54,12 +51,9 @@ class Sample:
         """The patient of each image."""
         return [image.patient for image in self.images]
 
-    def subgroups(self) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    def subgroups(self) -> Iterator[tuple[str, str, Flags]]:
         """Yield each column and value that define a subgroup, and which images are in it."""
-        for column, values in self.columns.items():
-            value_of_image = np.array([values.get(file, "") for file in self.files])
-            for value in sorted({*value_of_image.tolist()} - {""}):
-                yield column, value, value_of_image == value
+        return subgroups(self.columns, self.files)
 
 
 @frozen

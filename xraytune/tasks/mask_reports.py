@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.base.arrays import Float32Array, UInt8Array
 from xraytune.base.files import csv_table, new_folder, write_text
 from xraytune.base.records import ignore_progress
 from xraytune.data.decoding import (
@@ -46,7 +46,6 @@ from xraytune.tasks.bundle_record import CardMetric
 from xraytune.tasks.evaluation import Sample, Validated
 from xraytune.tasks.prediction import (
     ImageFiles,
-    Pixels,
     Predicted,
     Predictor,
     Result,
@@ -77,7 +76,7 @@ class MaskReports(ClassReports):
         names = _name_pictures(images.files)
         with new_folder(out) as folder:
 
-            def write(file: str, image: Pixels, mask: MaskArray) -> tuple[str, float, int]:
+            def write(file: str, image: UInt8Array, mask: MaskArray) -> tuple[str, float, int]:
                 _save(mask.astype(np.uint8) * 255, folder / "masks" / names[file])
                 _save(outlined(image, mask), folder / "overlays" / names[file])
                 return f"masks/{names[file]}", float(mask.mean()), connected_parts(mask)
@@ -107,7 +106,7 @@ class MaskReports(ClassReports):
         """
         by_file = {image.file: image for image in labelled}
 
-        def score(file: str, _: Pixels, predicted: MaskArray) -> ScoredMask | BrokenImage:
+        def score(file: str, _: UInt8Array, predicted: MaskArray) -> ScoredMask | BrokenImage:
             image = by_file[file]
             return use_mask(
                 image_files.root,
@@ -159,7 +158,7 @@ class MaskReports(ClassReports):
         files = [mask.file for mask in _worst(sample)]
         names = _name_pictures(files)
 
-        def save(file: str, image: Pixels, predicted: MaskArray) -> None:
+        def save(file: str, image: UInt8Array, predicted: MaskArray) -> None:
             true = read_mask(sample.image_files.root, by_file[file])
             pair = np.hstack([outlined(image, true), outlined(image, predicted)])
             _save(pair, folder / "worst" / names[file])
@@ -184,13 +183,13 @@ def _worst(sample: Sample) -> list[ScoredMask]:
     return sorted(sample.scored, key=lambda mask: mask.metrics["dice"] or 0.0)[:_WORST]
 
 
-def _save(pixels: Pixels, file: Path) -> None:
+def _save(pixels: UInt8Array, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file, compress_level=3)
 
 
 def _map_masks(
-    model: Predictor, images: ImageFiles, use: Callable[[str, Pixels, MaskArray], Result]
+    model: Predictor, images: ImageFiles, use: Callable[[str, UInt8Array, MaskArray], Result]
 ) -> tuple[dict[str, Result], tuple[BrokenImage, ...]]:
     """Apply `use` to each file, its image at its own size, [H, W], and the predicted mask, [H, W].
 
@@ -199,7 +198,7 @@ def _map_masks(
     resize = model.record.input_format.resize
     threshold = model.record.threshold
 
-    def use_one(output: tuple[str, NDArray[np.float32]]) -> Result:
+    def use_one(output: tuple[str, Float32Array]) -> Result:
         file, probabilities = output
         image = np.asarray(read_image(images.root / file, LARGEST_SIDE_PX).image)
         height, width = image.shape
@@ -210,7 +209,7 @@ def _map_masks(
 
 
 def whole_mask(
-    probabilities: NDArray[np.float32],
+    probabilities: Float32Array,
     width_px: int,
     height_px: int,
     *,

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from xraytune.base.arrays import AnyArray
 from xraytune.base.records import Compute
 from xraytune.data.image_set import ImageSet
 from xraytune.nets.infer import outputs_of
@@ -49,13 +49,13 @@ class Masks(Task):
         dice = (2 * overlap + _SMOOTHING) / (sizes + _SMOOTHING)
         return binary_cross_entropy_with_logits(outputs, targets) + (1 - dice).mean()
 
-    def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
+    def probabilities(self, logits: AnyArray) -> AnyArray:
         """Return the probability of each pixel, float32 [N, S, S]."""
         return torch.from_numpy(logits[:, 0]).sigmoid().numpy()
 
     def predict(
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSet, compute: Compute
-    ) -> tuple[float, Results, NDArray[Any]]:
+    ) -> tuple[float, Results, AnyArray]:
         """Return the mean loss, and the Dice and the loss of each image, [N, 1] each.
 
         The loss is the cross-entropy, in nats.

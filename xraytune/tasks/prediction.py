@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit  # type: ignore[import-untyped]
 
+from xraytune.base.arrays import AnyArray, UInt8Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import DataError
 from xraytune.base.files import csv_table
@@ -21,7 +21,6 @@ from xraytune.stats.classification import Floats
 from xraytune.stats.threshold import logits_of, platt_scaling
 from xraytune.tasks.bundle_record import BundleRecord
 
-Pixels: TypeAlias = NDArray[np.uint8]
 Columns: TypeAlias = dict[str, Sequence[str | float]]
 """The columns of a table of predictions, by name."""
 Result = TypeVar("Result")
@@ -38,7 +37,7 @@ class Predictor:
     """
 
     record: BundleRecord
-    run: Callable[[Pixels], NDArray[Any]]
+    run: Callable[[UInt8Array], AnyArray]
 
 
 @frozen
@@ -98,7 +97,7 @@ def map_outputs(
         on_progress=lambda _, done, total: images.on_progress(title, done, total),
     )
     for start in range(0, len(images.files), _BATCH_SIZE):
-        batch: dict[str, NDArray[np.uint8]] = {}
+        batch: dict[str, UInt8Array] = {}
         files = images.files[start : start + _BATCH_SIZE]
         for file, image in zip(files, islice(decoded, len(files)), strict=True):
             if isinstance(image, BrokenImage):
@@ -162,7 +161,7 @@ class Calibration:
         """Return the model with calibrated probabilities and the threshold for them."""
         positive = model.record.positive_number
 
-        def run(pixels: Pixels) -> Floats:
+        def run(pixels: UInt8Array) -> Floats:
             probabilities = model.run(pixels)
             logits = logits_of(probabilities[:, positive])
             probabilities[:, positive] = expit(self.slope * logits + self.intercept)

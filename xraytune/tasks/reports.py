@@ -188,16 +188,13 @@ class ClassReports:
             by_patient = measure(means, owners, **sample.sampling)
             further["by_patient"] = by_patient.metrics
             facts["by_patient_intervals"] = with_names(by_patient.intervals)
-        subgroups: dict[str, dict[str, Measured]] = {}
-        for column, values in sample.columns.items():
-            subgroups[column] = {}
-            for subgroup in subgroup_metrics(
-                sample.files, scored, patients, values, **sample.sampling
-            ):
-                subgroups[column][subgroup.value] = subgroup
-                if subgroup.compared_with is not None:
-                    other = names[subgroup.compared_with]
-                    notes.append(f"{subgroup.value} is compared with all {other} images")
+        subgroups: dict[str, dict[str, Measured]] = {column: {} for column in sample.columns}
+        for column, value, rows in sample.subgroups():
+            subgroup = subgroup_metrics(scored, patients, value, rows, **sample.sampling)
+            subgroups[column][value] = subgroup
+            if subgroup.compared_with is not None:
+                other = names[subgroup.compared_with]
+                notes.append(f"{value} is compared with all {other} images")
         return {
             "metrics": with_names(total.metrics),
             "intervals": with_names(total.intervals),

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
+from xraytune.base.arrays import AnyArray
 from xraytune.base.errors import ArtifactError
 from xraytune.base.records import Compute
 from xraytune.data.image_set import ImageSet
@@ -82,7 +82,7 @@ class Task:
         """Return the loss of `imbalance`: weighted by class, [C], or the focal loss."""
         return soft_cross_entropy(outputs, targets, weights, gamma)
 
-    def loss_of(self, parameters: Parameters, real: NDArray[Any], device: str) -> Loss:
+    def loss_of(self, parameters: Parameters, real: AnyArray, device: str) -> Loss:
         """Return the loss of a trial's training steps.
 
         `real` are the labels or findings of the real images, or their probabilities.
@@ -95,19 +95,19 @@ class Task:
             loss = partial(self.balanced_loss, gamma=_GAMMA)
         return weigh_extra_images(loss, parameters)
 
-    def balance(self, real: NDArray[Any]) -> Floats:
+    def balance(self, real: AnyArray) -> Floats:
         """Return the weights of `imbalance: weighted`, [C], with which classes weigh the same."""
         shares = np.bincount(real) if real.ndim == 1 else real.sum(axis=0)
         weights: Floats = shares.sum() / (len(shares) * np.maximum(shares, 1))
         return weights
 
-    def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
+    def probabilities(self, logits: AnyArray) -> AnyArray:
         """Return the probabilities of classes, in float64, so that they do not tie at 1."""
         return torch.from_numpy(logits).double().softmax(dim=1).numpy()
 
     def predict_probabilities(
         self, network: nn.Module, batches: Iterable[Tensor], *, compute: Compute, where: Path
-    ) -> NDArray[Any]:
+    ) -> AnyArray:
         """Return the `probabilities` of at least one batch of inputs.
 
         Raises ArtifactError if an output is NaN or infinite, since metrics would rank such outputs
@@ -119,7 +119,7 @@ class Task:
 
     def predict(
         self, network: nn.Module, batches: Iterable[Tensor], images: ImageSet, compute: Compute
-    ) -> tuple[float, Results, NDArray[Any]]:
+    ) -> tuple[float, Results, AnyArray]:
         """Return the mean loss, the probabilities and the logits, [N, C]."""
         logits = predict_logits(network, batches, compute=compute)
         loss = self.loss(torch.from_numpy(logits).double(), torch.from_numpy(images.targets))
@@ -216,7 +216,7 @@ class Findings(Task):
             losses = losses * (expected - outputs.sigmoid()).abs() ** gamma
         return losses.sum() / is_known.sum().clamp(min=1)
 
-    def balance(self, real: NDArray[Any]) -> Floats:
+    def balance(self, real: AnyArray) -> Floats:
         """Return the weights of positives, [C], which make them weigh as much as negatives."""
         positives = (real > 0.5).sum(axis=0)
         negatives = ((real >= 0) & (real <= 0.5)).sum(axis=0)
@@ -236,6 +236,6 @@ class Findings(Task):
             thresholds[name] = balanced_threshold(has_it, scores) if is_mixed else 0.5
         return thresholds
 
-    def probabilities(self, logits: NDArray[Any]) -> NDArray[Any]:
+    def probabilities(self, logits: AnyArray) -> AnyArray:
         """Return the probability of each finding, float64."""
         return torch.from_numpy(logits).double().sigmoid().numpy()

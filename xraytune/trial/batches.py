@@ -19,15 +19,14 @@ From: Zhang et al. 2018, "mixup" (arXiv:1710.09412); Yun et al. 2019, "CutMix"
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from xraytune.base.arrays import Int64Array
+from xraytune.base.arrays import AnyArray, Int64Array
 from xraytune.base.seeding import numpy_generator
 from xraytune.nets.captured import StepInputs
 from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit
@@ -37,7 +36,7 @@ from xraytune.trial.augmentation import augmented
 from xraytune.trial.network import Network
 from xraytune.trial.training_set import ShownImages, TrainingSet, image_stream
 
-ReadRows: TypeAlias = Callable[[Int64Array], NDArray[Any]]
+ReadRows: TypeAlias = Callable[[Int64Array], AnyArray]
 """Reads some rows of an array, such as pixels or cached features, by their numbers."""
 _MAX_NORM_IMAGES = 256
 """Running statistics of batch norms are estimated on about this many images, in whole steps."""
@@ -167,7 +166,7 @@ class FeatureLoader:
         self._rows = DeviceRows(arrays, network.compute.device)
         self.row_bytes = self._rows.row_bytes
 
-    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[NDArray[Any]]:
+    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[AnyArray]:
         """Return what `load` needs for steps of one shape, [steps, B]."""
         rows = self._row_of_view[numbers, views]
         assert _NOT_SHOWN not in rows, "another image than those of the steps"
@@ -178,7 +177,7 @@ class FeatureLoader:
         return self._rows.look_up(rows), targets
 
 
-def _read_rows(features: NDArray[Any], rows: Int64Array, numbers: Int64Array) -> NDArray[Any]:
+def _read_rows(features: AnyArray, rows: Int64Array, numbers: Int64Array) -> AnyArray:
     return np.asarray(features[rows[numbers]])
 
 
@@ -198,7 +197,7 @@ class PixelLoader:
         self._groups = [DeviceRows(group, device) for group in (arrays[:1], arrays[1:]) if group]
         self.row_bytes = max(group.row_bytes for group in self._groups)
 
-    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[NDArray[Any]]:
+    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[AnyArray]:
         """Return what `load` needs for steps of one shape, [steps, B]."""
         real_count = int((numbers[0] < self._real_count).sum())
         parts = [numbers[:, :real_count], numbers[:, real_count:] - self._real_count]
@@ -248,7 +247,7 @@ class DeviceRows:
             self._all = torch.cat([pinned(self._read(part), device).to(device) for part in parts])
             self.row_bytes = self._ends.itemsize
 
-    def prepare(self, numbers: Int64Array) -> NDArray[Any]:
+    def prepare(self, numbers: Int64Array) -> AnyArray:
         """Return what `look_up` needs for rows [steps, B]: their numbers or their content."""
         return self._read(numbers) if self._all is None else numbers
 
@@ -256,7 +255,7 @@ class DeviceRows:
         """Return the rows of a step, [B, ...]."""
         return prepared if self._all is None else self._all.index_select(0, prepared)
 
-    def _read(self, numbers: Int64Array) -> NDArray[Any]:
+    def _read(self, numbers: Int64Array) -> AnyArray:
         rows = np.empty((*numbers.shape, *self._first_row.shape[1:]), dtype=self._first_row.dtype)
         array_of = np.searchsorted(self._ends, numbers, side="right")
         for index, (count, read_array) in enumerate(self._arrays):
@@ -265,7 +264,7 @@ class DeviceRows:
         return rows
 
 
-def pinned(array: NDArray[Any], device: str) -> Tensor:
+def pinned(array: AnyArray, device: str) -> Tensor:
     """Return an array as a tensor that can be copied to the device without waiting for it."""
     tensor = torch.from_numpy(array)
     return tensor if device == "cpu" else tensor.pin_memory()
@@ -284,7 +283,7 @@ def _room_bytes(device: str) -> float:
 
 def sample_pairs(
     steps: Iterable[int], images_per_step: int, parameters: Parameters, seed: int
-) -> list[NDArray[Any]]:
+) -> list[AnyArray]:
     """Return what `blend` needs for steps of one shape.
 
     The first array has the partner of each image, int64 [steps, B]. The second has the share that

@@ -18,9 +18,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from xraytune.base.arrays import AnyArray, UInt8Array
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, Problem
 from xraytune.base.files import read_json, sha256_of
@@ -40,7 +40,7 @@ from xraytune.synth.donor import MANIFEST_FILE, SPLIT_FILE
 from xraytune.tasks import TASKS
 from xraytune.tasks.bundle_record import BundleRecord, read_record
 from xraytune.tasks.ensemble import average_networks
-from xraytune.tasks.prediction import Pixels, Predictor
+from xraytune.tasks.prediction import Predictor
 
 CONFIG_FILE = "config.yaml"
 EPOCHS_FILE = "epochs.jsonl"
@@ -105,7 +105,7 @@ class Bundle:
         form = self.record.input_format
         task = TASKS[self.record.task]
 
-        def run(pixels: Pixels) -> NDArray[Any]:
+        def run(pixels: UInt8Array) -> AnyArray:
             inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
             return task.predict_probabilities(network, [inputs], compute=compute, where=self.path)
 
