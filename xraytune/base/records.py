@@ -31,6 +31,14 @@ def ignore_progress(what: str, done: int, total: int) -> None:
     """A no-op `Progress`."""
 
 
+Note: TypeAlias = Callable[[str], None]
+"""`note(text)`, which is called with a line that the user should see."""
+
+
+def ignore_note(text: str) -> None:
+    """A no-op `Note`."""
+
+
 def progress_text(what: str, done: int, total: int) -> str:
     """Return progress as text, such as `training the GAN: 500 of 1,500 steps`."""
     work, _, unit = what.removesuffix(")").partition(" (")

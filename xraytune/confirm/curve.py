@@ -9,7 +9,7 @@ has sent. Steps, seeds and real images are the same in all arms. All networks ar
 patients of the training folder, who are in no sample. The test folder stays sealed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from xraytune.base.files import (
     write_array,
     write_json,
 )
-from xraytune.base.records import Progress, frozen, ignore_progress, to_json
+from xraytune.base.records import Note, Progress, frozen, ignore_note, ignore_progress, to_json
 from xraytune.confirm.arms import Arm, Role, replicate
 from xraytune.confirm.division import Division, Samples, divide, patients_in_order, require_usable
 from xraytune.confirm.plan import donor_controls, possible_arm, sample_control
@@ -182,7 +182,7 @@ def curve(
     skip_broken: bool = False,
     extensions: Sequence[str | type] = (),
     on_progress: Progress = ignore_progress,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = ignore_note,
 ) -> Curve:
     """Measure, before a search, what further patients and gifts are worth.
 

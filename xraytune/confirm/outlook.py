@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, MachineError
 from xraytune.base.files import StrPath, nearest_folder, optional_path
-from xraytune.base.records import Progress, frozen, ignore_progress, to_json
+from xraytune.base.records import Note, Progress, frozen, ignore_note, ignore_progress, to_json
 from xraytune.data.first_space import open_first_space
 from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space, with_data_options
@@ -91,7 +91,7 @@ def study_outlook(
     sd: float = REPLICATE_SD,
     gpus: int | None = None,
     on_progress: Progress = ignore_progress,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = ignore_note,
 ) -> Outlook:
     """Say what a study would do and could tell, and what this machine lacks, without any training.
 

@@ -9,14 +9,14 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
 from xraytune.base.errors import ConfigError, add_notes, counted, join_names, printable
 from xraytune.base.files import require_writable, write_text
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.records import Note, Progress, ignore_progress
 from xraytune.base.templates import open_templates
 from xraytune.data.draws import (
     FEWEST_UNUSED,
@@ -69,7 +69,7 @@ def open_first_space(
     overrides: Sequence[str],
     *,
     has_gpu: bool,
-    note: Callable[[str], None],
+    note: Note,
     on_progress: Progress,
 ) -> Path:
     """Return the space file of some data, and write it if it does not exist.

@@ -4,7 +4,7 @@ The first candidate has the settings of a file, or of the trial that `export` ch
 the second, if there are other settings under `final`, has those.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.files import StrPath, write_text
-from xraytune.base.records import Compute, Progress, frozen
+from xraytune.base.records import Compute, Note, Progress, frozen
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import SplitData, patients_seen
 from xraytune.model.export import export
@@ -69,7 +69,7 @@ def open_candidates(
     *,
     data: StrPath | None,
     weights_dir: StrPath | None,
-    note: Callable[[str], None],
+    note: Note,
 ) -> list[Space]:
     """Return the settings of a file, or of what `export` chooses in a study, and those of `final`.
 
@@ -119,7 +119,7 @@ def prepare_candidate(
     *,
     members: int,
     skip_broken: bool,
-    note: Callable[[str], None],
+    note: Note,
     on_progress: Progress,
 ) -> Candidate:
     """Check the inputs of a candidate, and prepare its images and their folds.
@@ -167,7 +167,7 @@ def is_exact(settings: Settings) -> bool:
     return settings.exported_from is not None and settings.exported_from.images is None
 
 
-def find_study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
+def find_study(settings: Settings, note: Note) -> StudyFolder | None:
     """Return the study of the exported trial, if there is one and it is here."""
     origin = settings.exported_from
     if origin is None:
@@ -183,7 +183,7 @@ def choose_compute(
     settings: Settings,
     origin: StudyFolder | None,
     prepared: SplitData,
-    note: Callable[[str], None],
+    note: Note,
 ) -> Compute:
     """Choose all cores for a final model, or what the study used for an exact copy of a trial."""
     compute = compute_here(settings)

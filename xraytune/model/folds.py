@@ -17,7 +17,7 @@ from statistics import fmean
 import numpy as np
 
 from xraytune.base.errors import ConfigError, counted
-from xraytune.base.records import EpochRecord, frozen
+from xraytune.base.records import EpochRecord, Note, frozen
 from xraytune.data.prepare import RunContext, SplitData
 from xraytune.data.sides import side_sizes
 from xraytune.data.split import split_into_folds
@@ -47,7 +47,7 @@ class Listeners:
 
     on_epoch: Callable[[EpochRecord], None]
     on_generator: Callable[[Path, Experiment, RunContext], None]
-    note: Callable[[str], None]
+    note: Note
 
 
 def leave_out(

@@ -16,7 +16,7 @@ train on the same images. In segmentation, each image has a mask.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +37,15 @@ from xraytune.base.files import (
     write_json,
     write_text,
 )
-from xraytune.base.records import Json, Progress, frozen, ignore_progress, to_json
+from xraytune.base.records import (
+    Json,
+    Note,
+    Progress,
+    frozen,
+    ignore_note,
+    ignore_progress,
+    to_json,
+)
 from xraytune.data.findings import numbers_of
 from xraytune.data.folders import PROVENANCE_FILE, require_folder
 from xraytune.data.prepare import RunContext, prepare
@@ -117,7 +125,7 @@ def generator_train(
     cache: StrPath | None = None,
     skip_broken: bool = False,
     without_generator: bool = False,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = ignore_note,
     on_progress: Progress = ignore_progress,
 ) -> TrainedGenerator:
     """Train the generator of a space file; its settings must be fixed.

@@ -21,7 +21,15 @@ from xraytune.base.artifacts import releases, start_folder
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, counted
 from xraytune.base.files import StrPath, copy_file, new_folder, require_new
 from xraytune.base.locks import LockHeldError, hold
-from xraytune.base.records import EpochRecord, Json, Progress, frozen, ignore_progress, to_json
+from xraytune.base.records import (
+    EpochRecord,
+    Json,
+    Note,
+    Progress,
+    frozen,
+    ignore_progress,
+    to_json,
+)
 from xraytune.data.folders import subfolders
 from xraytune.data.guesses import part_named
 from xraytune.data.prepare import RunContext, SplitData
@@ -95,7 +103,7 @@ def train(
     extensions: Sequence[str | type] = (),
     on_epoch: Callable[[EpochRecord], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
-    note: Callable[[str], None] = _logger.info,
+    note: Note = _logger.info,
 ) -> Trained:
     """Train the experiment of a file and write the model bundle.
 
@@ -254,7 +262,7 @@ def train(
     )
 
 
-def _choose(results: Sequence[TrainedNetworks], metric: str, note: Callable[[str], None]) -> int:
+def _choose(results: Sequence[TrainedNetworks], metric: str, note: Note) -> int:
     """Return which candidate scores highest on val-B, and say why."""
     scores = [trained.result.val_b_score for trained in results]
     best = int(np.argmax(scores))

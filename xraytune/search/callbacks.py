@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from xraytune.base.records import EpochRecord, Progress, frozen, ignore_progress
+from xraytune.base.records import EpochRecord, Note, Progress, frozen, ignore_progress
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import SplitData
 from xraytune.space.space import Space
@@ -62,7 +62,7 @@ class Callbacks:
             the first time, at most once; an exception leaves them sealed.
     """
 
-    note: Callable[[str], None] = _ignore
+    note: Note = _ignore
     on_prepared: Callable[[Space, SplitData, ImageIndex, Path], None] = _ignore
     on_start: Callable[[Path, str], None] = _ignore
     on_trial_start: Callable[[OpenTrial], None] = _ignore

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xraytune.base.errors import ConfigError, DataError, XraytuneError, collect, raise_together
 from xraytune.base.files import StrPath, require_writable
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.records import Note, Progress, ignore_note, ignore_progress
 from xraytune.data.changes import require_same_data
 from xraytune.data.checks import check_content
 from xraytune.data.file_names import SETS
@@ -51,7 +51,7 @@ def open_space(
     *,
     data: StrPath | None = None,
     weights_dir: StrPath | None = None,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = ignore_note,
 ) -> Space:
     """Return the space of a file, after checking that the packages it needs are installed.
 
@@ -75,7 +75,7 @@ def prepare_space(
     is_complete: bool = True,
     seen: frozenset[str] = frozenset(),
     skip_broken: bool = False,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = ignore_note,
     on_progress: Progress = ignore_progress,
     on_index: Callable[[], None] = lambda: None,
 ) -> tuple[SplitData, ImageIndex]:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from ray.tune.search import Searcher
 from xraytune.base.errors import MachineError, Problem, XraytuneError
 from xraytune.base.files import explain_disk_errors
 from xraytune.base.locks import build_lock
-from xraytune.base.records import Node
+from xraytune.base.records import Node, Note
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import (
     Answer,
@@ -119,7 +119,7 @@ class Nodes:
         left_out: Ray's identifiers of the nodes that get no more trials.
     """
 
-    def __init__(self, allocation: Allocation, note: Callable[[str], None]) -> None:
+    def __init__(self, allocation: Allocation, note: Note) -> None:
         self.left_out: tuple[str, ...] = ()
         self._allocation = allocation
         self._note = note
@@ -298,7 +298,7 @@ def list_nodes(left_out: Collection[str] = ()) -> list[Node]:
     return [Node(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in resources]
 
 
-def survey(request: Survey, note: Callable[[str], None]) -> tuple[Allocation, dict[str, Any]]:
+def survey(request: Survey, note: Note) -> tuple[Allocation, dict[str, Any]]:
     """Return the resources of trials, and the `environment` of a node with room for one.
 
     Wait for such a node, which an autoscaler may have to start. If the request does not say whether
