@@ -9,11 +9,11 @@ has sent. Steps, seeds and real images are the same in all arms. All networks ar
 patients of the training folder, who are in no sample. The test folder stays sealed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -65,8 +65,14 @@ _HALF: dict[str, Value] = {"synthetic_ratio": 4.0, "synthetic_weight": 0.25}
 _POOL = 1000
 """At most this many different images of a gift are used."""
 
-ArmAtSize: TypeAlias = tuple[Arm, int]
-"""An arm at a number of patients."""
+
+@frozen
+class _Cell:
+    """An arm at a number of patients; `contents` has the content of each input of the arm."""
+
+    arm: Arm
+    patients: int
+    contents: Sequence[str]
 
 
 @frozen
@@ -251,18 +257,24 @@ def curve(
     arms = [
         _arm("none", "matched", baseline),
         _arm("duplicate", "matched", baseline, source="duplicate", **_HALF),
-        *(real_extra(baseline, ratio) for ratio in ratios),
-        *(_halved(gift, study, notes) for gift in gifts),
     ]
+    for ratio in ratios:  # real images of other patients, `ratio` per own image, with weight 1
+        extra: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
+        name = f"other patients x{ratio:g}"
+        arms.append(_arm(name, "perfect", baseline, source="duplicate", **extra))
+    arms += [_halved(gift, study, notes) for gift in gifts]
     if donor:
         controls = donor_controls(settings, prepared.outputs, gifts[0], notes)
         arms += [control for control in controls if control.control == "donor"]
-    contents = {}
+    cells = []
     for arm in arms:
         inputs = inputs_of_trials([arm.parameters])
-        input_contents = read_inputs(inputs, settings, study.prepared, cache, index=index)
-        contents[arm.name] = [*input_contents.values()]
-    cells = _possible_cells(arms, study, samples, notes)
+        contents = [*read_inputs(inputs, settings, study.prepared, cache, index=index).values()]
+        for number, splits in samples.items():
+            training_sets = [replace(study, prepared=split) for split in splits]
+            possible = possible_arm(arm, training_sets, notes if arm.role == "donor" else [])
+            if possible:
+                cells.append(_Cell(arm=possible, patients=number, contents=contents))
     compute = replace(compute_here(settings), threads=cpu_count())
     pin(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
@@ -273,7 +285,7 @@ def curve(
         note(text)
 
     _compute_features(trial, context, division)
-    components = _measure(cells, contents, samples, settings, context)
+    components = _measure(cells, samples, settings, context)
     *smaller_numbers, _ = division.numbers
     limit = data_settings.train_patients or smaller_numbers[-1]
     result = Curve(
@@ -295,20 +307,6 @@ def curve(
     return result
 
 
-def _possible_cells(
-    arms: Iterable[Arm], study: StudyImages, samples: Samples, notes: list[str]
-) -> list[ArmAtSize]:
-    """Return each arm at each number of patients for which it has enough extra images."""
-    cells = []
-    for arm in arms:
-        for number, splits in samples.items():
-            training_sets = [replace(study, prepared=prepared) for prepared in splits]
-            usable_arm = possible_arm(arm, training_sets, notes if arm.role == "donor" else [])
-            if usable_arm:
-                cells.append((usable_arm, number))
-    return cells
-
-
 def _compute_features(trial: Experiment, context: RunContext, division: Division) -> None:
     """Compute the features of a frozen backbone for all images that are trained on or scored.
 
@@ -317,29 +315,24 @@ def _compute_features(trial: Experiment, context: RunContext, division: Division
     network = Network(trial, context)
     if network.has_cached_features and trial.parameters.augmentation == "none":
         used_patients = {*division.scored}.union(*division.blocks)
-        side = context.prepared.side("train")
-        places = [place for place, patient in enumerate(side.patients) if patient in used_patients]
-        network.features(side_image_set("train", context.prepared, context.cache), np.array(places))
+        patients = context.prepared.side("train").patients
+        indices = [index for index, patient in enumerate(patients) if patient in used_patients]
+        images = side_image_set("train", context.prepared, context.cache)
+        network.features(images, np.array(indices))
 
 
 def _measure(
-    cells: Sequence[ArmAtSize],
-    contents: Mapping[str, Sequence[str]],
-    samples: Samples,
-    settings: Settings,
-    context: RunContext,
+    cells: Sequence[_Cell], samples: Samples, settings: Settings, context: RunContext
 ) -> StructuralComponents:
-    """Return the scores of C cells on K samples, [C, K].
-
-    `contents` has the content of each arm's inputs, from `read_inputs`.
-    """
+    """Return the scores of C cells on K samples, [C, K]."""
     results: list[Results] = []
-    for arm, number in cells:
-        for sample_number, sample in enumerate(samples[number]):
-            experiment = replicate(arm, settings, sample_number, "unused")
-            sample_context = replace(context, prepared=sample)
-            results.append(train_once(experiment, sample_context, contents[arm.name]))
-            total = len(cells) * len(samples[number])
+    total = sum(len(samples[cell.patients]) for cell in cells)
+    for cell in cells:
+        for number, sample in enumerate(samples[cell.patients]):
+            experiment = replicate(cell.arm, settings, number, "unused")
+            results.append(
+                _train_once(experiment, replace(context, prepared=sample), cell.contents)
+            )
             context.on_progress("training on samples of patients (networks)", len(results), total)
     first_sample = next(iter(samples.values()))[0]  # all samples are scored on the same images
     test_images = first_sample.side(TEST)
@@ -350,21 +343,21 @@ def _measure(
 
 
 def _points(
-    cells: Sequence[ArmAtSize], components: StructuralComponents, numbers: Sequence[int]
+    cells: Sequence[_Cell], components: StructuralComponents, numbers: Sequence[int]
 ) -> tuple[CurvePoint, ...]:
     """Return a point for each cell; the first ones are without extra images, on `numbers`."""
     return tuple(
         CurvePoint(
-            arm=arm.name,
-            role=arm.role,
-            ratio=arm.parameters.synthetic_ratio,
-            patients=number,
-            scores=tuple(components.scores[place].tolist()),
-            score=mean_score(components, place),
-            gain=compare(components.pair(place, numbers.index(number))),
-            worth=worth_between(components, place, numbers, number),
+            arm=cell.arm.name,
+            role=cell.arm.role,
+            ratio=cell.arm.parameters.synthetic_ratio,
+            patients=cell.patients,
+            scores=tuple(components.scores[index].tolist()),
+            score=mean_score(components, index),
+            gain=compare(components.pair(index, numbers.index(cell.patients))),
+            worth=worth_between(components, index, numbers, cell.patients),
         )
-        for place, (arm, number) in enumerate(cells)
+        for index, cell in enumerate(cells)
     )
 
 
@@ -387,18 +380,6 @@ def _arm(name: str, role: Role, baseline: Parameters, **changes: Value) -> Arm:
     """Return an arm: the baseline with other values of some parameters."""
     parameters = parameters_from({**flat_values(baseline), **changes})
     return Arm(name=name, role=role, trial=name, parameters=parameters)
-
-
-def real_extra(baseline: Parameters, ratio: float) -> Arm:
-    """Return the arm with real images of other patients, `ratio` per own image, with weight 1."""
-    return _arm(
-        f"other patients x{ratio:g}",
-        "perfect",
-        baseline,
-        source="duplicate",
-        synthetic_ratio=ratio,
-        synthetic_weight=1.0,
-    )
 
 
 def _gifts(
@@ -445,21 +426,18 @@ def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
     return gift
 
 
-def train_once(
-    experiment: Experiment, context: RunContext, contents: Sequence[str] = ()
-) -> Results:
+def _train_once(experiment: Experiment, context: RunContext, contents: Sequence[str]) -> Results:
     """Return the results of a network on the test side, [N, C]; train it unless they are cached.
 
     `contents` has the content of each input of the experiment, which must not change.
     """
     prepared = context.prepared
-    parameters = experiment.parameters
     inputs = {
         "experiment": experiment.identity(),
         "images": [prepared.fingerprint, prepared.pixels_sha256],
         "contents": contents,
         "donor": donor_records_sha256(experiment.donor) if experiment.donor else "",
-        "extensions": identities_of(parameters),
+        "extensions": identities_of(experiment.parameters),
         "compute": asdict(context.compute),
         "releases": releases(*task_of(experiment.settings).packages),
     }
