@@ -126,8 +126,7 @@ def _by_group(settings: Settings, folder: Path, extra: Path) -> Mapping[str, Int
     scores = read_scores(runs, plan, sealed)
     (verdict,) = judge_finalists(scores, rope=settings.confirm.rope)
     columns = subgroup_columns(sealed.images, ["scanner"], sealed.data.path)
-    files = [image.file for image in sealed.images]
-    groups = compare_in_groups(scores, verdict, columns, files, {})
+    groups = compare_in_groups(scores, verdict, columns)
     return {group.value: group.difference for group in groups if group.difference}
 
 

@@ -157,8 +157,8 @@ def judge(
         plan = plan.with_values({"exploratory": _log_access(draws, content)})
     scores = _scores(content, plan, drawn, positive)
     confirmation = _confirmation(content, scores, drawn, declared, rope=rope, out=out)
-    finalists = add_secondary(confirmation.finalists, scores, {}, seed=_SEED)
-    subgroups = compare_in_groups(scores, finalists[0], groups, content.files, {})
+    finalists = add_secondary(confirmation.finalists, scores, seed=_SEED)
+    subgroups = compare_in_groups(scores, finalists[0], groups)
     confirmation = replace(confirmation, finalists=finalists, subgroups=subgroups)
     with new_folder(out) as folder:
         write_verdict(folder, confirmation)
@@ -277,6 +277,7 @@ def _scores(content: Predictions, plan: Plan, drawn: Drawn | None, positive: str
         results=content.results,
         labels=scorable_labels(content.labels, content.results),
         patients=content.patients,
+        files=content.files,
         positive=number,
         sites=content.sites,
         overlap=mean_overlap(content.own_patients) if has_overlap else 0.0,

@@ -34,7 +34,7 @@ def outcomes_of(test: ArmScores, seed: int = 0) -> dict[str, SecondaryOutcome]:
     finalists = judge_finalists(test, rope=0.01)
     is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
     thresholds = dict.fromkeys(range(len(test.results)), THRESHOLD) if is_binary else {}
-    (finalist,) = add_secondary(finalists, test, thresholds, seed=seed)
+    (finalist,) = add_secondary(finalists, replace(test, thresholds=thresholds), seed=seed)
     return {outcome.metric: outcome for outcome in finalist.comparisons[0].secondary}
 
 

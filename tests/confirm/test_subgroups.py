@@ -1,5 +1,6 @@
 """Does a verdict hold in each group? Compared in the results that are kept."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from xraytune.confirm.record import Subgroup
 
 
 def compared(seed: int, **options: Any) -> dict[str, Subgroup]:
-    test, sexes, files = study(seed, **options)
+    test, sexes, _ = study(seed, **options)
     (verdict,) = judge_finalists(test, rope=0.01)
-    thresholds = dict.fromkeys(range(len(test.results)), 0.5)
-    groups = compare_in_groups(test, verdict, {"sex": sexes}, files, thresholds)
+    test = replace(test, thresholds=dict.fromkeys(range(len(test.results)), 0.5))
+    groups = compare_in_groups(test, verdict, {"sex": sexes})
     return {group.value: group for group in groups}
 
 
@@ -61,7 +62,7 @@ def test_images_of_one_class_are_scored_with_all_images_of_the_other() -> None:
     types = {file: "viral" for file, label in zip(files, test.labels, strict=True) if label == 1}
     types |= dict.fromkeys([*types][::2], "bacterial")
 
-    groups = compare_in_groups(test, verdict, {"type": types}, files, {})
+    groups = compare_in_groups(test, verdict, {"type": types})
 
     for group in groups:
         rows = np.array([types.get(file, group.value) == group.value for file in files])

@@ -57,7 +57,12 @@ def study(seed: int, patients: int = 240) -> tuple[ArmScores, dict[str, str], li
     plan = Plan(test="unused", replicates=REPLICATES, arms=(FINALIST, CONTROL))
     files = [f"{number}.png" for number in range(patients)]
     test = ArmScores(
-        plan=plan, results=np.stack(results), labels=labels, patients=tuple(files), positive=1
+        plan=plan,
+        results=np.stack(results),
+        labels=labels,
+        patients=tuple(files),
+        files=tuple(files),
+        positive=1,
     )
     return test, dict(zip(files, sexes, strict=True)), files
 

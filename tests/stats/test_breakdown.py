@@ -46,13 +46,13 @@ def test_a_subgroup_has_the_metrics_of_its_images_and_files_without_a_value_are_
     values[FILES[80]] = ""
 
     north, south = (
-        subgroup_metrics(images, patients, value, rows, resample_count=50, seed=0)
+        subgroup_metrics(images, patients, value, rows, resample_count=50)
         for _, value, rows in subgroups({"site": values}, FILES)
     )
 
     rows = np.array([values.get(file) == "north" for file in FILES])
     of_north = ScoredImages(labels[rows], probabilities[rows], positive=1, threshold=0.4)
-    alone = measure(of_north, np.array(patients)[rows].tolist(), resample_count=0, seed=0).metrics
+    alone = measure(of_north, np.array(patients)[rows].tolist(), resample_count=0).metrics
     assert (north.value, south.value, north.compared_with) == ("north", "south", None)
     assert (north.images, north.images + south.images) == (rows.sum(), 80)
     assert north.patients == len({*np.array(patients)[rows]})
@@ -71,7 +71,7 @@ def test_a_subgroup_of_positive_images_is_compared_with_all_negative_ones() -> N
     }
 
     bacterial, viral = (
-        subgroup_metrics(images, patients, value, rows, resample_count=20, seed=0)
+        subgroup_metrics(images, patients, value, rows, resample_count=20)
         for _, value, rows in subgroups({"pneumonia": values}, FILES)
     )
 

@@ -18,7 +18,7 @@ from xraytune.stats.intervals import measure
 
 
 def unweighted(images: ScoredImages) -> dict[str, float | None]:
-    return measure(images, [""] * len(images.labels), resample_count=0, seed=0).metrics
+    return measure(images, [""] * len(images.labels), resample_count=0).metrics
 
 
 def images_with_ties(

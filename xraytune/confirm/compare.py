@@ -46,6 +46,9 @@ class ArmScores:
         patients: Patient of each image, [N].
         positive: Number of the positive class.
         sites: Site of each image, [N]; used if each replicate leaves a site out.
+        files: File of each image, [N]; used for subgroups.
+        thresholds: The positive class's threshold of each run, chosen on validation images; empty
+            unless there are two classes.
         copied: The files of images that a finalist's synthetic images copy, by name of the arm.
         overlap: As in `StructuralComponents`.
     """
@@ -56,6 +59,8 @@ class ArmScores:
     patients: tuple[str, ...]
     positive: int
     sites: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    thresholds: Mapping[int, float] = field(default_factory=dict)
     copied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overlap: float = 0.0
 
@@ -91,7 +96,7 @@ class ArmScores:
         return self.on_images(np.asarray(self.sites) == site)
 
     def on_images(self, selection: BoolArray) -> ArmScores:
-        """Return the results on the chosen images, [N], without their sites."""
+        """Return the results on the chosen images, [N], without their sites and files."""
         results = self.results[:, selection]
         return replace(
             self,
@@ -99,6 +104,7 @@ class ArmScores:
             labels=scorable_labels(self.labels[selection], results),
             patients=tuple(np.asarray(self.patients)[selection].tolist()),
             sites=(),
+            files=(),
         )
 
 

@@ -180,6 +180,8 @@ def read_scores(
             patients=sealed.images.patients,
             positive=sealed.prepared.positive,
             sites=tuple(image.site for image in sealed.images),
+            files=tuple(image.file for image in sealed.images),
+            thresholds=read_thresholds(study_folder),
             copied=copied,
             overlap=mean_overlap(draws) if draws else 0.0,
         )
@@ -356,12 +358,10 @@ def with_outcomes(
     `columns` are as for `compare_in_groups`; without them, the subgroups are the sites that the
     replicates left out.
     """
-    thresholds = read_thresholds(study.runs_folder)
     seed = derive_seed(study.settings.seed, "secondary")
-    finalists = add_secondary(confirmation.finalists, test, thresholds, seed=seed)
+    finalists = add_secondary(confirmation.finalists, test, seed=seed)
     if columns:
-        files = [image.file for image in sealed.images]
-        groups = compare_in_groups(test, finalists[0], columns, files, thresholds)
+        groups = compare_in_groups(test, finalists[0], columns)
     else:
         groups = compare_sites(test, finalists[0])
     prepared = sealed.prepared

@@ -42,24 +42,19 @@ def read_thresholds(runs_folder: StudyFolder) -> dict[int, float]:
 def add_secondary(
     finalists: Sequence[FinalistVerdict],
     test: ArmScores,
-    thresholds: Mapping[int, float],
     *,
     seed: int,
 ) -> tuple[FinalistVerdict, ...]:
-    """Return the finalists with the secondary outcomes of each comparison.
-
-    `thresholds` has the threshold of the positive class for each run, chosen on validation images;
-    it is empty unless there are two classes.
-    """
+    """Return the finalists with the secondary outcomes of each comparison."""
     if test.plan.sites:
-        outcomes = _measure_at_sites(test, thresholds)
+        outcomes = _measure_at_sites(test)
     else:
         outcomes = secondary_components(
             test.labels,
             test.results,
             test.patients,
             positive=test.positive,
-            thresholds=thresholds,
+            thresholds=test.thresholds,
             overlap=test.overlap,
             seed=seed,
         )
@@ -75,9 +70,7 @@ def add_secondary(
     return tuple(judged_finalists)
 
 
-def _measure_at_sites(
-    test: ArmScores, thresholds: Mapping[int, float]
-) -> dict[str, StructuralComponents]:
+def _measure_at_sites(test: ArmScores) -> dict[str, StructuralComponents]:
     """Return each outcome as a sample of sites: of each run, on the site that the run left out."""
     replicate_of_run = np.arange(len(test.results)) // len(test.plan.trainings)
     values: dict[str, list[float]] = {}
@@ -87,7 +80,7 @@ def _measure_at_sites(
             site_scores.labels,
             site_scores.results[run],
             positive=test.positive,
-            threshold=thresholds.get(run, 0.5),
+            threshold=test.thresholds.get(run, 0.5),
         )
         for name, value in weighted_outcomes(images, np.ones((1, len(site_scores.labels)))).items():
             values.setdefault(name, []).append(float(value[0]))
@@ -152,30 +145,20 @@ def write_predictions(
 
 
 def compare_in_groups(
-    test: ArmScores,
-    finalist: FinalistVerdict,
-    columns: Mapping[str, Mapping[str, str]],
-    files: Sequence[str],
-    thresholds: Mapping[int, float],
+    test: ArmScores, finalist: FinalistVerdict, columns: Mapping[str, Mapping[str, str]]
 ) -> tuple[Subgroup, ...]:
     """Return a finalist minus its strongest control on the images with each value of some columns.
 
     If there are two classes and all images with a value are of one of them, they are scored
     together with all images of the other class.
 
-    Args:
-        test: The results of all runs.
-        finalist: The verdict on one of the plan's finalists.
-        columns: The value of each file, by column; files without a value are in no group.
-        files: The test images, [N].
-        thresholds: The positive class's threshold of each run, from validation; empty unless there
-            are two classes.
+    `columns` has the value of each file, by column; files without a value are in no group.
     """
     arms = {arm.name: arm for arm in test.plan.arms}
     pair = (arms[finalist.arm], arms[finalist.strongest])
     is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
     groups = []
-    for column, value, has_value in subgroups(columns, files):
+    for column, value, has_value in subgroups(columns, test.files):
         group_scores = test.on_images(has_value)
         classes = np.unique(group_scores.labels)
         is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
@@ -196,8 +179,8 @@ def compare_in_groups(
                 difference=compare(components),
                 scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
             )
-            if thresholds and not is_of_one_class:
-                rates = {arm.name: _rates(group_scores, arm, thresholds) for arm in pair}
+            if test.thresholds and not is_of_one_class:
+                rates = {arm.name: _rates(group_scores, arm) for arm in pair}
                 group = replace(group, rates=rates)
         groups.append(group)
     return tuple(groups)
@@ -248,13 +231,13 @@ def _is_large(group: ArmScores) -> bool:
     return all(has_enough(group.labels == label) for label in range(count))
 
 
-def _rates(group: ArmScores, arm: Arm, thresholds: Mapping[int, float]) -> tuple[float, float]:
+def _rates(group: ArmScores, arm: Arm) -> tuple[float, float]:
     """Return the mean sensitivity and the mean specificity of an arm over its replicates."""
     rates = []
     for number in group.plan.numbers(arm):
         scores = group.results[number, :, group.positive]
         is_positive = group.labels[~np.isnan(scores)] == group.positive
-        positive_calls = scores[~np.isnan(scores)] >= thresholds[number]
+        positive_calls = scores[~np.isnan(scores)] >= group.thresholds[number]
         rates.append((positive_calls[is_positive].mean(), (~positive_calls[~is_positive]).mean()))
     sensitivity, specificity = np.mean(rates, axis=0).tolist()
     return sensitivity, specificity

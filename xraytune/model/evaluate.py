@@ -100,7 +100,7 @@ def evaluate(
         images=images,
         scored=scored,
         columns=columns,
-        sampling={"resample_count": resample_count, "seed": 0},
+        resample_count=resample_count,
     )
     # Access is logged before any metric can be seen.
     overlap = overlap_of(bundle, labelled, sample.files, reason=reason)

@@ -75,7 +75,6 @@ def bootstrap(
     patients: Sequence[str],
     *,
     resample_count: int,
-    seed: int,
 ) -> Measured:
     """Return statistics of all images, None for NaN, and 95 % percentile intervals over patients.
 
@@ -90,7 +89,7 @@ def bootstrap(
         names = np.asarray(patients)
         if any(len({*names[labels == label]}) == 1 for label in np.unique(labels)):
             resample_count = 0
-    resamples = resample_patients(labels, patients, resample_count=resample_count, seed=seed)
+    resamples = resample_patients(labels, patients, resample_count=resample_count)
     chunks = [statistics(weights) for weights in resamples]
 
     metrics = {}
@@ -106,7 +105,7 @@ def bootstrap(
 
 
 def resample_patients(
-    labels: Labels, patients: Sequence[str], *, resample_count: int, seed: int
+    labels: Labels, patients: Sequence[str], *, resample_count: int, seed: int = 0
 ) -> Iterator[Floats]:
     """Yield how often each image counts in bootstrap samples of patients, [R, N] with R <= 100.
 
@@ -131,7 +130,7 @@ def resample_patients(
 
 
 def measure(
-    images: ScoredImages, patients: Sequence[str], *, resample_count: int = 2000, seed: int
+    images: ScoredImages, patients: Sequence[str], *, resample_count: int = 2000
 ) -> Measured:
     """Return the `METRICS` of images, with intervals over `patients`, [N].
 
@@ -139,11 +138,11 @@ def measure(
     """
     require_scorable(images.labels, images.probabilities)
     statistics = partial(weighted_metrics, images)
-    return bootstrap(statistics, images.labels, patients, resample_count=resample_count, seed=seed)
+    return bootstrap(statistics, images.labels, patients, resample_count=resample_count)
 
 
 def class_breakdown(
-    images: ScoredImages, patients: Sequence[str], *, resample_count: int = 2000, seed: int
+    images: ScoredImages, patients: Sequence[str], *, resample_count: int = 2000
 ) -> tuple[ClassMetrics, ...]:
     """Return the one-vs-rest metrics of every class, or of the `scored_findings`, in order."""
     classes = []
@@ -152,9 +151,7 @@ def class_breakdown(
         statistics = partial(weighted_class_metrics, scored)
         fewest = min(len({*owners[side]}) for side in (scored.is_class, scored.is_other))
         resamples = resample_count if fewest > 1 else 0
-        measured = bootstrap(
-            statistics, images.labels, patients, resample_count=resamples, seed=seed
-        )
+        measured = bootstrap(statistics, images.labels, patients, resample_count=resamples)
         classes.append(ClassMetrics(images=int(scored.is_class.sum()), **asdict(measured)))
     return tuple(classes)
 
@@ -203,7 +200,6 @@ def subgroup_metrics(
     has_value: Flags,
     *,
     resample_count: int = 2000,
-    seed: int,
 ) -> Subgroup:
     """Return the metrics of the images that have a value of a column.
 
@@ -224,7 +220,7 @@ def subgroup_metrics(
     if len(np.unique(labels)) == images.class_count:
         scored = replace(images, labels=labels, probabilities=images.probabilities[rows])
         owners = names[rows].tolist()
-        measured = measure(scored, owners, resample_count=resample_count, seed=seed)
+        measured = measure(scored, owners, resample_count=resample_count)
     metrics = {
         metric.name: None if metric.name == outside else measured.metrics.get(metric.name)
         for metric in reported_metrics(images.class_count)

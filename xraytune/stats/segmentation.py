@@ -83,14 +83,14 @@ def _hd95(predicted: Masks, true: Masks) -> float:
     return max(float(np.quantile(distance, 0.95)) for distance in distances)
 
 
-def mask_metrics(masks: Sequence[ScoredMask], *, resample_count: int, seed: int) -> MaskMetrics:
+def mask_metrics(masks: Sequence[ScoredMask], *, resample_count: int) -> MaskMetrics:
     """Return the means over the images, at least one, with bootstrap intervals over patients."""
     patients = [mask.patient for mask in masks]
     values = {
         metric.name: np.array([mask.metrics[metric.name] for mask in masks], dtype=np.float64)
         for metric in MASK_METRICS
     }  # None is NaN
-    means = measure_means(values, patients, resample_count=resample_count, seed=seed)
+    means = measure_means(values, patients, resample_count=resample_count)
     return MaskMetrics(
         images=len(masks),
         patients=len({*patients}),
@@ -100,7 +100,7 @@ def mask_metrics(masks: Sequence[ScoredMask], *, resample_count: int, seed: int)
 
 
 def measure_means(
-    values: Mapping[str, Floats], patients: Sequence[str], *, resample_count: int, seed: int
+    values: Mapping[str, Floats], patients: Sequence[str], *, resample_count: int
 ) -> Measured:
     """Return the mean of each metric, [N], over the images for which it is not NaN.
 
@@ -117,4 +117,4 @@ def measure_means(
         return means
 
     one_class = np.zeros(len(patients), dtype=np.int64)
-    return bootstrap(statistics, one_class, patients, resample_count=resample_count, seed=seed)
+    return bootstrap(statistics, one_class, patients, resample_count=resample_count)

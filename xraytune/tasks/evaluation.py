@@ -25,13 +25,14 @@ _METRICS = {metric.name: metric for metric in (*METRICS, *MASK_METRICS)}
 
 @frozen
 class Sample:
-    """Labelled images with a model's predictions, and how their metrics are resampled.
+    """Labelled images with a model's predictions.
 
     Attributes:
         image_files: The files of the images.
         images: The images that were predicted.
         scored: `ScoredImages` or, for a segmenter, the `ScoredMask` of each image.
         columns: The value of each file in columns that define subgroups.
+        resample_count: Number of bootstrap samples.
     """
 
     model: Predictor
@@ -39,7 +40,7 @@ class Sample:
     images: Sequence[ImageFile]
     scored: Any
     columns: Mapping[str, Mapping[str, str]]
-    sampling: Mapping[str, int]
+    resample_count: int
 
     @property
     def files(self) -> list[str]:

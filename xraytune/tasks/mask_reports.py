@@ -64,7 +64,7 @@ class MaskReports(ClassReports):
     ) -> tuple[CardMetric, ...]:
         """Return the mean Dice at the network's resolution."""
         dice = {"dice": validated.results[:, 0]}
-        means = measure_means(dice, validated.patients, resample_count=CARD_RESAMPLES, seed=0)
+        means = measure_means(dice, validated.patients, resample_count=CARD_RESAMPLES)
         size_px = prepared.image_size_px
         return (CardMetric.of(means, "dice", f"mean Dice at {size_px} x {size_px} px"),)
 
@@ -123,11 +123,11 @@ class MaskReports(ClassReports):
 
     def describe(self, sample: Sample) -> dict[str, Any]:
         """Return the fields of `Evaluation` about masks."""
-        total = mask_metrics(sample.scored, **sample.sampling)
+        total = mask_metrics(sample.scored, resample_count=sample.resample_count)
         subgroups: dict[str, dict[str, MaskMetrics]] = {column: {} for column in sample.columns}
         for column, value, rows in sample.subgroups():
             masks = [*compress(sample.scored, rows)]
-            subgroups[column][value] = mask_metrics(masks, **sample.sampling)
+            subgroups[column][value] = mask_metrics(masks, resample_count=sample.resample_count)
         notes = []
         if total.empty_predictions:
             text = (

@@ -74,7 +74,7 @@ class ClassReports:
         scored = ScoredImages(
             validated.labels, validated.results, positive=prepared.positive, threshold=threshold
         )
-        measured = measure(scored, validated.patients, resample_count=CARD_RESAMPLES, seed=0)
+        measured = measure(scored, validated.patients, resample_count=CARD_RESAMPLES)
         names = () if prepared.findings else prepared.class_names
         positive = names[prepared.positive] if len(names) == 2 else None
         return tuple(
@@ -157,8 +157,8 @@ class ClassReports:
         with_names = partial(name_metrics, class_count=len(names), positive=positive)
         scored = sample.scored
         patients = sample.patients
-        total = measure(scored, patients, **sample.sampling)
-        breakdown = class_breakdown(scored, patients, **sample.sampling)
+        total = measure(scored, patients, resample_count=sample.resample_count)
+        breakdown = class_breakdown(scored, patients, resample_count=sample.resample_count)
         confusion = np.zeros((len(names), len(names)), dtype=np.int64)
         np.add.at(confusion, (scored.labels, scored.predicted), 1)
         counts = confusion.sum(axis=1).tolist()
@@ -169,7 +169,7 @@ class ClassReports:
             "threshold": record.threshold if positive else None,
         }
         notes = []
-        if sample.sampling["resample_count"] and not total.intervals:
+        if sample.resample_count and not total.intervals:
             notes.append("no intervals: a class has images of a single patient")
         further = {}
         means, owners, left_out = patient_means(scored, patients)
@@ -179,18 +179,20 @@ class ClassReports:
         if positive:
             notes.append(f"threshold for {positive}: {record.threshold:.3f}")
             at_half = replace(scored, threshold=0.5)
-            further["at_half"] = measure(at_half, patients, resample_count=0, seed=0).metrics
+            further["at_half"] = measure(at_half, patients, resample_count=0).metrics
             names_of = {metric.of(metric.label, positive): metric.name for metric in METRICS}
             further["in_validation"] = {
                 names_of[metric.name]: metric.value for metric in record.metrics
             }
         if len({*means.labels.tolist()}) == len(names):
-            by_patient = measure(means, owners, **sample.sampling)
+            by_patient = measure(means, owners, resample_count=sample.resample_count)
             further["by_patient"] = by_patient.metrics
             facts["by_patient_intervals"] = with_names(by_patient.intervals)
         subgroups: dict[str, dict[str, Measured]] = {column: {} for column in sample.columns}
         for column, value, rows in sample.subgroups():
-            subgroup = subgroup_metrics(scored, patients, value, rows, **sample.sampling)
+            subgroup = subgroup_metrics(
+                scored, patients, value, rows, resample_count=sample.resample_count
+            )
             subgroups[column][value] = subgroup
             if subgroup.compared_with is not None:
                 other = names[subgroup.compared_with]
@@ -267,7 +269,7 @@ class FindingReports(ClassReports):
         means = super().card_metrics(prepared, threshold, validated)
         scored = ScoredImages(validated.labels, validated.results, positive=0)
         of_findings = _measure_each(
-            scored, prepared.outputs, validated.patients, resample_count=CARD_RESAMPLES, seed=0
+            scored, prepared.outputs, validated.patients, resample_count=CARD_RESAMPLES
         )
         aurocs = [
             CardMetric.of(measured, "auroc", f"AUROC ({name})")
@@ -295,8 +297,10 @@ class FindingReports(ClassReports):
         record = sample.model.record
         names = record.class_names
         scored = sample.scored
-        total = measure(scored, sample.patients, **sample.sampling)
-        of_findings = _measure_each(scored, names, sample.patients, **sample.sampling)
+        total = measure(scored, sample.patients, resample_count=sample.resample_count)
+        of_findings = _measure_each(
+            scored, names, sample.patients, resample_count=sample.resample_count
+        )
         left_out = [name for name in names if name not in of_findings]
         notes = [f"too few of each kind for a score: {join_names(left_out)}"] if left_out else []
         subgroups: dict[str, dict[str, Measured]] = {column: {} for column in sample.columns}
@@ -305,7 +309,9 @@ class FindingReports(ClassReports):
             group = replace(
                 scored, labels=scored.labels[rows], probabilities=scored.probabilities[rows]
             )
-            measured = _measure_each(group, names, patients[rows].tolist(), **sample.sampling)
+            measured = _measure_each(
+                group, names, patients[rows].tolist(), resample_count=sample.resample_count
+            )
             for name, of_finding in measured.items():
                 subgroups[column][f"{name}, {value}"] = of_finding
         return {
@@ -330,9 +336,9 @@ def name_metrics(
 
 
 def _measure_each(
-    scored: ScoredImages, names: Sequence[str], patients: Sequence[str], **sampling: int
+    scored: ScoredImages, names: Sequence[str], patients: Sequence[str], resample_count: int
 ) -> dict[str, Measured]:
     """Return the metrics of each of the `scored_findings`, by name."""
-    breakdowns = class_breakdown(scored, patients, **sampling)
+    breakdowns = class_breakdown(scored, patients, resample_count=resample_count)
     numbers = scored_findings(scored.labels)
     return {names[number]: measured for number, measured in zip(numbers, breakdowns, strict=True)}
