@@ -22,6 +22,7 @@ from xraytune.base.files import (
     optional_path,
     read_jsonl,
     require_new,
+    write_text,
 )
 from xraytune.confirm.arms import Arm, Plan, Role
 from xraytune.confirm.compare import ArmScores, judge_finalists, unscored_findings
@@ -32,10 +33,12 @@ from xraytune.confirm.record import (
     Confirmation,
     FinalistVerdict,
     HeldOutSet,
+    paragraph,
     write_verdict,
 )
 from xraytune.data.guesses import positive_class
-from xraytune.present.judged import write_judged
+from xraytune.present.forest import verdict_parts
+from xraytune.present.rendering import render_page
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import DonorControl
 from xraytune.stats.placements import mean_overlap, scorable_labels
@@ -131,20 +134,23 @@ def judge(
     if len({*arms}) < len(arms):
         raise ConfigError("an arm is named twice", fix="name a different arm for each control")
 
-    if isinstance(predictions, str):
-        predictions = Path(predictions)
-    place = predictions if isinstance(predictions, Path) else Path("predictions")
-    rows = read_table(predictions) if isinstance(predictions, Path) else predictions
+    where = Path("predictions")
+    if isinstance(predictions, str | Path):
+        where = Path(predictions)
+        predictions = read_table(where)
     drawn = read_drawn(draws) if draws else None
-    content = read_predictions(
-        rows,
-        arms,
-        place,
-        drawn=drawn,
-        positive=positive,
-        one_network=donor,
-        leave_out_site=leave_out_site,
-    )
+    try:
+        content = read_predictions(
+            predictions,
+            arms,
+            drawn=drawn,
+            positive=positive,
+            one_network=donor,
+            leave_out_site=leave_out_site,
+        )
+    except (ConfigError, DataError) as error:
+        problem = error.problems[0]
+        raise type(error)(problem.what, where, problem.fix) from error
     declared = _check_trainings(optional_path(runs), content)
     if content.sites:
         declared += ("each replicate was trained without the site that it is scored on",)
@@ -162,7 +168,10 @@ def judge(
     confirmation = replace(confirmation, finalists=finalists, subgroups=subgroups)
     with new_folder(out) as folder:
         write_verdict(folder, confirmation)
-        write_judged(folder, confirmation)
+        methods = paragraph("methods", confirmation)
+        parts = verdict_parts(confirmation)
+        page = render_page("judged.html", record=confirmation, methods=methods, **parts)
+        write_text(folder / "report.html", page, is_durable=False)
     return confirmation
 
 

@@ -189,8 +189,8 @@ class Plan(StrictModel):
     def numbers(self, arm: Arm) -> list[int]:
         """Return the run of each replicate of an arm."""
         trainings = [*self.trainings]
-        place = trainings.index(arm.training)
-        return [replicate * len(trainings) + place for replicate in range(self.replicates)]
+        index = trainings.index(arm.training)
+        return [replicate * len(trainings) + index for replicate in range(self.replicates)]
 
 
 def write_plan(plan: Plan, folder: Path) -> None:

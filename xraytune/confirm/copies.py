@@ -98,4 +98,4 @@ def _copies_in(
     if result.chance > level:
         return set()
     near = nearness.nearest[nearness.ratio < result.threshold]
-    return {images[place].file for place in near.tolist()}
+    return {images[index].file for index in near.tolist()}

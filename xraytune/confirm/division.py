@@ -73,7 +73,7 @@ def patients_in_order(images: ImageTable, seed: int) -> list[str]:
     """Return the patients in the order in which `data.train_patients` keeps them."""
     patients = images.patients
     order = nested_order(patients, images.targets, seed)
-    return [patients[places[0]] for places in order]
+    return [patients[indices[0]] for indices in order]
 
 
 def divide(

@@ -125,21 +125,19 @@ def _to_long(table: pd.DataFrame, wide: Mapping[str, re.Match[str]]) -> pd.DataF
 def read_predictions(
     table: pd.DataFrame,
     arms: Sequence[str],
-    place: Path,
     *,
     drawn: Drawn | None = None,
     positive: str = "",
     one_network: str = "",
     leave_out_site: bool = False,
 ) -> Predictions:
-    """Return the predictions of some arms.
+    """Return the predictions of some arms; errors do not say where the table is from.
 
     Without draws, a replicate may lack all images of its training patients.
 
     Args:
         table: The table, in its long form.
         arms: The arms that are compared.
-        place: Where the table is from, for messages.
         drawn: The draws that the arms were trained on, which know labels and patients.
         positive: The class of a column `p_positive`, or of a single column of probabilities.
         one_network: The arm whose replicates are the same network, if there is one.
@@ -156,27 +154,24 @@ def read_predictions(
         if column not in table:
             raise DataError(
                 f"the column {column} is missing",
-                place,
-                "write a row for each arm, replicate and image, with these columns",
+                fix="write a row for each arm, replicate and image, with these columns",
             )
     known_arms = [*dict.fromkeys(table["arm"])]
     for arm in arms:
         if arm not in known_arms:
-            raise ConfigError(
-                f"there is no arm {arm}", place, f"choose of {join_names(known_arms)}"
-            )
+            raise ConfigError(f"there is no arm {arm}", fix=f"choose of {join_names(known_arms)}")
     table = table[table["arm"].isin(arms)]
-    _refuse(table, table.duplicated([*_RUN, "file"]), "is there twice", place)
+    _refuse(table, table.duplicated([*_RUN, "file"]), "is there twice")
 
     images = table.drop_duplicates("file").sort_values("file")
     files = tuple(images["file"])
     if drawn:
-        _refuse(table, ~table["file"].isin([*drawn.patients]), "is not a test image", place)
+        _refuse(table, ~table["file"].isin([*drawn.patients]), "is not a test image")
         patients = tuple(drawn.patients[file] for file in files)
     else:
-        patients = _of_images(table, images, "patient", place)
-    outputs, labels = _read_labels(table, images, place, drawn, positive)
-    values = _read_values(table, outputs, labels.ndim == 2, place, positive)
+        patients = _of_images(table, images, "patient")
+    outputs, labels = _read_labels(table, images, drawn, positive)
+    values = _read_values(table, outputs, labels.ndim == 2, positive)
 
     replicates = sorted({*table["replicate"]})
     runs = [(replicate, arm) for replicate in replicates for arm in arms]
@@ -187,15 +182,15 @@ def read_predictions(
     results[rows, np.searchsorted(files, table["file"].to_list())] = values
     sites: tuple[str, ...] = ()
     if leave_out_site:
-        sites = _of_images(table, images, "site", place)
-        _keep_own_sites(results, runs, sites, place)
+        sites = _of_images(table, images, "site")
+        _keep_own_sites(results, runs, sites)
     by_replicate = results.reshape(len(replicates), len(arms), *results.shape[1:])
     own = [_own_patients(of_arms, patients) for of_arms in by_replicate]
     if drawn:
         own = [drawn.trained_on(replicate) for replicate in replicates]
     own_of = dict(zip(replicates, own, strict=True))
-    _require_complete(results, runs, files, patients, place, own_of, drawn)
-    _require_different(results, runs, one_network, place)
+    _require_complete(results, runs, files, patients, own_of, drawn)
+    _require_different(results, runs, one_network)
     return Predictions(
         arms=tuple(arms),
         files=files,
@@ -208,9 +203,7 @@ def read_predictions(
     )
 
 
-def _refuse(
-    table: pd.DataFrame, is_wrong: pd.Series[bool] | BoolArray, what: str, place: Path
-) -> None:
+def _refuse(table: pd.DataFrame, is_wrong: pd.Series[bool] | BoolArray, what: str) -> None:
     """Refuse (DataError) rows, and name the first ones."""
     rows = table[is_wrong]
     if len(rows):
@@ -219,27 +212,24 @@ def _refuse(
             for row in rows.head(_SHOWN).itertuples()
         ]
         more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
-        raise DataError(f"{'; '.join(first)}{more}: {what}", place, "correct these rows")
+        raise DataError(f"{'; '.join(first)}{more}: {what}", fix="correct these rows")
 
 
-def _of_images(
-    table: pd.DataFrame, images: pd.DataFrame, column: str, place: Path
-) -> tuple[str, ...]:
+def _of_images(table: pd.DataFrame, images: pd.DataFrame, column: str) -> tuple[str, ...]:
     """Return a column's value of each image; refuse (DataError) images with several or none."""
     if column not in table:
         raise DataError(
             f"the column {column} is missing",
-            place,
-            f"add the column {column}, or give the draws (--draws)",
+            fix=f"add the column {column}, or give the draws (--draws)",
         )
     counts = table["file"].map(table.groupby("file")[column].nunique(dropna=False))
-    _refuse(table, counts > 1, f"has another {column} in another row", place)
-    _refuse(table, table[column].isna(), f"has no {column}", place)
+    _refuse(table, counts > 1, f"has another {column} in another row")
+    _refuse(table, table[column].isna(), f"has no {column}")
     return tuple(map(str, images[column]))
 
 
 def _read_labels(
-    table: pd.DataFrame, images: pd.DataFrame, place: Path, drawn: Drawn | None, positive: str
+    table: pd.DataFrame, images: pd.DataFrame, drawn: Drawn | None, positive: str
 ) -> tuple[tuple[str, ...], Labels]:
     """Return the outputs, and the class [N] or the findings [N, C] of each image."""
     if "dice" in table:
@@ -248,8 +238,7 @@ def _read_labels(
     if not columns:
         raise DataError(
             "there is no column of probabilities",
-            place,
-            "add p_CLASS for each class, p_FINDING for each finding, or dice",
+            fix="add p_CLASS for each class, p_FINDING for each finding, or dice",
         )
     finding_columns = [f"label_{name}" for name in columns]
     if drawn and drawn.findings:
@@ -259,25 +248,24 @@ def _read_labels(
         states = table[finding_columns].fillna(-1).replace("?", -1).astype(int)
         table = table.assign(**states)
         for column in finding_columns:
-            _of_images(table, images, column, place)
+            _of_images(table, images, column)
         return columns, table.loc[images.index, finding_columns].to_numpy(dtype=np.int64)
     names = (
         [str(drawn.labels[file]) for file in images["file"]]
         if drawn
-        else [*_of_images(table, images, "label", place)]
+        else [*_of_images(table, images, "label")]
     )
     outputs = drawn.outputs if drawn else tuple(sorted({*names, *columns} - {"positive"}))
     if "positive" in columns and positive not in outputs:
         raise ConfigError(
             "the table does not say which class is positive",
-            place,
-            f"give --positive, one of {join_names(outputs)}",
+            fix=f"give --positive, one of {join_names(outputs)}",
         )
     return outputs, np.array([outputs.index(name) for name in names])
 
 
 def _read_values(
-    table: pd.DataFrame, outputs: tuple[str, ...], has_findings: bool, place: Path, positive: str
+    table: pd.DataFrame, outputs: tuple[str, ...], has_findings: bool, positive: str
 ) -> Floats:
     """Return the results of each row, [rows, C]."""
     names = ["dice"] if outputs == ("dice",) else [f"p_{name}" for name in outputs]
@@ -287,17 +275,17 @@ def _read_values(
     missing = [name for name in names if name not in table]
     is_binary = len(outputs) == 2 and not has_findings
     if missing and not (is_binary and given):
-        raise DataError(f"the column {missing[0]} is missing", place, "add it")
+        raise DataError(f"the column {missing[0]} is missing", fix="add it")
     values: Floats = table[given].to_numpy(dtype=np.float64, na_value=np.nan)
     is_outside = ~((values >= 0) & (values <= 1)).all(axis=1)
-    _refuse(table, is_outside, "has a value that is not from 0 to 1", place)
+    _refuse(table, is_outside, "has a value that is not from 0 to 1")
     if missing:
         other = 1 - values[:, 0]
         pair = (values[:, 0], other) if given[0] == names[0] else (other, values[:, 0])
         return np.stack(pair, axis=1)
     if len(names) > 1 and not has_findings:
         is_off = np.abs(values.sum(axis=1) - 1) > _LARGEST_ERROR
-        _refuse(table, is_off, "has probabilities that do not sum to 1", place)
+        _refuse(table, is_off, "has probabilities that do not sum to 1")
     return values
 
 
@@ -306,16 +294,13 @@ def _require_complete(
     runs: Sequence[tuple[int, str]],
     files: Sequence[str],
     patients: Sequence[str],
-    place: Path,
     own_of: Mapping[int, Collection[str]],
     drawn: Drawn | None,
 ) -> None:
     """Refuse (DataError) a run without an image of the test set, or on a patient of its own."""
     expected_files = [*drawn.patients] if drawn else files
     if absent := sorted({*expected_files} - {*files}):
-        raise DataError(
-            f"no run has {join_names(absent, _SHOWN)}", place, "predict all test images"
-        )
+        raise DataError(f"no run has {join_names(absent, _SHOWN)}", fix="predict all test images")
     for number, (replicate, arm) in enumerate(runs):
         is_own = np.array([patient in own_of[replicate] for patient in patients])
         has_result = ~np.isnan(results[number]).any(axis=1)
@@ -328,14 +313,11 @@ def _require_complete(
                 names = join_names(wrong_files, _SHOWN)
                 raise DataError(
                     f"{arm}, replicate {replicate}, {what} {names}",
-                    place,
-                    "predict each test image once in each run, but for those of its own patients",
+                    fix="predict each test image once in a run, except for its own patients",
                 )
 
 
-def _keep_own_sites(
-    results: Floats, runs: Sequence[tuple[int, str]], sites: Sequence[str], place: Path
-) -> None:
+def _keep_own_sites(results: Floats, runs: Sequence[tuple[int, str]], sites: Sequence[str]) -> None:
     """Forget the results of each run at other sites than the one that it left out.
 
     Raises DataError if there are not as many sites as replicates.
@@ -345,7 +327,7 @@ def _keep_own_sites(
     if len(names) != len(replicates):
         what = f"{counted(len(names), 'site')} ({join_names(names)}), but "
         what += counted(len(replicates), "replicate")
-        raise DataError(what, place, "train replicate k without the k-th of the sorted sites")
+        raise DataError(what, fix="train replicate k without the k-th of the sorted sites")
     left_out = dict(zip(replicates, names, strict=True))
     for number, (replicate, _) in enumerate(runs):
         results[number, np.array(sites) != left_out[replicate]] = np.nan
@@ -357,9 +339,7 @@ def _own_patients(results: Floats, patients: Sequence[str]) -> frozenset[str]:
     return frozenset(patients) - {*np.array(patients)[has_result].tolist()}
 
 
-def _require_different(
-    results: Floats, runs: Sequence[tuple[int, str]], one_network: str, place: Path
-) -> None:
+def _require_different(results: Floats, runs: Sequence[tuple[int, str]], one_network: str) -> None:
     """Refuse (DataError) runs with the same results, as if a seed or images had not been used.
 
     This concerns two replicates of an arm, and the finalist and another arm. Two controls may be
@@ -375,5 +355,5 @@ def _require_different(
             if arm == earlier_arm or earlier_arm == finalist:
                 what = f"{arm}, replicate {replicate}, has the same results as {earlier_arm}, "
                 what += f"replicate {earlier_replicate}, to the last digit"
-                raise DataError(what, place, "train each run with its own seed and images")
+                raise DataError(what, fix="train each run with its own seed and images")
         runs_of_results[run_results.tobytes()].append(run)

@@ -232,7 +232,7 @@ def refuse_copies(
     files, hashes = _hash_images(test_set, data, cache)
     _, other_hashes = _hash_images(others, data, cache)
     pairs = close_pairs(hashes, other_hashes)
-    copies = sorted({files[place] for places, _ in pairs for place in places.tolist()})
+    copies = sorted({files[index] for indices, _ in pairs for index in indices.tolist()})
     if copies:
         what = f"{len(copies)} images are copies of images in {others.data.path}, or look like them"
         raise DataError(
@@ -362,17 +362,17 @@ def divide_unused(
             again = derive_seed(seed, "drawn again", draw)
             order += nested_order(unused.patients, unused.targets, again)
         site = sites[draw] if sites else None
-        candidates = [places for places in order if unused[places[0]].site != site]
-        draw_places = [*dict.fromkeys(candidates)][:size]
-        if len(draw_places) < size:
-            what = f"without site {site}, {len(draw_places)} unused patients are left for a"
+        candidates = [indices for indices in order if unused[indices[0]].site != site]
+        drawn = [*dict.fromkeys(candidates)][:size]
+        if len(drawn) < size:
+            what = f"without site {site}, {len(drawn)} unused patients are left for a"
             raise DataError(f"{what} draw of {size}", "confirm.leave_out", _FEWER)
-        for places in draw_places:
-            order.remove(places)
-        members = [unused[place] for place in chain(*draw_places)]
+        for indices in drawn:
+            order.remove(indices)
+        members = [unused[index] for index in chain(*drawn)]
         require_every_class(members, prepared, size)
         if kind == "outside":
-            draws.append(tuple(unused[places[0]].patient for places in draw_places))
+            draws.append(tuple(unused[indices[0]].patient for indices in drawn))
         else:
             side_of |= dict.fromkeys((image.file for image in members), f"draw_{draw}")
     divided_files = (

@@ -338,14 +338,14 @@ def generator_sample(
                     typical=record.masks,
                     findings=findings,
                 )
-                for place, number in enumerate(numbers[start : start + BLOCK]):
+                for index, number in enumerate(numbers[start : start + BLOCK]):
                     file = f"gan_{number:06d}.png"
                     has_classes = record.task == "classification"
                     kinds = (name,) if has_classes else ("images", "masks")
-                    for kind, pixels in zip(kinds, images[place], strict=False):
+                    for kind, pixels in zip(kinds, images[index], strict=False):
                         (folder / kind).mkdir(exist_ok=True)
                         Image.fromarray(pixels).save(folder / kind / file)
-                    states = () if findings is None else findings[place].tolist()
+                    states = () if findings is None else findings[index].tolist()
                     cells = ("" if state < 0 else f"{state}" for state in states)
                     rows.append([f"images/{file}", *cells])
                     on_progress("generating images", len(rows), count)

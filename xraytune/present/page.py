@@ -139,15 +139,15 @@ def _show_mistakes(
     results = study_folder.results(trial.number)
     threshold = 0.5 if trial.threshold is None else trial.threshold
     mistakes = task.reports.find_mistakes(results, prepared, threshold)
-    places = np.array(mistakes.places[:_MOST_MISTAKES], dtype=np.int64)
+    indices = np.array(mistakes.indices[:_MOST_MISTAKES], dtype=np.int64)
     experiment = study_folder.experiment(trial.number)
     trial_dir = study_folder.trial_path(trial.number)
     note = mistakes.note
     pictures: list[bytes] = []
     try:
-        if len(places):
+        if len(indices):
             sized = study_folder.prepared(experiment)
-            pictures = explain_images(experiment, trial_dir, sized, places, cache=cache)
+            pictures = explain_images(experiment, trial_dir, sized, indices, cache=cache)
     except XraytuneError as error:
         note = f"No pictures: {error.problems[0].what}."
     captions = []

@@ -36,11 +36,11 @@ def explain_images(
     experiment: Experiment,
     trial_dir: Path,
     prepared: SplitData,
-    places: Int64Array,
+    indices: Int64Array,
     *,
     cache: Path,
 ) -> list[bytes]:
-    """Return pictures of the images at these places in val-B, [n], as JPEG files.
+    """Return pictures of the images at these indices in val-B, [n], as JPEG files.
 
     Each picture has an image on the left and, on the right, the Grad-CAM map of a trial's network
     over it (see `grad_cam`). For a segmenter, it has the outlines of the true and of the predicted
@@ -54,8 +54,8 @@ def explain_images(
     images = side_image_set("val_b", prepared, cache)
     network = Network(experiment, RunContext(prepared=prepared, cache=cache, compute=_CPU))
     classifier = network.whole
-    pixels = images.read(places)
-    inputs = normalise(network.scaled(images, places), network.form)
+    pixels = images.read(indices)
+    inputs = normalise(network.scaled(images, indices), network.form)
     trained = classifier.get_submodule("head") if network.has_cached_features else classifier
     load_best(trial_dir / "checkpoint", trained)
     shown_pixels: AnyArray
@@ -69,7 +69,7 @@ def explain_images(
         predicted = network.task.predict_probabilities(
             classifier, [inputs], compute=_CPU, where=trial_dir
         )
-        shown_pixels = outlined(pixels, images.read_masks(places))
+        shown_pixels = outlined(pixels, images.read_masks(indices))
         right = outlined(pixels, predicted > MASK_THRESHOLD)
     pictures = []
     for pair in np.concatenate([shown_pixels, right], axis=2).round().astype(np.uint8):

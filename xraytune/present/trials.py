@@ -39,8 +39,8 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     best_of_arm = {trial.arm: trial for trial in reversed(ranked)}
     best = [
         trial
-        for place, trial in enumerate(ranked)
-        if place < _BEST_SHOWN or trial is best_of_arm[trial.arm]
+        for index, trial in enumerate(ranked)
+        if index < _BEST_SHOWN or trial is best_of_arm[trial.arm]
     ]
     ended = [trial for trial in view.trials if trial.seconds is not None and trial not in best]
     ended.sort(key=attrgetter("ended_at"), reverse=True)

@@ -72,13 +72,13 @@ def place_between(
 
 
 def worth_between(
-    measured: StructuralComponents, place: int, numbers: Sequence[int], patients: int
+    measured: StructuralComponents, arm: int, numbers: Sequence[int], patients: int
 ) -> Estimate:
     """Return how many more patients than `patients` an arm is worth, within the range of the curve.
 
     The first arms of `measured` must be those without extra images, on `numbers` of patients.
     """
-    found = place_between(measured, place, range(len(numbers)), np.log(numbers).tolist())
+    found = place_between(measured, arm, range(len(numbers)), np.log(numbers).tolist())
     equal = np.exp([found.value, found.low, found.high])
     value, low, high = (equal - patients).round(3).tolist()
     return Estimate(value=value, low=low, high=high)

@@ -343,8 +343,8 @@ def _rule_out_improvement(comparisons: Sequence[PairVerdict]) -> list[PairVerdic
     """Return the controls over which an improvement of one ROPE is ruled out, in order."""
     ranked = sorted(comparisons, key=lambda pair: pair.p_better_by_rope)
     ruled_out = []
-    for place, pair in enumerate(ranked):
-        if pair.p_better_by_rope >= LEVEL / 2 / (len(ranked) - place):
+    for index, pair in enumerate(ranked):
+        if pair.p_better_by_rope >= LEVEL / 2 / (len(ranked) - index):
             break
         ruled_out.append(pair)
     return [pair for pair in comparisons if pair in ruled_out]

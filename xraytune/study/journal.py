@@ -124,7 +124,7 @@ class Journal:
             with suppress(LookupError, ValueError):
                 self.parameters(trials[-1].number)
                 return False
-        os.truncate(self._path, self._backend.place_of_last_trial())
+        os.truncate(self._path, self._backend.offset_of_last_trial())
         self._flush()
         return True
 
@@ -268,7 +268,7 @@ class _ChainedLines(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         self._path = path
         # For each line, by the number of lines before it: its offset, and the checksum before it.
-        self._places = {0: (0, 0)}
+        self._offsets = {0: (0, 0)}
         self._last = 0
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -277,9 +277,9 @@ class _ChainedLines(BaseJournalBackend):
         self._last = lines[-1]["crc"]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        place, checksum = self._places[log_number_from]
+        offset, checksum = self._offsets[log_number_from]
         with self._path.open("rb") as stream:
-            stream.seek(place)
+            stream.seek(offset)
             for number, line in enumerate(stream, log_number_from + 1):
                 if not line.endswith(b"\n"):  # torn, or just being written
                     break
@@ -294,16 +294,16 @@ class _ChainedLines(BaseJournalBackend):
                         FileLine(self._path, number),
                         _LOST,
                     ) from error
-                place += len(line)
-                self._places[number] = (place, checksum)
+                offset += len(line)
+                self._offsets[number] = (offset, checksum)
                 yield log
         self._last = checksum
 
-    def place_of_last_trial(self) -> int:
+    def offset_of_last_trial(self) -> int:
         """Return the offset of the line that created the last trial."""
         entries = enumerate(self.read_logs(0))
         lines = [line for line, entry in entries if entry["op_code"] == _CREATE_OPERATION]
-        return self._places[lines[-1]][0]
+        return self._offsets[lines[-1]][0]
 
 
 def _is_note(line: bytes) -> bool:

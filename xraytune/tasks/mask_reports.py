@@ -169,12 +169,12 @@ class MaskReports(ClassReports):
     def find_mistakes(self, results: Floats, prepared: SplitData, threshold: float) -> Mistakes:
         """Return all images, in the order of their Dice, the lowest first."""
         files = [image.file for image in prepared.side("val_b")]
-        places = np.argsort(results[:, 0], kind="stable").tolist()
+        indices = np.argsort(results[:, 0], kind="stable").tolist()
         return Mistakes(
             title="Worst segmentations",
             note="Left: the outline of the mask; right: of the prediction.",
-            places=places,
-            rows=[{"file": files[place], "Dice": round(results[place, 0], 3)} for place in places],
+            indices=indices,
+            rows=[{"file": files[index], "Dice": round(results[index, 0], 3)} for index in indices],
         )
 
 

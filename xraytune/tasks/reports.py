@@ -54,13 +54,13 @@ CARD_RESAMPLES = 1000
 class Mistakes:
     """The images of val-B that a network gets most wrong, the worst first.
 
-    `places` are their positions on val-B, `rows` has the file and the facts of each image, and
+    `indices` are their positions on val-B, `rows` has the file and the facts of each image, and
     `note` also explains their pictures.
     """
 
     title: str
     note: str
-    places: Sequence[int]
+    indices: Sequence[int]
     rows: Sequence[Row]
 
 
@@ -234,22 +234,22 @@ class ClassReports:
         predicted = predicted_classes(results, positive=prepared.positive, threshold=threshold)
         chances = results[np.arange(len(predicted)), predicted]
         wrong = np.flatnonzero(predicted != labels)
-        places = wrong[np.argsort(-chances[wrong], kind="stable")].tolist()
+        indices = wrong[np.argsort(-chances[wrong], kind="stable")].tolist()
         return Mistakes(
             title="Misclassified images",
-            note=f"{len(places):,} of {len(labels):,} images are misclassified. Pictures: those "
+            note=f"{len(indices):,} of {len(labels):,} images are misclassified. Pictures: those "
             "with the highest predicted probability. Orange: image regions that support the "
             "predicted class (Grad-CAM). The maps are coarse, and show where the network looks, "
             "not why.",
-            places=places,
+            indices=indices,
             rows=[
                 {
-                    "file": images[place].file,
-                    "true class": names[labels[place]],
-                    "predicted class": names[predicted[place]],
-                    "probability": round(float(chances[place]), 3),
+                    "file": images[index].file,
+                    "true class": names[labels[index]],
+                    "predicted class": names[predicted[index]],
+                    "probability": round(float(chances[index]), 3),
                 }
-                for place in places
+                for index in indices
             ],
         )
 

@@ -61,13 +61,13 @@ def _show(
     seeds: Int64Array,
     size_px: int,
     pixels: UInt8Array,
-    places: AnyArray | slice,
+    indices: AnyArray | slice,
 ) -> UInt8Array:
-    """Return the views at some places of a set, uint8 [n, S, S], of their images, [n, s, s]."""
+    """Return the views at some indices of a set, uint8 [n, S, S], of their images, [n, s, s]."""
     if pixels.shape[-1] != size_px:
         pixels = resize_planes(pixels[:, None], size_px)[:, 0]
     views = np.empty_like(pixels)
-    for number, seed in enumerate(seeds[places].tolist()):
+    for number, seed in enumerate(seeds[indices].tolist()):
         with _one_thread, EXTENSIONS.calling(name, "augment"), seeded(seed):
             view = np.asarray(augment(pixels[number], seed))
         if view.dtype != np.uint8 or view.shape != views.shape[1:]:

@@ -156,12 +156,12 @@ class FeatureLoader:
         for image_set, table in zip(images.image_sets, tables, strict=True):
             of_set = slice(first_image, first_image + len(table))
             first_image = of_set.stop
-            places, view_numbers = np.nonzero(is_shown[of_set])
-            if not len(places):
+            indices, view_numbers = np.nonzero(is_shown[of_set])
+            if not len(indices):
                 continue
-            features, rows = network.features(image_set, places, table[places, view_numbers])
+            features, rows = network.features(image_set, indices, table[indices, view_numbers])
             arrays.append((len(rows), partial(_read_rows, features, rows)))
-            self._row_of_view[of_set][places, view_numbers] = first_row + np.arange(len(rows))
+            self._row_of_view[of_set][indices, view_numbers] = first_row + np.arange(len(rows))
             first_row += len(rows)
         self._rows = DeviceRows(arrays, network.compute.device)
         self.row_bytes = self._rows.row_bytes

@@ -159,21 +159,21 @@ class Network:
         )
 
     def features(
-        self, image_set: ImageSet, places: Int64Array, views: Float32Array | None = None
+        self, image_set: ImageSet, indices: Int64Array, views: Float32Array | None = None
     ) -> tuple[Float32Array, Int64Array]:
         """Return features, float32 [N, D], and the row of each image in them, [n].
 
-        The images are at `places` of a set, [n], and shown in `views`, [n, 11]; without `views`,
+        The images are at `indices` of a set, [n], and shown in `views`, [n, 11]; without `views`,
         they are not augmented. Features that the store lacks are computed. The returned features
         may be memory-mapped.
         """
         if image_set.features is not None:
-            return image_set.features, image_set.rows[places]
+            return image_set.features, image_set.rows[indices]
         if views is None:
-            views = np.broadcast_to(_IDENTITY, (len(places), len(_IDENTITY)))
+            views = np.broadcast_to(_IDENTITY, (len(indices), len(_IDENTITY)))
         features, rows = open_store(self._context.cache, self.identity).find(
-            _name_views(image_set, places, views),
-            self._feature_function(image_set, places, views),
+            _name_views(image_set, indices, views),
+            self._feature_function(image_set, indices, views),
             what=f"features of {image_set.name} images",
             on_progress=self._context.on_progress,
         )
@@ -188,7 +188,7 @@ class Network:
         return np.asarray(features[rows])
 
     def _feature_function(
-        self, image_set: ImageSet, places: Int64Array, views: Float32Array
+        self, image_set: ImageSet, indices: Int64Array, views: Float32Array
     ) -> Callable[[Int64Array], Iterator[Float32Array]]:
         """Return a function that computes the features of some of the images, given their numbers.
 
@@ -203,7 +203,7 @@ class Network:
 
         def compute_batch(backbone: nn.Module, numbers: Int64Array) -> Float32Array:
             batch = np.resize(numbers, self._batch)  # repeats them if there are fewer
-            images = self.scaled(image_set, places[batch])
+            images = self.scaled(image_set, indices[batch])
             images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
             inputs = normalise(images, self.form)
             features = predict_logits(backbone, [inputs], compute=compute)
@@ -219,9 +219,9 @@ class Network:
 
         return compute_all
 
-    def scaled(self, image_set: ImageSet, places: Int64Array | slice) -> Tensor:
+    def scaled(self, image_set: ImageSet, indices: Int64Array | slice) -> Tensor:
         """Return images of a set on the device, float32 [n, 1, S, S] in [0, 1]."""
-        return to_unit(torch.from_numpy(image_set.read(places)).to(self.compute.device), self.form)
+        return to_unit(torch.from_numpy(image_set.read(indices)).to(self.compute.device), self.form)
 
     def scaled_masks(self, masks: Tensor) -> Tensor:
         """Return masks, uint8 [n, h, w], as float32 [n, 1, S, S] of 0 and 1, scaled up."""
@@ -244,9 +244,9 @@ class Network:
             yield normalise(self.scaled(image_set, slice(start, start + self._batch)), self.form)
 
 
-def _name_views(image_set: ImageSet, places: Int64Array, views: Float32Array) -> list[bytes]:
+def _name_views(image_set: ImageSet, indices: Int64Array, views: Float32Array) -> list[bytes]:
     """Return the keys of images in views: hashes of the pixels and, if augmented, of the view."""
-    distinct, image_of = np.unique(places, return_inverse=True)
+    distinct, image_of = np.unique(indices, return_inverse=True)
     images = []
     for start in range(0, len(distinct), _READ_AT_ONCE):
         pixels = image_set.read(distinct[start : start + _READ_AT_ONCE])

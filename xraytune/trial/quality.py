@@ -174,8 +174,8 @@ def _downsample(images: ImageSet, size_px: int) -> ImageSet:
 def _choose_image_set(name: SideName, context: RunContext) -> ImageSet:
     """Return at most `_MOST_IMAGES` images of each class of a side."""
     side = side_image_set(name, context.prepared, context.cache)
-    places = [
+    indices = [
         sample_evenly(np.flatnonzero(side.labels == label), _MOST_IMAGES)
         for label in range(len(context.prepared.class_names))
     ]
-    return take(side, np.sort(np.concatenate(places)))
+    return take(side, np.sort(np.concatenate(indices)))

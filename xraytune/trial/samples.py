@@ -39,12 +39,12 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     real = side_image_set("train", prepared, context.cache)
     grids = []
     for label, class_name in enumerate(prepared.class_names):
-        places = np.flatnonzero(real.labels == label)
+        indices = np.flatnonzero(real.labels == label)
         block = source.block(experiment.settings, context, label, 0)
         real_planes = resize_planes(
-            real.planes(sample_evenly(places, COLUMNS)), block.pixels.shape[-1]
+            real.planes(sample_evenly(indices, COLUMNS)), block.pixels.shape[-1]
         )
-        caption = f"{figure_text(class_name)}: {len(places):,} real training images"
+        caption = f"{figure_text(class_name)}: {len(indices):,} real training images"
         grids.append((caption, image_grid(with_outlines(real_planes), COLUMNS)))
         generated = with_outlines(block.planes(np.arange(2 * COLUMNS)))
         grids.append(("generated images", image_grid(generated, COLUMNS)))
