@@ -163,7 +163,7 @@ def audit(
     )
 
     # Images are compared with all patients' images, since a generator may have copied any of them.
-    prepared, warnings = prepare(data.model_copy(update={"train_patients": None}))
+    prepared, warnings = prepare(data.with_values({"train_patients": None}))
     study_images = StudyImages(data, prepared, cache, index)
     result = _measure(experiment, synthetic, study_folder.path, study_images, callbacks.on_progress)
     if quick:
@@ -177,12 +177,12 @@ def audit(
         patients = _choose_patients(settings, mix, prepared, has_test=has_test)
     except DataError as error:
         return result.without_verdict(error)
-    prepared, _ = prepare(data.model_copy(update={"train_patients": patients}))
+    prepared, _ = prepare(data.with_values({"train_patients": patients}))
     counts = source_of(mix).count_available(StudyImages(data, prepared, cache))
     ratios: list[float] = []
     try:
         for ratio in (0.25, 0.5, 1.0, 2.0):
-            require_enough(counts, mix.model_copy(update={"synthetic_ratio": ratio}), prepared)
+            require_enough(counts, mix.with_values({"synthetic_ratio": ratio}), prepared)
             ratios.append(ratio)
     except DataError as error:
         if not ratios:

@@ -170,7 +170,7 @@ def _read_trials(study_folder: StudyFolder) -> RowOfTrial:
         run = finished.get(finished_label(name))
         if run:
             update = run.model_dump(include={"status", "value", "val_b_score"})
-            trials[name] = row.model_copy(update=update)
+            trials[name] = row.with_values(update)
     return trials
 
 

@@ -416,7 +416,7 @@ class StudyWatcher:
             "samples": read_samples(folder) if parameters.trains_generator else "",
             "report": read_pool_report(folder) if parameters.has_synthetic_images else None,
         }
-        row = row.model_copy(update=changes)
+        row = row.with_values(changes)
         if has_ended:
             self._ended[number] = row
         return row

@@ -168,7 +168,7 @@ class Calibration:
             probabilities[:, 1 - positive] = 1 - probabilities[:, positive]
             return probabilities
 
-        record = model.record.model_copy(update={"threshold": self.threshold})
+        record = model.record.with_values({"threshold": self.threshold})
         return Predictor(record=record, run=run)
 
 

@@ -51,7 +51,7 @@ def expected_auroc(
     size_px = trial.size_px(settings.data)
     experiment = Experiment(
         settings=settings.of_size(size_px).with_values({"weights_dir": folder}),
-        parameters=trial.model_copy(update={"trainable": "head"}),
+        parameters=trial.with_values({"trainable": "head"}),
     )
     validated = ImageTable([*prepared.side("val_a"), *prepared.side("val_b")])
     order = nested_order(validated.patients, validated.targets, settings.data.split.seed)

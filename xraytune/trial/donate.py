@@ -44,7 +44,7 @@ def find_donor_experiment(space: Space) -> Experiment | None:
     ):
         is_frozen = trial.trainable == "head" and trial.weights != "none"
         if is_frozen and space.settings.task in CLASS_TASKS:
-            parameters = trial.model_copy(update={"lr": _LR})
+            parameters = trial.with_values({"lr": _LR})
             return Experiment(settings=space.settings, parameters=parameters)
     return None
 

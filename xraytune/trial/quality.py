@@ -94,12 +94,9 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     size_px = pools[0][0].pixels.shape[1]
     resolution_px = min(size_px, pools[0][0].file_size_px or size_px, prepared.image_size_px)
     resolution_px = max(_FEWEST_PX, resolution_px)
-    frozen = {
-        "settings": settings.model_copy(update={"task": "classification"}),
-        "parameters": experiment.parameters.model_copy(update={"trainable": "head"}),
-    }
+    frozen = {"settings.task": "classification", "parameters.trainable": "head"}
     try:
-        network = Network(experiment.model_copy(update=frozen), context)
+        network = Network(experiment.with_values(frozen), context)
     except MachineError as error:
         return f"not measured: {error.problems[0].what}"
 

@@ -203,10 +203,8 @@ def _head_of(
 ) -> Experiment:
     """Return an experiment with the frozen backbone that a donor's head was trained on."""
     network = read_donor(folder).network
-    data = settings.data.model_copy(update={"resize": network["resize"]})
-    settings = settings.model_copy(update={"task": "classification", "data": data})
-    candidates = [parameters.weights, "imagenet"]
-    for weights in dict.fromkeys(candidates):
+    settings = settings.with_values({"task": "classification", "data.resize": network["resize"]})
+    for weights in dict.fromkeys([parameters.weights, "imagenet"]):
         frozen = parameters_from(
             {
                 "backbone": network["backbone"],
