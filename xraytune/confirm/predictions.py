@@ -126,10 +126,10 @@ def read_predictions(
     table: pd.DataFrame,
     arms: Sequence[str],
     *,
-    drawn: Drawn | None = None,
-    positive: str = "",
-    one_network: str = "",
-    leave_out_site: bool = False,
+    drawn: Drawn | None,
+    positive: str,
+    one_network: str,
+    leave_out_site: bool,
 ) -> Predictions:
     """Return the predictions of some arms; errors do not say where the table is from.
 

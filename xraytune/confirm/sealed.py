@@ -316,8 +316,8 @@ def divide_unused(
     replicates: int,
     kind: TestKind,
     *,
-    seen: Collection[str] = (),
-    fewest: int = 0,
+    seen: Collection[str],
+    fewest: int,
     sites: tuple[str, ...] = (),
 ) -> SplitData:
     """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...

@@ -142,7 +142,7 @@ def measure(
 
 
 def class_breakdown(
-    images: ScoredImages, patients: Sequence[str], *, resample_count: int = 2000
+    images: ScoredImages, patients: Sequence[str], *, resample_count: int
 ) -> tuple[ClassMetrics, ...]:
     """Return the one-vs-rest metrics of every class, or of the `scored_findings`, in order."""
     classes = []
@@ -199,7 +199,7 @@ def subgroup_metrics(
     value: str,
     has_value: Flags,
     *,
-    resample_count: int = 2000,
+    resample_count: int,
 ) -> Subgroup:
     """Return the metrics of the images that have a value of a column.
 

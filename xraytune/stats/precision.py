@@ -99,9 +99,9 @@ def expected_evidence(
     auroc: float,
     replicates: int,
     effective_patients: float,
-    share: float = 1.0,
-    sd: float = REPLICATE_SD,
-    overlap: float = 0.0,
+    share: float,
+    sd: float,
+    overlap: float,
 ) -> Evidence:
     """Return the evidence on two equal arms that the model of scores predicts."""
     variance = partial(placement_variance, share=share)

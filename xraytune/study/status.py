@@ -57,10 +57,10 @@ class ArmSummary:
 
     arm: str
     trials: dict[str, int]
-    val_a: tuple[int, float] | None = None
-    val_b: tuple[int, float] | None = None
-    difference: float | None = None
-    standard_error: float | None = None
+    val_a: tuple[int, float] | None
+    val_b: tuple[int, float] | None
+    difference: float | None
+    standard_error: float | None
 
 
 @frozen

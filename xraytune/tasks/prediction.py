@@ -61,7 +61,7 @@ class Predicted:
     broken: tuple[BrokenImage, ...]
     probabilities: Mapping[str, float] | None = None
     positive: str | None = None
-    threshold: float | None = None
+    threshold: float | None
     summary: str
 
 
