@@ -147,9 +147,14 @@ def search(
         stack.enter_context(closing(runner))
         if not is_resumed:
             runner.launch()
-        machine = _where_trials_run(
-            settings, study_folder.compute() if is_resumed else None, runner
-        )
+        machine: Compute | Mapping[str, Any]
+        if is_resumed:
+            machine = study_folder.compute()
+            runner.allocation = allocation_of(settings, has_gpu=machine.device == "cuda")
+        elif address:
+            machine = runner.survey(settings)
+        else:
+            runner.allocation, machine = resources_here(settings)
 
         # 5. The images
         prepared, index = prepare_space(
@@ -224,23 +229,6 @@ def _require_same_study(
             f"write resources.cpus_per_trial: {compute.threads}, or give the study another name",
         )
     return space
-
-
-def _where_trials_run(
-    settings: Settings, recorded_compute: Compute | None, runner: Runner
-) -> Compute | Mapping[str, Any]:
-    """Set the resources of trials, and return what they compute on.
-
-    For a resumed study, this is `recorded_compute`. The trials of a new study compute on this
-    machine or, on a cluster, on a node whose `environment` is returned.
-    """
-    if recorded_compute:
-        runner.allocation = allocation_of(settings, has_gpu=recorded_compute.device == "cuda")
-        return recorded_compute
-    if runner.address:
-        return runner.survey(settings)
-    runner.allocation, compute = resources_here(settings)
-    return compute
 
 
 def resources_here(settings: Settings) -> tuple[Allocation, Compute]:

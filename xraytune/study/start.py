@@ -219,7 +219,8 @@ def read_inputs(
             assert weights_file, "these weights have a file"
             contents[file] = sha256_of(weights_file)
         elif name == "weights":
-            contents[file] = weights_sha256(path)
+            # A model of `train` is a folder, whose manifest stands for it.
+            contents[file] = weights_file_sha256(file / MANIFEST_FILE if is_model(path) else file)
         else:
             contents[file] = read_input(name, file, study)
     counts: dict[tuple[str, object], list[int] | None] = {}
@@ -229,15 +230,6 @@ def read_inputs(
             counts[image_key] = source_of(mix).count_available(study)
         require_enough(counts[image_key], mix, prepared)
     return contents
-
-
-def weights_sha256(weights: str) -> str:
-    """Return the SHA-256 of a file of weights or, for a folder from `train`, of its manifest.
-
-    Raises MachineError if the file is missing.
-    """
-    path = Path(weights)
-    return weights_file_sha256(path / MANIFEST_FILE if is_model(weights) else path)
 
 
 def require_same_inputs(
