@@ -44,7 +44,7 @@ def main(pipe: str, search: str, cpus: str, folder: str, address: str) -> None:
 
     import_module("xraytune.search.trials")  # which most requests need
     try:
-        connection.recv()  # "start"
+        connection.recv()  # waits until `Runner.start` sends something
     except EOFError:  # the search has ended
         return
     logging.getLogger("ray").setLevel(logging.CRITICAL)

@@ -181,7 +181,7 @@ class Runner:
                 return
             except RayDiedError as error:
                 fruitless = 0 if self._has_results else fruitless + 1
-                # What it wrote before the trials
+                # The process wrote here until its trials started.
                 with self.study_folder.log_path.open("ab") as log:
                     log.write(self._read_output())
                 if fruitless == _FRUITLESS_STARTS:
