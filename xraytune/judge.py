@@ -169,8 +169,8 @@ def judge(
     with new_folder(out) as folder:
         write_verdict(folder, confirmation)
         methods = paragraph("methods", confirmation)
-        parts = verdict_parts(confirmation)
-        page = render_page("judged.html", record=confirmation, methods=methods, **parts)
+        verdict = verdict_parts(confirmation)
+        page = render_page("judged.html", record=confirmation, methods=methods, verdict=verdict)
         write_text(folder / "report.html", page, is_durable=False)
     return confirmation
 

@@ -27,7 +27,7 @@ GREY = {"color": "#8c8c8c", "width": 1}
 def verdict_parts(record: Confirmation) -> dict[str, Any]:
     """Return what a page shows of a verdict: its sentences and tables, and its charts."""
     return {
-        "verdict": verdict_frame(record),
+        "frame": verdict_frame(record),
         "differences": plot_verdict(record),
         "groups": plot_subgroups(record),
         "secondary": secondary_table(record),

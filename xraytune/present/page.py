@@ -102,7 +102,7 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
         "best": best,
         "final": settings.final,
         "reason": reason,
-        **(verdict_parts(verdict) if verdict else {"verdict": None}),
+        "verdict": verdict_parts(verdict) if verdict else None,
         "curves": plot_learning_curves(view, rungs),
         "rungs": rungs,
         "arms": arms_frame(view),
