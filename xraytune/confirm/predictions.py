@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
@@ -44,6 +44,7 @@ class Predictions:
         labels: The class of each image, [N], or its findings, [N, C]; zeros for masks.
         results: Results of R runs, [R, N, C], by replicate and then by arm. They are NaN where a
             run is not scored, since it was trained on the patient.
+        numbers: The number of each replicate, ascending.
         own_patients: For each replicate, its training patients, whose images it does not score.
         sites: The site of each image, [N], if each replicate leaves a site out; or else nothing.
     """
@@ -54,13 +55,19 @@ class Predictions:
     outputs: tuple[str, ...]
     labels: Labels
     results: Floats
+    numbers: tuple[int, ...]
     own_patients: tuple[tuple[str, ...], ...]
     sites: tuple[str, ...]
 
     @property
     def replicates(self) -> int:
         """How often each arm was trained."""
-        return len(self.own_patients)
+        return len(self.numbers)
+
+    @property
+    def runs(self) -> list[tuple[int, str]]:
+        """The replicate and the arm of each run."""
+        return [(number, arm) for number in self.numbers for arm in self.arms]
 
     @property
     def equal_arms(self) -> list[tuple[str, str]]:
@@ -81,6 +88,44 @@ class Predictions:
     def sha256(self) -> str:
         """A hash of all results, by which a table is recognised that was judged before."""
         return sha256(np.nan_to_num(self.results, nan=-1).tobytes()).hexdigest()
+
+    def require_complete(self, expected_files: Iterable[str]) -> None:
+        """Refuse (DataError) a run without an image of the test set, or on a patient of its own."""
+        if absent := sorted({*expected_files} - {*self.files}):
+            what = f"no run has {join_names(absent, _SHOWN)}"
+            raise DataError(what, fix="predict all test images")
+        for index, (number, arm) in enumerate(self.runs):
+            own = self.own_patients[index // len(self.arms)]
+            is_own = np.array([patient in own for patient in self.patients])
+            has_result = ~np.isnan(self.results[index]).any(axis=1)
+            for is_wrong, what in (
+                (has_result & is_own, "is scored on patients whom it was trained on, as on"),
+                (~has_result & ~is_own, "lacks"),
+            ):
+                wrong_files = np.array(self.files)[is_wrong].tolist()
+                if wrong_files:
+                    raise DataError(
+                        f"{arm}, replicate {number}, {what} {join_names(wrong_files, _SHOWN)}",
+                        fix="predict each test image once in a run, except for its own patients",
+                    )
+
+    def require_different(self, one_network: str) -> None:
+        """Refuse (DataError) runs with the same results, as if a seed or images had not been used.
+
+        This concerns two replicates of an arm, except of the arm `one_network`, and the finalist
+        and another arm. Two controls may be the same training.
+        """
+        runs_of_results: dict[bytes, list[tuple[int, str]]] = defaultdict(list)
+        for (number, arm), results in zip(self.runs, self.results, strict=True):
+            earlier_runs = runs_of_results[results.tobytes()]
+            for earlier_number, earlier_arm in earlier_runs:
+                if arm == earlier_arm == one_network:
+                    continue
+                if arm == earlier_arm or earlier_arm == self.arms[0]:
+                    what = f"{arm}, replicate {number}, has the same results as {earlier_arm}, "
+                    what += f"replicate {earlier_number}, to the last digit"
+                    raise DataError(what, fix="train each run with its own seed and images")
+            earlier_runs.append((number, arm))
 
 
 def read_table(file: Path) -> pd.DataFrame:
@@ -173,34 +218,45 @@ def read_predictions(
     outputs, labels = _read_labels(table, images, drawn, positive)
     values = _read_values(table, outputs, labels.ndim == 2, positive)
 
-    replicates = sorted({*table["replicate"]})
-    runs = [(replicate, arm) for replicate in replicates for arm in arms]
-    number_of_run = {run: number for number, run in enumerate(runs)}
-    keys = zip(table["replicate"], table["arm"], strict=True)
+    numbers = sorted({*table["replicate"]})
+    runs = [(number, arm) for number in numbers for arm in arms]
+    index_of_run = {run: index for index, run in enumerate(runs)}
+    rows = [index_of_run[run] for run in zip(table["replicate"], table["arm"], strict=True)]
     results = np.full((len(runs), len(files), values.shape[1]), np.nan)
-    rows = [number_of_run[key] for key in keys]
     results[rows, np.searchsorted(files, table["file"].to_list())] = values
+    by_replicate = results.reshape(len(numbers), len(arms), *results.shape[1:])
     sites: tuple[str, ...] = ()
     if leave_out_site:
         sites = _of_images(table, images, "site")
-        _keep_own_sites(results, runs, sites)
-    by_replicate = results.reshape(len(replicates), len(arms), *results.shape[1:])
-    own = [_own_patients(of_arms, patients) for of_arms in by_replicate]
-    if drawn:
-        own = [drawn.trained_on(replicate) for replicate in replicates]
-    own_of = dict(zip(replicates, own, strict=True))
-    _require_complete(results, runs, files, patients, own_of, drawn)
-    _require_different(results, runs, one_network)
-    return Predictions(
+        names = sorted({*sites})
+        if len(names) != len(numbers):
+            what = f"{counted(len(names), 'site')} ({join_names(names)}), but "
+            what += counted(len(numbers), "replicate")
+            raise DataError(what, fix="train replicate k without the k-th of the sorted sites")
+        # A run is scored only at the site that it left out.
+        for name, of_arms in zip(names, by_replicate, strict=True):
+            of_arms[:, np.array(sites) != name] = np.nan
+    own_patients = []
+    for number, of_arms in zip(numbers, by_replicate, strict=True):
+        has_result = ~np.isnan(of_arms).all(axis=(0, 2))
+        own = {*patients} - {*np.array(patients)[has_result].tolist()}
+        if drawn:
+            own = {*patients} & drawn.trained_on(number)
+        own_patients.append(tuple(sorted(own)))
+    predictions = Predictions(
         arms=tuple(arms),
         files=files,
         patients=patients,
         outputs=outputs,
         labels=labels,
         results=results,
+        numbers=tuple(numbers),
+        own_patients=tuple(own_patients),
         sites=sites,
-        own_patients=tuple(tuple(sorted(names.intersection(patients))) for names in own),
     )
+    predictions.require_complete(drawn.patients if drawn else files)
+    predictions.require_different(one_network)
+    return predictions
 
 
 def _refuse(table: pd.DataFrame, is_wrong: pd.Series[bool] | BoolArray, what: str) -> None:
@@ -287,73 +343,3 @@ def _read_values(
         is_off = np.abs(values.sum(axis=1) - 1) > _LARGEST_ERROR
         _refuse(table, is_off, "has probabilities that do not sum to 1")
     return values
-
-
-def _require_complete(
-    results: Floats,
-    runs: Sequence[tuple[int, str]],
-    files: Sequence[str],
-    patients: Sequence[str],
-    own_of: Mapping[int, Collection[str]],
-    drawn: Drawn | None,
-) -> None:
-    """Refuse (DataError) a run without an image of the test set, or on a patient of its own."""
-    expected_files = [*drawn.patients] if drawn else files
-    if absent := sorted({*expected_files} - {*files}):
-        raise DataError(f"no run has {join_names(absent, _SHOWN)}", fix="predict all test images")
-    for number, (replicate, arm) in enumerate(runs):
-        is_own = np.array([patient in own_of[replicate] for patient in patients])
-        has_result = ~np.isnan(results[number]).any(axis=1)
-        for is_wrong, what in (
-            (has_result & is_own, "is scored on patients whom it was trained on, as on"),
-            (~has_result & ~is_own, "lacks"),
-        ):
-            wrong_files = np.array(files)[is_wrong].tolist()
-            if wrong_files:
-                names = join_names(wrong_files, _SHOWN)
-                raise DataError(
-                    f"{arm}, replicate {replicate}, {what} {names}",
-                    fix="predict each test image once in a run, except for its own patients",
-                )
-
-
-def _keep_own_sites(results: Floats, runs: Sequence[tuple[int, str]], sites: Sequence[str]) -> None:
-    """Forget the results of each run at other sites than the one that it left out.
-
-    Raises DataError if there are not as many sites as replicates.
-    """
-    names = sorted({*sites})
-    replicates = sorted({replicate for replicate, _ in runs})
-    if len(names) != len(replicates):
-        what = f"{counted(len(names), 'site')} ({join_names(names)}), but "
-        what += counted(len(replicates), "replicate")
-        raise DataError(what, fix="train replicate k without the k-th of the sorted sites")
-    left_out = dict(zip(replicates, names, strict=True))
-    for number, (replicate, _) in enumerate(runs):
-        results[number, np.array(sites) != left_out[replicate]] = np.nan
-
-
-def _own_patients(results: Floats, patients: Sequence[str]) -> frozenset[str]:
-    """Return the patients without any result of a replicate's arms, [A, N, C]."""
-    has_result = (~np.isnan(results)).any(axis=(0, 2))
-    return frozenset(patients) - {*np.array(patients)[has_result].tolist()}
-
-
-def _require_different(results: Floats, runs: Sequence[tuple[int, str]], one_network: str) -> None:
-    """Refuse (DataError) runs with the same results, as if a seed or images had not been used.
-
-    This concerns two replicates of an arm, and the finalist and another arm. Two controls may be
-    the same training.
-    """
-    finalist = runs[0][1]
-    runs_of_results: dict[bytes, list[tuple[int, str]]] = defaultdict(list)
-    for run, run_results in zip(runs, results, strict=True):
-        replicate, arm = run
-        for earlier_replicate, earlier_arm in runs_of_results[run_results.tobytes()]:
-            if arm == one_network == earlier_arm:
-                continue
-            if arm == earlier_arm or earlier_arm == finalist:
-                what = f"{arm}, replicate {replicate}, has the same results as {earlier_arm}, "
-                what += f"replicate {earlier_replicate}, to the last digit"
-                raise DataError(what, fix="train each run with its own seed and images")
-        runs_of_results[run_results.tobytes()].append(run)
