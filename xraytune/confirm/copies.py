@@ -36,16 +36,18 @@ def find_scored_copies(
 
     Finalists without copies, beyond what chance explains, are left out.
     """
-    files_of = {
-        arm.name: _copied_files(study, plan, arm, sealed)
-        for arm in plan.finalists
-        if arm.parameters.has_synthetic_pixels
-    }
-    return {name: tuple(sorted(files)) for name, files in files_of.items() if files}
+    files_of: dict[str, tuple[str, ...]] = {}
+    for arm in plan.finalists:
+        files = _copied_files(study, plan, arm, sealed)
+        if files:
+            files_of[arm.name] = tuple(sorted(files))
+    return files_of
 
 
 def _copied_files(study: OpenStudy, plan: Plan, arm: Arm, sealed: SealedTest) -> set[str]:
-    """Return the scored files that the images of a replicate of an arm copy."""
+    """Return the scored files that the synthetic images of an arm's replicates copy."""
+    if not arm.parameters.has_synthetic_pixels:
+        return set()
     folder = study.runs_folder
     runs = plan.numbers(arm)
     compared: set[str] = set()

@@ -181,14 +181,14 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     records = {record.order: record for record in plan.hospitals}
     record = records.get(hospital.order)
     if not (record and record.access):
-        access = open_images(study, scores_file)
+        access_id = open_images(study, scores_file)
         if record is None:
             name = hospital.name
             if name in {record.name for record in plan.hospitals}:
                 name += f" {hospital.order[:6]}"
             exploratory = earlier_access(study.study_folder.path, hospital)
             record = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
-        record = record.with_values({"access": access})
+        record = record.with_values({"access": access_id})
         records[hospital.order] = record
         plan = plan.with_values({"hospitals": tuple(records.values())})
         write_plan(plan, study.runs_folder.path)

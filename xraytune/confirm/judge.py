@@ -71,11 +71,14 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
     The access to the images is logged before they are scored.
     """
     if not plan.is_opened:
-        access = open_images(study, SCORES_FILE)
-        path = study.study_folder.path
-        exploratory = plan.exploratory or earlier_access(path, sealed, before=CONFIRM)
-        opened = {"order": sealed.order, "test_name": plan.test_name or sealed.name}
-        plan = plan.with_values({**opened, "access": access, "exploratory": exploratory})
+        earlier = earlier_access(study.study_folder.path, sealed, before=CONFIRM)
+        opened = {
+            "access": open_images(study, SCORES_FILE),
+            "order": sealed.order,
+            "test_name": plan.test_name or sealed.name,
+            "exploratory": plan.exploratory or earlier,
+        }
+        plan = plan.with_values(opened)
         write_plan(plan, study.runs_folder.path)
     return score_opened(study, plan, sealed, SCORES_FILE, access=plan.access)
 

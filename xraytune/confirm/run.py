@@ -41,7 +41,6 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.space.allocation import allocation_of
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.space.parameters import Parameters
 from xraytune.space.paths import PATHS
 from xraytune.space.recorded import require_same_code
 from xraytune.space.space import Space
@@ -121,15 +120,16 @@ def confirm(
             return recorded_verdict
     require_same_code(study_folder.path)
     callbacks = replace(callbacks, before_test=lru_cache(callbacks.before_test))  # asks once
+    settings = space.settings
     cache = Path(cache or study_folder.default_cache).resolve()
     with _open_study(study_folder, space, cache, address, callbacks, reason) as open_study:
         # What is compared comes before the images, which take minutes to read.
-        sites = left_out_sites(open_study.settings, open_study.prepared)
+        sites = left_out_sites(settings, open_study.prepared)
         _require_possible(sites, finalists, replicates, by)
         finalist_settings = compared_settings(open_study, finalists)
         replicate_count = count_replicates(open_study, len(sites) or replicates)
         if open_study.earlier_plan is None:
-            require_inputs(open_study.settings, finalist_settings)
+            require_inputs(settings, finalist_settings)
             open_study.runner.launch()  # it needs seconds, while the images are read
 
         # Patients who are tested on must not be trained on, so the test images are chosen first.
@@ -156,8 +156,12 @@ def confirm(
         prepared = sealed.prepared if sealed else open_study.runs_folder.prepared()
         open_study = replace(open_study, prepared=prepared)
 
-        # The last check before a training: a plan may train further trials.
-        _require_same_inputs(open_study, finalist_settings)
+        # The last check before a training: a plan may train further trials. Pixels, weights and
+        # extra images must not have changed since the search.
+        restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
+        inputs = inputs_of_trials(finalist_settings)
+        inputs |= {item for item in inputs_of_space(space) if item[0] not in PATHS}
+        require_same_inputs(study_folder, read_inputs(inputs, settings, prepared, cache))
         plan = _complete_plan(open_study, sealed, len(finalist_settings), replicate_count)
         train_replicates(open_study, plan)
         open_study.runner.close()
@@ -243,17 +247,6 @@ def _require_possible(
             "--replicates",
             "omit it",
         )
-
-
-def _require_same_inputs(study: OpenStudy, finalist_settings: Sequence[Parameters]) -> None:
-    """Refuse (StudyError) pixels, weights and extra images that changed since the search."""
-    restore_pixels(
-        study.settings, study.prepared, study.cache, on_progress=study.callbacks.on_progress
-    )
-    inputs = inputs_of_trials(finalist_settings)
-    inputs |= {item for item in inputs_of_space(study.space) if item[0] not in PATHS}
-    contents = read_inputs(inputs, study.settings, study.prepared, study.cache)
-    require_same_inputs(study.study_folder, contents)
 
 
 def _complete_plan(

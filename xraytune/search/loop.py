@@ -285,16 +285,13 @@ class TrialLoop(ABC):
         settings may fail in only one corner of the space.
         """
         steps = self._generator_steps(trial)
-        attempts = sum(failure["epochs"] == trial.epochs for failure in trial.failures)
+        retries = _RETRIES
+        attempts = [failure for failure in trial.failures if failure["epochs"] == trial.epochs]
         if cause == "node":
-            attempts = sum(
-                failure["cause"] == "node"
-                and failure["epochs"] == trial.epochs
-                and failure["steps"] >= steps
-                for failure in trial.failures
-            )
-        retries = _NODES_LOST - 1 if cause == "node" else _RETRIES
-        if cause != "settings" and attempts < retries:
+            retries = _NODES_LOST - 1
+            on_nodes = [failure for failure in attempts if failure["cause"] == "node"]
+            attempts = [failure for failure in on_nodes if failure["steps"] >= steps]
+        if cause != "settings" and len(attempts) < retries:
             failure: Failure = {"epochs": trial.epochs, "steps": steps, "cause": cause}
             trial.failures = [*trial.failures, failure]
             self.on_retry(trial)

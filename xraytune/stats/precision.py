@@ -77,7 +77,20 @@ def expect_precision(
         sd: Standard deviation of an arm's AUROC over replicates, as `REPLICATE_SD`.
         overlap: As in `stats.placements.StructuralComponents`.
     """
-    evidence = expected_evidence(auroc, replicates, effective_patients, share, sd, overlap)
+    variance = partial(placement_variance, share=share)
+    per_patient = 4 / effective_patients
+    of_many = per_patient * float(variance(auroc, auroc))
+    of_one = per_patient * float(variance(auroc, auroc, within=1.0))
+    spread = sd * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
+    evidence = Evidence(  # on two equal arms, as the model of scores predicts it
+        difference=0.0,
+        mean_score=auroc,
+        replicate_variance=2 * spread**2 * (1 + (replicates - 1) * overlap) + of_one - of_many,
+        patient_variance=of_many,
+        replicates=replicates,
+        effective_patients=effective_patients,
+        variance=variance,
+    )
     interval = score_interval(evidence)
 
     def gain(missed: float) -> float:
@@ -92,31 +105,6 @@ def expect_precision(
         gain=gain(1 - POWER),
         # Bonferroni: all controls together miss at most 1 - POWER, whatever their correlation.
         gain_over_all=gain((1 - POWER) / controls),
-    )
-
-
-def expected_evidence(
-    auroc: float,
-    replicates: int,
-    effective_patients: float,
-    share: float,
-    sd: float,
-    overlap: float,
-) -> Evidence:
-    """Return the evidence on two equal arms that the model of scores predicts."""
-    variance = partial(placement_variance, share=share)
-    per_patient = 4 / effective_patients
-    of_many = per_patient * float(variance(auroc, auroc))
-    of_one = per_patient * float(variance(auroc, auroc, within=1.0))
-    spread = sd * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
-    return Evidence(
-        difference=0.0,
-        mean_score=auroc,
-        replicate_variance=2 * spread**2 * (1 + (replicates - 1) * overlap) + of_one - of_many,
-        patient_variance=of_many,
-        replicates=replicates,
-        effective_patients=effective_patients,
-        variance=variance,
     )
 
 
