@@ -7,7 +7,6 @@ the journal are relative to the study. `Journal` makes them absolute when it rea
 parameters have absolute paths everywhere else.
 """
 
-import difflib
 import json
 import os
 import warnings
@@ -352,11 +351,16 @@ def _require_same_space(recorded_identity: Json, space: Space, study: Path) -> N
     for name in current_lines.keys() - recorded_lines.keys():
         if not name.startswith("parameters."):
             del current_lines[name]  # a setting of a later version, with its default
-    changes = [
-        line
-        for line in difflib.ndiff(_lines(recorded_lines), _lines(current_lines))
-        if line[0] in "+-"
-    ]
+    changes = []
+    for name in sorted(recorded_lines.keys() | current_lines.keys()):
+        if recorded_lines.get(name) != current_lines.get(name):
+            sides = {"-": recorded_lines, "+": current_lines}
+            shown_name = name.removeprefix("parameters.")
+            changes += [
+                f"{mark} {shown_name}: {lines[name]}"
+                for mark, lines in sides.items()
+                if name in lines
+            ]
     if changes:
         what = "\n    ".join(["the study began with another space (- then, + now):", *changes])
         raise StudyError(
@@ -364,11 +368,6 @@ def _require_same_space(recorded_identity: Json, space: Space, study: Path) -> N
             study,
             f"restore these lines ({STUDY_NAME} there), or start a new study: --set name=...",
         )
-
-
-def _lines(values: Mapping[str, str]) -> list[str]:
-    named_values = {name.removeprefix("parameters."): value for name, value in values.items()}
-    return [f"{name}: {value}" for name, value in sorted(named_values.items())]
 
 
 def _describe(identity: Json, name: str = "") -> dict[str, str]:
