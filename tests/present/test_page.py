@@ -45,7 +45,7 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(
     content = page_content(StudyFolder(confirmed), confirmed.parent.parent / "cache")
     drawn = {
         y.replace("<br>", " "): x
-        for trace in content["differences"].data
+        for trace in content["verdict"]["differences"].data
         for x, y in zip(trace.x, trace.y, strict=True)
     }
     assert drawn == {
