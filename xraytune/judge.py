@@ -273,7 +273,7 @@ def _plan(
 def _scores(content: Predictions, plan: Plan, drawn: Drawn | None, positive: str) -> ArmScores:
     """Return the results of all runs as those of a confirmation."""
     number = 0
-    if len(content.outputs) == 2 and not content.findings:
+    if content.is_binary:
         found = drawn.positive if drawn else positive_class(positive or None, content.outputs)
         if not isinstance(found, int):
             raise ConfigError(
@@ -316,7 +316,6 @@ def _confirmation(
     notes += [f"{first} and {second} have the same results" for first, second in content.equal_arms]
     if "tuned" not in kinds:
         notes.append("no arm without synthetic images was tuned as much as the finalist")
-    is_binary = len(content.outputs) == 2 and not content.findings
     return Confirmation(
         study=out,
         metric=metric,
@@ -333,7 +332,7 @@ def _confirmation(
             images=len(content.files),
             patients=len({*content.patients}),
             fingerprint=drawn.fingerprint if drawn else "",
-            positive=content.outputs[scores.positive] if is_binary else "",
+            positive=content.outputs[scores.positive] if content.is_binary else "",
         ),
         finalists=tuple(map(_without_network, judge_finalists(scores, rope=rope))),
         notes=tuple(notes),

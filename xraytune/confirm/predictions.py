@@ -85,6 +85,11 @@ class Predictions:
         return self.outputs if self.labels.ndim == 2 else ()
 
     @property
+    def is_binary(self) -> bool:
+        """Whether there are two classes."""
+        return len(self.outputs) == 2 and not self.findings
+
+    @property
     def sha256(self) -> str:
         """A hash of all results, by which a table is recognised that was judged before."""
         return sha256(np.nan_to_num(self.results, nan=-1).tobytes()).hexdigest()

@@ -145,7 +145,7 @@ class StudyFolder:
         """Return the wall time used, over all starts; 0 if the file is missing or damaged."""
         try:
             return float(read_json(self.wall_path)["seconds"])
-        except _DAMAGE:
+        except DAMAGE:
             return 0.0
 
     def releases(self) -> tuple[dict[str, str], ...]:
@@ -188,7 +188,7 @@ def _read_split(file: Path, _sha256: str) -> SplitData:
     return read_prepared(file)
 
 
-_DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
+DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
 """The exceptions that readers raise for missing and damaged files."""
 
 
@@ -199,7 +199,7 @@ def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
         yield file
     except ArtifactError as error:  # it names the line
         raise StudyError(*error.problems) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = f": {error}"[:200] if type(error) is ValueError else ""
         raise StudyError(f"a file of the study is missing or damaged{reason}", file, fix) from error
 

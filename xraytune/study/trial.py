@@ -31,7 +31,7 @@ from xraytune.base.files import fenced, read_json, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment
-from xraytune.study.folder import StudyFolder
+from xraytune.study.folder import DAMAGE, StudyFolder
 from xraytune.synth.generator_inputs import Training, training_of
 from xraytune.synth.generator_quality import QUALITY_FILE, PoolReport
 
@@ -41,8 +41,6 @@ _PROGRESS_FILE = "progress.json"
 _SAMPLES_FILE = "samples.json"
 _WRITE_EVERY_SECONDS = 1.0
 _REPORT = TypeAdapter(PoolReport)
-_UNREADABLE = (FileNotFoundError, ValueError, TypeError, LookupError)
-"""The exceptions that readers raise for missing and damaged files."""
 
 Cause: TypeAlias = Literal["settings", "memory", "fault", "lost", "node", "machine"]
 """Why an attempt at a trial failed: because of its settings, so that a retry would fail again
@@ -246,7 +244,7 @@ def read_node(trial_dir: Path) -> str:
 
 def read_progress(trial_dir: Path) -> TrialProgress | None:
     """Return what a trial does before its first epoch; None if it is unknown."""
-    with suppress(*_UNREADABLE):
+    with suppress(*DAMAGE):
         return _PROGRESS.validate_python(read_json(trial_dir / _PROGRESS_FILE))
     return None
 
@@ -258,13 +256,13 @@ def write_samples(trial_dir: Path, grid: Path) -> None:
 
 def read_samples(trial_dir: Path) -> str:
     """Return a trial generator's sample grid, relative to the study; "" if there is none yet."""
-    with suppress(*_UNREADABLE):
+    with suppress(*DAMAGE):
         return str(read_json(trial_dir / _SAMPLES_FILE)["generator"])
     return ""
 
 
 def read_pool_report(trial_dir: Path) -> PoolReport | None:
     """Return a trial's report on its synthetic images; None if there is none yet."""
-    with suppress(*_UNREADABLE):
+    with suppress(*DAMAGE):
         return _REPORT.validate_python(read_json(trial_dir / QUALITY_FILE))
     return None
