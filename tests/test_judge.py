@@ -296,7 +296,7 @@ def test_the_page_goes_from_images_to_a_verdict(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(program)
     paint_phantoms(tmp_path / "chest_xray", patients=300, seed=3, image_size_px=32)
     shutil.rmtree(tmp_path / "chest_xray/test")
-    drawing = "draws --data chest_xray --train-patients 60 --replicates 5 -o draws"
+    drawing = "draws --data chest_xray --train-patients 50 --replicates 5 -o draws"
     judging = "judge predictions.csv --draws draws --finalist noisy --none none --duplicate"
 
     with contextlib.chdir(tmp_path):
