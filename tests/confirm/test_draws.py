@@ -323,7 +323,7 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     assert first.to_json() == confirmed[1].to_json()
     assert first.exploratory == ()
     (note,) = second.notes
-    assert note.startswith("the arm real images of other patients, as #0 is left out: there are ")
+    assert note.startswith('the arm "real images of other patients, as #0" is left out: there are ')
     assert second.finalists[0].headroom is None
 
 

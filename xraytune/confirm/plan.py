@@ -382,7 +382,7 @@ def possible_arm(arm: Arm, training_sets: Iterable[StudyImages], notes: list[str
         if arm.parameters.pool_size:
             arm = arm.with_values({"parameters.pool_size": None})
             return possible_arm(arm, training_sets, notes)
-        notes.append(f"the arm {arm.name} is left out: there are {error.problems[0].what}")
+        notes.append(f'the arm "{arm.name}" is left out: there are {error.problems[0].what}')
         return None
     return arm
 
