@@ -15,12 +15,16 @@ from sklearn.metrics import (
 )
 
 from tests.confirm.verdicts import CONTROL, FINALIST, REPLICATES, study
+from tests.model.conftest import read_rows
 from xraytune.confirm.compare import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import (
+    PREDICTIONS_FILE,
     add_secondary,
     read_thresholds,
+    write_predictions,
 )
 from xraytune.confirm.record import SecondaryOutcome
+from xraytune.data.images import ImageFile, ImageTable
 from xraytune.stats.classification import Floats
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import RunRow, append_run
@@ -161,6 +165,49 @@ def test_outcomes_are_those_of_scikit_learn(
         assert [outcome.score, outcome.control_score] == pytest.approx(scores, abs=1e-12)
         assert outcome.difference == pytest.approx(scores[0] - scores[1], abs=1e-12)
         assert outcome.low < outcome.difference < outcome.high
+
+
+@pytest.mark.parametrize(
+    ("make", "outputs", "suffixes"),
+    [
+        (binary, ["NORMAL", "PNEUMONIA"], {1: ""}),
+        (classes, ["NORMAL", "BACTERIAL", "VIRAL"], {1: ": BACTERIAL", 2: ": VIRAL"}),
+        (findings, ["edema", "mass", "hernia"], {0: ": edema", 2: ": hernia"}),
+        (masks, ["image"], {0: ""}),
+    ],
+)
+def test_the_predictions_of_all_runs_are_written_with_their_labels(
+    tmp_path: Path, make: Callable[[], ArmScores], outputs: list[str], suffixes: dict[int, str]
+) -> None:
+    test = make()
+    names = outputs if make is findings else []
+    states = np.array(["0", "1", "?"])[test.labels]  # -1 is unknown
+    images = ImageTable(
+        ImageFile(
+            file=f"{number}.png",
+            label=0,
+            sha256="",
+            findings="".join(states[number]) if names else "",
+        )
+        for number in range(len(test.patients))
+    )
+
+    write_predictions(tmp_path, test, images, outputs, names)
+
+    rows = read_rows(tmp_path / PREDICTIONS_FILE)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    assert columns["file"] == [image.file for image in images]
+    assert columns["patient"] == [*test.patients]
+    for number, name in enumerate(names):
+        assert columns[f"label_{name}"] == states[:, number].tolist()
+    has_label = make in (binary, classes)
+    assert ("label" in columns) == has_label
+    if has_label:
+        assert columns["label"] == [outputs[label] for label in test.labels]
+    for replicate, run in enumerate(test.plan.numbers(FINALIST), start=1):
+        for number, suffix in suffixes.items():
+            written = columns[f"{FINALIST.name}, replicate {replicate}{suffix}"]
+            assert np.array(written, float).tolist() == test.results[run, :, number].tolist()
 
 
 def test_an_outcome_that_improves_has_an_interval_above_zero_and_equal_arms_have_zero_in_it() -> (

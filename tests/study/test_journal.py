@@ -239,6 +239,13 @@ def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
     assert len(open_journal(study).trials) == 2
 
 
+def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None:
+    study.journal_path.write_bytes(b"not a journal\n" + study.journal_path.read_bytes())
+
+    with pytest.raises(StudyError, match=r"optuna\.journal:1: the journal is damaged"):
+        open_journal(study)
+
+
 @pytest.mark.parametrize(
     ("written", "instead"),
     [

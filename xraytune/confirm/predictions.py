@@ -104,7 +104,7 @@ class Predictions:
             is_own = np.array([patient in own for patient in self.patients])
             has_result = ~np.isnan(self.results[index]).any(axis=1)
             for is_wrong, what in (
-                (has_result & is_own, "is scored on patients whom it was trained on, as on"),
+                (has_result & is_own, "is scored on patients that it was trained on, as on"),
                 (~has_result & ~is_own, "lacks"),
             ):
                 wrong_files = np.array(self.files)[is_wrong].tolist()

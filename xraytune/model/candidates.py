@@ -42,8 +42,8 @@ class Candidate:
         folds: The images, once for each network.
         contents: Hashes of the contents of weights, extensions and other inputs.
         patients: The patient of each image of the folder that could be decoded, without `test/`.
-        uses_everyone: Whether a single network is trained on all patients. A generator needs
-            patients that it has not seen, among whom its copies stand out.
+        uses_everyone: Whether a single network is trained on all patients. To find copies of
+            a generator's training images, patients that it has not seen are kept aside.
     """
 
     experiment: Experiment
