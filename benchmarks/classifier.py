@@ -23,7 +23,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.records import Compute
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
-from xraytune.nets.compute import autocast, choose_compute, gpu_count, pin
+from xraytune.nets.compute import autocast, choose_compute, configure_torch, gpu_count
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment, Settings
 from xraytune.trial.run import run_trial
@@ -106,7 +106,7 @@ def _seconds_of_a_head(folder: Path, compute: Compute) -> float:
     prepared, _ = prepare(settings, folder / "cache")
     context = RunContext(prepared=prepared, cache=folder / "cache", compute=compute)
     values = {"backbone": "mobilenet_v2", "weights": str(folder / _WEIGHTS), "trainable": "head"}
-    pin(compute)
+    configure_torch(compute)
     seconds = []
     for seed in range(_HEADS + 1):
         experiment = Experiment(
@@ -130,7 +130,7 @@ def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str,
     parameters = Parameters.model_validate(values)
     context = RunContext(prepared=prepared, cache=folder / "cache", compute=compute)
     experiment = Experiment(settings=settings, parameters=parameters)
-    pin(compute)
+    configure_torch(compute)
     loops = {
         "bare loop": _bare(TrialTraining(experiment, context), compute, case.steps),
         "bare loop, compiled": _bare(

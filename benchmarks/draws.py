@@ -30,12 +30,12 @@ from xraytune.base.records import Compute, ignore_progress
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.images import SideName
 from xraytune.data.prepare import RunContext, side_image_set
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.space.fields import parameters_from
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Flags, Floats, Labels
 from xraytune.stats.placements import StructuralComponents, mean_overlap, outside_components
-from xraytune.stats.verdict import LEVEL, gather, p_values, score_interval
+from xraytune.stats.verdict import LEVEL, estimate_evidence, p_values, score_interval
 from xraytune.trial.network import Network
 from xraytune.trial.prepare import open_space, prepare_space
 
@@ -88,7 +88,7 @@ def _read_features() -> tuple[Floats, Labels, np.ndarray[tuple[int], np.dtype[np
     """Return the features, labels and patients of all images."""
     data, weights = (Path(os.environ[name]) for name in NEEDS)
     compute = Compute(device="cpu", threads=1, precision="float32")
-    pin(compute)
+    configure_torch(compute)
     overrides = ["data.train_patients=null", *os.environ.get("SET", "").split()]
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(os.environ.get("KEEP", folder))
@@ -164,7 +164,7 @@ def _subsets(
     widths = defaultdict(list)
     for design, of_design in pairs.items():
         for place, arm in enumerate(_ARMS[1:], start=1):
-            evidence = [gather(each.pair(place, 0)) for each in of_design]
+            evidence = [estimate_evidence(each.pair(place, 0)) for each in of_design]
             estimates = np.array([each.difference for each in evidence])
             supposed = estimates - (estimates - truth[place]) / remaining
             covered = [

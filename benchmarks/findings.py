@@ -18,7 +18,7 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Floats, Labels
 from xraytune.stats.placements import StructuralComponents, structural_components
 from xraytune.stats.verdict import (
-    gather,
+    estimate_evidence,
     judge_pair,
     overall_verdict,
     score_interval,
@@ -48,10 +48,10 @@ def measure() -> Iterator[Figure]:
         covered, helps, hurts = [], [], []
         for number in range(_STUDIES):
             study = simulated(findings, patients, unknown, auroc, gains, number)
-            first = score_interval(gather(study.pair(0, 1)))
+            first = score_interval(estimate_evidence(study.pair(0, 1)))
             covered.append(first.low <= gains[0] <= first.high)
-            equal = judge_pair(gather(study.pair(0, 2)), rope=_ROPE, kind="duplicate")
-            better = judge_pair(gather(study.pair(0, 3)), rope=_ROPE, kind="none")
+            equal = judge_pair(estimate_evidence(study.pair(0, 2)), rope=_ROPE, kind="duplicate")
+            better = judge_pair(estimate_evidence(study.pair(0, 3)), rope=_ROPE, kind="none")
             helps.append(equal.is_better)
             word, _ = overall_verdict([better, equal])
             hurts.append(word == "hurts")

@@ -18,8 +18,8 @@ from torch import nn
 from benchmarks.figures import Figure, figure
 from benchmarks.peer_trial import GAN
 from xraytune.base.cores import cpu_count
-from xraytune.nets.captured import replayed
-from xraytune.nets.compute import choose_compute, gpu_count, pin
+from xraytune.nets.compute import choose_compute, configure_torch, gpu_count
+from xraytune.nets.cuda_graph import with_cuda_graph
 from xraytune.space.source_settings import GanSettings
 from xraytune.synth.gan import GanTraining
 from xraytune.synth.networks import Discriminator, Generator
@@ -58,7 +58,7 @@ def measure() -> Iterator[Figure]:
 
 def _steps_per_second(threads: int, step: Callable[[], object], *, is_example: bool) -> float:
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(not (is_example or gpu_count()))  # as `pin` does
+    torch.use_deterministic_algorithms(not (is_example or gpu_count()))  # as `configure_torch` does
     for _ in range(_WARM_UP):
         step()
     _wait()
@@ -76,11 +76,11 @@ def _wait() -> None:
 
 def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Callable[[], object]]:
     compute = choose_compute(gpus=min(1, gpu_count()), threads=threads)
-    pin(compute)
+    configure_torch(compute)
     labels = np.arange(_IMAGES, dtype=np.int64) % classes
     training = GanTraining(settings, classes, compute)
     training.fit(_PLANES, labels)
-    update = replayed(training.update, compute)
+    update = with_cuda_graph(training.update, compute)
 
     def step() -> None:
         update(training.sample_inputs())

@@ -24,7 +24,7 @@ from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Compute
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import fixed_generator
-from xraytune.nets.compute import choose_compute, pin
+from xraytune.nets.compute import choose_compute, configure_torch
 from xraytune.space.load import load_space
 from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
 from xraytune.synth.sources.gan import trained_generator
@@ -51,7 +51,7 @@ _GANS = {
 def measure() -> Iterator[Figure]:
     """Train and measure each GAN with each seed."""
     compute = choose_compute(gpus=0, threads=2)
-    pin(compute)
+    configure_torch(compute)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(os.environ.get("KEEP", folder)).resolve() / "cache"
         kids: dict[str, list[float]] = {}

@@ -39,8 +39,8 @@ from benchmarks import classifier, gan
 from benchmarks.figures import Figure, figure, machine, table
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
-from xraytune.nets.captured import replayed
-from xraytune.nets.compute import choose_compute, gpu_count, pin
+from xraytune.nets.compute import choose_compute, configure_torch, gpu_count
+from xraytune.nets.cuda_graph import with_cuda_graph
 from xraytune.nets.optimizer import build_optimizer
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment, Settings
@@ -197,7 +197,7 @@ def print_epochs(root: str, name: str) -> None:
 
 
 def _prepared(root: Path, values: dict[str, Any], *, epochs: int) -> tuple[Experiment, RunContext]:
-    pin(compute := choose_compute(gpus=min(1, GPUS), threads=1))
+    configure_torch(compute := choose_compute(gpus=min(1, GPUS), threads=1))
     data = {"path": root / _XRAYS, "image_size": _IMAGE_PX}
     settings = Settings.model_validate(
         {"name": "speed", "data": data, "budget": {"max_epochs": epochs}}
@@ -224,7 +224,7 @@ def _steps(root: Path) -> Iterator[Figure]:
         training = TrialTraining(experiment, context)
         optimizer = build_optimizer("adam", training.trained.train(), lr=experiment.parameters.lr)
         step = partial(training.step, optimizer)
-        update = step if how == "eager" else replayed(step, context.compute)
+        update = step if how == "eager" else with_cuda_graph(step, context.compute)
         loss = torch.zeros((), device=context.compute.device)
         started = time.perf_counter()
         for number, draws in enumerate(training.batches.step_inputs(range(_WARM_UP + _STEPS))):

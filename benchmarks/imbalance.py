@@ -47,7 +47,7 @@ from xraytune.confirm.sealed import choose_test, load_test_image_set
 from xraytune.data.images import ImageFile
 from xraytune.data.index import read_index
 from xraytune.data.prepare import RunContext
-from xraytune.nets.compute import choose_compute, pin
+from xraytune.nets.compute import choose_compute, configure_torch
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
@@ -148,7 +148,7 @@ def _score_arms(
     sealed = choose_test(settings, prepared, replicates=DRAWS, planned_kind="draws")
     images = load_test_image_set(sealed, settings.data, cache)
     compute = choose_compute(gpus=0, threads=int(os.environ.get("THREADS", "2")))
-    pin(compute)
+    configure_torch(compute)
     positive = prepared.positive
     is_rare = images.targets == positive
     for name, arm in _arms(hospital_a).items():

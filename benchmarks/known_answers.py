@@ -40,7 +40,7 @@ from xraytune.confirm.sealed import choose_test
 from xraytune.data.phantom import PhantomImage, paint_patient, paint_phantoms
 from xraytune.data.prepare import RunContext, SplitData, prepare, write_prepared
 from xraytune.model.generator_folder import generator_train
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.space.load import data_settings
 from xraytune.space.parameters import Parameters
@@ -132,7 +132,7 @@ QUESTIONS = (
 
 def measure() -> Iterator[Figure]:
     """The right answers of each kind, their mean differences, and the contrary answers of all."""
-    pin(COMPUTE)
+    configure_torch(COMPUTE)
     contrary, started = 0, time.perf_counter()
     for question in QUESTIONS:
         found = []
@@ -339,7 +339,7 @@ def _train_gan_of_others(folder: Path, out: Path, settings: Settings) -> None:
                       backbone: {{value: small_cnn}}, weights: {{value: none}}}}"""
     (folder / "others.yaml").write_text(space, encoding="utf-8")
     generator_train(folder / "others.yaml", out=out, cache=folder / "cache")
-    pin(COMPUTE)
+    configure_torch(COMPUTE)
 
 
 def _draw_new_patients(question: Question, prepared: SplitData, out: Path, seed: int) -> None:

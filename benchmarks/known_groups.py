@@ -38,7 +38,7 @@ from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.columns import subgroup_columns
 from xraytune.data.prepare import prepare, write_prepared
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Settings
@@ -54,7 +54,7 @@ _RATIO = 4.0
 
 def measure() -> Iterator[Figure]:
     """Yield in how many studies a gain is shown with scanner `a`, and with the other."""
-    pin(COMPUTE)
+    configure_torch(COMPUTE)
     started = time.perf_counter()
     shown = {"a": 0, "b": 0}
     with TemporaryDirectory() as name:

@@ -42,7 +42,7 @@ from xraytune.confirm.hospitals import choose_tests, judge_hospital
 from xraytune.confirm.record import ControlVerdict
 from xraytune.confirm.run_list import OpenStudy
 from xraytune.data.prepare import prepare, write_prepared
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.search.callbacks import NO_CALLBACKS
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Settings
@@ -58,7 +58,7 @@ _GAMMA, _NOISE = 0.6, 0.03
 
 def measure() -> Iterator[Figure]:
     """Yield the mean difference at the hospital, and how many intervals cover the others' mean."""
-    pin(COMPUTE)
+    configure_torch(COMPUTE)
     started = time.perf_counter()
     found: list[ControlVerdict] = []
     with TemporaryDirectory() as name:

@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 from benchmarks.figures import Figure, figure
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.prepare import SplitData, prepare, side_image_set
-from xraytune.nets.compute import choose_compute, pin
+from xraytune.nets.compute import choose_compute, configure_torch
 from xraytune.space.load import load_space
 from xraytune.synth.memorisation import (
     FALSE_ALARMS,
@@ -46,7 +46,7 @@ def measure() -> Iterator[Figure]:
     changes = ("source=gan", "points_to_evaluate=[]", "data.train_patients=null")
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        pin(choose_compute(gpus=0, threads=1))
+        configure_torch(choose_compute(gpus=0, threads=1))
         prepared, _ = prepare(
             load_space(_SPACE, changes, data=Path(os.environ["DATA"])).settings, cache
         )

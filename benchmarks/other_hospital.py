@@ -48,7 +48,7 @@ from xraytune.confirm.arms import Arm, replicate
 from xraytune.confirm.sealed import TEST, divide_unused
 from xraytune.data.index import read_index
 from xraytune.data.prepare import RunContext, side_image_set
-from xraytune.nets.compute import choose_compute, pin
+from xraytune.nets.compute import choose_compute, configure_torch
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
@@ -201,7 +201,7 @@ def score_arms(
     index = read_index(settings.data)
     divided = divide_unused(prepared, settings, index, draws, "unused", seen=seen, fewest=300)
     compute = choose_compute(gpus=0, threads=int(os.environ.get("THREADS", "2")))
-    pin(compute)
+    configure_torch(compute)
     scores = {**known}
     for name, arm in make_arms(sum(prepared.train_counts)).items():
         if name in known:

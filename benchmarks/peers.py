@@ -35,7 +35,7 @@ from PIL import Image
 from benchmarks.figures import Figure, figure
 from benchmarks.peer_trial import BATCH, GAN, IMAGE_SIZE_PX
 from xraytune.data.prepare import RunContext, prepare, side_image_set
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.status import status
@@ -252,7 +252,7 @@ def _limit_seconds(space: Path, folder: Path) -> float:
     prepared, _ = prepare(settings, folder)
     preparing = time.perf_counter() - started
     compute = study.compute()
-    pin(compute)
+    configure_torch(compute)
     experiments = [study.experiment(row.number) for row in status(study.path).trials]
     training, rest = 0.0, 0.0
     context = RunContext(prepared=prepared, cache=folder, compute=compute)

@@ -62,7 +62,7 @@ def replay(curves: Curves, scheduler: SchedulerSettings, order: Sequence[int]) -
         for trial in tuple(running):
             epochs[trial] = epoch = epochs.get(trial, 0) + 1
             value, arm = curves.val_a[trial, epoch - 1], curves.arms[trial]
-            if epoch == last or not rungs.should_continue(trial, epoch, value, peers=arm):
+            if epoch == last or not rungs.should_continue(trial, epoch, value, rung_group=arm):
                 running.remove(trial)
     return epochs
 

@@ -27,7 +27,7 @@ from benchmarks.simulated_studies import (
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.stats.classification import Floats, Labels, ScoredImages
 from xraytune.stats.secondary import secondary_components, weighted_outcomes
-from xraytune.stats.verdict import LEVEL, gather, p_values
+from xraytune.stats.verdict import LEVEL, estimate_evidence, p_values
 
 _STUDIES = {70: 400, 300: 150}
 """In each cell, by test patients; the standard error of a coverage is .011 and .018."""
@@ -148,7 +148,7 @@ def _cover(
     covers = {}
     for name, components in measured.items():
         truth = truths[0][name] - truths[1][name]
-        p_value = min(map(float, p_values(gather(components.by_arm(2)), truth)))
+        p_value = min(map(float, p_values(estimate_evidence(components.by_arm(2)), truth)))
         covers[name] = float(p_value >= LEVEL / 2)
     return covers
 

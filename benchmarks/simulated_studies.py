@@ -25,7 +25,7 @@ from xraytune.stats.placements import (
     placement_variance,
     structural_components,
 )
-from xraytune.stats.verdict import Evidence, gather
+from xraytune.stats.verdict import Evidence, estimate_evidence
 
 IMAGES_OF_NORMAL_PATIENTS = {1: 1141, 2: 13, 3: 54, 4: 3}
 IMAGES_OF_PNEUMONIA_PATIENTS = {
@@ -107,7 +107,9 @@ def draw_scores(
 def against_controls(studies: Sequence[StructuralComponents]) -> list[list[Evidence]]:
     """Return each study's evidence on arm 0 against every other arm."""
     controls = range(1, len(studies[0].scores))
-    return [[gather(study.pair(0, control)) for control in controls] for study in studies]
+    return [
+        [estimate_evidence(study.pair(0, control)) for control in controls] for study in studies
+    ]
 
 
 def _test_folder(

@@ -67,7 +67,7 @@ from xraytune.confirm.sealed import TEST
 from xraytune.data.images import ImageTable
 from xraytune.data.prepare import RunContext, SplitData, patients_seen, side_image_set
 from xraytune.model.generator_folder import generator_train
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
@@ -274,7 +274,7 @@ class PairStudy:
             self._space, self._cache, note=lambda _: None, on_progress=ignore_progress
         )
         self._compute = Compute(device="cpu", threads=1, precision="float32")
-        pin(self._compute)
+        configure_torch(self._compute)
         images = (*self._prepared.images, *self._prepared.unused)
         seen = patients_seen(images, read_donor(sent).train_images)
         self._images = ImageTable(image for image in images if image.patient not in seen)

@@ -22,7 +22,7 @@ from xraytune.cli.main import build_app
 from xraytune.confirm import run as confirm_run
 from xraytune.data.prepare import SplitData, prepare
 from xraytune.nets.backbones import build_backbone
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.search import run as search_run
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import TrialLoop
@@ -44,7 +44,7 @@ CPU = Compute(device="cpu", threads=1, precision="float32")
 def one_thread() -> Iterator[None]:
     """Compute as `CPU` says, and afterwards as before."""
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    pin(CPU)
+    configure_torch(CPU)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.pixels import open_pixels
 from xraytune.data.prepare import RunContext, SplitData, prepare_index
 from xraytune.data.sides import too_few_tested
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.present.page import write_report
 from xraytune.present.verdict import verdict_sentence
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
@@ -228,7 +228,7 @@ def _measure(
     """Return what is found without training: faults, copies and quality of the images."""
     images, store = store_folder(synthetic, study_images)
     _, compute = resources_here(experiment.settings)
-    pin(compute)
+    configure_torch(compute)
     prepared = study_images.prepared
     cache = study_images.cache
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)

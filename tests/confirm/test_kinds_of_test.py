@@ -127,8 +127,8 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
         if source == "generator":
             assert by_kind["donor"].control == "classifier of hospital"
             assert by_kind["donor"].control_score != by_kind["donor_start"].control_score
-            assert len(finalist.gifts) == 3
-            assert f"{next(iter(finalist.gifts))} was worth most" in answer
+            assert len(finalist.donor_scores) == 3
+            assert f"{next(iter(finalist.donor_scores))} was worth most" in answer
 
     folder = StudyFolder(lab.folder)
     networks = [*(folder.path / "trials").glob("*/checkpoint/best.safetensors")]

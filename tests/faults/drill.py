@@ -21,7 +21,7 @@ from tests.faults.crash import CUTS, Operation
 from tests.faults.lab import Command, Lab, Point
 from tests.faults.tiny import TRIALS, make_start, run_list, search
 from tests.in_process import CPU
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 
 _FORKS = multiprocessing.get_context("fork")
 _LANES = len(os.sched_getaffinity(0))
@@ -69,7 +69,7 @@ def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     is_all = "--all" in sys.argv
     gc.disable()  # a collection would touch, and so copy, all that the forks share
-    pin(CPU)  # also brings in what torch imports then, before the forks
+    configure_torch(CPU)  # also brings in what torch imports then, before the forks
     process = _FORKS.Process(target=make_start, args=(folder,))  # its threads end with it
     process.start()
     process.join()

@@ -9,7 +9,7 @@ import torch
 
 from tests.trial.conftest import bench
 from xraytune.base.records import Compute
-from xraytune.nets.compute import choose_compute, gpu_count, pin
+from xraytune.nets.compute import choose_compute, configure_torch, gpu_count
 
 __all__ = ["bench"]
 
@@ -25,7 +25,7 @@ def gpu() -> Iterator[Compute]:
     """Configure the first GPU for this process, and free its memory afterwards."""
     compute = choose_compute(gpus=1, threads=2)
     before = torch.get_deterministic_debug_mode()
-    pin(compute)
+    configure_torch(compute)
     yield compute
     torch.set_deterministic_debug_mode(before)
     torch.cuda.set_per_process_memory_fraction(1.0)

@@ -16,8 +16,8 @@ from tests.in_process import CPU
 from tests.synth.conftest import train, trained_in
 from tests.trial.conftest import ARMS, Bench, frozen
 from xraytune.base.records import Compute, EpochRecord
-from xraytune.nets.captured import Step, replayed
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
+from xraytune.nets.cuda_graph import Step, with_cuda_graph
 from xraytune.nets.infer import predict_logits
 from xraytune.nets.networks import build_classifier
 from xraytune.nets.optimizer import build_optimizer, set_lr
@@ -85,7 +85,7 @@ def test_a_trial_matches_the_cpu_up_to_rounding(
     """Compare the CPU's float32 with the GPU's bfloat16, from the same weights and images."""
     experiment = bench.experiment(**ARMS[arm], trainable="all")
     on_cpu = epochs(bench, experiment, tmp_path / "cpu", CPU, count=1)
-    pin(gpu)
+    configure_torch(gpu)
     on_gpu = epochs(bench, experiment, tmp_path / "gpu", gpu, count=1)
 
     assert on_gpu[0].train_loss == pytest.approx(on_cpu[0].train_loss, abs=0.02)
@@ -110,7 +110,7 @@ def test_cuda_graph_equals_the_plain_step(gpu: Compute) -> None:
     recorded = GanTraining(GAN, 2, gpu)
     for training in (one_by_one, recorded):
         training.fit(images, np.arange(40) % 2)
-    replay = replayed(recorded.update, gpu)
+    replay = with_cuda_graph(recorded.update, gpu)
 
     for _ in range(10):
         expected = one_by_one.update(one_by_one.sample_inputs())
@@ -150,7 +150,7 @@ def test_a_step_of_a_classifier_is_replayed_or_else_called(
             training.trained = nn.Sequential(*layers).to("cuda")
         optimizer = build_optimizer("adam", training.trained, lr=1e-3)
         step: Step = partial(training.step, optimizer)
-        step = replayed(step, gpu) if how == "replayed" else step
+        step = with_cuda_graph(step, gpu) if how == "replayed" else step
         for number, draws in enumerate(training.batches.step_inputs(range(8))):
             set_lr(optimizer, 1e-4 * number)
             losses.append(float(step(draws)))
@@ -185,7 +185,7 @@ def test_a_network_gives_the_same_on_gpu_and_cpu(gpu: Compute, backbone: str) ->
 def test_out_of_memory_is_reported_as_such(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
     """The search then retries the trial with twice the share."""
     share = 24 * 2**20 / torch.cuda.get_device_properties(0).total_memory
-    pin(gpu, gpu_share=share)
+    configure_torch(gpu, gpu_share=share)
     experiment = bench.experiment(source="none", backbone="vgg16", trainable="all")
 
     message = next_message(

@@ -89,7 +89,7 @@ def epochs_run(trials: list[tuple[str, list[float]]], scheduler: SchedulerSettin
         reached = (
             epoch
             for epoch, value in enumerate(values, 1)
-            if not rungs.should_continue(number, epoch, value, peers=arm)
+            if not rungs.should_continue(number, epoch, value, rung_group=arm)
         )
         epochs.append(next(reached, 9))
     return epochs

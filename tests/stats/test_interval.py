@@ -11,13 +11,13 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.stats.classification import Floats
 from xraytune.stats.placements import (
     StructuralComponents,
-    around,
     placement_variance,
+    scores_from_difference,
 )
 from xraytune.stats.verdict import (
     Evidence,
     compare,
-    gather,
+    estimate_evidence,
     judge_pair,
     p_values,
     score_interval,
@@ -33,7 +33,7 @@ def evidence(draw: st.DrawFn) -> Evidence:
     mean = draw(st.floats(0.55, 1))
     patients = draw(st.floats(8, 2000))
     difference = draw(st.floats(-1, 1)) * 2 * min(1 - mean, 0.1)
-    usual = 4 / patients * float(placement_variance(*around(mean, difference)))
+    usual = 4 / patients * float(placement_variance(*scores_from_difference(mean, difference)))
     return Evidence(
         difference=difference,
         mean_score=mean,
@@ -110,7 +110,7 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
         covariance(0, 1) + covariance(1, 0)
     ) / 2
 
-    found = gather(measured(aurocs, components, shape[1]))
+    found = estimate_evidence(measured(aurocs, components, shape[1]))
 
     assert found.replicate_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
     assert found.patient_variance == pytest.approx(2 * excess_covariance, rel=1e-6, abs=1e-12)
@@ -156,7 +156,7 @@ def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_e
 
     pairs = [study.pair(0, 1) for study in studies]
     intervals = [compare(pair) for pair in pairs]
-    verdicts = [judge_pair(gather(pair), rope=0.01).verdict for pair in pairs]
+    verdicts = [judge_pair(estimate_evidence(pair), rope=0.01).verdict for pair in pairs]
 
     assert np.mean([interval.low <= 0.015 <= interval.high for interval in intervals]) >= 0.92
     assert np.mean(["equivalent" in words for words in verdicts]) <= 0.05
@@ -169,4 +169,4 @@ def test_a_single_replicate_is_refused() -> None:
         ConfigError,
         match=r"confirm\.replicates: a single one(.|\n)*fix: use at least 4, preferably 5",
     ):
-        gather(measured(aurocs[:, :1], components[:, :1], 10))
+        estimate_evidence(measured(aurocs[:, :1], components[:, :1], 10))

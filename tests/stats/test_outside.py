@@ -16,7 +16,7 @@ from xraytune.stats.placements import (
     structural_components,
 )
 from xraytune.stats.secondary import secondary_components
-from xraytune.stats.verdict import compare, gather, variance_components
+from xraytune.stats.verdict import compare, estimate_evidence, variance_components
 
 PATIENTS = tuple(f"{number:02d}" for number in range(40))
 LABELS = np.arange(40) % 2
@@ -121,12 +121,12 @@ def test_the_variance_has_the_training_patients_that_replicates_share() -> None:
     """In truth, half of their variance stays, however many draws of half of the patients."""
     studies = [trainings_that_share_patients(seed) for seed in range(1000)]
 
-    evidence = [gather(study) for study in studies]
+    evidence = [estimate_evidence(study) for study in studies]
 
     truth = np.var([each.difference for each in evidence])
     expected = [each.replicate_variance / 6 + each.patient_variance for each in evidence]
     assert np.mean(expected) == pytest.approx(truth, rel=0.1)
-    without_overlap = [gather(replace(study, overlap=0.0)) for study in studies]
+    without_overlap = [estimate_evidence(replace(study, overlap=0.0)) for study in studies]
     too_small = [each.replicate_variance / 6 + each.patient_variance for each in without_overlap]
     assert np.mean(too_small) < 0.5 * truth
     replicate = np.mean([variance_components(study)["replicate"] for study in studies])

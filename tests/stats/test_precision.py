@@ -6,7 +6,7 @@ import pytest
 from benchmarks.simulated_studies import Arm, simulate
 from xraytune.stats.placements import StructuralComponents
 from xraytune.stats.precision import REPLICATE_SD, Precision, expect_precision
-from xraytune.stats.verdict import compare, gather, judge_pair
+from xraytune.stats.verdict import compare, estimate_evidence, judge_pair
 
 PATIENTS = 300
 EFFECTIVE = 4 / (1 / 135 + 1 / 165)
@@ -45,7 +45,9 @@ def test_the_half_width_is_the_mean_of_simulated_verdicts(auroc: float, replicat
 def test_the_gain_is_found_in_four_of_five_simulated_verdicts() -> None:
     studies = draw(expect().gain, 0.955, 10, studies=200)
 
-    share = np.mean([judge_pair(gather(study), rope=0.01).is_better for study in studies])
+    share = np.mean(
+        [judge_pair(estimate_evidence(study), rope=0.01).is_better for study in studies]
+    )
     assert share == pytest.approx(0.8, abs=0.1)
 
 

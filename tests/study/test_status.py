@@ -26,7 +26,7 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     ProgressFile(study.trial_path(3))("training the GAN (steps)", 1000, 2000)
 
     with locked(study):
-        view = watcher.look()
+        view = watcher.refresh()
 
     assert [trial.status for trial in view.trials] == ["complete", "pruned", "failed", "running"]
     assert view.trials[0].values == (0.9,)
@@ -47,10 +47,10 @@ def test_while_a_study_is_confirmed_no_trial_runs(
 ) -> None:
     loop = direct(study)
     loop.next_trial()
-    before = StudyWatcher(study).look()
+    before = StudyWatcher(study).refresh()
 
     with locked(study, "confirmed"):
-        view = StudyWatcher(study).look()
+        view = StudyWatcher(study).refresh()
 
     assert view == before
     assert (view.is_running, view.trials[0].status) == (False, "unfinished")

@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.trial.conftest import Bench, flip_a_bit, frozen
 from xraytune.base.errors import ArtifactError, TrialError
 from xraytune.base.records import Compute
-from xraytune.nets.captured import StepInputs
 from xraytune.nets.checkpoint import finished_epochs
+from xraytune.nets.cuda_graph import StepInputs
 from xraytune.trial.batches import Batches
 from xraytune.trial.training import TrialTraining
 

@@ -67,8 +67,8 @@ def show_search() -> Iterator[Callbacks]:
             dashboard_line = f"Ray dashboard: {dashboard}" if dashboard else ""
             display.enter_context(
                 console.watching(
-                    lambda: live_frame(watcher.look(), dashboard=dashboard_line),
-                    lambda: summary_line(watcher.look()),
+                    lambda: live_frame(watcher.refresh(), dashboard=dashboard_line),
+                    lambda: summary_line(watcher.refresh()),
                 )
             )
 

@@ -28,7 +28,7 @@ from xraytune.stats.placements import (
 )
 from xraytune.stats.verdict import (
     compare,
-    gather,
+    estimate_evidence,
     judge_pair,
     overall_verdict,
     score_interval,
@@ -122,7 +122,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
         comparisons = []
         for control in test.plan.controls(finalist):
             pair = test.measure(finalist, control)
-            evidence = gather(pair)
+            evidence = estimate_evidence(pair)
             pair_verdict = judge_pair(evidence, rope=rope, control=control.name, kind=control.kind)
             comparisons.append(
                 ControlVerdict(

@@ -36,7 +36,7 @@ from xraytune.confirm.plan import donor_controls, possible_arm, sample_control
 from xraytune.confirm.sealed import TEST
 from xraytune.data.index import find_class_names
 from xraytune.data.prepare import RunContext, patients_seen, side_image_set
-from xraytune.nets.compute import compute_here, in_one_thread, pin
+from xraytune.nets.compute import compute_here, configure_torch, in_one_thread
 from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values, parameters_from
@@ -276,7 +276,7 @@ def curve(
             if possible:
                 cells.append(_Cell(arm=possible, patients=number, contents=contents))
     compute = replace(compute_here(settings), threads=cpu_count())
-    pin(compute)
+    configure_torch(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     largest_sample = samples[division.numbers[-1]][0]
     mixes = [gift.parameters for gift in gifts]

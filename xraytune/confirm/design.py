@@ -24,7 +24,7 @@ from xraytune.data.sides import SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
 from xraytune.search.run import search_work
 from xraytune.space.cost import Machine, describe_time, smaller_search
-from xraytune.space.parameters import RIVALS, Parameters
+from xraytune.space.parameters import CLASSICAL_METHODS, Parameters
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.stats.placements import effective_patients
@@ -166,7 +166,9 @@ def design_study(
         outlook=outlook,
         time=time,
         sides=side_sizes(prepared),
-        arms=tuple(sorted({trial.arm for trial in space.extreme_parameters("source", *RIVALS)})),
+        arms=tuple(
+            sorted({trial.arm for trial in space.extreme_parameters("source", *CLASSICAL_METHODS)})
+        ),
         trials=len(search.trainings),
         generators=search.generators,
         replicates=replicates,

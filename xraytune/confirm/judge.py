@@ -39,7 +39,7 @@ from xraytune.data.image_set import ImageSet
 from xraytune.data.prepare import RunContext
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.checkpoint import load_best
-from xraytune.nets.compute import compute_like, pin
+from xraytune.nets.compute import compute_like, configure_torch
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.parameters import Parameters
 from xraytune.stats.classification import (
@@ -135,7 +135,7 @@ def score_runs(
     """
     folder = study.runs_folder
     compute = compute_like(study.compute, threads=study.compute.threads)
-    pin(compute)
+    configure_torch(compute)
     on_progress = study.callbacks.on_progress
     image_sets: dict[int, ImageSet] = {}
     results: list[Floats] = []

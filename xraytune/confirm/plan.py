@@ -191,8 +191,8 @@ def arms_of(
     for trial in control_trials:
         parameters = trial.parameters
         name = f"tuned {parameters.arm} {trial.label}"
-        if parameters.rivals:
-            name += f" ({', '.join(parameters.rivals)})"
+        if parameters.classical_methods:
+            name += f" ({', '.join(parameters.classical_methods)})"
         arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=trial.label))
     for arm in [*arms]:
         if arm.role == "finalist":
@@ -281,7 +281,9 @@ def belongs_to_control(parameters: Parameters, control: str) -> bool:
     """
     if control == "duplicate":
         return parameters.source == "duplicate"
-    return parameters.source == "none" and bool(parameters.rivals) == (control == "augmented")
+    return parameters.source == "none" and bool(parameters.classical_methods) == (
+        control == "augmented"
+    )
 
 
 def _sample_top_ups(

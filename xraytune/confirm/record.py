@@ -180,16 +180,16 @@ class FinalistVerdict:
         )
 
     @property
-    def gifts(self) -> dict[str, float]:
-        """The mean score with each gift of a donor, best first; empty if only images were sent."""
-        gifts = {
+    def donor_scores(self) -> dict[str, float]:
+        """The mean score with all that a donor sent, best first; empty if it sent only images."""
+        scores = {
             result.control: result.control_score
             for result in self.comparisons
             if result.kind in ("donor", "donor_start")
         }
-        if gifts:
-            gifts[self.arm] = self.score
-        return dict(sorted(gifts.items(), key=itemgetter(1), reverse=True))
+        if scores:
+            scores[self.arm] = self.score
+        return dict(sorted(scores.items(), key=itemgetter(1), reverse=True))
 
     @property
     def misfit(self) -> str:

@@ -139,7 +139,7 @@ class RunList(TrialLoop):
 
     def _decide(self, number: int, epoch: int, value: float) -> bool:
         parameters = self._runs[number].parameters
-        return self._rungs.should_continue(parameters, epoch, value, parameters.peers)
+        return self._rungs.should_continue(parameters, epoch, value, parameters.rung_group)
 
     def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a run in `runs.jsonl`."""

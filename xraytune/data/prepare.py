@@ -224,7 +224,7 @@ class RunContext:
     """The context that all work on the images of a study shares, besides its settings.
 
     Attributes:
-        compute: Device, threads and precision; `pin` has set them.
+        compute: Device, threads and precision; `configure_torch` has set them.
         opened: Folders of extra images by their settings; each is read once.
     """
 

@@ -68,13 +68,13 @@ def split_by_patient(
         image_count = sum(len(patient.positions) for patient in stratum)
         unseen = [patient for patient in stratum if patient.name not in seen]
         remaining = _shuffle(unseen, seed, "split")
-        in_a, remaining = _take(remaining, settings.val_a * image_count, spare=2)
+        in_a, remaining = _take_about(remaining, settings.val_a * image_count, spare=2)
         val_a += in_a
         if in_a:
-            in_b, remaining = _take(remaining, settings.val_b * image_count, spare=1)
+            in_b, remaining = _take_about(remaining, settings.val_b * image_count, spare=1)
             val_b += in_b
         rests.append([*remaining, *(patient for patient in stratum if patient.name in seen)])
-    train = _nest(rests, seed)
+    train = _interleave_strata(rests, seed)
     has_findings = table.targets.ndim == 2
     if not has_findings:  # a finding without positives on a side has no score there
         _refuse_missing_classes(table, {"train": train, "val-A": val_a, "val-B": val_b})
@@ -140,7 +140,7 @@ def nested_order(patients: Sequence[str], targets: Int64Array, seed: int) -> lis
     However many first patients are kept, they have about the class shares of all patients.
     `targets` are classes, [N], or findings, [N, C]. `train_patients` keeps patients in this order.
     """
-    return [patient.positions for patient in _nest(_stratify(patients, targets), seed)]
+    return [patient.positions for patient in _interleave_strata(_stratify(patients, targets), seed)]
 
 
 def part_notes(index: ImageIndex) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ def _shuffle(patients: Iterable[_Patient], seed: int, purpose: str) -> list[_Pat
     )
 
 
-def _take(
+def _take_about(
     patients: list[_Patient], target: float, spare: int
 ) -> tuple[list[_Patient], list[_Patient]]:
     """Take about `target` images and at least one patient, but leave at least `spare` patients.
@@ -229,7 +229,7 @@ def _take(
     return chosen, remaining
 
 
-def _nest(strata: _Strata, seed: int) -> list[_Patient]:
+def _interleave_strata(strata: _Strata, seed: int) -> list[_Patient]:
     """Order all patients so that every prefix has about the class shares of the whole."""
     ranked = [
         ((rank + 0.5) / len(stratum), patient.name, patient)

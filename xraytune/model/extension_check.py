@@ -20,7 +20,7 @@ from xraytune.base.errors import ConfigError
 from xraytune.base.files import StrPath
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.prepare import RunContext, prepare, side_image_set
-from xraytune.nets.compute import compute_here, pin
+from xraytune.nets.compute import compute_here, configure_torch
 from xraytune.space.data_settings import DataSettings
 from xraytune.space.document import parse_yaml
 from xraytune.space.domains import Value
@@ -106,7 +106,7 @@ def extension_check(
         raise ConfigError(f"a setting is not valid: {error}", "--set", "correct it") from error
     experiment = Experiment(settings=settings, parameters=parameters)
     compute = compute_here(settings)
-    pin(compute)
+    configure_torch(compute)
     with TemporaryDirectory(prefix="xraytune-check-") as temporary:
         cache = Path(temporary)
         prepared, _ = prepare(settings, cache, on_progress=on_progress)
@@ -196,7 +196,7 @@ def _train_until_killed(
     extension: str | type, experiment: dict[str, object], context: RunContext, calls: int
 ) -> None:
     EXTENSIONS.register([extension])
-    pin(context.compute)
+    configure_torch(context.compute)
     count = 0
 
     def kill(*_: object) -> None:

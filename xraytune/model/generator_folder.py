@@ -50,7 +50,7 @@ from xraytune.data.findings import numbers_of
 from xraytune.data.folders import PROVENANCE_FILE, require_folder
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import find_weights
-from xraytune.nets.compute import compute_here, compute_like, pin
+from xraytune.nets.compute import compute_here, compute_like, configure_torch
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
@@ -174,7 +174,7 @@ def generator_train(
             "add --set trainable=head, or train a generator",
         )
     compute = compute_here(settings)
-    pin(compute)
+    configure_torch(compute)
     cache = Path(cache or "cache").resolve()
     gan = None
     if experiment:
@@ -315,7 +315,7 @@ def generator_sample(
         raise ConfigError(f"cannot draw {count} images", fix="give 1 or more")
     record = read_generator(generator)
     compute = compute_like(record.compute, threads=record.compute.threads)
-    pin(compute)
+    configure_torch(compute)
     seed = record.settings.seed
     classes = apportion([*record.class_counts.values()], count)
     counts = {}

@@ -44,7 +44,7 @@ from xraytune.model.candidates import (
 )
 from xraytune.model.export import describe_benefit
 from xraytune.model.folds import Listeners, cross_validate, train_on_all, with_everyone
-from xraytune.nets.compute import pin
+from xraytune.nets.compute import configure_torch
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun
 from xraytune.space.domains import Value
@@ -177,7 +177,7 @@ def train(
         for space in spaces
     ]
     compute = choose_compute(settings, origin, candidates[0].folds[0], note)
-    pin(compute)
+    configure_torch(compute)
 
     # The same training, started again, finds its checkpoints in the same folder.
     depends_on: dict[str, Any] = {

@@ -94,7 +94,7 @@ def require_precision(compute: Compute, study: Path) -> None:
         )
 
 
-def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
+def configure_torch(compute: Compute, *, gpu_share: float = 1.0) -> None:
     """Set this process's thread count, determinism and share of GPU memory.
 
     CPU operations are deterministic. On a GPU, cuDNN's algorithms are not, so numbers agree only up

@@ -37,7 +37,7 @@ def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Any:
             name=trial.arm,
             legendgroup=trial.arm,
             line_color=source_of(trial.parameters).colour,
-            line_dash="dot" if trial.parameters.rivals else "solid",
+            line_dash="dot" if trial.parameters.classical_methods else "solid",
             line_width=2.5 if is_best else 1.2,
             opacity=1 if is_best else 0.4,
             showlegend=is_best,

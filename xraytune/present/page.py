@@ -69,7 +69,7 @@ def write_report(
 def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
     """Return the values of the page's template."""
     watcher = StudyWatcher(study_folder)
-    view = watcher.look()
+    view = watcher.refresh()
     settings = watcher.space.settings
     prepared = study_folder.prepared()
     verdict = read_verdict(study_folder.confirm_path)

@@ -71,7 +71,7 @@ def list_studies(*folders: Path | str) -> tuple[StudySummary, ...]:
 
 def _summarise(study_folder: StudyFolder) -> StudySummary:
     try:
-        view = StudyWatcher(study_folder).look()
+        view = StudyWatcher(study_folder).refresh()
         arms = view.arms
         verdict = read_verdict(study_folder.confirm_path)
     except StudyError:

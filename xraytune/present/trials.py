@@ -9,7 +9,7 @@ from xraytune.base.tables import Cell, Entry, Frame, Row, Table, Tone, duration,
 from xraytune.data.sides import USUAL_AUROC, SideSize, chance_warning
 from xraytune.search.callbacks import RunsView
 from xraytune.space.domains import Value
-from xraytune.space.parameters import RIVALS
+from xraytune.space.parameters import CLASSICAL_METHODS
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, trial_table
 
@@ -21,7 +21,7 @@ _SHOWN_BY_MIX = {
     "synthetic_weight",
     "mixing",
     "gan.steps",
-    *RIVALS,
+    *CLASSICAL_METHODS,
 }
 _TONES: dict[str, Tone] = {
     "running": "busy",

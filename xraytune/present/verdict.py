@@ -165,8 +165,8 @@ def _notes(record: Confirmation) -> Iterator[str]:
             reached.share_in_words and f"; the synthetic images reached {reached.share_in_words}"
         )
         yield f"Headroom: real images of other patients in their place gained {gain}{share}."
-    if gifts := finalist.gifts:
-        scores = ", ".join(f"{name} {score:.3f}" for name, score in gifts.items())
+    if donor_scores := finalist.donor_scores:
+        scores = ", ".join(f"{name} {score:.3f}" for name, score in donor_scores.items())
         yield f"What the other hospital sent, best first: {scores}."
     yield from filter(
         None, (record.missing, finalist.misfit, finalist.encoder_caveat, finalist.caveat)

@@ -8,8 +8,8 @@ rebuilt by replaying the values. `TrialLoop` (loop.py) ends a trial that may not
 Trials with equal settings are one trial here: a repeat gets the decision of the first one, and is
 no further value that other trials must beat.
 
-With `within: arm`, a trial is compared only with its peers, the trials with the same arm and
-mixing. A network that is trained on extra images in each step, or first on extra images alone,
+With `within: arm`, a trial is compared only with its rung group, the trials with the same arm
+and mixing. A network that is trained on extra images in each step, or first on extra images alone,
 learns later. Shared rungs would therefore prune whole arms before they can be compared
 (docs/report.md, "Pruned trials").
 
@@ -25,8 +25,8 @@ import numpy as np
 from xraytune.space.search_settings import SchedulerSettings
 
 _FIRST_OF_ARM = 2
-"""How many peers pass each rung in any case, so that the best trial of an arm is chosen from
-several."""
+"""How many trials of a group pass each rung in any case, so that the best trial of an arm is chosen
+from several."""
 
 
 class Rungs:
@@ -54,25 +54,25 @@ class Rungs:
         while scheduler.name == "asha" and epoch < max_epochs:
             self.epochs.append(epoch)
             epoch *= scheduler.reduction
-        # For each group of peers and epoch, the decision on each settings, and the values.
+        # For each rung group and epoch, the decision on each settings, and the values.
         self._reached: dict[tuple[str, int], tuple[dict[Hashable, bool], list[float]]] = {}
         for report in reports:
             self.should_continue(*report)
 
     def should_continue(
-        self, settings: Hashable, epoch: int, value: float, peers: str = ""
+        self, settings: Hashable, epoch: int, value: float, rung_group: str = ""
     ) -> bool:
         """Return whether a trial with these `settings` that has `value` after `epoch` continues.
 
         The cutoff is the (1 - 1/reduction) quantile of the values of the trials that reached the
-        rung before, among the trial's `peers` or among all trials. Only the first value of the
+        rung before, in the trial's `rung_group` or among all trials. Only the first value of the
         settings at a rung counts: a repeated call returns the same answer, even with another value,
         such as after a restart on a machine that rounds differently.
         """
         if epoch not in self.epochs:
             return True
         is_by_arm = self._scheduler.within == "arm"
-        group = peers if is_by_arm else ""
+        group = rung_group if is_by_arm else ""
         decisions, values = self._reached.setdefault((group, epoch), ({}, []))
         if settings not in decisions:
             is_first = len(values) < (_FIRST_OF_ARM if is_by_arm else 1)

@@ -193,7 +193,7 @@ def search(
         # 8. The trials
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         _run_trials(study_folder, loaded_space, prepared, runner)
-    view = StudyWatcher(study_folder).look()
+    view = StudyWatcher(study_folder).refresh()
     if view.best is None:
         raise TrialError(
             f"no trial completed{reasons_of(view.trials)}",

@@ -127,7 +127,9 @@ class SearchTrials(TrialLoop):
         if epoch > trial.epochs:
             self.journal.report(trial.number, epoch, value)
             self.callbacks.on_epoch(trial.number, record)
-        return self._rungs.should_continue(trial.parameters, epoch, value, trial.parameters.peers)
+        return self._rungs.should_continue(
+            trial.parameters, epoch, value, trial.parameters.rung_group
+        )
 
     def record(self, trial: OpenTrial, status: Status, outcome: Mapping[str, Any]) -> None:
         """Record the end of a trial in the journal, and its row in `trials.jsonl`."""

@@ -25,7 +25,7 @@ from xraytune.base.errors import (
 from xraytune.base.files import explain_disk_errors, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
-from xraytune.nets.compute import pin, require_device, require_precision
+from xraytune.nets.compute import configure_torch, require_device, require_precision
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun, Trackers
 from xraytune.space.recorded import declare_recorded
@@ -75,7 +75,7 @@ class TrialWorker:
             )
             raise MachineError(f"the trials of this study are {other} here", study.path, fix)
         declare_recorded(study.path, runs_code=True)
-        pin(compute, gpu_share=self._job.resources.get("GPU", 1.0))
+        configure_torch(compute, gpu_share=self._job.resources.get("GPU", 1.0))
         experiment = study.experiment(self._job.number)
         settings = experiment.settings
         context = RunContext(

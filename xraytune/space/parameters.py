@@ -237,7 +237,7 @@ class Parameters(StrictModel):
         of other packages last; of one source, the smaller ratio comes first.
         """
         rank, ratio = self.mix_simplicity
-        return rank, len(self.rivals), ratio
+        return rank, len(self.classical_methods), ratio
 
     @property
     def mix_simplicity(self) -> tuple[int, float]:
@@ -249,29 +249,29 @@ class Parameters(StrictModel):
     def arm(self) -> str:
         """The arm (docs/glossary.md): `real_only`, `augmented`, `gan`, `augmented+folder` ..."""
         if self.source == "none":
-            return "augmented" if self.rivals else "real_only"
-        return f"augmented+{self.source}" if self.rivals else self.source
+            return "augmented" if self.classical_methods else "real_only"
+        return f"augmented+{self.source}" if self.classical_methods else self.source
 
     @property
-    def rivals(self) -> tuple[str, ...]:
+    def classical_methods(self) -> tuple[str, ...]:
         """The methods of a trial that need no extra images, such as `affine` or `mixup 0.2`."""
         words = []
-        for name in RIVALS:
+        for name in CLASSICAL_METHODS:
             value = getattr(self, name)
             if value not in ("none", 0):
                 words.append(value if isinstance(value, str) else f"{name} {value:g}")
         return tuple(words)
 
     @property
-    def peers(self) -> str:
-        """The trials that ASHA compares a trial with: trials of the same arm and mixing.
+    def rung_group(self) -> str:
+        """The group within which ASHA compares trials: those of the same arm and mixing.
 
         A pretrained network sees real images late, so that it learns later, but not worse.
         """
         return self.arm if self.mixing == "additive" else f"{self.arm}, {self.mixing}"
 
 
-RIVALS = ("augmentation", "mixup", "cutmix", "imbalance")
+CLASSICAL_METHODS = ("augmentation", "mixup", "cutmix", "imbalance")
 """The parameters that may improve a network without extra images."""
 KINDS = ("source", "augmentation", "backbone")
 """The parameters whose value may be an extension."""

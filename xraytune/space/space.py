@@ -20,7 +20,7 @@ from xraytune.space.domains import ParameterSpec, Point, with_parents
 from xraytune.space.encoders import architecture_of
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import PARAMETERS, parameters_from
-from xraytune.space.parameters import KINDS, RIVALS, Parameters
+from xraytune.space.parameters import CLASSICAL_METHODS, KINDS, Parameters
 from xraytune.space.paths import relative_value
 from xraytune.space.settings import Experiment, Settings
 from xraytune.space.task_settings import PACKAGES
@@ -126,7 +126,9 @@ class Space:
             return self.grid()
         listed_points = self.points_to_evaluate
         baseline = self.baseline() or {}
-        plain = {name: baseline[name] for name in ("source", *RIVALS) if name in baseline}
+        plain = {
+            name: baseline[name] for name in ("source", *CLASSICAL_METHODS) if name in baseline
+        }
         if not plain or any(plain.items() <= point.items() for point in listed_points):
             return listed_points
         return (baseline, *listed_points)

@@ -16,7 +16,7 @@ import numpy as np
 
 from xraytune.base.records import frozen
 from xraytune.stats.placements import StructuralComponents, even_variance
-from xraytune.stats.verdict import LEVEL, compare, gather, p_values
+from xraytune.stats.verdict import LEVEL, compare, estimate_evidence, p_values
 
 _STEPS = 200
 """Number of places on the path at which the arm is tested."""
@@ -61,7 +61,7 @@ def place_between(
     for place in np.linspace(at[0], at[-1], _STEPS).tolist():
         on_path = [np.interp(place, at, is_there) for is_there in np.eye(len(at))]
         pair = _mix(measured, [arm, *path], [[1, *np.zeros(len(at))], [0, *on_path]])
-        at_most, at_least = map(float, p_values(gather(pair), 0.0))
+        at_most, at_least = map(float, p_values(estimate_evidence(pair), 0.0))
         if at_most < LEVEL / 2:
             better.append(place)
         if at_least < LEVEL / 2:

@@ -356,7 +356,7 @@ def proportion_variance(first: ArrayLike, second: ArrayLike, share: float = 1.0)
     return np.asarray(np.maximum(variance, _NEAREST**2))
 
 
-def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
+def scores_from_difference(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
     """Return two AUROCs with a given mean and difference.
 
     The mean is shifted if needed to keep both within [0, 1].

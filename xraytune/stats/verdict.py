@@ -25,7 +25,11 @@ from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import frozen
 from xraytune.stats.classification import Floats
-from xraytune.stats.placements import DifferenceVariance, StructuralComponents, around
+from xraytune.stats.placements import (
+    DifferenceVariance,
+    StructuralComponents,
+    scores_from_difference,
+)
 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided", "invalid"]
 """The verdict on an arm; `invalid` if its synthetic images are copies of scored images."""
@@ -97,7 +101,7 @@ def compare(pair: StructuralComponents) -> Interval:
 
     Raises ConfigError with fewer than two replicates.
     """
-    return score_interval(gather(pair))
+    return score_interval(estimate_evidence(pair))
 
 
 def patient_interval(pair: StructuralComponents) -> Interval:
@@ -122,7 +126,7 @@ def variance_components(pair: StructuralComponents) -> dict[str, float]:
     replicate with infinitely many patients, `patient` is the variance per patient that all
     replicates share, and `patient_by_replicate` is the interaction of both, per patient.
     """
-    evidence = gather(replace(pair, overlap=0.0))
+    evidence = estimate_evidence(replace(pair, overlap=0.0))
     by_patient = pair.components[0] - pair.components[1]
     patients = by_patient.shape[1]
     interaction = float((by_patient**2).sum(axis=1).mean()) - evidence.patient_variance
@@ -133,7 +137,7 @@ def variance_components(pair: StructuralComponents) -> dict[str, float]:
     }
 
 
-def gather(pair: StructuralComponents) -> Evidence:
+def estimate_evidence(pair: StructuralComponents) -> Evidence:
     """Return the evidence that `compare` tests; arguments and exceptions are the same.
 
     Training patients that replicates share vary their mean, but not the replicates around it. If
@@ -243,8 +247,10 @@ def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
     Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and
     confidence interval for the difference in proportions for the paired-sample design".
     """
-    variance_here = evidence.variance(*around(evidence.mean_score, evidence.difference))
-    variance_there = evidence.variance(*around(evidence.mean_score, difference))
+    variance_here = evidence.variance(
+        *scores_from_difference(evidence.mean_score, evidence.difference)
+    )
+    variance_there = evidence.variance(*scores_from_difference(evidence.mean_score, difference))
     estimated = max(evidence.patient_variance, 0) * np.maximum(variance_there / variance_here, 1)
     prior = 4 / evidence.effective_patients * variance_there
     weight = PRIOR_PATIENTS / (evidence.effective_patients + PRIOR_PATIENTS)

@@ -200,7 +200,7 @@ class Journal:
         """Yield every recorded value as the arguments of `Rungs.should_continue`."""
         for number, epoch, value in self.reports():
             parameters = self.parameters(number)
-            yield parameters, epoch, value, parameters.peers
+            yield parameters, epoch, value, parameters.rung_group
 
     def record_failures(self, trial: OpenTrial) -> None:
         """Record the failed attempts at a trial that is to be retried."""

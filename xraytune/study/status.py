@@ -293,7 +293,7 @@ def status(study: StrPath) -> StudyView:
     Raises:
         StudyError: There is no study, or it is damaged.
     """
-    return StudyWatcher(StudyFolder(Path(study).resolve())).look()
+    return StudyWatcher(StudyFolder(Path(study).resolve())).refresh()
 
 
 def trials_dataframe(study: StrPath) -> pd.DataFrame:
@@ -362,7 +362,7 @@ def _standard_errors(study_folder: StudyFolder, best: dict[str, TrialRow]) -> di
 
 
 class StudyWatcher:
-    """Observe a study; each `look` reads only what was added to the journal since the last one."""
+    """Observe a study; each `refresh` reads only what was added to the journal since the last."""
 
     def __init__(self, study_folder: StudyFolder) -> None:
         self._folder = study_folder
@@ -371,7 +371,7 @@ class StudyWatcher:
         self.journal = Journal(study_folder.journal_path, self.space, is_writable=False)
         self._ended: dict[int, TrialRow] = {}
 
-    def look(self) -> StudyView:
+    def refresh(self) -> StudyView:
         """Return the current state of the study."""
         is_running = work_on(self._folder) == "searched"
         rows = (self._row(trial.number, is_running) for trial in self.journal.trials)

@@ -29,8 +29,8 @@ from xraytune.base.seeding import derive_seed
 from xraytune.base.tensors import explain_unreadable, load_content, save_content
 from xraytune.data.decoding import InputFormat
 from xraytune.nets.backbones import build_backbone, fold_batch_norms, pixel_constants
-from xraytune.nets.captured import StepInputs, replayed
 from xraytune.nets.compute import autocast, seeded
+from xraytune.nets.cuda_graph import StepInputs, with_cuda_graph
 from xraytune.nets.inputs import normalise
 from xraytune.nets.optimizer import build_optimizer, load_optimizer
 from xraytune.space.source_settings import GanSettings
@@ -293,7 +293,7 @@ def train_generator(
     if checkpoint.exists():
         _resume(training, checkpoint)
     training.fit(planes, labels)
-    update = replayed(training.update, compute)
+    update = with_cuda_graph(training.update, compute)
 
     while training.step < settings.steps:
         losses = torch.zeros(2, device=compute.device)

@@ -37,7 +37,7 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid
 from xraytune.synth.mix import mix_label, plan_mix
 from xraytune.synth.saved_generator import resize_planes
-from xraytune.synth.sources.source import BLOCK, take
+from xraytune.synth.sources.source import BLOCK, subset
 from xraytune.synth.sources.which import source_of
 
 MEMORISATION_STAGE = "memorisation-1"
@@ -259,7 +259,7 @@ def sample_pool(experiment: Experiment, context: RunContext) -> dict[int, list[I
             block = source.block(experiment.settings, context, label, number)
             places = order[order < len(block.rows)][:count]  # the last one of a folder is smaller
             if len(places):
-                pool.setdefault(label, []).append(take(block, np.sort(places)))
+                pool.setdefault(label, []).append(subset(block, np.sort(places)))
     return pool
 
 

@@ -36,7 +36,7 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
         total = extra_image_count(parameters.synthetic_ratio, sum(real_counts))
     if parameters.balance == "natural":
         return apportion(real_counts, total)
-    return _lowest(np.arange(total) + np.array(real_counts)[:, None])
+    return _classes_of_lowest_ranks(np.arange(total) + np.array(real_counts)[:, None])
 
 
 def apportion(weights: Sequence[int], total: int) -> Int64Array:
@@ -50,7 +50,7 @@ def apportion(weights: Sequence[int], total: int) -> Int64Array:
     From: Balinski and Young 1982, "Fair Representation".
     """
     with np.errstate(divide="ignore"):
-        return _lowest((np.arange(total) + 0.5) / np.array(weights)[:, None])
+        return _classes_of_lowest_ranks((np.arange(total) + 0.5) / np.array(weights)[:, None])
 
 
 def require_enough(
@@ -72,9 +72,9 @@ def require_enough(
 
 def mix_label(parameters: Parameters) -> str:
     """Return a label of a trial's mix, such as `gan r=1 pretrain (500 steps) +affine`."""
-    rivals = " +".join(parameters.rivals)
+    methods = " +".join(parameters.classical_methods)
     if parameters.source == "none":
-        return rivals or "real_only"
+        return methods or "real_only"
     where = f" {parameters.folder.path.name}" if parameters.folder else ""
     mix = f"{parameters.source}{where} r={parameters.synthetic_ratio:g}"
     if parameters.pool_size:
@@ -92,10 +92,10 @@ def mix_label(parameters: Parameters) -> str:
         settings = parameters.settings_of(parameters.source).items()
         changes = [f"{name} {value}" for name, value in settings if value != defaults[name]]
         mix += f" ({', '.join(changes)})" if changes else ""
-    return f"{mix} +{rivals}" if rivals else mix
+    return f"{mix} +{methods}" if methods else mix
 
 
-def _lowest(ranks: NDArray[Any]) -> Int64Array:
+def _classes_of_lowest_ranks(ranks: NDArray[Any]) -> Int64Array:
     """Return the classes of the `total` lowest ranks, in the order of the ranks.
 
     `ranks`, [C, total], has a row for each class, with the ranks of its 1st, 2nd ... extra image.

@@ -28,7 +28,7 @@ from torch.nn.functional import one_hot
 
 from xraytune.base.arrays import AnyArray, Int64Array
 from xraytune.base.seeding import numpy_generator
-from xraytune.nets.captured import StepInputs
+from xraytune.nets.cuda_graph import StepInputs
 from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit
 from xraytune.space.extensions import AUGMENTATIONS
 from xraytune.space.parameters import Parameters

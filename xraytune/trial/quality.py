@@ -31,7 +31,7 @@ from xraytune.synth.generator_quality import (
 )
 from xraytune.synth.memorisation import find_copies, sample_evenly
 from xraytune.synth.saved_generator import resize_planes
-from xraytune.synth.sources.source import BLOCK, take
+from xraytune.synth.sources.source import BLOCK, subset
 from xraytune.synth.sources.which import source_of
 from xraytune.trial.network import Network
 
@@ -175,4 +175,4 @@ def _choose_image_set(name: SideName, context: RunContext) -> ImageSet:
         sample_evenly(np.flatnonzero(side.labels == label), _MOST_IMAGES)
         for label in range(len(context.prepared.class_names))
     ]
-    return take(side, np.sort(np.concatenate(indices)))
+    return subset(side, np.sort(np.concatenate(indices)))

@@ -28,7 +28,7 @@ from xraytune.base.records import Compute, frozen
 from xraytune.base.tensors import load_tensors
 from xraytune.data.prepare import SplitData, read_prepared
 from xraytune.nets.backbones import fold_batch_norms
-from xraytune.nets.compute import compute_like, pin
+from xraytune.nets.compute import compute_like, configure_torch
 from xraytune.nets.inputs import normalise, to_unit
 from xraytune.space.encoders import MODEL_FILE, RECORD_FILE
 from xraytune.space.load import load_space
@@ -100,7 +100,7 @@ class Bundle:
         """
         if compute is None:
             compute = compute_like(self.record.compute, threads=cpu_count())
-            pin(compute)
+            configure_torch(compute)
         network = fold_batch_norms(self.network(compute))
         form = self.record.input_format
         task = TASKS[self.record.task]

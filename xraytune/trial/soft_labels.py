@@ -37,7 +37,7 @@ from xraytune.synth.donor import (
     model_folder,
     read_donor,
 )
-from xraytune.synth.sources.source import take
+from xraytune.synth.sources.source import subset
 from xraytune.tasks import task_of
 from xraytune.trial.network import Network
 from xraytune.trial.saved_model import NETWORK_PARAMETERS, Bundle, open_bundle
@@ -82,7 +82,7 @@ def misfit_warnings(
     """
     train = side_image_set("train", context.prepared, context.cache)
     generator = numpy_generator(settings.seed, "donor's fit")
-    images = take(train, generator.permutation(len(train.rows))[:_FIT_IMAGES])
+    images = subset(train, generator.permutation(len(train.rows))[:_FIT_IMAGES])
     task = task_of(settings)
     donors = {mix.donor: mix for mix in mixes if mix.donor}
     for donor, mix in donors.items():

@@ -20,9 +20,9 @@ from xraytune.base.records import EpochRecord
 from xraytune.base.tensors import save_state
 from xraytune.data.image_set import ImageSet
 from xraytune.data.prepare import RunContext, side_image_set
-from xraytune.nets.captured import Step, StepInputs, replayed
 from xraytune.nets.checkpoint import BEST_FILE, load_best, resume, save_checkpoint
 from xraytune.nets.compute import fast_backward, seeded
+from xraytune.nets.cuda_graph import Step, StepInputs, with_cuda_graph
 from xraytune.nets.infer import autocast_images, estimate_batch_norms
 from xraytune.nets.optimizer import build_optimizer, learning_rate, set_lr
 from xraytune.space.settings import Experiment
@@ -124,7 +124,7 @@ class TrialTraining:
             weight_decay=self.parameters.weight_decay,
         )
         records, best = resume(checkpoint_dir, self.trained, optimizer)
-        update = replayed(partial(self.step, optimizer), self.compute)
+        update = with_cuda_graph(partial(self.step, optimizer), self.compute)
         saved_at = time.monotonic()
         while not self._is_over(records):
             started = time.perf_counter()

@@ -77,7 +77,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         targets = np.concatenate([one_hot.astype(np.float32), *soft])
     real_numbers = np.arange(len(real.rows))
     if parameters.imbalance == "oversample":
-        real_numbers = _level(real, settings.seed)
+        real_numbers = _oversample(real, settings.seed)
     if source.repeats_real and real.targets.ndim == 2 and parameters.balance == "equal":
         extra = levelling_order(real.targets, len(planned), settings.seed)
         return TrainingSet(image_sets, targets, real_numbers, extra)
@@ -98,7 +98,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     return TrainingSet(image_sets, targets, real_numbers, extra)
 
 
-def _level(real: ImageSet, seed: int) -> Int64Array:
+def _oversample(real: ImageSet, seed: int) -> Int64Array:
     """Return the numbers of real images, repeated so that each class is shown equally often.
 
     With findings, the rarest finding of each image counts as its class.

@@ -32,7 +32,7 @@ from xraytune.data.shared_patients import (
 )
 from xraytune.space.settings import Settings
 from xraytune.space.source_settings import FolderSettings
-from xraytune.synth.sources.source import BLOCK, Source, StudyImages, take
+from xraytune.synth.sources.source import BLOCK, Source, StudyImages, subset
 
 _logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Folder(Source):
         """Return up to 256 images of a class."""
         (images,) = self.image_sets(settings, context)
         places = np.flatnonzero(images.labels == label)
-        return take(images, places[number * BLOCK : (number + 1) * BLOCK])
+        return subset(images, places[number * BLOCK : (number + 1) * BLOCK])
 
     def image_sets(
         self, settings: Settings, context: RunContext, counts: Sequence[int] = ()

@@ -188,7 +188,7 @@ class RealImages(Source):
         return (side_image_set("others", context.prepared, context.cache),)
 
 
-def take(image_set: ImageSet, places: Int64Array) -> ImageSet:
+def subset(image_set: ImageSet, places: Int64Array) -> ImageSet:
     """Return some images of a set."""
     rows = image_set.rows[places]
     return replace(

@@ -23,7 +23,7 @@ _WARM_UP_STEPS = 3
 _logger = logging.getLogger(__name__)
 
 
-def replayed(step: Step, compute: Compute) -> Step:
+def with_cuda_graph(step: Step, compute: Compute) -> Step:
     """Return a step that computes the same; on a GPU, it replays a CUDA graph."""
     return _CapturedStep(step) if compute.device == "cuda" else step
 
