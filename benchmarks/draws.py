@@ -36,8 +36,8 @@ from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Flags, Floats, Labels
 from xraytune.stats.placements import StructuralComponents, mean_overlap, outside_components
 from xraytune.stats.verdict import LEVEL, estimate_evidence, p_values, score_interval
-from xraytune.trial.network import Network
-from xraytune.trial.prepare import open_space, prepare_space
+from xraytune.trial.network import TrialNetwork
+from xraytune.trial.preflight import open_space, prepare_space
 
 NEEDS = ("DATA", "WEIGHTS")
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
@@ -97,7 +97,7 @@ def _read_features() -> tuple[Floats, Labels, np.ndarray[tuple[int], np.dtype[np
             space, cache, skip_broken=True, note=print, on_progress=ignore_progress
         )
         context = RunContext(prepared=prepared, cache=cache, compute=compute)
-        network = Network(Experiment(settings=space.settings, parameters=_BACKBONE), context)
+        network = TrialNetwork(Experiment(settings=space.settings, parameters=_BACKBONE), context)
         sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
         features = [network.plain_features(side_image_set(side, prepared, cache)) for side in sides]
         tables = [prepared.side(side) for side in sides]

@@ -36,7 +36,7 @@ from xraytune.model.train import train
 from xraytune.nets.compute import compute_here
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 from xraytune.trial.saved_model import open_bundle
 
 NEEDS = ("DATA", "WEIGHTS", "KEEP")
@@ -166,7 +166,7 @@ def _features(folder: Path, images: Path) -> tuple[Float32Array, Int64Array]:
     compute = compute_here(experiment.settings)
     context = with_everyone(RunContext(prepared=prepared, cache=cache, compute=compute))
     image_set = side_image_set("train", context.prepared, cache)
-    features = Network(experiment, context).plain_features(image_set)
+    features = TrialNetwork(experiment, context).plain_features(image_set)
     return features, (image_set.labels == prepared.positive).astype(np.int64)
 
 

@@ -22,7 +22,7 @@ from xraytune.nets.compute import choose_compute, configure_torch, gpu_count
 from xraytune.nets.cuda_graph import with_cuda_graph
 from xraytune.space.source_settings import GanSettings
 from xraytune.synth.gan import GanTraining
-from xraytune.synth.networks import Discriminator, Generator
+from xraytune.synth.gan_networks import Discriminator, Generator
 
 _IMAGES, _WARM_UP, _STEPS, _RUNS = 256, 5, 20, 3
 _TUTORIAL = GAN.model_copy(update={"image_size": 64, "width": 64, "batch_size": 64})

@@ -52,7 +52,7 @@ from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.synth.donor import read_donor
-from xraytune.trial.prepare import prepare_space
+from xraytune.trial.preflight import prepare_space
 from xraytune.trial.training import TrialTraining
 
 NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "PICTURES")

@@ -29,7 +29,7 @@ from xraytune.synth.memorisation import (
     measure_closeness,
     measure_unseen,
 )
-from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.saved_generator import resize_images
 
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
 _SPLITS = 200
@@ -88,7 +88,7 @@ class _ClassImages:
             np.array([image.row for image in chosen])
         ]
         _, patients = np.unique([image.patient for image in chosen], return_inverse=True)
-        return cls(images=resize_planes(pixels[:, None], _SIZE_PX)[:, 0], patients=patients)
+        return cls(images=resize_images(pixels[:, None], _SIZE_PX)[:, 0], patients=patients)
 
     def split(self, training: int, unseen: int, seed: int) -> tuple[NDArray[np.intp], ...]:
         """Whole patients at random: about so many training images, so many unseen patients, and a pool of others."""

@@ -55,7 +55,7 @@ from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import auroc
 from xraytune.synth.donor import read_donor
-from xraytune.trial.prepare import prepare_space
+from xraytune.trial.preflight import prepare_space
 from xraytune.trial.training import TrialTraining
 
 NEEDS = ("DATA", "WEIGHTS", "HOSPITAL_A", "HOSPITAL_A_FEATURES", "PICTURES")

@@ -19,7 +19,7 @@ from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
 
 from xraytune.space.source_settings import GanSettings
-from xraytune.synth.networks import Discriminator, Generator
+from xraytune.synth.gan_networks import Discriminator, Generator
 
 GAN = GanSettings(architecture="dcgan")
 BATCH, IMAGE_SIZE_PX = 32, 128

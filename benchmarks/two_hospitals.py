@@ -75,8 +75,8 @@ from xraytune.space.settings import DonorControl
 from xraytune.space.space import Space
 from xraytune.stats.classification import auroc
 from xraytune.synth.donor import donor_tensors, read_donor
-from xraytune.trial.network import Network
-from xraytune.trial.prepare import prepare_space
+from xraytune.trial.network import TrialNetwork
+from xraytune.trial.preflight import prepare_space
 from xraytune.trial.training import TrialTraining
 
 CHOSEN_ON = ("Kermany -> NIH", "within NIH")
@@ -405,7 +405,7 @@ class PairStudy:
             context = self._context(draw, count)
             experiment = replicate(arm, self._space.settings, draw, "unused")
             train = side_image_set("train", context.prepared, self._cache)
-            features = Network(experiment, context).plain_features(train).astype(np.float64)
+            features = TrialNetwork(experiment, context).plain_features(train).astype(np.float64)
             names = context.prepared.class_names
             tensors = donor_tensors(self._sent, names, arm.parameters, experiment.settings)
             of_a = {key: value.double().numpy() for key, value in tensors.items()}

@@ -42,8 +42,10 @@ class FromPixels(nn.Module):
 def main(model: Path, out: Path) -> None:
     """Export the model and check the file."""
     network = FromPixels(open_bundle(model)).eval()
-    form = network.record.input_format
-    pixels = torch.randint(256, (2, form.image_size_px, form.image_size_px), dtype=torch.uint8)
+    input_format = network.record.input_format
+    pixels = torch.randint(
+        256, (2, input_format.image_size_px, input_format.image_size_px), dtype=torch.uint8
+    )
     dynamic = ({0: torch.export.Dim("images")},)
     torch.onnx.export(
         network, (pixels,), out, input_names=["pixels"], dynamic_shapes=dynamic, external_data=False

@@ -15,7 +15,7 @@ from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.trial.saved_model import open_bundle
 
 model, app = open_bundle(Path("model")).predictor(), FastAPI()
-form, names = model.record.input_format, model.record.class_names
+input_format, names = model.record.input_format, model.record.class_names
 
 
 @app.post("/predict")
@@ -26,7 +26,9 @@ def predict(
     with NamedTemporaryFile() as file:
         path = Path(file.name)
         path.write_bytes(image)
-        (square,) = decode_files(path.parent, [path.name], form.image_size_px, form.resize)
+        (square,) = decode_files(
+            path.parent, [path.name], input_format.image_size_px, input_format.resize
+        )
     if isinstance(square, BrokenImage):
         raise HTTPException(422, square.reason)
     return dict(zip(names, model.run(square.pixels[None].copy())[0].tolist(), strict=True))

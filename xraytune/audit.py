@@ -39,7 +39,7 @@ from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.folder import store_folder
 from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import seen_by, source_of
-from xraytune.trial.prepare import open_space, require_inputs
+from xraytune.trial.preflight import open_space, require_inputs
 from xraytune.trial.quality import report_pool
 
 _GIVE_TEST = "give test images of other patients: --test DATA"

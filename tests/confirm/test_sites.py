@@ -31,7 +31,7 @@ from xraytune.space.load import load_space
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment
 from xraytune.space.source_settings import FolderSettings
-from xraytune.trial.prepare import prepare_space
+from xraytune.trial.preflight import prepare_space
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import build_training_set
 

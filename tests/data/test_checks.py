@@ -20,7 +20,7 @@ from xraytune.data.index import read_index
 from xraytune.data.patients import match_patients
 from xraytune.space.data_settings import DataSettings
 from xraytune.space.load import load_space
-from xraytune.trial.prepare import prepare_space
+from xraytune.trial.preflight import prepare_space
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ from xraytune.space.load import load_space
 from xraytune.space.parameters import Parameters
 from xraytune.space.space import Space
 from xraytune.study.start import inputs_of_space, read_inputs
-from xraytune.trial.network import Network
-from xraytune.trial.prepare import prepare_space, require_inputs
+from xraytune.trial.network import TrialNetwork
+from xraytune.trial.preflight import prepare_space, require_inputs
 from xraytune.trial.saved_model import open_bundle
 
 SPACE = """\
@@ -63,18 +63,18 @@ def both(lab: Lab, tmp_path: Path) -> Path:
 def test_its_layers_size_and_pixel_constants_are_used(lab: Lab, both: Path, tmp_path: Path) -> None:
     space = load_space(both)
     prepared, _ = prepared_of(space, tmp_path / "cache")
-    form = open_bundle(lab.model).record.input_format
+    input_format = open_bundle(lab.model).record.input_format
     context = RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU)
     tensors = load_file(lab.model / "model.safetensors")
 
-    assert space.sizes_px() == [prepared.image_size_px] == [form.image_size_px] == [32]
+    assert space.sizes_px() == [prepared.image_size_px] == [input_format.image_size_px] == [32]
     for trainable in ("head", "all"):
         point: Point = {"trainable": trainable, "input_channels": 3}
         specs = [spec for spec in space.specs if spec.name not in point]
         values = {spec.name: spec.values[0] for spec in specs if spec.is_active_at(point)}
         with one_thread():
-            network = Network(space.at({**values, **point}).experiment(), context)
-        assert network.form == form
+            network = TrialNetwork(space.at({**values, **point}).experiment(), context)
+        assert network.input_format == input_format
         backbone = network.whole.get_submodule("backbone").state_dict()
         for name, tensor in backbone.items():
             torch.testing.assert_close(tensor, tensors[f"backbone.{name}"])

@@ -21,7 +21,7 @@ from xraytune.space.encoders import XRAY_ENCODERS, DataSet
 from xraytune.space.load import load_space
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment, Settings
-from xraytune.trial.prepare import require_inputs
+from xraytune.trial.preflight import require_inputs
 
 __all__ = ["write_space"]
 XRV = "xrv_densenet121_nih"

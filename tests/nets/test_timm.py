@@ -10,7 +10,7 @@ from xraytune.base.errors import ConfigError, MachineError
 from xraytune.nets.backbones import accepts, build_backbone, find_weights, pixel_constants
 from xraytune.nets.networks import trained_parameters
 from xraytune.space.load import load_space
-from xraytune.trial.prepare import require_network
+from xraytune.trial.preflight import require_network
 
 timm = pytest.importorskip("timm", reason="backbone: timm/NAME needs pip install 'xraytune[timm]'")
 

@@ -16,7 +16,7 @@ from xraytune.search.tracking import TrackedRun, Trackers
 from xraytune.space.parameters import Parameters
 from xraytune.space.search_settings import MlflowSettings, Tracking
 from xraytune.space.task_settings import PACKAGES
-from xraytune.trial.prepare import open_space
+from xraytune.trial.preflight import open_space
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the trackers' own
 

@@ -13,8 +13,8 @@ from tests.in_process import CPU, one_thread
 from xraytune.base.seeding import numpy_generator
 from xraytune.space.source_settings import GanSettings
 from xraytune.synth.gan import train_generator
+from xraytune.synth.gan_networks import Generator
 from xraytune.synth.generator_inputs import NETWORK_FILE
-from xraytune.synth.networks import Generator
 from xraytune.synth.saved_generator import generate_block, load_generator
 
 ImageTable = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -68,9 +68,9 @@ def train(
         "checkpoint_every_steps": 2,
     }
     pixels, labels = images
-    planes = np.stack([pixels] if masks is None else [pixels, masks], axis=1)
+    channels = np.stack([pixels] if masks is None else [pixels, masks], axis=1)
     steps = []
-    for step in train_generator(settings, planes, labels, folder=folder, **defaults | options):
+    for step in train_generator(settings, channels, labels, folder=folder, **defaults | options):
         steps.append(step)
         if step == stop_after:
             break

@@ -72,7 +72,7 @@ def test_features_of_a_network_are_kept(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(backbone.state_dict(), weights)
     pixels, labels = BLOBS
-    planes = torch.from_numpy(pixels)[:, None].float() / 127.5 - 1
+    real_images = torch.from_numpy(pixels)[:, None].float() / 127.5 - 1
     errors = []
     for features in (None, weights):
         folder = tmp_path / str(bool(features))
@@ -81,7 +81,9 @@ def test_features_of_a_network_are_kept(tmp_path: Path) -> None:
         assert generator.prior is not None
         with torch.no_grad():
             shown = generator.decode(generator.prior.codes, torch.from_numpy(labels))
-            real, own = (frozen_features(backbone.eval(), images) for images in (planes, shown))
+            real, own = (
+                frozen_features(backbone.eval(), images) for images in (real_images, shown)
+            )
         errors.append(float(torch.nn.functional.mse_loss(own, real) / real.var(dim=0).mean()))
 
     assert errors[1] < 0.8 * errors[0]

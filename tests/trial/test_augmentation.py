@@ -49,12 +49,17 @@ def test_an_image_has_so_many_views_and_each_is_what_the_code_returns(
 ) -> None:
     EXTENSIONS.register([write_noise(tmp_path, name="negative")])
     batches = batches_of(bench, noisy(bench, views=2))
-    form = TrialTraining(noisy(bench), bench.context).network.form
+    input_format = TrialTraining(noisy(bench), bench.context).network.input_format
     pixels = side_image_set("train", bench.prepared, bench.cache).read()
     expected = {image.tobytes() for image in np.concatenate([pixels, 255 - pixels])}
 
     shown = torch.cat([batch_of(batches, step)[0] for step in range(40)])
-    grey = ((shown[:, 0] * form.std[0] + form.mean[0]) * 255).round().to(torch.uint8).numpy()
+    grey = (
+        ((shown[:, 0] * input_format.std[0] + input_format.mean[0]) * 255)
+        .round()
+        .to(torch.uint8)
+        .numpy()
+    )
 
     seen = {image.tobytes() for image in grey}
     assert seen <= expected

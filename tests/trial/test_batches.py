@@ -23,7 +23,7 @@ from xraytune.space.settings import Experiment
 from xraytune.space.task_settings import TaskName
 from xraytune.tasks import TASKS
 from xraytune.trial.batches import Batches
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
@@ -148,7 +148,7 @@ def test_the_features_of_an_image_do_not_depend_on_others_or_on_threads(
         copy = shutil.copytree(bench.cache / "pixels-1", tmp_path / cache / "pixels-1").parent
         compute = replace(CPU, threads=threads)
         context = replace(bench.context, cache=copy, compute=compute)
-        features, rows = Network(experiment, context).features(side, places, views[places])
+        features, rows = TrialNetwork(experiment, context).features(side, places, views[places])
         return features[rows]
 
     together = computed(everywhere, 1, "together")

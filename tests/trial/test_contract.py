@@ -36,7 +36,7 @@ from xraytune.space.load import load_space
 from xraytune.space.space import Space
 from xraytune.study.start import inputs_of_space, read_inputs
 from xraytune.synth.sources.which import mixes_of
-from xraytune.trial.prepare import prepare_space, require_inputs
+from xraytune.trial.preflight import prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining
 
 PARAMETERS: Mapping[str, tuple[Any, ...]] = {

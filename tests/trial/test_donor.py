@@ -19,7 +19,7 @@ from xraytune.space.settings import Experiment
 from xraytune.stats.classification import auroc
 from xraytune.synth.donor import donor_tensors, read_donor
 from xraytune.synth.saved_generator import GENERATOR_FILE
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 from xraytune.trial.run import run_trial
 from xraytune.trial.training_set import build_training_set
 
@@ -56,7 +56,7 @@ def test_a_head_and_the_statistics_of_its_features_are_sent(hospital: Path) -> N
         hospital / "sent", ("PNEUMONIA", "NORMAL"), experiment.parameters, experiment.settings
     )
 
-    network = Network(experiment, context)
+    network = TrialNetwork(experiment, context)
     train = side_image_set("train", context.prepared, context.cache)
     val_a = side_image_set("val_a", context.prepared, context.cache)
     scores = network.plain_features(val_a) @ tensors["weight"].numpy().T + tensors["bias"].numpy()

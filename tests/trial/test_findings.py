@@ -10,7 +10,7 @@ from tests.trial.conftest import Bench, batch_of, gan
 from xraytune.base.errors import DataError
 from xraytune.space.load import load_space
 from xraytune.stats.classification import auroc, rarest_findings
-from xraytune.trial.prepare import prepare_space
+from xraytune.trial.preflight import prepare_space
 from xraytune.trial.run import run_trial
 from xraytune.trial.training import TrialTraining
 from xraytune.trial.training_set import build_training_set

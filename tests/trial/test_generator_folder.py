@@ -24,7 +24,7 @@ from xraytune.space.source_settings import GanSettings
 from xraytune.study.start import read_inputs
 from xraytune.synth.saved_generator import generate_block
 from xraytune.synth.sources.gan import require_same_network, trained_generator
-from xraytune.trial.prepare import prepare_space
+from xraytune.trial.preflight import prepare_space
 from xraytune.trial.training_set import build_training_set
 
 SPACE = """

@@ -54,7 +54,7 @@ def test_a_mask_moves_with_its_image(settings: Settings, tmp_path: Path) -> None
 
     images, masks = batch_of(inputs.batches, 0)
 
-    form = inputs.network.form
-    grey = images[:, :1] * form.std[0] + form.mean[0]
+    input_format = inputs.network.input_format
+    grey = images[:, :1] * input_format.std[0] + input_format.mean[0]
     assert float(((grey >= 0.5) == (masks > 0.5)).float().mean()) > 0.9
     assert ((masks == 0) | (masks == 1)).all()

@@ -66,7 +66,8 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(
 
     assert (drawn.counts, drawn.task) == ({"image": 300}, "segmentation")
     blocks = [
-        block_of(experiment, pairs.context, 0, block).planes(np.arange(256)) for block in range(2)
+        block_of(experiment, pairs.context, 0, block).read_channels(np.arange(256))
+        for block in range(2)
     ]
     for number, folder in enumerate(("images", "masks")):
         files = sorted((tmp_path / "drawn" / folder).iterdir())

@@ -22,7 +22,7 @@ from xraytune.synth.memorisation import (
     read_class,
     sample_pool,
 )
-from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.saved_generator import resize_images
 
 _OTHER_SIDES: tuple[SideName, ...] = ("train", "others", "val_a", "val_b")
 _FALSE_ALARMS = 0.01
@@ -92,7 +92,7 @@ def _copies_in(
     """
     size_px = samples[0].pixels.shape[-1]
     others = read_class(_OTHER_SIDES, label, context, size_px)
-    reference = (resize_planes(scored.read()[:, None], size_px)[:, 0], images.patients)
+    reference = (resize_images(scored.read()[:, None], size_px)[:, 0], images.patients)
     synthetic = np.concatenate([sample.read() for sample in samples])
     nearness = measure_closeness(synthetic, *reference)
     unseen = measure_unseen(*others, *reference)

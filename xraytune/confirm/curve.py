@@ -54,8 +54,8 @@ from xraytune.synth.sources.source import StudyImages
 from xraytune.synth.sources.which import seen_by, source_of
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
-from xraytune.trial.network import Network
-from xraytune.trial.prepare import open_space, prepare_space, require_inputs
+from xraytune.trial.network import TrialNetwork
+from xraytune.trial.preflight import open_space, prepare_space, require_inputs
 from xraytune.trial.soft_labels import misfit_warnings
 from xraytune.trial.training import TrialTraining
 
@@ -312,7 +312,7 @@ def _compute_features(trial: Experiment, context: RunContext, division: Division
 
     This is done once for all, since otherwise each training would load the backbone.
     """
-    network = Network(trial, context)
+    network = TrialNetwork(trial, context)
     if network.has_cached_features and trial.parameters.augmentation == "none":
         used_patients = {*division.scored}.union(*division.blocks)
         patients = context.prepared.side("train").patients

@@ -56,7 +56,7 @@ from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
 from xraytune.tasks import task_of
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 
 SCORES_FILE = "test.npy"
 _LEAST_AGREEMENT = 0.75
@@ -150,7 +150,7 @@ def score_runs(
         images = image_sets[data.image_size]
         prepared = folder.prepared(experiment)
         context = RunContext(prepared=prepared, cache=study.cache, compute=compute)
-        network = Network(experiment, context)
+        network = TrialNetwork(experiment, context)
         module = network.untrained(images)
         load_best(trial_folder / "checkpoint", module)
         module = fold_batch_norms(module)

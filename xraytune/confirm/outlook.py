@@ -144,7 +144,7 @@ def study_outlook(
         return Outlook(checks=tuple(checks))
     from xraytune.confirm.design import design_study
     from xraytune.trial.baseline import expected_auroc
-    from xraytune.trial.prepare import prepare_space
+    from xraytune.trial.preflight import prepare_space
 
     require_extensions(loaded_space)
     require_sampler(loaded_space.settings.sampler)
@@ -225,7 +225,7 @@ def check_space(space: Space) -> Iterator[Check]:
     """Yield a check of each package, image folder and weight file that a space's trials need."""
     import torch
 
-    from xraytune.trial.prepare import require_network
+    from xraytune.trial.preflight import require_network
 
     for problem in missing_packages(space):
         yield Check("packages", "missing", problem.what, problem.fix)

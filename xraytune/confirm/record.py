@@ -150,7 +150,7 @@ class FinalistVerdict:
     """The scored images that the finalist's synthetic images copy, in a verdict that is invalid."""
 
     @property
-    def own(self) -> list[ControlVerdict]:
+    def internal_controls(self) -> list[ControlVerdict]:
         """The comparisons with controls that use only the study's own images."""
         return [
             result for result in self.comparisons if result.kind in ("none", "duplicate", "tuned")
@@ -159,19 +159,23 @@ class FinalistVerdict:
     @property
     def strongest(self) -> str:
         """The best control that uses only the study's own images, or else the best of all."""
-        best = max(self.own or self.comparisons, key=lambda result: result.control_score)
+        best = max(
+            self.internal_controls or self.comparisons, key=lambda result: result.control_score
+        )
         return best.control
 
     @property
     def is_small_gain(self) -> bool:
-        """Whether the finalist beats all controls of `own`, but its verdict is `no_better`."""
-        is_better = bool(self.own) and all(result.is_better for result in self.own)
+        """Whether the finalist beats all `internal_controls`, but its verdict is `no_better`."""
+        is_better = bool(self.internal_controls) and all(
+            result.is_better for result in self.internal_controls
+        )
         return self.verdict == "no_better" and is_better
 
     @property
     def encoder_caveat(self) -> str:
-        """A caveat if the best control of `own` has another encoder and is at least as good."""
-        best = max(self.own, key=lambda result: result.control_score, default=None)
+        """A caveat if the best internal control has another encoder and is at least as good."""
+        best = max(self.internal_controls, key=lambda result: result.control_score, default=None)
         if best is None or best.backbone == self.backbone or best.control_score < self.score:
             return ""
         return (
@@ -202,7 +206,7 @@ class FinalistVerdict:
             f"of {scores[0]:.2f} on them, which is chance."
         )
 
-    def words(self, comparison: ControlVerdict) -> tuple[str, ...]:
+    def verdict_words(self, comparison: ControlVerdict) -> tuple[str, ...]:
         """Return the words to show for a comparison.
 
         They are all words that hold. If only `undecided` does, but an improvement is ruled out, the

@@ -52,7 +52,7 @@ from xraytune.study.start import (
     read_inputs,
     require_same_inputs,
 )
-from xraytune.trial.prepare import require_inputs
+from xraytune.trial.preflight import require_inputs
 
 
 def confirm(

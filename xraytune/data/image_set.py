@@ -56,12 +56,12 @@ class ImageSet:
         assert self.masks is not None, "images of a segmentation study have masks"
         return np.asarray(self.masks[self.rows[places]])
 
-    def planes(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
+    def read_channels(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return some images, by default all, with their masks if they have any, [n, C, S, S]."""
-        planes = [self.read(places)]
+        channels = [self.read(places)]
         if self.masks is not None:
-            planes.append(self.read_masks(places))
-        return np.stack(planes, axis=1)
+            channels.append(self.read_masks(places))
+        return np.stack(channels, axis=1)
 
 
 def stored_image_set(store: Path, images: Sequence[ImageFile], *, name: str) -> ImageSet:

@@ -56,20 +56,20 @@ def store_images(
         stored = []
         broken = []
         names = [PIXELS_FILE]
-        planes: list[Iterator[Any]] = [
+        channels: list[Iterator[Any]] = [
             decode_files(root, files, size_px, data.resize, on_progress=on_progress)
         ]
         if any(image.masks for image in images):
             names.append(MASKS_FILE)
-            planes.append(map_on_cores(read_mask, images))
+            channels.append(map_on_cores(read_mask, images))
         with ExitStack() as opened:
             # Streams are used and not memory maps: on a full disk, a map ends the process with
             # SIGBUS, but a write raises an exception.
             streams = [opened.enter_context((out / name).open("wb")) for name in names]
             for stream in streams:
                 _write_npy_header(stream, len(files), size_px)
-            for file, image, *masks in zip(files, *planes, strict=True):
-                bad = [plane for plane in (image, *masks) if isinstance(plane, BrokenImage)]
+            for file, image, *masks in zip(files, *channels, strict=True):
+                bad = [channel for channel in (image, *masks) if isinstance(channel, BrokenImage)]
                 if bad:
                     broken += bad
                     continue

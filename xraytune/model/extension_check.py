@@ -30,7 +30,7 @@ from xraytune.space.load import data_settings
 from xraytune.space.settings import Experiment, Settings
 from xraytune.synth.generator_quality import label_agreement
 from xraytune.synth.memorisation import find_copies
-from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.saved_generator import resize_images
 from xraytune.synth.sources.extension import ExtensionImages
 from xraytune.synth.sources.source import BLOCK
 
@@ -213,13 +213,13 @@ def _train_until_killed(
 def _agreement(context: RunContext, blocks: Sequence[UInt8Array]) -> Promise:
     """Check that a linear classifier of real images finds the classes of synthetic ones."""
 
-    def features(planes: UInt8Array) -> UInt8Array:
-        return resize_planes(planes[:, :1], _SIDE_PX).reshape(len(planes), -1)
+    def features(images: UInt8Array) -> UInt8Array:
+        return resize_images(images[:, :1], _SIDE_PX).reshape(len(images), -1)
 
     train = side_image_set("train", context.prepared, context.cache)
     pool = np.concatenate([features(block) for block in blocks])
     labels = np.repeat(np.arange(len(blocks)), BLOCK)
-    real = (features(train.planes()).astype(np.float64), train.labels)
+    real = (features(train.read_channels()).astype(np.float64), train.labels)
     shares = label_agreement(real, (pool.astype(np.float64), labels))
     names = context.prepared.class_names
     found = ", ".join(f"{share:.0%} of {name}" for name, share in zip(names, shares, strict=True))

@@ -26,7 +26,7 @@ from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import FEWEST_LABELS
 from xraytune.tasks.evaluation import Validated
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 from xraytune.trial.run import run_trial
 from xraytune.trial.training import TrialTraining
 
@@ -93,8 +93,11 @@ def cross_validate(
     """
     if len(contexts) > 1 and experiment.parameters.weights == "none":
         # The networks of an ensemble have one input format, that of all patients.
-        form = Network(experiment, with_everyone(contexts[0])).form
-        constants = {"parameters.pixel_mean": form.mean[0], "parameters.pixel_std": form.std[0]}
+        input_format = TrialNetwork(experiment, with_everyone(contexts[0])).input_format
+        constants = {
+            "parameters.pixel_mean": input_format.mean[0],
+            "parameters.pixel_std": input_format.std[0],
+        }
         experiment = experiment.with_values(constants)
     networks = []
     epochs = []
@@ -136,7 +139,7 @@ def cross_validate(
             results=probabilities,
             patients=tuple(chain.from_iterable(of_fold.patients for of_fold in validated)),
         ),
-        input_format=training.network.form,
+        input_format=training.network.input_format,
     )
 
 
@@ -174,5 +177,5 @@ def train_on_all(
         networks=[training.whole()],
         epochs=[records],
         result=replace(trained.result, best_epoch=epoch_count, epochs=epoch_count),
-        input_format=training.network.form,
+        input_format=training.network.input_format,
     )

@@ -217,10 +217,10 @@ def _move(images: Tensor, views: Tensor) -> Tensor:
     from_x, from_y, constant = inverse.unbind(dim=-1)  # [B, 2, 1, 1] each
     side = images.shape[-1]
     centres = (torch.arange(side, device=images.device, dtype=images.dtype) * 2 + 1) / side - 1
-    planes = from_x * centres + (from_y * centres[:, None] + constant)
+    grid = from_x * centres + (from_y * centres[:, None] + constant)
     return F.grid_sample(
         images,
-        planes.permute(0, 2, 3, 1),
+        grid.permute(0, 2, 3, 1),
         mode="bilinear",
         padding_mode="zeros",
         align_corners=False,

@@ -42,7 +42,7 @@ def plot_verdict(confirmation: Confirmation) -> Any:
     finalist = confirmation.finalists[0]
     rope = confirmation.rope
     rows = [(row.control, row) for row in finalist.comparisons]
-    results = {row.control: finalist.words(row)[0] for row in finalist.comparisons}
+    results = {row.control: finalist.verdict_words(row)[0] for row in finalist.comparisons}
     axis = (f"difference in {confirmation.metric}", f"grey: ROPE ±{rope:g}")
     figure = plot_forest(rows, *axis, results=results)
     figure.add_vrect(-rope, rope, fillcolor="rgba(140,140,140,0.18)", line_width=0, layer="below")

@@ -24,7 +24,7 @@ from xraytune.nets.inputs import MASK_THRESHOLD, normalise
 from xraytune.nets.networks import Classifier
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import Floats
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 
 _CPU = Compute(device="cpu", threads=1, precision="float32")
 _SHOWN_PX = 224
@@ -52,10 +52,10 @@ def explain_images(
         ConfigError: The backbone has no feature maps.
     """
     images = side_image_set("val_b", prepared, cache)
-    network = Network(experiment, RunContext(prepared=prepared, cache=cache, compute=_CPU))
+    network = TrialNetwork(experiment, RunContext(prepared=prepared, cache=cache, compute=_CPU))
     classifier = network.whole
     pixels = images.read(indices)
-    inputs = normalise(network.scaled(images, indices), network.form)
+    inputs = normalise(network.scaled(images, indices), network.input_format)
     trained = classifier.get_submodule("head") if network.has_cached_features else classifier
     load_best(trial_dir / "checkpoint", trained)
     shown_pixels: AnyArray

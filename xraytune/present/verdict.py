@@ -36,7 +36,7 @@ def comparison_table(finalist: FinalistVerdict, metric: str, where: str = "") ->
     """Lay out the comparisons of a finalist with its controls; `where` begins the title."""
     rows: list[Row] = []
     for comparison in finalist.comparisons:
-        words = finalist.words(comparison)
+        words = finalist.verdict_words(comparison)
         chance = comparison.p_better_by_rope
         rows.append(
             {

@@ -140,9 +140,11 @@ def expected_images(backbone: str, weights: str) -> ExpectedImages | None:
     """
     if is_model(weights):
         try:
-            form = read_json(Path(weights) / RECORD_FILE)["input_format"]
+            input_format = read_json(Path(weights) / RECORD_FILE)["input_format"]
             return ExpectedImages(
-                side_px=form["image_size_px"], mean=tuple(form["mean"]), std=tuple(form["std"])
+                side_px=input_format["image_size_px"],
+                mean=tuple(input_format["mean"]),
+                std=tuple(input_format["std"]),
             )
         except (ValueError, LookupError, TypeError):
             return None

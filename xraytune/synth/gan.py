@@ -34,9 +34,9 @@ from xraytune.nets.cuda_graph import StepInputs, with_cuda_graph
 from xraytune.nets.inputs import normalise
 from xraytune.nets.optimizer import build_optimizer, load_optimizer
 from xraytune.space.source_settings import GanSettings
+from xraytune.synth.gan_networks import Discriminator, Generator
 from xraytune.synth.generator_inputs import FEATURE_BACKBONE, NETWORK_FILE
-from xraytune.synth.networks import Discriminator, Generator
-from xraytune.synth.saved_generator import load_generator, resize_planes, save_generator
+from xraytune.synth.saved_generator import load_generator, resize_images, save_generator
 
 CHECKPOINT_FILE = "checkpoint.pt"
 _logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class GanTraining:
         }
 
     @torch.no_grad()
-    def fit(self, planes: UInt8Array, labels: Int64Array) -> None:
+    def fit(self, images: UInt8Array, labels: Int64Array) -> None:
         """Copy the training images to the device, before step 0 and when resuming.
 
         Images are uint8 [N, C, S, S]; labels are int64 [N], or findings [N, C]. Classes are shown
@@ -124,7 +124,7 @@ class GanTraining:
         device = self._compute.device
         weights = 1 / np.bincount(labels)[labels] if labels.ndim == 1 else np.ones(len(labels))
         self._weights = torch.from_numpy(weights.astype(np.float32)).to(device)
-        self._images = torch.from_numpy(planes).to(device)
+        self._images = torch.from_numpy(images).to(device)
         self._labels = torch.tensor(labels, device=device)
         if self.settings.features:
             parts = torch.split(self._images, _FEATURE_BATCH)
@@ -246,19 +246,19 @@ def frozen_features(backbone: nn.Module, images: Tensor) -> Tensor:
     not be deterministic.
     """
     mean, std = pixel_constants(FEATURE_BACKBONE)
-    form = InputFormat(image_size_px=_FEATURE_PX, mean=mean, std=std)
+    image_format = InputFormat(image_size_px=_FEATURE_PX, mean=mean, std=std)
     side_px = images.shape[-1]
     unit = torch.eye(side_px, device=images.device)[None, None]
     shape = (_FEATURE_PX, side_px)
     resize = F.interpolate(unit, size=shape, mode="bilinear", antialias=side_px > _FEATURE_PX)
     resized = resize @ ((images[:, :1] + 1) / 2) @ resize.mT
-    features: Tensor = backbone(normalise(resized, form))
+    features: Tensor = backbone(normalise(resized, image_format))
     return features
 
 
 def train_generator(
     settings: GanSettings,
-    planes: UInt8Array,
+    images: UInt8Array,
     labels: Int64Array,
     class_count: int,
     *,
@@ -270,8 +270,8 @@ def train_generator(
     """Train up to step `settings.steps`, from the checkpoint in a folder if there is one.
 
     Yields the number of steps so far. Images are uint8 [N, C, h, w], possibly memory-mapped, and
-    are resized once; with C = 2, the second plane is a mask of 0 and 255. `labels` are int64 [N] in
-    [0, class_count), with each class at least once; all classes are shown equally often. With
+    are resized once; with C = 2, the second channel is a mask of 0 and 255. `labels` are int64 [N]
+    in [0, class_count), with each class at least once; all classes are shown equally often. With
     findings, `labels` are [N, class_count]; a single finding, [N, 1], counts as two classes. At the
     end, `generator.safetensors` is written to the folder. The training waits for the device only at
     reports, and the interval of checkpoints is a multiple of the interval of reports.
@@ -280,8 +280,8 @@ def train_generator(
         ArtifactError: The generator to start from has another network.
         TrialError: A loss or a weight is not finite.
     """
-    planes = resize_planes(planes, settings.image_size)
-    training = GanTraining(settings, class_count, compute, planes.shape[1])
+    images = resize_images(images, settings.image_size)
+    training = GanTraining(settings, class_count, compute, images.shape[1])
     if settings.start_from:
         start = settings.start_from / NETWORK_FILE
         weights = load_generator(start).state_dict()
@@ -292,7 +292,7 @@ def train_generator(
     checkpoint = folder / CHECKPOINT_FILE
     if checkpoint.exists():
         _resume(training, checkpoint)
-    training.fit(planes, labels)
+    training.fit(images, labels)
     update = with_cuda_graph(training.update, compute)
 
     while training.step < settings.steps:

@@ -20,14 +20,14 @@ def image_grid(images: UInt8Array, columns: int) -> Image.Image:
     return Image.fromarray(grid.movedim(0, 2).numpy())
 
 
-def with_outlines(planes: UInt8Array) -> UInt8Array:
+def with_outlines(images: UInt8Array) -> UInt8Array:
     """Return images [n, 1, S, S] as [n, S, S], or images with masks as outlines, [n, T, T, 3].
 
     Images with masks are [n, 2, S, S]; a line is put around each mask. Images below 128 px are
     enlarged by a whole factor, so that the line covers little of them.
     """
-    if planes.shape[1] == 1:
-        return planes[:, 0]
-    factor = max(1, _OUTLINED_PX // planes.shape[2])
-    enlarged = planes.repeat(factor, axis=2).repeat(factor, axis=3)
+    if images.shape[1] == 1:
+        return images[:, 0]
+    factor = max(1, _OUTLINED_PX // images.shape[2])
+    enlarged = images.repeat(factor, axis=2).repeat(factor, axis=3)
     return outlined(enlarged[:, 0], enlarged[:, 1])

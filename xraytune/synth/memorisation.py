@@ -36,7 +36,7 @@ from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid
 from xraytune.synth.mix import mix_label, plan_mix
-from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.saved_generator import resize_images
 from xraytune.synth.sources.source import BLOCK, subset
 from xraytune.synth.sources.which import source_of
 
@@ -275,7 +275,7 @@ def read_class(
         side_patients = context.prepared.side(name).patients
         pixels.append(side.read(places))
         patients += [side_patients[place] for place in places]
-    return resize_planes(np.concatenate(pixels)[:, None], size_px)[:, 0], patients
+    return resize_images(np.concatenate(pixels)[:, None], size_px)[:, 0], patients
 
 
 def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]:

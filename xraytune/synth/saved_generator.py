@@ -31,7 +31,7 @@ from xraytune.nets.compute import autocast
 from xraytune.space.data_settings import ClassName
 from xraytune.space.source_settings import GanSettings
 from xraytune.space.task_settings import TaskName
-from xraytune.synth.networks import Generator
+from xraytune.synth.gan_networks import Generator
 from xraytune.synth.sources.source import BLOCK
 
 GENERATOR_FILE = "generator.json"
@@ -216,31 +216,31 @@ def generate_block(
         with torch.inference_mode(), autocast(compute):
             outputs = generator(z.to(compute.device), labels.to(compute.device)).float()
             pixels = ((outputs + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        planes = with_binary_masks(pixels.cpu().numpy())
+        images = with_binary_masks(pixels.cpu().numpy())
         if typical is not None:
-            planes = planes[typical.includes(planes[:, 1])]
-        if number == 0 and len(planes) < _MIN_KEPT * BLOCK:
+            images = images[typical.includes(images[:, 1])]
+        if number == 0 and len(images) < _MIN_KEPT * BLOCK:
             raise TrialError(
-                f"only {len(planes)} of the GAN's first {BLOCK} masks are plausible, fewer than "
+                f"only {len(images)} of the GAN's first {BLOCK} masks are plausible, fewer than "
                 f"{100 * _MIN_KEPT:.0f} %: area and number of components must be as in the "
                 f"training masks ({typical})",
                 fix="train more steps (gan.steps)",
             )
-        accepted.append(planes)
+        accepted.append(images)
         if sum(map(len, accepted)) >= BLOCK:
             break
     return np.concatenate(accepted)[:BLOCK]
 
 
-def resize_planes(planes: UInt8Array, size_px: int) -> UInt8Array:
-    """Resize images [N, C, h, w] with antialiasing; the second plane is a mask of 0 and 255.
+def resize_images(images: UInt8Array, size_px: int) -> UInt8Array:
+    """Resize images [N, C, h, w] with antialiasing; the second channel is a mask of 0 and 255.
 
     They are resized in batches, since they may be memory-mapped.
     """
-    resized = np.empty((*planes.shape[:2], size_px, size_px), dtype=np.uint8)
-    for start in range(0, len(planes), _RESIZE_BATCH):
+    resized = np.empty((*images.shape[:2], size_px, size_px), dtype=np.uint8)
+    for start in range(0, len(images), _RESIZE_BATCH):
         batch = slice(start, start + _RESIZE_BATCH)
-        pixels = torch.from_numpy(np.array(planes[batch])).float()
+        pixels = torch.from_numpy(np.array(images[batch])).float()
         small = F.interpolate(
             pixels.flatten(0, 1)[:, None],
             size=(size_px, size_px),
@@ -252,7 +252,7 @@ def resize_planes(planes: UInt8Array, size_px: int) -> UInt8Array:
     return with_binary_masks(resized)
 
 
-def with_binary_masks(planes: UInt8Array) -> UInt8Array:
-    """Return images [N, C, S, S] after making their masks, the second plane, 0 and 255."""
-    planes[:, 1:] = np.where(planes[:, 1:] >= 128, 255, 0)
-    return planes
+def with_binary_masks(images: UInt8Array) -> UInt8Array:
+    """Return images [N, C, S, S] after making their masks, the second channel, 0 and 255."""
+    images[:, 1:] = np.where(images[:, 1:] >= 128, 255, 0)
+    return images

@@ -86,14 +86,14 @@ def map_outputs(
         DataError: Images are broken, unless `skip_broken` leaves them out and others remain.
         ArtifactError: The network's output is not finite.
     """
-    form = model.record.input_format
+    input_format = model.record.input_format
     broken: list[BrokenImage] = []
     results: dict[str, Result] = {}
     decoded = decode_files(
         images.root,
         images.files,
-        form.image_size_px,
-        form.resize,
+        input_format.image_size_px,
+        input_format.resize,
         on_progress=lambda _, done, total: images.on_progress(title, done, total),
     )
     for start in range(0, len(images.files), _BATCH_SIZE):

@@ -19,7 +19,7 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.nets.compute import seeded
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import Experiment
-from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.saved_generator import resize_images
 from xraytune.trial.training_set import TrainingSet
 
 _COMPARED = 8
@@ -65,7 +65,7 @@ def _show(
 ) -> UInt8Array:
     """Return the views at some indices of a set, uint8 [n, S, S], of their images, [n, s, s]."""
     if pixels.shape[-1] != size_px:
-        pixels = resize_planes(pixels[:, None], size_px)[:, 0]
+        pixels = resize_images(pixels[:, None], size_px)[:, 0]
     views = np.empty_like(pixels)
     for number, seed in enumerate(seeds[indices].tolist()):
         with _one_thread, EXTENSIONS.calling(name, "augment"), seeded(seed):

@@ -26,7 +26,7 @@ from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.stats.precision import possible_auroc
 from xraytune.synth.generator_quality import transfer_auroc
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 
 _DRAWS = 10
 _MOST_PATIENTS = 400
@@ -65,7 +65,7 @@ def expected_auroc(
         on_progress=on_progress,
     )
     images = side_image_set("val_a", sampled, cache)
-    features = Network(experiment, context).plain_features(images).astype(np.float64)
+    features = TrialNetwork(experiment, context).plain_features(images).astype(np.float64)
     aurocs = []
     for draw in range(_DRAWS):
         order = nested_order(sample.patients, images.targets, draw)

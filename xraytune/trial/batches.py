@@ -33,7 +33,7 @@ from xraytune.nets.inputs import augment, augment_masks, normalise, to_unit
 from xraytune.space.extensions import AUGMENTATIONS
 from xraytune.space.parameters import Parameters
 from xraytune.trial.augmentation import augmented
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 from xraytune.trial.training_set import ShownImages, TrainingSet, image_stream
 
 ReadRows: TypeAlias = Callable[[Int64Array], AnyArray]
@@ -57,11 +57,11 @@ class Batches:
             pretrain`.
     """
 
-    def __init__(self, images: TrainingSet, network: Network, total_steps: int) -> None:
+    def __init__(self, images: TrainingSet, network: TrialNetwork, total_steps: int) -> None:
         self.parameters = network.experiment.parameters
         self._has_own_views = AUGMENTATIONS.has(self.parameters.augmentation)
         if self._has_own_views:
-            images = augmented(images, network.experiment, network.form.image_size_px)
+            images = augmented(images, network.experiment, network.input_format.image_size_px)
         self._images = images
         self._network = network
         self._seed = network.experiment.settings.seed
@@ -143,7 +143,7 @@ class FeatureLoader:
     """Looks up cached features, float32 [B, D], of images in the views that any step shows."""
 
     def __init__(
-        self, images: TrainingSet, network: Network, numbers: Int64Array, views: Int64Array
+        self, images: TrainingSet, network: TrialNetwork, numbers: Int64Array, views: Int64Array
     ) -> None:
         """`numbers` and `views`, [n], are the images that the steps show, and their views."""
         tables = [network.views(image_set) for image_set in images.image_sets]
@@ -187,12 +187,12 @@ class PixelLoader:
     Real images and others may have different sizes, so they are looked up apart.
     """
 
-    def __init__(self, images: TrainingSet, network: Network) -> None:
+    def __init__(self, images: TrainingSet, network: TrialNetwork) -> None:
         self._network = network
         self._real_count = len(images.image_sets[0].rows)
         self._is_augmented = network.experiment.parameters.is_augmented
         self._views = np.concatenate([network.views(image_set) for image_set in images.image_sets])
-        arrays = [(len(image_set.rows), image_set.planes) for image_set in images.image_sets]
+        arrays = [(len(image_set.rows), image_set.read_channels) for image_set in images.image_sets]
         device = network.compute.device
         self._groups = [DeviceRows(group, device) for group in (arrays[:1], arrays[1:]) if group]
         self.row_bytes = max(group.row_bytes for group in self._groups)
@@ -211,16 +211,16 @@ class PixelLoader:
         """
         network = self._network
         pairs = zip(self._groups, rows, strict=True)
-        planes = [group.look_up(part) for group, part in pairs if len(part)]
-        images = torch.cat([to_unit(part[:, 0], network.form) for part in planes])
-        with_masks = planes[0].shape[1] > 1
+        parts = [group.look_up(part) for group, part in pairs if len(part)]
+        images = torch.cat([to_unit(part[:, 0], network.input_format) for part in parts])
+        with_masks = parts[0].shape[1] > 1
         if with_masks:
-            targets = torch.cat([network.scaled_masks(part[:, 1]) for part in planes])
+            targets = torch.cat([network.scaled_masks(part[:, 1]) for part in parts])
         if self._is_augmented:  # otherwise, every view is the image itself
             images = augment(images, views)
             if with_masks:
                 targets = augment_masks(targets, views)
-        return normalise(images, network.form), targets
+        return normalise(images, network.input_format), targets
 
 
 class DeviceRows:

@@ -57,13 +57,13 @@ _READ_AT_ONCE = 256
 _IDENTITY = np.array(IDENTITY_VIEW, dtype=np.float32)
 
 
-class Network:
+class TrialNetwork:
     """The network of an experiment, and how images become its inputs.
 
     It is built on first use, which cached features avoid.
 
     Attributes:
-        form: Converts stored pixels to the network's input.
+        input_format: Converts stored pixels to the network's input.
         weights: The file of pretrained weights.
         has_cached_features: Whether the backbone is frozen, so that its features are computed once.
     """
@@ -81,12 +81,12 @@ class Network:
         self._model: Bundle | None = None
         if experiment.donor and not self.has_cached_features:
             self._model = open_bundle(require_model(experiment.donor))
-            self.form: InputFormat = self._model.record.input_format
+            self.input_format: InputFormat = self._model.record.input_format
             return
         mean, std = 0.0, 1.0  # pretrained weights have their own
         if parameters.weights == "none":
             mean, std = _grey_statistics(side_image_set("train", context.prepared, context.cache))
-        self.form = input_format(experiment, train_mean=mean, train_std=std)
+        self.input_format = input_format(experiment, train_mean=mean, train_std=std)
 
     @property
     def output_count(self) -> int:
@@ -142,7 +142,7 @@ class Network:
                 "input_channels": parameters.input_channels,
                 "weights": sha256_of(self.weights) if self.weights else None,
             },
-            "format": asdict(self.form),
+            "format": asdict(self.input_format),
             "compute": [compute.device, compute.precision],
             "releases": releases("torch", "torchvision"),
         }
@@ -205,7 +205,7 @@ class Network:
             batch = np.resize(numbers, self._batch)  # repeats them if there are fewer
             images = self.scaled(image_set, indices[batch])
             images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
-            inputs = normalise(images, self.form)
+            inputs = normalise(images, self.input_format)
             features = predict_logits(backbone, [inputs], compute=compute)
             return features[: len(numbers)]
 
@@ -221,11 +221,13 @@ class Network:
 
     def scaled(self, image_set: ImageSet, indices: Int64Array | slice) -> Tensor:
         """Return images of a set on the device, float32 [n, 1, S, S] in [0, 1]."""
-        return to_unit(torch.from_numpy(image_set.read(indices)).to(self.compute.device), self.form)
+        return to_unit(
+            torch.from_numpy(image_set.read(indices)).to(self.compute.device), self.input_format
+        )
 
     def scaled_masks(self, masks: Tensor) -> Tensor:
         """Return masks, uint8 [n, h, w], as float32 [n, 1, S, S] of 0 and 1, scaled up."""
-        size_px = self.form.image_size_px
+        size_px = self.input_format.image_size_px
         masks = (masks[:, None] > 0).float()
         if masks.shape[2] != size_px:
             masks = F.interpolate(masks, size=(size_px, size_px), mode="bilinear")
@@ -241,7 +243,9 @@ class Network:
             yield torch.from_numpy(self.plain_features(image_set)).to(self.compute.device)
             return
         for start in range(0, len(image_set.rows), self._batch):
-            yield normalise(self.scaled(image_set, slice(start, start + self._batch)), self.form)
+            yield normalise(
+                self.scaled(image_set, slice(start, start + self._batch)), self.input_format
+            )
 
 
 def _name_views(image_set: ImageSet, indices: Int64Array, views: Float32Array) -> list[bytes]:

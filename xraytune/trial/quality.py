@@ -30,10 +30,10 @@ from xraytune.synth.generator_quality import (
     transfer_auroc,
 )
 from xraytune.synth.memorisation import find_copies, sample_evenly
-from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.saved_generator import resize_images
 from xraytune.synth.sources.source import BLOCK, subset
 from xraytune.synth.sources.which import source_of
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 
 _STAGE = "quality-1"
 _MOST_IMAGES = 2 * BLOCK
@@ -96,7 +96,7 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
     resolution_px = max(_FEWEST_PX, resolution_px)
     frozen = {"settings.task": "classification", "parameters.trainable": "head"}
     try:
-        network = Network(experiment.with_values(frozen), context)
+        network = TrialNetwork(experiment.with_values(frozen), context)
     except MachineError as error:
         return f"not measured: {error.problems[0].what}"
 
@@ -163,9 +163,9 @@ def _downsample(images: ImageSet, size_px: int) -> ImageSet:
     """Reduce images to a size, in 8 bits like synthetic ones; smaller images are not changed."""
     if images.pixels.shape[1] <= size_px:
         return images
-    planes = resize_planes(images.read()[:, None], size_px)
+    resized = resize_images(images.read()[:, None], size_px)
     inputs = {**images.inputs, "downsampled_px": size_px}
-    return replace(images, pixels=planes[:, 0], rows=np.arange(len(planes)), inputs=inputs)
+    return replace(images, pixels=resized[:, 0], rows=np.arange(len(resized)), inputs=inputs)
 
 
 def _choose_image_set(name: SideName, context: RunContext) -> ImageSet:

@@ -16,7 +16,7 @@ from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, with_outlines
 from xraytune.synth.memorisation import sample_evenly
-from xraytune.synth.saved_generator import resize_planes
+from xraytune.synth.saved_generator import resize_images
 from xraytune.synth.sources.which import source_of
 
 COLUMNS = 8
@@ -41,12 +41,12 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     for label, class_name in enumerate(prepared.class_names):
         indices = np.flatnonzero(real.labels == label)
         block = source.block(experiment.settings, context, label, 0)
-        real_planes = resize_planes(
-            real.planes(sample_evenly(indices, COLUMNS)), block.pixels.shape[-1]
+        real_planes = resize_images(
+            real.read_channels(sample_evenly(indices, COLUMNS)), block.pixels.shape[-1]
         )
         caption = f"{figure_text(class_name)}: {len(indices):,} real training images"
         grids.append((caption, image_grid(with_outlines(real_planes), COLUMNS)))
-        generated = with_outlines(block.planes(np.arange(2 * COLUMNS)))
+        generated = with_outlines(block.read_channels(np.arange(2 * COLUMNS)))
         grids.append(("generated images", image_grid(generated, COLUMNS)))
     width_px = max(grid.width for _, grid in grids)
     height_px = sum(CAPTION_PX + grid.height for _, grid in grids)

@@ -102,11 +102,13 @@ class Bundle:
             compute = compute_like(self.record.compute, threads=cpu_count())
             configure_torch(compute)
         network = fold_batch_norms(self.network(compute))
-        form = self.record.input_format
+        input_format = self.record.input_format
         task = TASKS[self.record.task]
 
         def run(pixels: UInt8Array) -> AnyArray:
-            inputs = normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
+            inputs = normalise(
+                to_unit(torch.from_numpy(pixels).to(compute.device), input_format), input_format
+            )
             return task.predict_probabilities(network, [inputs], compute=compute, where=self.path)
 
         return Predictor(record=self.record, run=run)

@@ -39,7 +39,7 @@ from xraytune.synth.donor import (
 )
 from xraytune.synth.sources.source import subset
 from xraytune.tasks import task_of
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 from xraytune.trial.saved_model import NETWORK_PARAMETERS, Bundle, open_bundle
 
 _STAGE = "soft-labels-1"
@@ -193,7 +193,7 @@ def _predict_by_head(
     outputs = context.prepared.outputs
     classifier = _head_of(folder, experiment.settings, experiment.parameters, outputs)
     tensors = donor_tensors(folder, outputs, classifier.parameters, classifier.settings)
-    features = torch.from_numpy(Network(classifier, context).plain_features(images))
+    features = torch.from_numpy(TrialNetwork(classifier, context).plain_features(images))
     logits = features.double() @ tensors["weight"].double().T + tensors["bias"].double()
     return np.asarray(logits.softmax(dim=1).float().numpy())
 

@@ -30,7 +30,7 @@ from xraytune.stats.classification import require_finite_outputs
 from xraytune.tasks.evaluation import Validated
 from xraytune.tasks.task import Results
 from xraytune.trial.batches import Batches
-from xraytune.trial.network import Network
+from xraytune.trial.network import TrialNetwork
 from xraytune.trial.training_set import TrainingSet, build_training_set
 
 TRAINING_STEPS = "training the network (steps)"
@@ -81,7 +81,7 @@ class TrialTraining:
         self.images = images or build_training_set(experiment, context)
         self.val_a = side_image_set("val_a", prepared, context.cache)
         self.val_b = side_image_set("val_b", prepared, context.cache)
-        self.network = Network(experiment, context)
+        self.network = TrialNetwork(experiment, context)
         self.task = self.network.task
         real_targets = self.images.targets[self.images.real]
         self.loss = self.task.loss_of(self.parameters, real_targets, self.compute.device)

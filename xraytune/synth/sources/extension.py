@@ -52,7 +52,7 @@ class ExtensionImages(Source):
                 fit(
                     images.read(),
                     images.targets.copy(),
-                    masks=None if images.masks is None else images.planes()[:, 1],
+                    masks=None if images.masks is None else images.read_channels()[:, 1],
                     progress=partial(context.on_progress, what),
                     folder=folder,
                     **self._shared_arguments(context),

@@ -31,7 +31,7 @@ from xraytune.synth.saved_generator import (
     generate_block,
     load_generator,
     read_generator,
-    resize_planes,
+    resize_images,
 )
 from xraytune.synth.sources.source import Source
 from xraytune.synth.trained import train_once
@@ -94,7 +94,7 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
         images = side_image_set("train", prepared, context.cache)
         for step in train_generator(
             settings,
-            images.planes(),
+            images.read_channels(),
             images.targets,
             len(inputs["class_names"]),
             compute=context.compute,
@@ -112,7 +112,7 @@ def typical_masks(settings: GanSettings, prepared: SplitData, cache: Path) -> Ma
     train = side_image_set("train", prepared, cache)
     if train.masks is None:
         return None
-    return MaskRange.of(resize_planes(train.planes(), settings.image_size)[:, 1])
+    return MaskRange.of(resize_images(train.read_channels(), settings.image_size)[:, 1])
 
 
 class GivenGenerator(_Generated):
@@ -144,7 +144,7 @@ class GivenGenerator(_Generated):
             inputs["findings"] = learnt.tolist()
 
         def generate() -> UInt8Array:
-            planes = generate_block(
+            generated = generate_block(
                 self.settings.path / NETWORK_FILE,
                 [*saved.class_counts].index(name),
                 number,
@@ -153,7 +153,7 @@ class GivenGenerator(_Generated):
                 typical=saved.masks,
                 findings=learnt,
             )
-            return resize_planes(planes, min(prepared.image_size_px, saved.settings.image_size))
+            return resize_images(generated, min(prepared.image_size_px, saved.settings.image_size))
 
         return self.store_block(context, inputs, generate, findings)
 

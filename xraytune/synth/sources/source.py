@@ -145,9 +145,9 @@ class Source:
         """
 
         def build(folder: Path) -> None:
-            planes = make().swapaxes(0, 1)
-            for name, plane in zip(("pixels", "masks"), planes, strict=False):
-                write_array(folder / f"{name}.npy", plane)
+            channels = make().swapaxes(0, 1)
+            for name, channel in zip(("pixels", "masks"), channels, strict=False):
+                write_array(folder / f"{name}.npy", channel)
 
         path = build_once(context.cache, POOL_STAGE, inputs, build)
         label = inputs["label"]

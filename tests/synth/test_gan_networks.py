@@ -5,7 +5,7 @@ from torch import nn
 
 from xraytune.space.source_settings import GanSettings
 from xraytune.synth.gan import translate
-from xraytune.synth.networks import Discriminator, Generator
+from xraytune.synth.gan_networks import Discriminator, Generator
 
 
 def test_tutorial_settings_give_the_tutorials_networks() -> None:
