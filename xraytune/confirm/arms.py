@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
 from xraytune.base.seeding import derive_seed
@@ -86,23 +86,24 @@ class Arm(StrictModel):
         )
 
 
-class OpenedHospital(StrictModel):
+class OpenedHospital(StrictModel, validate_by_name=True, serialize_by_alias=True):
     """Further test images that this confirmation has opened or is about to open.
 
     Attributes:
         name: Name of the hospital's folder, with a suffix if another hospital has the same name.
-        order: The `order` of the hospital's images, whose scores are in `test-ORDER.npy`.
-        access: The `id` of the logged access; "" once the plan was extended.
+        ordered_fingerprint: That of the hospital's images, as `SealedTest` has it; part of the name
+            of the file with their scores.
+        access_id: The `id` of the logged access; "" once the plan was extended.
         exploratory: Earlier accesses to the hospital's images.
     """
 
     name: str
-    order: str
-    access: str = ""
+    ordered_fingerprint: str = Field(alias="order")
+    access_id: str = Field("", alias="access")
     exploratory: tuple[str, ...] = ()
 
 
-class Plan(StrictModel):
+class Plan(StrictModel, validate_by_name=True, serialize_by_alias=True):
     """The arms of a confirmation, the number of replicates of each, and what is scored."""
 
     test: TestKind
@@ -110,13 +111,13 @@ class Plan(StrictModel):
     notes: tuple[str, ...] = ()
     exploratory: tuple[str, ...] = ()
     """Earlier accesses to the test images."""
-    extended: tuple[str, ...] = ()
+    extension_notes: tuple[str, ...] = Field((), alias="extended")
     """A note for each time that replicates were added after the test images had been opened."""
-    order: str = ""
-    """The `order` of the test images, once they are opened."""
+    ordered_fingerprint: str = Field("", alias="order")
+    """The `ordered_fingerprint` of the test images, once they are opened."""
     test_name: str = ""
     """`the test folder`, or the name of the folder that was scored instead, once it is opened."""
-    access: str = ""
+    access_id: str = Field("", alias="access")
     """The `id` of the logged access to the test images; "" before it, and after an extension."""
     hospitals: tuple[OpenedHospital, ...] = ()
     sites: tuple[str, ...] = ()
@@ -128,7 +129,7 @@ class Plan(StrictModel):
     @property
     def why_exploratory(self) -> tuple[str, ...]:
         """The reasons why the verdict is exploratory; empty if it is confirmatory."""
-        reasons = (*self.exploratory, *self.extended)
+        reasons = (*self.exploratory, *self.extension_notes)
         if self.sites or self.replicates >= FEWEST_REPLICATES:
             return reasons
         reason = (
@@ -140,26 +141,27 @@ class Plan(StrictModel):
     @property
     def is_opened(self) -> bool:
         """Whether the test images were opened with all replicates of the plan."""
-        return bool(self.order) and (bool(self.access) or not self.extended)
+        has_access = bool(self.access_id) or not self.extension_notes
+        return bool(self.ordered_fingerprint) and has_access
 
     def with_replicates(self, count: int, verdict: str) -> Self:
         """Return the plan with more replicates, whose test images are to be opened anew.
 
         If they were opened before, the plan records this, with the `verdict` of that time.
         """
-        extended = self.extended
-        if self.order:
+        notes = self.extension_notes
+        if self.ordered_fingerprint:
             note = (
                 f"the confirmation was extended from {self.replicates} to {count} replicates after "
                 f"its test images had been scored (verdict: {verdict})"
             )
-            extended = (*extended, note)
-        hospitals = [hospital.with_values({"access": ""}) for hospital in self.hospitals]
+            notes = (*notes, note)
+        hospitals = [hospital.with_values({"access_id": ""}) for hospital in self.hospitals]
         return self.with_values(
             {
                 "replicates": count,
-                "extended": extended,
-                "access": "",
+                "extension_notes": notes,
+                "access_id": "",
                 "hospitals": tuple(hospitals),
             }
         )

@@ -58,7 +58,7 @@ def choose_tests(
     on_progress = study.callbacks.on_progress
     index = read_unchanged(settings, prepared, on_progress)
     seen = seen_by(mixes)
-    labelled_by_order: dict[str, LabelledImages] = {}
+    labelled_by_fingerprint: dict[str, LabelledImages] = {}
     for folder in folders:
         labelled = read_labelled(
             folder,
@@ -70,16 +70,16 @@ def choose_tests(
         decode_unbroken(labelled, settings.data, study.cache, on_progress=on_progress)
         seen_patients = patients_seen(labelled.images, seen)
         unseen_images = (image for image in labelled.images if image.patient not in seen_patients)
-        labelled_by_order[content_fingerprint(unseen_images, in_order=True)] = labelled
+        labelled_by_fingerprint[content_fingerprint(unseen_images, in_order=True)] = labelled
 
     has_folder = not too_few_tested(index.test, prepared.outputs)
     has_own_images = has_folder or (plan and plan.test in UNUSED)
     verdict_images = None
-    if labelled_by_order and not has_own_images:
-        order = plan.order if plan else ""
-        verdict_images = labelled_by_order.get(order or next(iter(labelled_by_order)))
+    if labelled_by_fingerprint and not has_own_images:
+        opened = plan.ordered_fingerprint if plan else ""
+        verdict_images = labelled_by_fingerprint.get(opened or next(iter(labelled_by_fingerprint)))
     sealed = None
-    if verdict_images or has_own_images or not labelled_by_order:
+    if verdict_images or has_own_images or not labelled_by_fingerprint:
         sealed = choose_test(
             settings,
             prepared,
@@ -94,7 +94,7 @@ def choose_tests(
         refuse_copies(verdict_images, study_images, settings.data, study.cache)
 
     hospitals: list[SealedTest] = []
-    for labelled in labelled_by_order.values():
+    for labelled in labelled_by_fingerprint.values():
         if labelled is verdict_images and sealed and sealed.kind not in UNUSED:
             continue
         hospital = SealedTest(
@@ -122,9 +122,13 @@ def _refuse_changed(study: OpenStudy, hospital: SealedTest) -> None:
     Usually, its folder has changed since then.
     """
     plan = study.earlier_plan
-    orders = {plan.order, *(record.order for record in plan.hospitals)} if plan else set()
+    fingerprints = set()
+    if plan:
+        hospitals = {record.ordered_fingerprint for record in plan.hospitals}
+        fingerprints = {plan.ordered_fingerprint, *hospitals}
     rows = accesses(study.study_folder.path, hospital.contents)
-    if hospital.order not in orders and any(row.get("order") in orders for row in rows):
+    is_opened = hospital.ordered_fingerprint in fingerprints
+    if not is_opened and any(row.get("order") in fingerprints for row in rows):
         what = (
             "images of this folder were scored by this confirmation, together with others, or "
             "under other names of files or patients"
@@ -177,24 +181,27 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     Returns:
         The plan, with the hospital added, and the verdict at the hospital.
     """
-    scores_file = f"test-{hospital.order}.npy"
-    records = {record.order: record for record in plan.hospitals}
-    record = records.get(hospital.order)
-    if not (record and record.access):
+    fingerprint = hospital.ordered_fingerprint
+    scores_file = f"test-{fingerprint}.npy"
+    records = {record.ordered_fingerprint: record for record in plan.hospitals}
+    record = records.get(fingerprint)
+    if not (record and record.access_id):
         access_id = open_images(study, scores_file)
         if record is None:
             name = hospital.name
             if name in {record.name for record in plan.hospitals}:
-                name += f" {hospital.order[:6]}"
+                name += f" {fingerprint[:6]}"
             exploratory = earlier_access(study.study_folder.path, hospital)
-            record = OpenedHospital(name=name, order=hospital.order, exploratory=exploratory)
-        record = record.with_values({"access": access_id})
-        records[hospital.order] = record
+            record = OpenedHospital(
+                name=name, ordered_fingerprint=fingerprint, exploratory=exploratory
+            )
+        record = record.with_values({"access_id": access_id})
+        records[fingerprint] = record
         plan = plan.with_values({"hospitals": tuple(records.values())})
         write_plan(plan, study.runs_folder.path)
     # Every replicate is a network for this hospital, whatever site it left out.
     hospital_plan = plan.with_values({"exploratory": record.exploratory, "sites": ()})
-    scores = score_opened(study, hospital_plan, hospital, scores_file, access=record.access)
+    scores = score_opened(study, hospital_plan, hospital, scores_file, access_id=record.access_id)
     return plan, Hospital(
         name=record.name,
         exploratory=why_exploratory(hospital_plan, hospital.data.set),

@@ -73,14 +73,14 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
     if not plan.is_opened:
         earlier = earlier_access(study.study_folder.path, sealed, before=CONFIRM)
         opened = {
-            "access": open_images(study, SCORES_FILE),
-            "order": sealed.order,
+            "access_id": open_images(study, SCORES_FILE),
+            "ordered_fingerprint": sealed.ordered_fingerprint,
             "test_name": plan.test_name or sealed.name,
             "exploratory": plan.exploratory or earlier,
         }
         plan = plan.with_values(opened)
         write_plan(plan, study.runs_folder.path)
-    return score_opened(study, plan, sealed, SCORES_FILE, access=plan.access)
+    return score_opened(study, plan, sealed, SCORES_FILE, access_id=plan.access_id)
 
 
 def open_images(study: OpenStudy, scores_file: str) -> str:
@@ -97,7 +97,7 @@ def open_images(study: OpenStudy, scores_file: str) -> str:
 
 
 def score_opened(
-    study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access: str
+    study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access_id: str
 ) -> ArmScores:
     """Log the access to opened images and score all runs, each unless it is done already."""
     folder = study.runs_folder
@@ -110,9 +110,9 @@ def score_opened(
             study=path.name,
             reason=study.reason,
             fingerprint=sealed.fingerprint,
-            order=sealed.order,
+            order=sealed.ordered_fingerprint,
             contents=sealed.contents,
-            id=access,
+            id=access_id,
         )
         score_runs(study, plan, sealed, scores_file)
     if not (folder.path / copies_file(scores_file)).exists():

@@ -84,7 +84,7 @@ def count_replicates(study: OpenStudy, request: int | None) -> int:
             "scored, and the scored ones must stay the same"
         )
         fix = f"move {folder.name}/ away to start over with more replicates"
-        if plan.order:
+        if plan.ordered_fingerprint:
             fix += "; its verdict is exploratory, since the test images were scored"
         raise StudyError(what, folder, fix)
     return replicates

@@ -257,7 +257,7 @@ def _complete_plan(
     if plan is None:
         assert sealed, "only a planned confirmation has a verdict"
         plan = make_plan(study, finalists, replicates=replicates, sealed=sealed)
-    elif sealed and plan.order not in ("", sealed.order):
+    elif sealed and plan.ordered_fingerprint not in ("", sealed.ordered_fingerprint):
         what = (
             "this confirmation was scored on other test images, or under other names of files or "
             "patients"

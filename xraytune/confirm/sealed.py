@@ -82,7 +82,7 @@ class SealedTest(LabelledImages):
         return [image.short_sha256 for image in self.images]
 
     @property
-    def order(self) -> str:
+    def ordered_fingerprint(self) -> str:
         """The fingerprint in the order of the file names, in which the scores are, too."""
         return content_fingerprint(self.images, in_order=True)
 
