@@ -92,8 +92,8 @@ def import_file(file: Path) -> ModuleType:
                 del sys.modules[name]
     # Behind all other folders, so that a file beside it called `random.py` hides no other module.
     roots = {str(each) for each, _ in _imported.values()}
-    places = (place for place, folder in enumerate(sys.path) if folder in roots)
-    sys.path.insert(next(places, len(sys.path)), str(root))
+    indices = (index for index, folder in enumerate(sys.path) if folder in roots)
+    sys.path.insert(next(indices, len(sys.path)), str(root))
     _imported[package] = (root, code_files(file))
     invalidate_caches()
     module = import_module(module_name)

@@ -262,7 +262,7 @@ def curve(
         extra: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
         name = f"other patients x{ratio:g}"
         arms.append(_arm(name, "perfect", baseline, source="duplicate", **extra))
-    arms += [_halved(gift, study, notes) for gift in gifts]
+    arms += [_halve(gift, study, notes) for gift in gifts]
     if donor:
         controls = donor_controls(settings, prepared.outputs, gifts[0], notes)
         arms += [control for control in controls if control.control == "donor"]
@@ -408,7 +408,7 @@ def _gifts(
     return gifts
 
 
-def _halved(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
+def _halve(gift: Arm, study: StudyImages, notes: list[str]) -> Arm:
     """Return a gift that uses at most half of its images, if their number is known.
 
     The class shares of a sample differ from those of a folder.

@@ -120,24 +120,24 @@ def _check_patients(
     of_patient = defaultdict(list)
     apart: dict[str, dict[str, int]] = defaultdict(dict)
     stems = _find_stems([image.file for image in frontal])
-    for place, image in enumerate(frontal):
-        of_patient[image.patient].append(place)
+    for index, image in enumerate(frontal):
+        of_patient[image.patient].append(index)
         # Without an expression, the note on file names has said what they share.
         if image.file in stems and (group_regex or image.patient != image.file):
-            apart[stems[image.file]].setdefault(image.patient, place)
+            apart[stems[image.file]].setdefault(image.patient, index)
 
-    groups = [places for places in of_patient.values() if len(places) > 1]
+    groups = [indices for indices in of_patient.values() if len(indices) > 1]
     likeness, error = _likeness(features, groups)
     if likeness + _ERRORS * error < _STRANGE:
-        files = " and ".join(frontal[place].file for place in groups[0][:2])
+        files = " and ".join(frontal[index].file for index in groups[0][:2])
         yield (
             f"images of one patient, such as {files}, look no more alike than those of strangers: "
             "check what names the patients"
         )
-    groups = [[*places.values()] for places in apart.values() if len(places) > 1]
+    groups = [[*indices.values()] for indices in apart.values() if len(indices) > 1]
     likeness, error = _likeness(features, groups)
     if likeness - _ERRORS * error > _ALIKE:
-        files = " and ".join(frontal[place].file for place in groups[0][:2])
+        files = " and ".join(frontal[index].file for index in groups[0][:2])
         yield (
             f"images of different patients with similar names, such as {files}, look like those of "
             "one: check what names the patients"
@@ -175,10 +175,10 @@ def _likeness(features: Float64Array, groups: Iterable[Sequence[int]]) -> tuple[
     """
     means = []
     weights = []
-    for places in groups:
-        cosines = features[places] @ features[places].T
-        means.append(cosines[np.triu_indices(len(places), k=1)].mean())
-        weights.append(len(places) - 1)
+    for indices in groups:
+        cosines = features[indices] @ features[indices].T
+        means.append(cosines[np.triu_indices(len(indices), k=1)].mean())
+        weights.append(len(indices) - 1)
     if not means:
         return np.nan, np.nan
     error = 1 / np.sqrt(features.shape[1] * sum(weights))
@@ -228,8 +228,8 @@ def _find_shortcuts(images: ImageTable, greys: Float64Array) -> dict[str, dict[i
             method="predict_proba",
         )
         aurocs[name] = {
-            int(label): float(roc_auc_score(labels == label, shares[:, place]))
-            for place, label in enumerate(classes)
+            int(label): float(roc_auc_score(labels == label, shares[:, index]))
+            for index, label in enumerate(classes)
         }
     return aurocs
 

@@ -20,10 +20,10 @@ from xraytune.data.folders import (
 )
 from xraytune.data.guesses import (
     PartName,
-    composed,
-    folded,
+    casefold_text,
     inner_folders,
     means_no_disease,
+    normalise_text,
     shows_generated,
     shows_overlays,
 )
@@ -189,7 +189,7 @@ def class_words(of_images: Sequence[tuple[str, ...]], site: str | None) -> list[
     """
     names_inside = defaultdict(set)
     for outermost, *further in of_images:
-        names_inside[folded(outermost)].add(folded(further[0]) if further else "")
+        names_inside[casefold_text(outermost)].add(casefold_text(further[0]) if further else "")
     shared = set.union(*names_inside.values()) if names_inside else set()
     are_alike = len(names_inside) > 1 and len(shared) > 1 and "" not in shared
     are_alike = are_alike and all(names == shared for names in names_inside.values())
@@ -246,7 +246,7 @@ def name_classes(
         return classes
     if classes in STANDARD_CLASSES:
         return STANDARD_CLASSES[classes]
-    names = tuple(sorted({folded(word): composed(word) for word in words}.values()))
+    names = tuple(sorted({casefold_text(word): normalise_text(word) for word in words}.values()))
     if len(names) < 2:
         raise DataError(
             f"there are fewer than two classes: {join_names(names) or 'none'}", where, fix
@@ -269,8 +269,8 @@ def folder_class(folder_names: Sequence[str], file: str, class_names: Sequence[s
 
 def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
     """Return a class by its name or, for `three`, by another word; case does not matter."""
-    class_of_word = {folded(class_name): class_name for class_name in class_names}
-    word = folded(name)
+    class_of_word = {casefold_text(class_name): class_name for class_name in class_names}
+    word = casefold_text(name)
     return class_of_word.get(word) or class_of_word.get(OTHER_WORDS.get(word, word))
 
 

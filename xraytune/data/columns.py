@@ -58,7 +58,7 @@ def subgroup_columns(
         if name == "site" and not values:
             values = {image.file: image.site for image in images if image.site}
         if len({*values.values()}) > _MOST_SUBGROUPS:
-            values = _thirds(values)
+            values = _group_into_thirds(values)
         columns[name] = dict.fromkeys(cells_of, _NO_VALUE) | values
         count = len({*values.values()} - {""})
         if not 0 < count <= _MOST_SUBGROUPS:
@@ -80,7 +80,7 @@ def subgroup_columns(
     return columns
 
 
-def _thirds(values: Mapping[str, str]) -> dict[str, str]:
+def _group_into_thirds(values: Mapping[str, str]) -> dict[str, str]:
     """Return the third of each number, such as `18 to 43`; values that are no numbers as given."""
     try:
         numbers = {file: float(value) for file, value in values.items()}

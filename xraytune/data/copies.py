@@ -53,9 +53,9 @@ def find_near_duplicates(
     pairs = leaking = contradicting = 0
     examples = []
     for first, second in close_pairs(np.array(hashes).reshape(-1, 4), on_progress=on_progress):
-        for place, other_place in zip(first.tolist(), second.tolist(), strict=True):
-            image = images[place]
-            other = images[other_place]
+        for index, other_index in zip(first.tolist(), second.tolist(), strict=True):
+            image = images[index]
+            other = images[other_index]
             if image.patient == other.patient:
                 continue
             is_apart = (image.part == "test") == (other.part == "test")

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from xraytune.base.records import frozen
 from xraytune.data.decoding import without_suffix
-from xraytune.data.guesses import composed
+from xraytune.data.guesses import normalise_text
 
 Unit = Literal["patient", "study", "image"]
 
@@ -184,7 +184,7 @@ def propose_patients(files: Sequence[str]) -> Proposal | None:
             beginning = separator.join([f"[^{separators}/]+"] * count)
             expressions.append(f"({folder}{beginning}){separator}[^/]*$")
     for expression in expressions:
-        matches = [re.search(expression, composed(file)) for file in files]
+        matches = [re.search(expression, normalise_text(file)) for file in files]
         patients = Counter(match[1] for match in matches if match)
         sharing = [count for count in patients.values() if count > 1]
         if (

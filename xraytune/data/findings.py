@@ -30,12 +30,12 @@ def levelling_order(targets: Int64Array, total: int, seed: int) -> Int64Array:
     """
     rarest = rarest_findings(targets == 1)
     members = [np.flatnonzero(rarest == finding) for finding in np.unique(rarest)]
-    numbers = np.concatenate([len(places) + np.arange(total) for places in members])
+    numbers = np.concatenate([len(indices) + np.arange(total) for indices in members])
     shuffled = (
-        numpy_generator(seed, "levelled findings", int(places[0])).permutation(places)
-        for places in members
+        numpy_generator(seed, "levelled findings", int(indices[0])).permutation(indices)
+        for indices in members
     )
-    repeated = np.concatenate([np.resize(places, total) for places in shuffled])
+    repeated = np.concatenate([np.resize(indices, total) for indices in shuffled])
     return repeated[np.argsort(numbers, kind="stable")[:total]]
 
 

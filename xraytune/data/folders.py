@@ -16,7 +16,7 @@ from xraytune.data.dicom import is_dicom
 from xraytune.data.guesses import (
     PARTS,
     PartName,
-    folded,
+    casefold_text,
     part_named,
     shows_generated,
     shows_overlays,
@@ -102,7 +102,7 @@ def holds_pairs(root: Path) -> bool:
 
 def bare_name(file: str) -> str:
     """Return a file's name to compare with others, without an image suffix."""
-    return folded(without_suffix(PurePosixPath(file).name))
+    return casefold_text(without_suffix(PurePosixPath(file).name))
 
 
 def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:

@@ -63,7 +63,7 @@ _PLAIN = str.maketrans("\u00a0\u2007\u202f\u2011", "   -", "\u00ad\u200b\u2060\u
 """Blanks and hyphens that do not break lines, as on web pages, and characters without width."""
 
 
-def composed(name: str) -> str:
+def normalise_text(name: str) -> str:
     """Return a name with composed umlauts and accents, plain blanks and plain hyphens.
 
     macOS decomposes the umlauts in names of files.
@@ -71,9 +71,9 @@ def composed(name: str) -> str:
     return normalize("NFC", name.translate(_PLAIN))
 
 
-def folded(name: str) -> str:
-    """Return a name to compare with others: composed, and in lower case."""
-    return composed(name).casefold()
+def casefold_text(name: str) -> str:
+    """Return a name to compare with others: normalised, and in lower case."""
+    return normalise_text(name).casefold()
 
 
 def word_in(cell: str) -> str:
@@ -133,8 +133,8 @@ def positive_class(class_name: str | None, class_names: Sequence[str]) -> int | 
             return len(class_names) - 1
         what = f"only one of two classes can be positive, and there are {len(class_names)}"
         return Problem(what, "data.positive", "remove it")
-    if class_name is not None and composed(class_name) in class_names:
-        return class_names.index(composed(class_name))
+    if class_name is not None and normalise_text(class_name) in class_names:
+        return class_names.index(normalise_text(class_name))
     if class_name is not None:
         return Problem(
             f"{class_name!r} is no class; the classes are {join_names(class_names)}",
@@ -156,14 +156,14 @@ def positive_class(class_name: str | None, class_names: Sequence[str]) -> int | 
 def _own_words(name: str, other: str) -> str:
     """Return what a name has besides the words of another one: `Non` for `NonCOVID` and `covid`."""
     words, other_words = (
-        re.split(r"[\W_]+", folded(_CAMEL_CASE.sub(" ", text))) for text in (name, other)
+        re.split(r"[\W_]+", casefold_text(_CAMEL_CASE.sub(" ", text))) for text in (name, other)
     )
     return " ".join(word for word in words if word not in other_words)
 
 
 def find_similar(names: Sequence[str]) -> list[str]:
     """Return the pairs of names that differ in blanks, hyphens or a few letters, `A = B`."""
-    letters = {name: re.sub(r"[\W_]", "", folded(name)) for name in names}
+    letters = {name: re.sub(r"[\W_]", "", casefold_text(name)) for name in names}
     digits = {name: re.sub(r"\D", "", name) for name in names}
     return [
         f"{first} = {second}"
@@ -175,4 +175,4 @@ def find_similar(names: Sequence[str]) -> list[str]:
 
 def means_no_disease(name: str) -> bool:
     """Return whether a class or a finding is the absence of all others, such as `No Finding`."""
-    return re.sub(r"[\W_]", "", folded(name)) in _HEALTHY
+    return re.sub(r"[\W_]", "", casefold_text(name)) in _HEALTHY

@@ -28,7 +28,7 @@ class ImageSet:
         file_size_px: The typical shorter side of the files that the pixels were decoded from; 0 if
             it is not known.
         features: Features, float32 [n, D], of images without pixels; otherwise None.
-        show: Changes the pixels of the images at some places; None if they are shown as they are.
+        show: Changes the pixels of the images at some indices; None if they are shown as they are.
     """
 
     name: str
@@ -46,21 +46,21 @@ class ImageSet:
         """The class of each image, int64 [n]; images with findings are of a single class."""
         return self.targets if self.targets.ndim == 1 else np.zeros_like(self.rows)
 
-    def read(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
+    def read(self, indices: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the pixels of some images, by default of all, [n, S, S]."""
-        pixels = np.asarray(self.pixels[self.rows[places]])
-        return self.show(pixels, places) if self.show else pixels
+        pixels = np.asarray(self.pixels[self.rows[indices]])
+        return self.show(pixels, indices) if self.show else pixels
 
-    def read_masks(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
+    def read_masks(self, indices: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return the masks of some images, [n, S, S], 0 or 255."""
         assert self.masks is not None, "images of a segmentation study have masks"
-        return np.asarray(self.masks[self.rows[places]])
+        return np.asarray(self.masks[self.rows[indices]])
 
-    def read_channels(self, places: AnyArray | slice = slice(None)) -> UInt8Array:
+    def read_channels(self, indices: AnyArray | slice = slice(None)) -> UInt8Array:
         """Return some images, by default all, with their masks if they have any, [n, C, S, S]."""
-        channels = [self.read(places)]
+        channels = [self.read(indices)]
         if self.masks is not None:
-            channels.append(self.read_masks(places))
+            channels.append(self.read_masks(indices))
         return np.stack(channels, axis=1)
 
 

@@ -211,8 +211,8 @@ def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) 
     it only with `in_order`.
     """
     of_patient = defaultdict(list)
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         line = f"{image.label} {image.content}"
-        of_patient[image.patient].append(f"{place} {line}" if in_order else line)
+        of_patient[image.patient].append(f"{index} {line}" if in_order else line)
     patients = [" ".join(sorted(lines)) for lines in of_patient.values()]
     return sha256("\n".join(sorted(patients)).encode()).hexdigest()[:32]

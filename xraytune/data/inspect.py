@@ -148,8 +148,8 @@ def inspect_folder(
         of_part[names[image.label]] += 1
     states = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}
     findings = {}
-    for place, name in enumerate(index.findings):
-        letters = [image.findings[place] for image in index.images]
+    for column, name in enumerate(index.findings):
+        letters = [image.findings[column] for image in index.images]
         findings[name] = {state: letters.count(letter) for state, letter in states.items()}
     sized = [image for image in index.images if image.width_px] or index.images
     widths = [image.width_px for image in sized]

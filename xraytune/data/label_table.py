@@ -15,7 +15,7 @@ from xraytune.base.files import read_bytes
 from xraytune.data.class_folders import are_binary, class_words, folder_class, name_classes
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
 from xraytune.data.folders import list_images, missing_classes
-from xraytune.data.guesses import PartName, composed, inner_folders, part_named
+from xraytune.data.guesses import PartName, inner_folders, normalise_text, part_named
 from xraytune.data.images import SINGLE_CLASS, ImageFile, ImageIndex, ImageTable, TableRow
 from xraytune.data.table import JOINING, LabelTable, match_names, table_path
 from xraytune.space.data_settings import DataSettings
@@ -144,18 +144,18 @@ def _list_findings(
     """
     labelled = [image for image in images if image.findings.strip(UNKNOWN)]
     training = [image.findings for image in labelled if image.part != "test"]
-    places = []
+    columns = []
     problems = []
-    for place, name in enumerate(table.findings):
-        states = Counter(findings[place] for findings in training)
+    for column, name in enumerate(table.findings):
+        states = Counter(findings[column] for findings in training)
         if class_names or (states[PRESENT] and states[ABSENT]):
-            places.append(place)
+            columns.append(column)
         elif data.findings != "auto":
             what = f"{name} is present in {states[PRESENT]:,} and absent in {states[ABSENT]:,} of "
             what += f"{len(training):,} training images"
             fix = nearest(name, table.other_names, "remove it from data.findings")
             problems.append(Problem(what, table.path, fix))
-    names = tuple(table.findings[place] for place in places)
+    names = tuple(table.findings[column] for column in columns)
     notes: tuple[str, ...] = ()
     if data.findings == "auto":
         if len(names) < 2:
@@ -171,7 +171,7 @@ def _list_findings(
             note = f"data.findings: auto leaves out the columns {join_names(other_columns)}"
             notes = (f"{table.path.name}: {note}",)
     with_findings = [
-        replace(image, findings="".join(image.findings[place] for place in places))
+        replace(image, findings="".join(image.findings[column] for column in columns))
         for image in labelled
     ]
     return ImageIndex(
@@ -225,7 +225,7 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
             raise DataError("no image of the table is in it", path, "correct data.table.side")
         return members
     try:
-        lines = composed(read_bytes(path, DataError).decode("utf-8-sig")).splitlines()
+        lines = normalise_text(read_bytes(path, DataError).decode("utf-8-sig")).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"the list of data.table.side cannot be read ({error})",

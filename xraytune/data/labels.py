@@ -18,11 +18,11 @@ from xraytune.data.guesses import (
     READ_CELLS,
     UNCERTAIN,
     YES,
-    composed,
-    folded,
+    casefold_text,
     is_view_column,
     means_no_disease,
     mentions,
+    normalise_text,
     word_in,
 )
 from xraytune.space.data_settings import DataSettings, TableSettings
@@ -60,7 +60,7 @@ class CellReader:
         listed = settings.labels if data.findings is None else data.findings
         self.settings = settings
         self.data = data
-        self.listed = () if listed == "auto" else tuple(map(composed, listed))
+        self.listed = () if listed == "auto" else tuple(map(normalise_text, listed))
         self.separator = settings.separator or ""
         if settings.label and (data.findings or settings.labels) and not self.separator:
             label_cells = {cells[settings.label] for cells in rows if settings.label in cells}
@@ -70,13 +70,15 @@ class CellReader:
         if data.findings == "auto" and settings.label is None:
             self.findings = _finding_columns(columns, rows)
         elif data.findings == "auto":
-            spellings = {folded(word): word for word in sorted(self.other_labels(), reverse=True)}
+            spellings = {
+                casefold_text(word): word for word in sorted(self.other_labels(), reverse=True)
+            }
             found_words = sorted(spellings.values())
             self.findings = tuple(word for word in found_words if word_in(word) not in READ_CELLS)
 
-        names = {*map(folded, self.findings)}
-        listed_words = {*map(folded, self.listed)}
-        words = {*map(folded, self.words)}
+        names = {*map(casefold_text, self.findings)}
+        listed_words = {*map(casefold_text, self.listed)}
+        words = {*map(casefold_text, self.words)}
         self._unclear = {}
         """The findings that each label leaves unknown, all in lower case."""
         for word in words:
@@ -111,9 +113,11 @@ class CellReader:
         """Return the class of an image with these labels."""
         if not self.settings.labels or not labels:
             return min(labels, default=None)
-        folded_labels = {"*", *map(folded, labels)}
+        folded_labels = {"*", *map(casefold_text, labels)}
         classes = self.settings.labels.items()
-        return next((name for label, name in classes if folded(label) in folded_labels), None)
+        return next(
+            (name for label, name in classes if casefold_text(label) in folded_labels), None
+        )
 
     def findings_of(self, cells: Cells) -> list[str]:
         """Return the findings of a row, from its labels or from a column for each finding.
@@ -138,39 +142,39 @@ class CellReader:
             elif word in EMPTY:
                 use = self.data.empty
             states.append(_STATES[use])
-        for place, name in enumerate(names):
+        for column, name in enumerate(names):
             if name not in cells and means_no_disease(name):
-                other_states = {*states[:place], *states[place + 1 :]}
+                other_states = {*states[:column], *states[column + 1 :]}
                 if PRESENT in other_states:
-                    states[place] = ABSENT
+                    states[column] = ABSENT
                 elif other_states == {ABSENT}:
-                    states[place] = PRESENT
+                    states[column] = PRESENT
         return states
 
     def _cells_by_finding(self, cells: Cells) -> dict[str, str]:
         """Return what the labels of a row say, as if there were a column for each finding."""
         labels = self.labels_of(cells)
-        folded_labels = {*map(folded, labels)}
+        folded_labels = {*map(casefold_text, labels)}
         unclear = {name for label in folded_labels for name in self._unclear[label]}
         is_read = any(map(means_no_disease, labels)) or bool(
-            folded_labels & {*map(folded, self.findings)}
+            folded_labels & {*map(casefold_text, self.findings)}
         )
         cells = {}
         for name in self.findings:
             cells[name] = "no" if is_read else ""
-            if folded(name) in folded_labels:
+            if casefold_text(name) in folded_labels:
                 cells[name] = "yes"
-            elif folded(name) in unclear:
+            elif casefold_text(name) in unclear:
                 cells[name] = "?"
         return cells
 
     def other_labels(self) -> list[str]:
         """Return the labels that are neither a finding nor the absence of all findings."""
-        finding_words = {*map(folded, self.findings)}
+        finding_words = {*map(casefold_text, self.findings)}
         return [
             word
             for word in self.words
-            if not (folded(word) in finding_words or means_no_disease(word))
+            if not (casefold_text(word) in finding_words or means_no_disease(word))
         ]
 
     def problems(self, rows: Sequence[Cells], path: Path) -> list[Problem]:
@@ -182,23 +186,23 @@ class CellReader:
         column = self.settings.label
         problems = []
         for key, accepted in self.settings.rows.items():
-            cell_of = {folded(cells[key]): cells[key] for cells in rows if key in cells}
+            cell_of = {casefold_text(cells[key]): cells[key] for cells in rows if key in cells}
             for value in accepted:
-                if folded(value) not in cell_of:
+                if casefold_text(value) not in cell_of:
                     what = f"no cell of column {key} is {value!r} (data.table.rows)"
                     fix = f"remove it; the cells are {join_names(sorted(cell_of.values()), 5)}"
                     problems.append(Problem(what, path, nearest(value, cell_of.values(), fix)))
         if column is None or self.data.findings:
             return problems
-        words = {folded(word): word for word in self.words}
+        words = {casefold_text(word): word for word in self.words}
         other_class = self.settings.labels.get("*")
         labels = self.settings.labels
         for label in labels:
-            if label != "*" and folded(label) not in words:
+            if label != "*" and casefold_text(label) not in words:
                 what = f"no cell of column {column} has the label {label!r}"
                 problems.append(Problem(what, path, nearest(label, words.values(), "remove it")))
-        for word in words.keys() - {*map(folded, labels)} if other_class else ():
-            listed_inside = [label for label in labels if mentions(word, folded(label))]
+        for word in words.keys() - {*map(casefold_text, labels)} if other_class else ():
+            listed_inside = [label for label in labels if mentions(word, casefold_text(label))]
             if any(labels[label] != other_class for label in listed_inside):
                 what = f"{words[word]!r} has the label {listed_inside[0]!r} in it, "
                 what += f"but would be {other_class} by *"
@@ -215,10 +219,10 @@ def _find_separator(cells: Collection[str], listed: Collection[str], path: Path)
     several = [cell for cell in cells if cell not in listed and not cell.startswith("[")]
     if any("|" in cell for cell in several):
         return "|"
-    whole_cells = {*map(folded, (*cells, *listed))}
+    whole_cells = {*map(casefold_text, (*cells, *listed))}
     for separator in (*_SEPARATORS, " "):
         for cell in several:
-            parts = [folded(part).strip() for part in cell.split(separator)]
+            parts = [casefold_text(part).strip() for part in cell.split(separator)]
             are_words = all(re.search(r"[^\W\d]", part) for part in parts)
             if len(parts) == 1 or not (are_words and whole_cells.issuperset(parts)):
                 continue

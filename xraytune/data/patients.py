@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from xraytune.base.errors import ConfigError, DataError, counted, join_names
 from xraytune.data.file_names import Unit, known_name, propose_patients
-from xraytune.data.guesses import composed, folded
+from xraytune.data.guesses import casefold_text, normalise_text
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
@@ -87,7 +87,7 @@ def match_patients(
     it is not a regular expression with a group.
     """
     try:
-        expression = re.compile(composed(group_regex))
+        expression = re.compile(normalise_text(group_regex))
     except re.error as error:
         raise ConfigError(
             f"not a regular expression: {error}",
@@ -100,7 +100,7 @@ def match_patients(
             where,
             "put the part that is the name into parentheses: (p[0-9]+)_",
         )
-    matches = {file: expression.search(composed(file)) for file in files}
+    matches = {file: expression.search(normalise_text(file)) for file in files}
     return {file: match[1] for file, match in matches.items() if match and match[1]}
 
 
@@ -110,7 +110,7 @@ def patient_key(name: str) -> str:
     A spreadsheet writes the number 0012 as 12 or 12.0.
     """
     number = re.fullmatch(r"0*([0-9]+)([.,]0)?", name.strip())
-    return number[1] if number else folded(name.strip())
+    return number[1] if number else casefold_text(name.strip())
 
 
 def join_patients(

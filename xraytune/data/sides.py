@@ -155,20 +155,22 @@ def side_size(
     if targets.ndim == 2:
         has_output = targets == 1
         scored = scored_findings(targets)
-        unscored = tuple(name for place, name in enumerate(outputs) if place not in scored)
+        unscored = tuple(name for index, name in enumerate(outputs) if index not in scored)
         has_score = len(scored) > 0
     else:
         has_output = targets[:, None] == np.arange(len(outputs))
         has_score = len(outputs) > 1 and bool(has_output.any(axis=0).all())
-    columns = [(output, has_output[:, place]) for place, output in enumerate(outputs)]
+    columns = [(output, has_output[:, index]) for index, output in enumerate(outputs)]
     effective = 0.0
     if has_score and name != "train":
         effective, _ = effective_patients(targets, table.patients, positive)
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(
         name=name,
-        images={output: int(places.sum()) for output, places in columns},
-        patients={output: len(np.unique(patients[places])) for output, places in columns},
+        images={output: int(is_of_output.sum()) for output, is_of_output in columns},
+        patients={
+            output: len(np.unique(patients[is_of_output])) for output, is_of_output in columns
+        },
         image_count=len(images),
         patient_count=len(np.unique(patients)),
         effective_patients=effective,

@@ -182,16 +182,16 @@ def _stratify(patients: Sequence[str], targets: Int64Array) -> _Strata:
     for position, patient in enumerate(patients):
         positions[patient].append(position)
     if targets.ndim == 1:
-        labels = [np.unique(targets[places]).tolist() for places in positions.values()]
+        labels = [np.unique(targets[indices]).tolist() for indices in positions.values()]
     else:
         has_finding = np.array(
-            [(targets[places] == 1).any(axis=0) for places in positions.values()]
+            [(targets[indices] == 1).any(axis=0) for indices in positions.values()]
         )
         labels = rarest_findings(has_finding)[:, None].tolist()
     strata = defaultdict(list)
-    for (name, places), patient_labels in zip(positions.items(), labels, strict=True):
+    for (name, indices), patient_labels in zip(positions.items(), labels, strict=True):
         key = tuple(patient_labels)
-        strata[key].append(_Patient(name=name, labels=key, positions=tuple(places)))
+        strata[key].append(_Patient(name=name, labels=key, positions=tuple(indices)))
     return [strata[key] for key in sorted(strata)]
 
 

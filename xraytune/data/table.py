@@ -23,9 +23,9 @@ from xraytune.data.findings import ABSENT, PRESENT
 from xraytune.data.guesses import (
     EMPTY,
     READ_CELLS,
-    composed,
-    folded,
+    casefold_text,
     is_view_column,
+    normalise_text,
     part_named,
     says_other_view,
     word_in,
@@ -103,8 +103,8 @@ def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict
             end = end.partition("/")[2]
             meant = by_path.get(end, [])
         if len(meant) > 1:
-            bare = composed(re.split(r"[/\\]", name)[-1])
-            meant = [file for file in meant if composed(file).endswith(bare)] or meant
+            bare = normalise_text(re.split(r"[/\\]", name)[-1])
+            meant = [file for file in meant if normalise_text(file).endswith(bare)] or meant
         if len(meant) > 1:
             ambiguous.append(f"{name} means {join_names(meant, 3)}")
         for file in meant:
@@ -121,7 +121,7 @@ def match_names(names: Iterable[str], files: Iterable[str], where: Path) -> dict
 
 
 def _plain_path(name: str) -> str:
-    path = composed(without_suffix(name)).replace("\\", "/")
+    path = normalise_text(without_suffix(name)).replace("\\", "/")
     return str(PurePosixPath(path)).lstrip("/")
 
 
@@ -156,7 +156,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     not fit the header.
     """
     try:
-        text = composed(read_bytes(path, DataError).decode("utf-8-sig"))
+        text = normalise_text(read_bytes(path, DataError).decode("utf-8-sig"))
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror})", path, "data.table.file is relative to data.path"
@@ -199,7 +199,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
                 for line in lines[above + 1 : reader.line_num] if image in row else ():
                     below = line.split(delimiter)
                     name = below[columns.index(image)] if len(below) == width else "?"
-                    if _outline(name) == _outline(row[image]):
+                    if _punctuation(name) == _punctuation(row[image]):
                         raise csv.Error("a quotation mark encloses the rows below")
                 rows.append((FileLine(path, above + 1, lines[above]), row))
             above = reader.line_num
@@ -237,7 +237,7 @@ def _require_header_on_top(
             )
 
 
-def _outline(name: str) -> set[str]:
+def _punctuation(name: str) -> set[str]:
     """Return the punctuation of a name, with "0" for digits, such as `{".", "0"}` for `a1.png`."""
     return {*re.sub(r"\d", "0", re.sub(r"[^\W\d]", "", name.strip()))}
 
@@ -370,7 +370,7 @@ def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
             part = row_part
         for column, accepted in settings.rows.items():
             content = cells.get(column)
-            if content is not None and folded(content) not in map(folded, accepted):
+            if content is not None and casefold_text(content) not in map(casefold_text, accepted):
                 left_out_as = f"{column} {content or '(nothing)'}"
         row_labels = reader.labels_of(cells)
         labels |= dict.fromkeys(row_labels)

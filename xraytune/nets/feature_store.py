@@ -77,14 +77,14 @@ class FeatureStore:
 
         Args:
             keys: Keys of 16 bytes; some may be equal.
-            compute: Takes the places of some keys, [m], and yields their features in parts, [k, D].
+            compute: Takes the indices of some keys, [m], and yields features in parts, [k, D].
             what: The name of the features, for `on_progress`.
             on_progress: Called with the number of keys whose row is there, and of all keys.
         """
         # Each key names its network, so that the file of another one has none of its rows.
         keys = [sha256(self._network + key).digest()[:KEY_BYTES] for key in keys]
-        places = {key: place for place, key in enumerate(keys)}
-        missing = list(places)
+        index_of = {key: index for index, key in enumerate(keys)}
+        missing = list(index_of)
         self._refresh()
         record_use(self._file.parent)
         while True:
@@ -92,22 +92,22 @@ class FeatureStore:
             if not missing:
                 rows = np.array([self._row_of[key] for key in keys], dtype=np.int64)
                 return self._rows["features"], rows
-            done = len(places) - len(missing)
+            done = len(index_of) - len(missing)
             with self._claim(missing) as claimed:
                 self._refresh()  # another process may have added rows
-                needed = [places[key] for key in claimed if not self._has(key)]
+                needed = [index_of[key] for key in claimed if not self._has(key)]
                 block = np.sort(np.array(needed[:_BLOCK], dtype=np.int64))
                 parts = []
                 for part in compute(block) if len(block) else ():
-                    on_progress(what, done, len(places))
+                    on_progress(what, done, len(index_of))
                     parts.append(part)
                     done += len(part)
                 if parts:
-                    self._write([keys[place] for place in block], np.concatenate(parts))
-                    on_progress(what, done, len(places))
+                    self._write([keys[index] for index in block], np.concatenate(parts))
+                    on_progress(what, done, len(index_of))
             if not claimed:
                 message = f"waiting for {what}, which another process computes"
-                on_progress(message, done, len(places))
+                on_progress(message, done, len(index_of))
                 time.sleep(POLL_SECONDS)
             self._refresh()
 
@@ -195,9 +195,9 @@ class FeatureStore:
             with self._file.open("r+b") as stream:
                 stream.truncate(end * rows.itemsize)
                 for key, row in zip(keys, rows, strict=True):
-                    place = self._row_of.get(key, end)
-                    end = max(end, place + 1)
-                    stream.seek(place * rows.itemsize)
+                    row_index = self._row_of.get(key, end)
+                    end = max(end, row_index + 1)
+                    stream.seek(row_index * rows.itemsize)
                     stream.write(row.tobytes())
 
 

@@ -58,14 +58,14 @@ def place_between(
     value = float(np.interp(means[arm], isotonic_regression(means[[*path]]).x, at))
     better: list[float] = []
     worse: list[float] = []
-    for place in np.linspace(at[0], at[-1], _STEPS).tolist():
-        on_path = [np.interp(place, at, is_there) for is_there in np.eye(len(at))]
+    for position in np.linspace(at[0], at[-1], _STEPS).tolist():
+        on_path = [np.interp(position, at, is_there) for is_there in np.eye(len(at))]
         pair = _mix(measured, [arm, *path], [[1, *np.zeros(len(at))], [0, *on_path]])
         at_most, at_least = map(float, p_values(estimate_evidence(pair), 0.0))
         if at_most < LEVEL / 2:
-            better.append(place)
+            better.append(position)
         if at_least < LEVEL / 2:
-            worse.append(place)
+            worse.append(position)
     low = min(value, max(better, default=at[0]))
     high = max(value, min(worse, default=at[-1]))
     return Estimate(value=value, low=low, high=high)

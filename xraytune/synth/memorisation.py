@@ -105,8 +105,8 @@ def measure_unseen(
     """
     _, firsts = np.unique(patients, return_index=True)
     sharp = _resize(images[sample_evenly(firsts, _MOST_UNSEEN)], _SIDE_PX)
-    places = torch.arange(_SIDE_PX, dtype=sharp.dtype)
-    squares = (places[:, None] - places) ** 2
+    coordinates = torch.arange(_SIDE_PX, dtype=sharp.dtype)
+    squares = (coordinates[:, None] - coordinates) ** 2
     versions = [sharp]
     for sigma_px in _BLURS_PX:
         weights = torch.softmax(-squares / (2 * sigma_px**2), dim=1)  # sum to 1 at the edges too
@@ -214,8 +214,8 @@ def sample_evenly(values: NDArray[Any], count: int) -> NDArray[Any]:
 
     Values are spaced because adjacent images often share a patient.
     """
-    places = np.linspace(0, len(values) - 1, min(count, len(values)))
-    return values[places.round().astype(np.int64)]
+    positions = np.linspace(0, len(values) - 1, min(count, len(values)))
+    return values[positions.round().astype(np.int64)]
 
 
 def refuse_memorised(experiment: Experiment, context: RunContext) -> None:
@@ -257,9 +257,9 @@ def sample_pool(experiment: Experiment, context: RunContext) -> dict[int, list[I
         order = numpy_generator(0, "compared images", label).permutation(BLOCK)
         for number in range(block_count):
             block = source.block(experiment.settings, context, label, number)
-            places = order[order < len(block.rows)][:count]  # the last one of a folder is smaller
-            if len(places):
-                pool.setdefault(label, []).append(subset(block, np.sort(places)))
+            indices = order[order < len(block.rows)][:count]  # the last one of a folder is smaller
+            if len(indices):
+                pool.setdefault(label, []).append(subset(block, np.sort(indices)))
     return pool
 
 
@@ -271,10 +271,10 @@ def read_class(
     patients = []
     for name in sides:
         side = side_image_set(name, context.prepared, context.cache)
-        places = np.flatnonzero(side.labels == label)
+        indices = np.flatnonzero(side.labels == label)
         side_patients = context.prepared.side(name).patients
-        pixels.append(side.read(places))
-        patients += [side_patients[place] for place in places]
+        pixels.append(side.read(indices))
+        patients += [side_patients[index] for index in indices]
     return resize_images(np.concatenate(pixels)[:, None], size_px)[:, 0], patients
 
 

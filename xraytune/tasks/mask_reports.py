@@ -26,7 +26,7 @@ from xraytune.data.decoding import (
     square_box,
     without_suffix,
 )
-from xraytune.data.guesses import folded
+from xraytune.data.guesses import casefold_text
 from xraytune.data.images import ImageFile
 from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
@@ -233,7 +233,8 @@ def whole_mask(
 def _name_pictures(files: Sequence[str]) -> dict[str, str]:
     """Return the name of each file's picture, without the file's suffix if this is unambiguous."""
     stems = {file: without_suffix(file) for file in files}
-    counts = Counter(map(folded, stems.values()))
+    counts = Counter(map(casefold_text, stems.values()))
     return {
-        file: f"{stem if counts[folded(stem)] == 1 else file}.png" for file, stem in stems.items()
+        file: f"{stem if counts[casefold_text(stem)] == 1 else file}.png"
+        for file, stem in stems.items()
     }

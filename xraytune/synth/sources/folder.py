@@ -63,8 +63,8 @@ class Folder(Source):
     def block(self, settings: Settings, context: RunContext, label: int, number: int) -> ImageSet:
         """Return up to 256 images of a class."""
         (images,) = self.image_sets(settings, context)
-        places = np.flatnonzero(images.labels == label)
-        return subset(images, places[number * BLOCK : (number + 1) * BLOCK])
+        indices = np.flatnonzero(images.labels == label)
+        return subset(images, indices[number * BLOCK : (number + 1) * BLOCK])
 
     def image_sets(
         self, settings: Settings, context: RunContext, counts: Sequence[int] = ()

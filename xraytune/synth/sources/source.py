@@ -188,13 +188,13 @@ class RealImages(Source):
         return (side_image_set("others", context.prepared, context.cache),)
 
 
-def subset(image_set: ImageSet, places: Int64Array) -> ImageSet:
+def subset(image_set: ImageSet, indices: Int64Array) -> ImageSet:
     """Return some images of a set."""
-    rows = image_set.rows[places]
+    rows = image_set.rows[indices]
     return replace(
         image_set,
         rows=rows,
-        targets=image_set.targets[places],
+        targets=image_set.targets[indices],
         inputs={**image_set.inputs, "rows": rows.tolist()},
     )
 
