@@ -85,8 +85,8 @@ class ArmScores:
         """
         site_scores = self.at_site(site)
         replicate = self.plan.sites.index(site)
-        numbers = [self.plan.numbers(arm)[replicate] for arm in arms]
-        results = site_scores.results[numbers]
+        runs = [self.plan.numbers(arm)[replicate] for arm in arms]
+        results = site_scores.results[runs]
         return structural_components(
             site_scores.labels, results, site_scores.patients, self.positive
         )
@@ -190,8 +190,8 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
 
 def unscored_findings(test: ArmScores, findings: Sequence[str]) -> tuple[str, ...]:
     """Return a note that names the findings that are too rare for the mean, if there are any."""
-    scored_numbers = scored_findings(test.labels) if findings else []
-    unscored_names = [name for number, name in enumerate(findings) if number not in scored_numbers]
+    scored = scored_findings(test.labels) if findings else []
+    unscored_names = [name for index, name in enumerate(findings) if index not in scored]
     if not unscored_names:
         return ()
     shortage = f"fewer than {FEWEST_LABELS} positive or negative test images"

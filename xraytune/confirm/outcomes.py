@@ -126,17 +126,17 @@ def write_predictions(
     if test.sites:
         table["site"] = test.sites
     count = test.results.shape[2]
-    for number, name in enumerate(findings):
-        table[f"label_{name}"] = [image.findings[number] for image in images]
+    for index, name in enumerate(findings):
+        table[f"label_{name}"] = [image.findings[index] for image in images]
     if count > 1 and not findings:
         table["label"] = [outputs[label] for label in test.labels]
-    columns = {number: f": {name}" for number, name in enumerate(outputs)}
+    columns = {index: f": {name}" for index, name in enumerate(outputs)}
     if count <= 2 and not findings:
         columns = {test.positive if count == 2 else 0: ""}
     for arm in test.plan.arms:
         for replicate, run in enumerate(test.plan.numbers(arm), start=1):
-            for number, suffix in columns.items():
-                results = test.results[run, :, number].tolist()
+            for index, suffix in columns.items():
+                results = test.results[run, :, index].tolist()
                 table[f"{arm.name}, replicate {replicate}{suffix}"] = [
                     None if np.isnan(result) else result for result in results
                 ]
@@ -223,9 +223,9 @@ def _is_large(group: ArmScores) -> bool:
 
     count = group.results.shape[2]
     if group.labels.ndim == 2:
-        numbers = scored_findings(group.labels)
-        sides = (group.labels[:, number] == state for number in numbers for state in (0, 1))
-        return len(numbers) > 0 and all(map(has_enough, sides))
+        indices = scored_findings(group.labels)
+        sides = (group.labels[:, index] == state for index in indices for state in (0, 1))
+        return len(indices) > 0 and all(map(has_enough, sides))
     if count == 1:  # masks
         return has_enough(np.ones(len(patients), dtype=bool))
     return all(has_enough(group.labels == label) for label in range(count))

@@ -72,7 +72,7 @@ class Predictions:
     @property
     def equal_arms(self) -> list[tuple[str, str]]:
         """The pairs of arms with the same results in all replicates."""
-        of_arms = [self.results[number :: len(self.arms)] for number in range(len(self.arms))]
+        of_arms = [self.results[index :: len(self.arms)] for index in range(len(self.arms))]
         return [
             (self.arms[first], self.arms[second])
             for first, second in combinations(range(len(self.arms)), 2)

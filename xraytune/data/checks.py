@@ -81,11 +81,11 @@ def check_content(
             f"copies, such as {' = '.join(near_duplicates.examples[0])}: remove one image of each "
             f"pair, or give both the same patient in {PATIENTS_CSV}"
         )
-    training = [number for number, image in enumerate(images) if image.part != "test"]
-    table = ImageTable(images[number] for number in training)
-    thumbnails = np.array([summaries[number].thumbnail for number in training])
+    training = [index for index, image in enumerate(images) if image.part != "test"]
+    table = ImageTable(images[index] for index in training)
+    thumbnails = np.array([summaries[index].thumbnail for index in training])
     notes += _check_patients(table, thumbnails, group_regex)
-    aurocs = _find_shortcuts(table, np.array([summaries[number].greys for number in training]))
+    aurocs = _find_shortcuts(table, np.array([summaries[index].greys for index in training]))
     notes += _describe_shortcuts(aurocs, class_names)
     return Checks(
         near_duplicates=near_duplicates,
@@ -109,14 +109,14 @@ def _check_patients(
     images: ImageTable, thumbnails: Float64Array, group_regex: str | None
 ) -> Iterator[str]:
     """Yield notes if images contradict their patients; lateral views and copies are left out."""
-    number_of = {
-        image.sha256: number for number, image in enumerate(images) if not image.is_other_view
+    index_of = {
+        image.sha256: index for index, image in enumerate(images) if not image.is_other_view
     }
-    numbers = [*number_of.values()]
-    if len(numbers) < _FEWEST_IMAGES:
+    indices = [*index_of.values()]
+    if len(indices) < _FEWEST_IMAGES:
         return
-    features = _whiten(thumbnails[numbers], images.labels[numbers])
-    frontal = [images[number] for number in numbers]
+    features = _whiten(thumbnails[indices], images.labels[indices])
+    frontal = [images[index] for index in indices]
     of_patient = defaultdict(list)
     apart: dict[str, dict[str, int]] = defaultdict(dict)
     stems = _find_stems([image.file for image in frontal])
@@ -196,7 +196,7 @@ def _find_shortcuts(images: ImageTable, greys: Float64Array) -> dict[str, dict[i
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     sample = numpy_generator(0, "shortcuts").permutation(len(images))[:_MOST_IMAGES]
-    table = ImageTable(images[number] for number in sample)
+    table = ImageTable(images[index] for index in sample)
     labels = table.labels
     patients = np.array(table.patients)
     classes = np.unique(labels)

@@ -30,13 +30,13 @@ def levelling_order(targets: Int64Array, total: int, seed: int) -> Int64Array:
     """
     rarest = rarest_findings(targets == 1)
     members = [np.flatnonzero(rarest == finding) for finding in np.unique(rarest)]
-    numbers = np.concatenate([len(indices) + np.arange(total) for indices in members])
+    ranks = np.concatenate([len(indices) + np.arange(total) for indices in members])
     shuffled = (
         numpy_generator(seed, "levelled findings", int(indices[0])).permutation(indices)
         for indices in members
     )
     repeated = np.concatenate([np.resize(indices, total) for indices in shuffled])
-    return repeated[np.argsort(numbers, kind="stable")[:total]]
+    return repeated[np.argsort(ranks, kind="stable")[:total]]
 
 
 def in_order_of(learnt: Sequence[str], names: Sequence[str], findings: Int64Array) -> Int64Array:

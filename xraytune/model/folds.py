@@ -103,12 +103,12 @@ def cross_validate(
     epochs = []
     results = []
     validated = []
-    for number, context in enumerate(contexts):
-        seed = experiment.settings.seed + number
+    for index, context in enumerate(contexts):
+        seed = experiment.settings.seed + index
         member = experiment.with_values({"settings.seed": seed})
         if len(contexts) > 1:
-            listeners.note(f"network {number + 1} of {len(contexts)} (seed {seed})")
-        trial_dir = folder / f"network_{number + 1}"
+            listeners.note(f"network {index + 1} of {len(contexts)} (seed {seed})")
+        trial_dir = folder / f"network_{index + 1}"
         result = run_trial(
             member,
             context,
@@ -159,8 +159,8 @@ def train_on_all(
     ]
     epoch_count = round(fmean(best_epochs))
     validation = []
-    for number in range(epoch_count):
-        of_folds = [epochs[number] for epochs in trained.epochs if number < len(epochs)]
+    for epoch in range(epoch_count):
+        of_folds = [epochs[epoch] for epochs in trained.epochs if epoch < len(epochs)]
         val_loss = fmean(record.val_loss for record in of_folds)
         val_score = fmean(record.val_score for record in of_folds)
         validation.append(replace(of_folds[0], val_loss=val_loss, val_score=val_score))

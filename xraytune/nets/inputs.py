@@ -154,8 +154,8 @@ def view_table(
         choice = (uniform[..., 0] * (len(_TRIVIAL) + 1)).astype(np.int64)
         share = np.floor(uniform[..., 1] * (_TRIVIAL_STRENGTHS + 1)) / _TRIVIAL_STRENGTHS
         sign = np.where(uniform[..., 2] < 0.5, -1, 1)
-        for number, (name, largest) in enumerate(_TRIVIAL.items()):
-            change = (choice == number) * sign * share * largest
+        for index, (name, largest) in enumerate(_TRIVIAL.items()):
+            change = (choice == index) * sign * share * largest
             table[..., VIEW_COLUMNS.index(name)] += change.astype(np.float32)
     return table
 

@@ -164,10 +164,10 @@ class ScoredImages:
             ScoredClass(
                 is_class=is_class,
                 is_other=is_other,
-                scores=self.probabilities[:, number],
-                is_predicted=is_predicted[:, number],
+                scores=self.probabilities[:, index],
+                is_predicted=is_predicted[:, index],
             )
-            for number, is_class, is_other in sides
+            for index, is_class, is_other in sides
         )
 
 
@@ -192,9 +192,9 @@ def one_against_rest(
     """
     if labels.ndim == 2:
         scored = scored_findings(labels)
-        return [(number, labels[:, number] == 1, labels[:, number] == 0) for number in scored]
-    numbers = range(class_count) if class_count > 2 or positive is None else [positive]
-    return [(number, labels == number, labels != number) for number in numbers]
+        return [(index, labels[:, index] == 1, labels[:, index] == 0) for index in scored]
+    indices = range(class_count) if class_count > 2 or positive is None else [positive]
+    return [(index, labels == index, labels != index) for index in indices]
 
 
 def scored_findings(findings: Labels) -> list[int]:
@@ -232,8 +232,8 @@ def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]
         total = weights.sum(axis=1)
         is_right = images.predicted == images.labels
         recalls = []
-        for number in np.unique(images.labels):
-            is_class = images.labels == number
+        for label in np.unique(images.labels):
+            is_class = images.labels == label
             recalls.append(weights @ (is_right & is_class) / (weights @ is_class))
         errors = (images.probabilities - np.eye(images.class_count)[images.labels]) ** 2
         error = errors[:, images.positive] if images.class_count == 2 else errors.sum(axis=1)

@@ -118,7 +118,7 @@ def resample_patients(
     has_class = np.zeros((len(names), int(labels.max()) + 1), dtype=np.bool_)
     has_class[patient_of_image, labels] = True
     _, stratum = np.unique(has_class, axis=0, return_inverse=True)
-    strata = [np.flatnonzero(stratum == number) for number in range(int(stratum.max()) + 1)]
+    strata = [np.flatnonzero(stratum == index) for index in range(int(stratum.max()) + 1)]
 
     generator = numpy_generator(seed, "patient-bootstrap")
     for start in range(0, resample_count, _RESAMPLES_AT_ONCE):

@@ -113,8 +113,8 @@ def outside_components(
     names = np.unique(np.asarray(patients))
     scores = np.zeros(len(results))
     components = np.zeros((len(results), len(names)))
-    for number, part in enumerate(parts):
-        networks = np.flatnonzero(part_of_network == number)
+    for index, part in enumerate(parts):
+        networks = np.flatnonzero(part_of_network == index)
         part_patients = np.asarray(patients)[part]
         of_part = structural_components(
             labels[part], results[networks][:, part], part_patients.tolist(), positive
@@ -199,8 +199,8 @@ def structural_components(
     _, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     sides = one_against_rest(labels, probabilities.shape[2], positive)
     parts = [
-        _components(is_class, is_other, probabilities[:, :, number], patient_of_image)
-        for number, is_class, is_other in sides
+        _components(is_class, is_other, probabilities[:, :, index], patient_of_image)
+        for index, is_class, is_other in sides
     ]
     effective, variance = assumed_variance(labels, patients, positive, probabilities.shape[2])
     return StructuralComponents(

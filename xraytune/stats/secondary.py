@@ -105,13 +105,13 @@ def secondary_components(
     resamples = resample_patients(labels, patients, resample_count=_RESAMPLES, seed=seed)
     weightings = [np.ones((1, len(labels))), *resamples]
     of_networks = []
-    for number, of_network in enumerate(results):
+    for index, of_network in enumerate(results):
         is_scored = ~np.isnan(of_network).any(axis=1)
         images = ScoredImages(
             labels[is_scored],
             of_network[is_scored],
             positive=positive,
-            threshold=thresholds.get(number, 0.5),
+            threshold=thresholds.get(index, 0.5),
         )
         of_networks.append([weighted_outcomes(images, each[:, is_scored]) for each in weightings])
     are_masks = results.shape[2] == 1

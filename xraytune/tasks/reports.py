@@ -340,5 +340,5 @@ def _measure_each(
 ) -> dict[str, Measured]:
     """Return the metrics of each of the `scored_findings`, by name."""
     breakdowns = class_breakdown(scored, patients, resample_count=resample_count)
-    numbers = scored_findings(scored.labels)
-    return {names[number]: measured for number, measured in zip(numbers, breakdowns, strict=True)}
+    indices = scored_findings(scored.labels)
+    return {names[index]: measured for index, measured in zip(indices, breakdowns, strict=True)}

@@ -228,10 +228,10 @@ class Findings(Task):
         It is 0.5 if all or none of the images have the finding.
         """
         thresholds = {}
-        for number, name in enumerate(prepared.outputs):
-            is_known = validated.labels[:, number] >= 0
-            has_it = validated.labels[is_known, number] == 1
-            scores = validated.results[is_known, number]
+        for index, name in enumerate(prepared.outputs):
+            is_known = validated.labels[:, index] >= 0
+            has_it = validated.labels[is_known, index] == 1
+            scores = validated.results[is_known, index]
             is_mixed = has_it.any() and not has_it.all()
             thresholds[name] = balanced_threshold(has_it, scores) if is_mixed else 0.5
         return thresholds

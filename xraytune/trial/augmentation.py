@@ -67,16 +67,16 @@ def _show(
     if pixels.shape[-1] != size_px:
         pixels = resize_images(pixels[:, None], size_px)[:, 0]
     views = np.empty_like(pixels)
-    for number, seed in enumerate(seeds[indices].tolist()):
+    for index, seed in enumerate(seeds[indices].tolist()):
         with _one_thread, EXTENSIONS.calling(name, "augment"), seeded(seed):
-            view = np.asarray(augment(pixels[number], seed))
+            view = np.asarray(augment(pixels[index], seed))
         if view.dtype != np.uint8 or view.shape != views.shape[1:]:
             raise _error(
                 name,
                 f"augment returned {view.dtype} {[*view.shape]}",
                 f"return uint8 {[*views.shape[1:]]}",
             )
-        views[number] = view
+        views[index] = view
     return views
 
 

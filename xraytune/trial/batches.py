@@ -37,7 +37,7 @@ from xraytune.trial.network import TrialNetwork
 from xraytune.trial.training_set import ShownImages, TrainingSet, image_stream
 
 ReadRows: TypeAlias = Callable[[Int64Array], AnyArray]
-"""Reads some rows of an array, such as pixels or cached features, by their numbers."""
+"""Reads some rows of an array, such as pixels or cached features, by their indices."""
 _MAX_NORM_IMAGES = 256
 """Running statistics of batch norms are estimated on about this many images, in whole steps."""
 _STEPS_AT_ONCE = 64
@@ -89,8 +89,8 @@ class Batches:
             parts.append(self._real_stream(step - self.pretraining_steps))
         if is_pretraining or self.parameters.mixing == "additive":
             parts.append(self._extra_stream(step))
-        numbers, views = map(np.concatenate, zip(*parts, strict=True))
-        return (numbers + views, np.zeros_like(views)) if self._has_own_views else (numbers, views)
+        indices, views = map(np.concatenate, zip(*parts, strict=True))
+        return (indices + views, np.zeros_like(views)) if self._has_own_views else (indices, views)
 
     def step_inputs(self, steps: range) -> Iterator[StepInputs]:
         """Yield what `load` needs for each step, on the device.
@@ -107,10 +107,10 @@ class Batches:
         for of_shape in (steps[:first_real], steps[first_real:]):
             for start in range(0, len(of_shape), at_once):
                 group = of_shape[start : start + at_once]
-                numbers, views = map(np.stack, zip(*map(self.images_of_step, group), strict=True))
-                columns = [self._images.targets[numbers], *self._loader.prepare(numbers, views)]
+                indices, views = map(np.stack, zip(*map(self.images_of_step, group), strict=True))
+                columns = [self._images.targets[indices], *self._loader.prepare(indices, views)]
                 if self._is_blended:
-                    columns += sample_pairs(group, numbers.shape[1], self.parameters, self._seed)
+                    columns += sample_pairs(group, indices.shape[1], self.parameters, self._seed)
                 on_device = [
                     pinned(column, device).to(device, non_blocking=True) for column in columns
                 ]
@@ -143,12 +143,12 @@ class FeatureLoader:
     """Looks up cached features, float32 [B, D], of images in the views that any step shows."""
 
     def __init__(
-        self, images: TrainingSet, network: TrialNetwork, numbers: Int64Array, views: Int64Array
+        self, images: TrainingSet, network: TrialNetwork, indices: Int64Array, views: Int64Array
     ) -> None:
-        """`numbers` and `views`, [n], are the images that the steps show, and their views."""
+        """`indices` and `views`, [n], are the images that the steps show, and their views."""
         tables = [network.views(image_set) for image_set in images.image_sets]
         is_shown = np.zeros((len(images.targets), tables[0].shape[1]), dtype=bool)
-        is_shown[numbers, views] = True
+        is_shown[indices, views] = True
         self._row_of_view = np.full(is_shown.shape, _NOT_SHOWN)
         arrays: list[tuple[int, ReadRows]] = []
         first_image = 0
@@ -156,19 +156,19 @@ class FeatureLoader:
         for image_set, table in zip(images.image_sets, tables, strict=True):
             of_set = slice(first_image, first_image + len(table))
             first_image = of_set.stop
-            indices, view_numbers = np.nonzero(is_shown[of_set])
-            if not len(indices):
+            shown, shown_views = np.nonzero(is_shown[of_set])
+            if not len(shown):
                 continue
-            features, rows = network.features(image_set, indices, table[indices, view_numbers])
+            features, rows = network.features(image_set, shown, table[shown, shown_views])
             arrays.append((len(rows), partial(_read_rows, features, rows)))
-            self._row_of_view[of_set][indices, view_numbers] = first_row + np.arange(len(rows))
+            self._row_of_view[of_set][shown, shown_views] = first_row + np.arange(len(rows))
             first_row += len(rows)
         self._rows = DeviceRows(arrays, network.compute.device)
         self.row_bytes = self._rows.row_bytes
 
-    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[AnyArray]:
+    def prepare(self, indices: Int64Array, views: Int64Array) -> list[AnyArray]:
         """Return what `load` needs for steps of one shape, [steps, B]."""
-        rows = self._row_of_view[numbers, views]
+        rows = self._row_of_view[indices, views]
         assert _NOT_SHOWN not in rows, "another image than those of the steps"
         return [self._rows.prepare(rows)]
 
@@ -177,8 +177,8 @@ class FeatureLoader:
         return self._rows.look_up(rows), targets
 
 
-def _read_rows(features: AnyArray, rows: Int64Array, numbers: Int64Array) -> AnyArray:
-    return np.asarray(features[rows[numbers]])
+def _read_rows(features: AnyArray, rows: Int64Array, indices: Int64Array) -> AnyArray:
+    return np.asarray(features[rows[indices]])
 
 
 class PixelLoader:
@@ -197,12 +197,12 @@ class PixelLoader:
         self._groups = [DeviceRows(group, device) for group in (arrays[:1], arrays[1:]) if group]
         self.row_bytes = max(group.row_bytes for group in self._groups)
 
-    def prepare(self, numbers: Int64Array, views: Int64Array) -> list[AnyArray]:
+    def prepare(self, indices: Int64Array, views: Int64Array) -> list[AnyArray]:
         """Return what `load` needs for steps of one shape, [steps, B]."""
-        real_count = int((numbers[0] < self._real_count).sum())
-        parts = [numbers[:, :real_count], numbers[:, real_count:] - self._real_count]
+        real_count = int((indices[0] < self._real_count).sum())
+        parts = [indices[:, :real_count], indices[:, real_count:] - self._real_count]
         rows = [group.prepare(part) for group, part in zip(self._groups, parts, strict=False)]
-        return [self._views[numbers, views], *rows]
+        return [self._views[indices, views], *rows]
 
     def load(self, targets: Tensor, views: Tensor, *rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return each image in its view, float32 [B, C, S, S], and its targets.
@@ -247,20 +247,21 @@ class DeviceRows:
             self._all = torch.cat([pinned(self._read(part), device).to(device) for part in parts])
             self.row_bytes = self._ends.itemsize
 
-    def prepare(self, numbers: Int64Array) -> AnyArray:
-        """Return what `look_up` needs for rows [steps, B]: their numbers or their content."""
-        return self._read(numbers) if self._all is None else numbers
+    def prepare(self, row_indices: Int64Array) -> AnyArray:
+        """Return what `look_up` needs for rows [steps, B]: their indices or their content."""
+        return self._read(row_indices) if self._all is None else row_indices
 
     def look_up(self, prepared: Tensor) -> Tensor:
         """Return the rows of a step, [B, ...]."""
         return prepared if self._all is None else self._all.index_select(0, prepared)
 
-    def _read(self, numbers: Int64Array) -> AnyArray:
-        rows = np.empty((*numbers.shape, *self._first_row.shape[1:]), dtype=self._first_row.dtype)
-        array_of = np.searchsorted(self._ends, numbers, side="right")
+    def _read(self, row_indices: Int64Array) -> AnyArray:
+        shape = (*row_indices.shape, *self._first_row.shape[1:])
+        rows = np.empty(shape, dtype=self._first_row.dtype)
+        array_of = np.searchsorted(self._ends, row_indices, side="right")
         for index, (count, read_array) in enumerate(self._arrays):
             mask = array_of == index
-            rows[mask] = read_array(numbers[mask] - self._ends[index] + count)
+            rows[mask] = read_array(row_indices[mask] - self._ends[index] + count)
         return rows
 
 

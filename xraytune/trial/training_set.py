@@ -37,9 +37,9 @@ class TrainingSet(NamedTuple):
             one size.
         targets: Labels, int64 [total], or findings, [total, C], of all images. With
             `labels: donor`, probabilities of classes or findings, float32 [total, C].
-        real: Numbers of the real images, or of the images shown in their place, int64 [R];
+        real: Indices of the real images, or of the images shown in their place, int64 [R];
             `imbalance: oversample` repeats some.
-        extra: Numbers of the extra images, int64 [E]; `duplicate` may repeat a number.
+        extra: Indices of the extra images, int64 [E]; `duplicate` may repeat an index.
     """
 
     image_sets: tuple[ImageSet, ...]
@@ -75,12 +75,12 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         soft = [label_images(images, experiment, context) for images in image_sets[1:]]
         one_hot = real.targets if real.targets.ndim == 2 else np.eye(class_count)[real.targets]
         targets = np.concatenate([one_hot.astype(np.float32), *soft])
-    real_numbers = np.arange(len(real.rows))
+    real_indices = np.arange(len(real.rows))
     if parameters.imbalance == "oversample":
-        real_numbers = _oversample(real, settings.seed)
+        real_indices = _oversample(real, settings.seed)
     if source.repeats_real and real.targets.ndim == 2 and parameters.balance == "equal":
         extra = levelling_order(real.targets, len(planned), settings.seed)
-        return TrainingSet(image_sets, targets, real_numbers, extra)
+        return TrainingSet(image_sets, targets, real_indices, extra)
     labels = np.concatenate([images.labels for images in image_sets])
     usable = np.arange(0 if source.repeats_real else len(real.rows), len(labels))
     if not source.repeats_real:
@@ -95,26 +95,26 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
         extra[is_of_class] = np.resize(members, int(is_of_class.sum()))
     if experiment.control == "synthetic_only":
         return TrainingSet(image_sets, targets, extra, extra[:0])
-    return TrainingSet(image_sets, targets, real_numbers, extra)
+    return TrainingSet(image_sets, targets, real_indices, extra)
 
 
 def _oversample(real: ImageSet, seed: int) -> Int64Array:
-    """Return the numbers of real images, repeated so that each class is shown equally often.
+    """Return the indices of real images, repeated so that each class is shown equally often.
 
     With findings, the rarest finding of each image counts as its class.
     """
-    numbers = np.arange(len(real.labels))
+    indices = np.arange(len(real.labels))
     if real.targets.ndim == 1:
-        members = [numbers[real.labels == label] for label in np.unique(real.labels)]
+        members = [indices[real.labels == label] for label in np.unique(real.labels)]
         most = max(map(len, members))
         return np.concatenate([np.resize(each, most) for each in members])
     _, counts = np.unique(rarest_findings(real.targets == 1), return_counts=True)
     missing = int((counts.max() - counts).sum())
-    return np.concatenate([numbers, levelling_order(real.targets, missing, seed)])
+    return np.concatenate([indices, levelling_order(real.targets, missing, seed)])
 
 
 ShownImages: TypeAlias = tuple[Int64Array, Int64Array]
-"""The images of one step: their numbers and the view that each one shows, int64 [n] both."""
+"""The images of one step: their indices and the view that each one shows, int64 [n] both."""
 Stream: TypeAlias = Callable[[int], ShownImages]
 """A function that returns the images of a step, counted from 0."""
 
@@ -122,7 +122,7 @@ Stream: TypeAlias = Callable[[int], ShownImages]
 def image_stream(
     seed: int, purpose: str, images: Int64Array, *, per_step: int, view_count: int
 ) -> Stream:
-    """Return a stream that takes `per_step` of the images, given as numbers, in each step.
+    """Return a stream that takes `per_step` of the images, given as indices, in each step.
 
     Every pass shows each image once, in one of `view_count` views. A stream without images shows
     nothing. The purpose, "real" or "extra", separates streams of one seed.
@@ -143,8 +143,8 @@ def image_stream(
         first_pass, skipped = divmod(step * per_step, count)
         last_pass = ((step + 1) * per_step - 1) // count
         passes = [shuffle_pass(number) for number in range(first_pass, last_pass + 1)]
-        numbers, views = map(np.concatenate, zip(*passes, strict=True))
+        indices, views = map(np.concatenate, zip(*passes, strict=True))
         part = slice(skipped, skipped + per_step)
-        return numbers[part], views[part]
+        return indices[part], views[part]
 
     return show
