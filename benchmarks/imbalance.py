@@ -162,7 +162,7 @@ def _score_arms(
             )
             training = TrialTraining(experiment, context)
             training.train_at_once()
-            validated = training.validated()
+            validated = training.validation_results()
             threshold = training.task.threshold(validated.labels, validated.results, positive)
             probability = training.results(images)[:, positive]
             for metric, value in _measure(is_rare, probability, threshold).items():

@@ -37,8 +37,8 @@ from xraytune.synth.faults import find_faults
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import require_enough
 from xraytune.synth.sources.folder import store_folder
+from xraytune.synth.sources.registry import seen_by, source_of
 from xraytune.synth.sources.source import StudyImages
-from xraytune.synth.sources.which import seen_by, source_of
 from xraytune.trial.preflight import open_space, require_inputs
 from xraytune.trial.quality import report_pool
 

@@ -202,7 +202,7 @@ def test_cached_features_are_what_the_frozen_network_computes(
     # The same views, but the whole network in the loop: what `trainable: head` means.
     whole = with_parameters(experiment, trainable="all")
     straight = TrialTraining(whole, bench.context)
-    backbone = straight.whole().eval().get_submodule("backbone")
+    backbone = straight.whole_network().eval().get_submodule("backbone")
 
     for step in range(6):
         features, labels = batch_of(cached.batches, step)

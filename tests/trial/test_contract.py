@@ -35,7 +35,7 @@ from xraytune.space.document import write_yaml
 from xraytune.space.load import load_space
 from xraytune.space.space import Space
 from xraytune.study.start import inputs_of_space, read_inputs
-from xraytune.synth.sources.which import mixes_of
+from xraytune.synth.sources.registry import mixes_of
 from xraytune.trial.preflight import prepare_space, require_inputs
 from xraytune.trial.training import TrialTraining
 
@@ -256,7 +256,7 @@ def trained(space: Space, context: RunContext) -> dict[str, Any]:
     assert all(bool(torch.isfinite(each).all()) for each in training.trained.state_dict().values())
     return {
         "records": [(record.train_loss, record.val_loss, record.lr) for record in records],
-        "size": sum(each.numel() for each in training.whole().state_dict().values()),
+        "size": sum(each.numel() for each in training.whole_network().state_dict().values()),
     }
 
 

@@ -40,7 +40,7 @@ class Brighter(Batches):
 
 
 def state_of(training: TrialTraining) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in training.whole().state_dict().items()}
+    return {name: tensor.clone() for name, tensor in training.whole_network().state_dict().items()}
 
 
 def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:

@@ -65,7 +65,7 @@ def map_on_cores(
 
 
 @contextmanager
-def repeated(call: Callable[[], None], every_seconds: float) -> Iterator[None]:
+def call_repeatedly(call: Callable[[], None], every_seconds: float) -> Iterator[None]:
     """Call a function from a thread, again and again, while the block runs."""
     ended = threading.Event()
 

@@ -66,7 +66,7 @@ _fences: list[Callable[[], None]] = []
 
 
 @contextmanager
-def fenced(check: Callable[[], None]) -> Iterator[None]:
+def fence_writes(check: Callable[[], None]) -> Iterator[None]:
     """Call `check` before each write in the block; it raises if another process has taken over."""
     _fences.append(check)
     try:
@@ -328,7 +328,7 @@ def append_jsonl(
         last = cut_torn_line(path)
         if is_chained:
             try:
-                rows = (*chain(rows, json.loads(last)["crc"] if last else 0),)
+                rows = (*chain_rows(rows, json.loads(last)["crc"] if last else 0),)
             except (ValueError, TypeError, LookupError) as error:
                 raise ArtifactError("the last line is damaged", path, _RESTORE) from error
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
@@ -345,7 +345,7 @@ def append_jsonl(
             sync(path.parent)  # the process that created the file may have died before doing so
 
 
-def chain(rows: Iterable[Mapping[str, Any]], previous: int) -> list[dict[str, Any]]:
+def chain_rows(rows: Iterable[Mapping[str, Any]], previous: int) -> list[dict[str, Any]]:
     """Return rows with the checksums of a chained log, after a line of checksum `previous`."""
     chained: list[dict[str, Any]] = []
     for row in rows:

@@ -29,7 +29,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from xraytune.base.cores import repeated
+from xraytune.base.cores import call_repeatedly
 from xraytune.base.errors import XraytuneError, printable
 from xraytune.base.records import Progress, progress_text, to_json
 from xraytune.base.tables import Cell, Entry, Frame, Table, Tone, duration, text_of
@@ -226,7 +226,7 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
                 event(text)
 
     with live or nullcontext():
-        with repeated(refresh, _FRAME_EVERY_SECONDS if live else _SUMMARY_EVERY_SECONDS):
+        with call_repeatedly(refresh, _FRAME_EVERY_SECONDS if live else _SUMMARY_EVERY_SECONDS):
             yield
         refresh()
 

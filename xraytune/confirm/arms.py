@@ -20,7 +20,7 @@ from xraytune.space.paths import FilePath
 from xraytune.space.settings import DonorControl, Experiment, Settings, without_gate
 from xraytune.space.strict_model import StrictModel
 from xraytune.stats.verdict import ControlKind
-from xraytune.study.folder import damage_explained
+from xraytune.study.folder import explain_damage
 from xraytune.study.row import TrialRow
 
 TOP_UP_FOLDER = "top_up"
@@ -206,7 +206,7 @@ def read_plan(folder: Path) -> Plan | None:
     file = folder / _PLAN_FILE
     if not file.exists():
         return None
-    with damage_explained(file, f"restore it, or move {folder.name}/ away to start over"):
+    with explain_damage(file, f"restore it, or move {folder.name}/ away to start over"):
         content = json.dumps(without_checksum(read_json(file)))
         return Plan.model_validate_json(content, context=folder)
 

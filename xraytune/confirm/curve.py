@@ -50,8 +50,8 @@ from xraytune.study.start import inputs_of_trials, read_inputs
 from xraytune.synth.donor import donor_records_sha256, donor_tensors
 from xraytune.synth.mix import mix_label
 from xraytune.synth.saved_generator import GENERATOR_FILE
+from xraytune.synth.sources.registry import seen_by, source_of
 from xraytune.synth.sources.source import StudyImages
-from xraytune.synth.sources.which import seen_by, source_of
 from xraytune.tasks import task_of
 from xraytune.tasks.task import Results
 from xraytune.trial.network import TrialNetwork

@@ -38,7 +38,7 @@ from xraytune.stats.precision import (
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
-from xraytune.synth.sources.which import mixes_of
+from xraytune.synth.sources.registry import mixes_of
 
 _MORE_REPLICATES = (5, 10, 20, 40)
 _ROWS = 2

@@ -14,7 +14,7 @@ from xraytune.base.files import csv_table, read_json, require_recorded, write_js
 from xraytune.base.records import frozen, to_json
 from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import TestKind
-from xraytune.study.folder import damage_explained
+from xraytune.study.folder import explain_damage
 
 DRAWS_FILE = "draws.csv"
 _SEALED_FILE = "sealed.json"
@@ -99,6 +99,6 @@ def read_drawn(folder: Path) -> Drawn:
             folder,
             "give the folder that `xraytune draws` wrote",
         )
-    with damage_explained(file, _RESTORE):
+    with explain_damage(file, _RESTORE):
         require_recorded(file)
         return TypeAdapter(Drawn).validate_python(read_json(file))

@@ -33,7 +33,7 @@ from xraytune.data.prepare import patients_seen
 from xraytune.data.sides import too_few_tested
 from xraytune.space.parameters import Parameters
 from xraytune.study.access_log import accesses
-from xraytune.synth.sources.which import seen_by
+from xraytune.synth.sources.registry import seen_by
 
 
 def choose_tests(

@@ -51,7 +51,7 @@ from xraytune.stats.placements import (
     scorable_labels,
 )
 from xraytune.study.access_log import CONFIRM, folders_with_logs, log_test_access
-from xraytune.study.folder import StudyFolder, damage_explained, require_sole_owner
+from xraytune.study.folder import StudyFolder, explain_damage, require_sole_owner
 from xraytune.study.row import append_run, ended_runs
 from xraytune.study.trial import read_pool_report
 from xraytune.synth.generator_quality import PoolReport, Quality
@@ -169,10 +169,10 @@ def read_scores(
 ) -> ArmScores:
     """Return the results of all runs; raise StudyError if the file is not as it was written."""
     fix = "remove it, and run the same command again"
-    with damage_explained(study_folder.path / copies_file(scores_file), fix) as file:
+    with explain_damage(study_folder.path / copies_file(scores_file), fix) as file:
         require_recorded(file)
         copied = {name: tuple(files) for name, files in read_json(file).items()}
-    with damage_explained(study_folder.path / scores_file, fix) as file:
+    with explain_damage(study_folder.path / scores_file, fix) as file:
         require_recorded(file)
         results = np.load(file)
         draws = sealed.prepared.draws

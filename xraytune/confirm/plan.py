@@ -40,8 +40,8 @@ from xraytune.study.row import TrialRow, rank
 from xraytune.study.trial import OpenTrial
 from xraytune.synth.donor import donor_records_sha256
 from xraytune.synth.mix import require_enough
+from xraytune.synth.sources.registry import source_of
 from xraytune.synth.sources.source import StudyImages
-from xraytune.synth.sources.which import source_of
 from xraytune.trial.soft_labels import donor_start
 
 _MOST_SAMPLES = 5000

@@ -20,7 +20,7 @@ from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import MOST_REPLICATES, TestKind
 from xraytune.stats.classification import LEAST_FIT
 from xraytune.stats.verdict import Interval, Overall, PairVerdict
-from xraytune.study.folder import damage_explained
+from xraytune.study.folder import explain_damage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -385,7 +385,7 @@ def read_verdict(folder: Path) -> Confirmation | None:
 
     Raises StudyError if the file is not as `confirm` wrote it.
     """
-    with damage_explained(folder / VERDICT_FILE, VERDICT_FIX) as file:
+    with explain_damage(folder / VERDICT_FILE, VERDICT_FIX) as file:
         if not file.exists():
             return None
         require_recorded(file)

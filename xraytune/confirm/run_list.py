@@ -30,7 +30,7 @@ from xraytune.space.recorded import write_extensions
 from xraytune.space.search_settings import SchedulerSettings
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
-from xraytune.study.folder import StudyFolder, damage_explained, environment, other_releases
+from xraytune.study.folder import StudyFolder, environment, explain_damage, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_run, ended_runs, reasons_of
 from xraytune.study.trial import OpenTrial, read_progress
 from xraytune.synth.generator_inputs import GAN_PROGRESS, generator_need
@@ -122,7 +122,7 @@ class RunList(TrialLoop):
         self.stops_trials = bool(rungs.epochs)
         self._reports_path = study_folder.path / "reports.jsonl"
         if self.stops_trials:
-            with damage_explained(self._reports_path) as file:
+            with explain_damage(self._reports_path) as file:
                 for row in read_jsonl(file, is_chained=True):
                     self._decide(row["number"], row["epoch"], row["value"])
         self._report_progress()

@@ -36,7 +36,7 @@ from xraytune.space.data_settings import DataSettings
 from xraytune.space.encoders import has_unknown_origin
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Settings
-from xraytune.synth.sources.which import seen_by, source_of
+from xraytune.synth.sources.registry import seen_by, source_of
 
 TEST = "test"
 """The side of the unused patients who are scored."""

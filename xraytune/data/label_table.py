@@ -65,9 +65,9 @@ def list_table(
     reasons = (
         (len(without_row), "images without a row", f" ({join_names(without_row, 3)})"),
         (len(table.rows) - len(all_rows), "rows without an image", f" of {len(table.rows):,}"),
-        (excluded.total(), "images by data.table.rows", _counted(excluded)),
+        (excluded.total(), "images by data.table.rows", _join_counts(excluded)),
         (len(rows) - len(parts), "images in no list of data.table.side", ""),
-        (len(unlabelled), "images without a class or a known finding", _counted(labels)),
+        (len(unlabelled), "images without a class or a known finding", _join_counts(labels)),
     )
     left_out = [f"{what}: {count:,}{detail}" for count, what, detail in reasons if count]
     notes = [f"leaves out {'; '.join(left_out)}"] if left_out else []
@@ -84,7 +84,7 @@ def list_table(
         if table.settings.label:
             what = "where a cell has only labels that are none of data.findings, these are unknown "
             what += "(data.empty: zeros: absent)"
-        notes.append(f"{what}{_counted(table.unread)}")
+        notes.append(f"{what}{_join_counts(table.unread)}")
     notes = [f"{table.path.name}: {note}" for note in notes]
     return replace(index, warnings=(*notes, *index.warnings))
 
@@ -244,7 +244,7 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
     return {*matched}
 
 
-def _counted(counts: Mapping[str, int]) -> str:
+def _join_counts(counts: Mapping[str, int]) -> str:
     """Return names with their counts in parentheses, most frequent first, or "" without names."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     words = join_names([f"{name or '(nothing)'} {count:,}" for name, count in ordered], 5)

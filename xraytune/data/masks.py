@@ -92,7 +92,7 @@ def connected_parts(mask: BoolArray) -> int:
     return int(label(mask)[1])
 
 
-def outlined(images: UInt8Array, masks: UInt8Array | BoolArray) -> UInt8Array:
+def draw_outlines(images: UInt8Array, masks: UInt8Array | BoolArray) -> UInt8Array:
     """Return grey images [..., H, W] in colour, with a line around each mask [..., H, W]."""
     from scipy.ndimage import maximum_filter
 

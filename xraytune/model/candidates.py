@@ -28,7 +28,7 @@ from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import inputs_of_trials, read_inputs, require_same_inputs
-from xraytune.synth.sources.which import mixes_of, seen_by
+from xraytune.synth.sources.registry import mixes_of, seen_by
 from xraytune.trial.preflight import open_space, prepare_space, require_inputs
 
 CANDIDATES = ("the trial's settings", "the settings of final")

@@ -120,8 +120,8 @@ def cross_validate(
         epochs.append(finished_epochs(trial_dir / "checkpoint"))
         training = TrialTraining(member, context)
         load_best(trial_dir / "checkpoint", training.trained)
-        validated.append(training.validated())
-        networks.append(training.whole().cpu())
+        validated.append(training.validation_results())
+        networks.append(training.whole_network().cpu())
     labels = np.concatenate([of_fold.labels for of_fold in validated])
     probabilities = np.concatenate([of_fold.results for of_fold in validated])
     positive = contexts[0].prepared.positive
@@ -174,7 +174,7 @@ def train_on_all(
     load_best(folder, training.trained)
     return replace(
         trained,
-        networks=[training.whole()],
+        networks=[training.whole_network()],
         epochs=[records],
         result=replace(trained.result, best_epoch=epoch_count, epochs=epoch_count),
         input_format=training.network.input_format,

@@ -70,8 +70,8 @@ from xraytune.synth.saved_generator import (
     read_generator,
 )
 from xraytune.synth.sources.gan import Gan, trained_generator, typical_masks, usable_generator_hash
+from xraytune.synth.sources.registry import seen_by_sources
 from xraytune.synth.sources.source import BLOCK, choose_findings
-from xraytune.synth.sources.which import seen_by_sources
 from xraytune.trial.donate import find_donor_experiment, write_card, write_donor
 from xraytune.trial.quality import report_pool
 from xraytune.trial.samples import save_generator_grid

@@ -15,7 +15,7 @@ from xraytune.data.table import add_rows, find_table
 from xraytune.space.encoders import MODEL_FILE
 from xraytune.study.access_log import accesses, folders_with_logs, log_test_access
 from xraytune.study.folder import StudyFolder
-from xraytune.synth.sources.which import seen_by
+from xraytune.synth.sources.registry import seen_by
 from xraytune.trial.saved_model import Bundle
 
 

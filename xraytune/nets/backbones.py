@@ -218,12 +218,12 @@ def _of_timm(name: str) -> Any:
     if model not in names and not model.startswith("hf-hub:"):
         fix = nearest(model, names, "`timm.list_models()` returns its names")
         raise ConfigError(f"timm has no model {model}", "backbone", fix)
-    with hub_errors_explained(name):
+    with explain_hub_errors(name):
         return timm.create_model(model, pretrained=False, num_classes=0, in_chans=3)
 
 
 @contextmanager
-def hub_errors_explained(name: str) -> Iterator[None]:
+def explain_hub_errors(name: str) -> Iterator[None]:
     """Raise MachineError if the block cannot download a timm backbone from the Hugging Face Hub."""
     try:
         yield
@@ -334,7 +334,7 @@ def find_weights(
         from huggingface_hub import hf_hub_download  # comes with timm
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        with hub_errors_explained(backbone):
+        with explain_hub_errors(backbone):
             try:
                 downloaded = hf_hub_download(
                     repository, "model.safetensors", local_files_only=not may_download

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from xraytune.present.forest import GREY, LEGEND, VERTICAL
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 
 
 def plot_learning_curves(view: StudyView, rungs: Sequence[int]) -> Any:

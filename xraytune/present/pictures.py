@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xraytune.base.arrays import AnyArray, Int64Array
 from xraytune.base.errors import ConfigError
 from xraytune.base.records import Compute
-from xraytune.data.masks import outlined
+from xraytune.data.masks import draw_outlines
 from xraytune.data.prepare import RunContext, SplitData, side_image_set
 from xraytune.nets.checkpoint import load_best
 from xraytune.nets.inputs import MASK_THRESHOLD, normalise
@@ -55,7 +55,7 @@ def explain_images(
     network = TrialNetwork(experiment, RunContext(prepared=prepared, cache=cache, compute=_CPU))
     classifier = network.whole
     pixels = images.read(indices)
-    inputs = normalise(network.scaled(images, indices), network.input_format)
+    inputs = normalise(network.read_scaled(images, indices), network.input_format)
     trained = classifier.get_submodule("head") if network.has_cached_features else classifier
     load_best(trial_dir / "checkpoint", trained)
     shown_pixels: AnyArray
@@ -69,8 +69,8 @@ def explain_images(
         predicted = network.task.predict_probabilities(
             classifier, [inputs], compute=_CPU, where=trial_dir
         )
-        shown_pixels = outlined(pixels, images.read_masks(indices))
-        right = outlined(pixels, predicted > MASK_THRESHOLD)
+        shown_pixels = draw_outlines(pixels, images.read_masks(indices))
+        right = draw_outlines(pixels, predicted > MASK_THRESHOLD)
     pictures = []
     for pair in np.concatenate([shown_pixels, right], axis=2).round().astype(np.uint8):
         content = io.BytesIO()

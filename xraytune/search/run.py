@@ -45,7 +45,7 @@ from xraytune.study.start import (
 )
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.generator_inputs import generator_need
-from xraytune.synth.sources.which import mixes_of
+from xraytune.synth.sources.registry import mixes_of
 from xraytune.trial.preflight import open_space, prepare_space, require_inputs
 from xraytune.trial.soft_labels import misfit_warnings
 

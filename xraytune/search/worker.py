@@ -42,7 +42,7 @@ from xraytune.study.trial import (
     attempt,
     write_samples,
 )
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.samples import save_generator_grid
 

@@ -124,7 +124,7 @@ class StudyFolder:
         For an `experiment`, the images have its size. If it is a replicate with its own draw, the
         patients of the draw are the train side.
         """
-        with damage_explained(self.path / "split.json") as file:
+        with explain_damage(self.path / "split.json") as file:
             prepared = _read_split(file, sha256_of(file))
             if experiment is None:
                 return prepared
@@ -133,12 +133,12 @@ class StudyFolder:
 
     def environment(self) -> dict[str, Any]:
         """Return the recorded device and versions of the study's trials."""
-        with damage_explained(self.path / "environment.json") as file:
+        with explain_damage(self.path / "environment.json") as file:
             return dict(read_json(file))
 
     def compute(self) -> Compute:
         """Return the device, threads and precision of the study's trials."""
-        with damage_explained(self.path / "environment.json"):
+        with explain_damage(self.path / "environment.json"):
             return TypeAdapter(Compute).validate_python(self.environment()["compute"])
 
     def seconds(self) -> float:
@@ -159,7 +159,7 @@ class StudyFolder:
     def experiment(self, number: int) -> Experiment:
         """Return the settings of one trial; raise StudyError if the file is missing or damaged."""
         declare_recorded(self.path)
-        with damage_explained(self.trial_path(number) / "config.json") as config:
+        with explain_damage(self.trial_path(number) / "config.json") as config:
             return Experiment.model_validate(read_json(config), context=config.parent)
 
     def results_path(self, number: int) -> Path:
@@ -173,7 +173,7 @@ class StudyFolder:
             StudyError: The file is missing, or is not as it was written.
         """
         file = self.results_path(number)
-        with damage_explained(file, "remove it, and run the same command again"):
+        with explain_damage(file, "remove it, and run the same command again"):
             require_recorded(file)
             # Memory-mapped: np.load would also open pickles and archives.
             results: Floats = np.lib.format.open_memmap(file, mode="r")
@@ -193,7 +193,7 @@ DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @contextmanager
-def damage_explained(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
+def explain_damage(file: Path, fix: str = _RESTORE) -> Iterator[Path]:
     """Turn a reader's exception for a missing or damaged file into a StudyError that names it."""
     try:
         yield file

@@ -27,7 +27,7 @@ from xraytune.base.errors import ArtifactError, FileLine, StudyError, counted
 from xraytune.base.files import (
     BROKEN_CHAIN,
     append_jsonl,
-    chain,
+    chain_rows,
     cut_torn_line,
     explain_disk_errors,
     read_chained,
@@ -271,7 +271,7 @@ class _ChainedLines(BaseJournalBackend):
         self._last = 0
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = chain(logs, self._last)
+        lines = chain_rows(logs, self._last)
         append_jsonl(self._path, *lines, is_durable=False)
         self._last = lines[-1]["crc"]
 

@@ -18,7 +18,7 @@ from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values
 from xraytune.space.parameters import Parameters
 from xraytune.space.strict_model import StrictModel
-from xraytune.study.folder import StudyFolder, damage_explained
+from xraytune.study.folder import StudyFolder, explain_damage
 from xraytune.study.trial import TrialProgress
 from xraytune.synth.generator_quality import PoolReport
 
@@ -129,7 +129,7 @@ def ended_runs(study_folder: StudyFolder) -> dict[int, RunRow]:
     Raises:
         StudyError, ArtifactError: The file is damaged.
     """
-    with damage_explained(study_folder.runs_path) as file:
+    with explain_damage(study_folder.runs_path) as file:
         rows = map(RunRow.model_validate, read_jsonl(file, is_chained=True))
         return {row.number: row for row in rows}
 

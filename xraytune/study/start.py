@@ -41,13 +41,13 @@ from xraytune.space.recorded import write_extensions
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
 from xraytune.space.strict_model import StrictModel
-from xraytune.study.folder import StudyFolder, damage_explained, environment, other_releases
+from xraytune.study.folder import StudyFolder, environment, explain_damage, other_releases
 from xraytune.study.journal import create_journal
 from xraytune.synth.donor import MANIFEST_FILE
 from xraytune.synth.generator_inputs import FEATURE_BACKBONE
 from xraytune.synth.mix import require_enough
+from xraytune.synth.sources.registry import read_input, source_of
 from xraytune.synth.sources.source import StudyImages, weights_file_sha256
-from xraytune.synth.sources.which import read_input, source_of
 
 INPUTS_FILE = "inputs.json"
 _CONTENTS = TypeAdapter(dict[str, str])
@@ -106,12 +106,12 @@ def with_recorded_images(study_folder: StudyFolder, space: Space) -> Space:
     settings = space.settings
     recorded_settings = study_folder.space().settings
     if settings.data.path.exists():
-        data = _completed(settings.data, recorded_settings.data, ("classes",))
+        data = _complete(settings.data, recorded_settings.data, ("classes",))
         return replace(space, settings=settings.with_values({"data": data}))
     changes = {
-        "data": _completed(settings.data, recorded_settings.data, DATA_FILE_KEYS),
+        "data": _complete(settings.data, recorded_settings.data, DATA_FILE_KEYS),
         "data.path": recorded_settings.data.path,
-        "data.split": _completed(
+        "data.split": _complete(
             settings.data.split, recorded_settings.data.split, ("group_regex", "site")
         ),
         "weights_dir": settings.weights_dir or recorded_settings.weights_dir,
@@ -119,7 +119,7 @@ def with_recorded_images(study_folder: StudyFolder, space: Space) -> Space:
     return replace(space, settings=settings.with_values(changes))
 
 
-def _completed(
+def _complete(
     settings: StrictModel, recorded_settings: StrictModel, keys: Iterable[str]
 ) -> StrictModel:
     """Return settings, with recorded values for the `keys` that are not set."""
@@ -239,7 +239,7 @@ def require_same_inputs(
 
     If `is_complete`, inputs that the study did not record are refused, too.
     """
-    with damage_explained(study_folder.path / INPUTS_FILE) as file:
+    with explain_damage(study_folder.path / INPUTS_FILE) as file:
         recorded_contents = _CONTENTS.validate_python(without_checksum(read_json(file))["contents"])
     problems = []
     for path, content in contents.items():

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
 from pydantic import TypeAdapter
 
-from xraytune.base.files import fenced, read_json, write_json, write_text
+from xraytune.base.files import fence_writes, read_json, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment
@@ -229,7 +229,7 @@ def attempt(trial_dir: Path) -> Iterator[None]:
         if last_token != token:
             raise TakenOverError
 
-    with fenced(require_last):
+    with fence_writes(require_last):
         yield
 
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from xraytune.base.arrays import UInt8Array
-from xraytune.data.masks import outlined
+from xraytune.data.masks import draw_outlines
 from xraytune.nets.vision import utils
 
 _OUTLINED_PX = 128
@@ -30,4 +30,4 @@ def with_outlines(images: UInt8Array) -> UInt8Array:
         return images[:, 0]
     factor = max(1, _OUTLINED_PX // images.shape[2])
     enlarged = images.repeat(factor, axis=2).repeat(factor, axis=3)
-    return outlined(enlarged[:, 0], enlarged[:, 1])
+    return draw_outlines(enlarged[:, 0], enlarged[:, 1])

@@ -37,8 +37,8 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid
 from xraytune.synth.mix import mix_label, plan_mix
 from xraytune.synth.saved_generator import resize_images
+from xraytune.synth.sources.registry import source_of
 from xraytune.synth.sources.source import BLOCK, subset
-from xraytune.synth.sources.which import source_of
 
 MEMORISATION_STAGE = "memorisation-1"
 FALSE_ALARMS = 0.05

@@ -28,7 +28,7 @@ from xraytune.data.decoding import (
 )
 from xraytune.data.guesses import casefold_text
 from xraytune.data.images import ImageFile
-from xraytune.data.masks import connected_parts, outlined, read_mask, use_mask
+from xraytune.data.masks import connected_parts, draw_outlines, read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
 from xraytune.data.prepare import SplitData
 from xraytune.stats.classification import Floats
@@ -78,7 +78,7 @@ class MaskReports(ClassReports):
 
             def write(file: str, image: UInt8Array, mask: MaskArray) -> tuple[str, float, int]:
                 _save(mask.astype(np.uint8) * 255, folder / "masks" / names[file])
-                _save(outlined(image, mask), folder / "overlays" / names[file])
+                _save(draw_outlines(image, mask), folder / "overlays" / names[file])
                 return f"masks/{names[file]}", float(mask.mean()), connected_parts(mask)
 
             row_of, broken = _map_masks(model, images, write)
@@ -160,7 +160,7 @@ class MaskReports(ClassReports):
 
         def save(file: str, image: UInt8Array, predicted: MaskArray) -> None:
             true = read_mask(sample.image_files.root, by_file[file])
-            pair = np.hstack([outlined(image, true), outlined(image, predicted)])
+            pair = np.hstack([draw_outlines(image, true), draw_outlines(image, predicted)])
             _save(pair, folder / "worst" / names[file])
 
         image_files = replace(sample.image_files, files=files, on_progress=ignore_progress)

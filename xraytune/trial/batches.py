@@ -112,7 +112,7 @@ class Batches:
                 if self._is_blended:
                     columns += sample_pairs(group, indices.shape[1], self.parameters, self._seed)
                 on_device = [
-                    pinned(column, device).to(device, non_blocking=True) for column in columns
+                    pin_memory(column, device).to(device, non_blocking=True) for column in columns
                 ]
                 yield from zip(*on_device, strict=True)
 
@@ -215,7 +215,7 @@ class PixelLoader:
         images = torch.cat([to_unit(part[:, 0], network.input_format) for part in parts])
         with_masks = parts[0].shape[1] > 1
         if with_masks:
-            targets = torch.cat([network.scaled_masks(part[:, 1]) for part in parts])
+            targets = torch.cat([network.scale_masks(part[:, 1]) for part in parts])
         if self._is_augmented:  # otherwise, every view is the image itself
             images = augment(images, views)
             if with_masks:
@@ -244,7 +244,9 @@ class DeviceRows:
         total = int(self._ends[-1])
         if total * self.row_bytes <= _room_bytes(device):
             parts = np.array_split(np.arange(total), -(-total // _ROWS_AT_ONCE))
-            self._all = torch.cat([pinned(self._read(part), device).to(device) for part in parts])
+            self._all = torch.cat(
+                [pin_memory(self._read(part), device).to(device) for part in parts]
+            )
             self.row_bytes = self._ends.itemsize
 
     def prepare(self, row_indices: Int64Array) -> AnyArray:
@@ -265,7 +267,7 @@ class DeviceRows:
         return rows
 
 
-def pinned(array: AnyArray, device: str) -> Tensor:
+def pin_memory(array: AnyArray, device: str) -> Tensor:
     """Return an array as a tensor that can be copied to the device without waiting for it."""
     tensor = torch.from_numpy(array)
     return tensor if device == "cpu" else tensor.pin_memory()

@@ -203,7 +203,7 @@ class TrialNetwork:
 
         def compute_batch(backbone: nn.Module, numbers: Int64Array) -> Float32Array:
             batch = np.resize(numbers, self._batch)  # repeats them if there are fewer
-            images = self.scaled(image_set, indices[batch])
+            images = self.read_scaled(image_set, indices[batch])
             images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
             inputs = normalise(images, self.input_format)
             features = predict_logits(backbone, [inputs], compute=compute)
@@ -219,13 +219,13 @@ class TrialNetwork:
 
         return compute_all
 
-    def scaled(self, image_set: ImageSet, indices: Int64Array | slice) -> Tensor:
+    def read_scaled(self, image_set: ImageSet, indices: Int64Array | slice) -> Tensor:
         """Return images of a set on the device, float32 [n, 1, S, S] in [0, 1]."""
         return to_unit(
             torch.from_numpy(image_set.read(indices)).to(self.compute.device), self.input_format
         )
 
-    def scaled_masks(self, masks: Tensor) -> Tensor:
+    def scale_masks(self, masks: Tensor) -> Tensor:
         """Return masks, uint8 [n, h, w], as float32 [n, 1, S, S] of 0 and 1, scaled up."""
         size_px = self.input_format.image_size_px
         masks = (masks[:, None] > 0).float()
@@ -244,7 +244,7 @@ class TrialNetwork:
             return
         for start in range(0, len(image_set.rows), self._batch):
             yield normalise(
-                self.scaled(image_set, slice(start, start + self._batch)), self.input_format
+                self.read_scaled(image_set, slice(start, start + self._batch)), self.input_format
             )
 
 

@@ -37,7 +37,7 @@ from xraytune.stats.classification import FEWEST_LABELS
 from xraytune.synth.donor import donor_tensors
 from xraytune.synth.generator_inputs import with_features
 from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
-from xraytune.synth.sources.which import mixes_of, seen_by
+from xraytune.synth.sources.registry import mixes_of, seen_by
 from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import require_labeller
 

@@ -31,8 +31,8 @@ from xraytune.synth.generator_quality import (
 )
 from xraytune.synth.memorisation import find_copies, sample_evenly
 from xraytune.synth.saved_generator import resize_images
+from xraytune.synth.sources.registry import source_of
 from xraytune.synth.sources.source import BLOCK, subset
-from xraytune.synth.sources.which import source_of
 from xraytune.trial.network import TrialNetwork
 
 _STAGE = "quality-1"

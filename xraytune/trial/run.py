@@ -18,7 +18,7 @@ from xraytune.data.prepare import RunContext
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
 from xraytune.synth.generator_quality import QUALITY_FILE
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 from xraytune.trial.quality import report_pool
 from xraytune.trial.training import TrialTraining
 
@@ -75,7 +75,7 @@ def trial_epochs(
         records.append(record)
         yield record
     load_best(checkpoint_dir, training.trained)
-    validated = training.validated()
+    validated = training.validation_results()
     val_b = training.val_b.targets
     val_b_results = validated.results[-len(val_b) :]
     write_array(trial_dir / "val_b.npy", val_b_results, is_recorded=True)

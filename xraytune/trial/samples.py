@@ -17,7 +17,7 @@ from xraytune.space.settings import Experiment
 from xraytune.synth.grids import image_grid, with_outlines
 from xraytune.synth.memorisation import sample_evenly
 from xraytune.synth.saved_generator import resize_images
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 
 COLUMNS = 8
 CAPTION_PX = 28

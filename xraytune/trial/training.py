@@ -247,7 +247,7 @@ class TrialTraining:
         require_finite_outputs(outputs, TrialError, "")
         return results
 
-    def validated(self) -> Validated:
+    def validation_results(self) -> Validated:
         """Return the results of the network on val-A and then val-B."""
         return Validated(
             labels=np.concatenate([self.val_a.targets, self.val_b.targets]),
@@ -255,7 +255,7 @@ class TrialTraining:
             patients=self._prepared.side("val_a").patients + self._prepared.side("val_b").patients,
         )
 
-    def whole(self) -> nn.Module:
+    def whole_network(self) -> nn.Module:
         """Return the whole network, with the trained part in it."""
         whole = self.network.whole
         if self.network.has_cached_features:

@@ -23,7 +23,7 @@ from xraytune.space.settings import Experiment
 from xraytune.stats.classification import rarest_findings
 from xraytune.synth.memorisation import refuse_memorised
 from xraytune.synth.mix import plan_mix, require_enough
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 from xraytune.trial.soft_labels import label_images
 
 
