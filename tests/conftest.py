@@ -1,10 +1,12 @@
 """Shared by all tests: no time limits, and tests that start Ray run one after another."""
 
 import gc
+import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def waited_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ExitStack, list[str]]]:
+    """What ends as soon as a message says that its lock is waited for, and the messages."""
+    monkeypatch.setattr("xraytune.base.locks._LOOKS_IN_SILENCE", 0)
+    other = ExitStack()
+    messages = []
+
+    class EndOther(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+            other.close()
+
+    handler = EndOther()
+    logger = logging.getLogger("xraytune.base.locks")
+    logger.addHandler(handler)
+    yield other, messages
+    logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.confirm.test_secondary import binary, classes, findings, masks
+from tests.confirm.test_secondary import binary, classes, findings, images_of, masks
 from tests.confirm.verdicts import CONTROL, FINALIST
 from tests.in_process import command
 from xraytune.base.errors import ConfigError, DataError, XraytuneError
@@ -22,7 +22,6 @@ from xraytune.base.files import read_json, write_json
 from xraytune.confirm.compare import ArmScores, judge_finalists
 from xraytune.confirm.drawn import Drawn, DrawnImage, write_drawn
 from xraytune.confirm.outcomes import write_predictions
-from xraytune.data.images import ImageFile, ImageTable
 from xraytune.data.phantom import paint_phantoms
 from xraytune.draws import draws
 from xraytune.judge import judge
@@ -60,17 +59,7 @@ def test_predictions_of_a_confirmation_get_its_words_and_intervals(
     count = test.results.shape[2]
     outputs = [f"class{number}" for number in range(count)] if count > 1 else ["dice"]
     names = outputs if make is findings else []
-    states = np.array(["0", "1", "?"])[test.labels]
-    images = ImageTable(
-        ImageFile(
-            file=f"{number:04}.png",
-            label=0,
-            sha256="",
-            findings="".join(states[number]) if names else "",
-        )
-        for number in range(len(test.patients))
-    )
-    write_predictions(tmp_path, test, images, outputs, names)
+    write_predictions(tmp_path, test, images_of(test), outputs, names)
     (expected,) = judge_finalists(test, rope=ROPE)
 
     confirmation = judge(

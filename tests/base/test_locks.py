@@ -1,7 +1,6 @@
 """Locks have one owner at a time, and end with it."""
 
 import errno
-import logging
 import os
 import subprocess
 import sys
@@ -58,25 +57,15 @@ def test_storage_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_waiting_for_the_work_of_another_process_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, waited_for: tuple[ExitStack, list[str]]
 ) -> None:
     """Unless the caller says it, as a bar of progress."""
-    monkeypatch.setattr("xraytune.base.locks._LOOKS_IN_SILENCE", 0)
-    said: list[str] = []
-    other = ExitStack()
-
-    class EndOther(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-            other.close()
-
-    handler = EndOther()
-    logger = logging.getLogger("xraytune.base.locks")
-    logger.addHandler(handler)
+    other, messages = waited_for
     other.enter_context(build_lock(tmp_path / "lock"))
     with build_lock(tmp_path / "lock"):
         other.enter_context(build_lock(tmp_path / "another"))
         with build_lock(tmp_path / "another", other.close):
-            logger.removeHandler(handler)
+            pass
 
-    assert said == [f"{tmp_path}: waiting for another process, which works here"]
+    (message,) = messages
+    assert message.startswith(f"{tmp_path}: waiting for another process")

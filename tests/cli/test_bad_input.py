@@ -109,7 +109,7 @@ BROKEN = "truncated|empty|no JPEG, PNG, TIFF, BMP, GIF|too many pixels|4 images 
         (spoil_images, SEARCH, 3, BROKEN),
         (lose_everything, f"{OFFICIAL}vgg11", 3, LOST),
         (cut_weights, f"{OFFICIAL}mobilenet_v2", 4, "b0353104.pth: this file is damaged"),
-        (cut_weights, f"{SEARCH} --set weights=cut.pth", 4, "this weights file cannot be read"),
+        (cut_weights, f"{SEARCH} --set weights=cut.pth", 4, "cut.pth: this weights file"),
         (add_a_class, f"{SEARCH} --set data.classes=auto --set loss=bce", 2, "bce, 3 classes: "),
         (nothing, f"{SEARCH} --set batch_size=1 --set backbone=resnet18", 2, "a single value"),
         (nothing, f"{SEARCH} --set resources.cpus_per_trial=9999", 4, "9999 CPU cores"),

@@ -45,9 +45,7 @@ def test_a_shipped_space_is_found_by_name_unless_a_file_has_that_name(here: Path
     (here / "gan_ratio").mkdir()
     for name in ("gan_ratio", "gan_ratio.yaml", "search_spaces/gan_ratio.yaml"):
         checked = command(f"space check {name} --data xrays")
-        assert checked.stdout.startswith(
-            "space: shipped gan_ratio; `xraytune space copy gan_ratio`"
-        )
+        assert checked.stdout.startswith("space: shipped gan_ratio; ")
     (here / "gan_ratio").rmdir()
     (here / "gan_ratio").write_text(
         (SPACES / "gan_ratio.yaml").read_text().replace("name: gan-ratio", "name: mine")

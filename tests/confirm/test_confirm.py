@@ -43,17 +43,14 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
     last.rename(one)
     (done.path / "one").rename(last)
 
-    with pytest.raises(
-        StudyError,
-        match=r"were scored by this confirmation.*other names.*\n.*restore the folder",
-    ):
+    with pytest.raises(StudyError, match=r"scored by this confirmation.*\n.*restore the folder"):
         done.confirm(other)
     with pytest.raises(StudyError, match="other names"):
         done.confirm()
     files = [image.relative_to(copy) for image in copy.rglob("*.jpeg")]
     table = copy / "patients.csv"
     table.write_text("\n".join(["file,patient", *(f"{file},{file.name[:3]}" for file in files)]))
-    with pytest.raises(StudyError, match="or under other names of files or patients"):
+    with pytest.raises(StudyError, match="under other names"):
         done.confirm(copy)
     table.unlink()
     (done.folder / "test.npy").unlink()
@@ -62,12 +59,12 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
     assert [row["fingerprint"] for row in done.log] == [first.test.fingerprint]
 
 
-def test_a_study_without_a_finalist_is_refused_before_ray_starts(lab: Lab) -> None:
+def test_a_study_without_a_finalist_is_refused_with_a_fix_before_ray_starts(lab: Lab) -> None:
     chosen = ("name=plain", "budget.trials=1", "points_to_evaluate=[{source: none}]")
     plain = lab.search(*chosen)
     notes = list[str]()
 
-    with pytest.raises(StudyError, match="there is no finalist to confirm"):
+    with pytest.raises(StudyError, match=r"no finalist to confirm(.|\n)*fix:"):
         plain.confirm(callbacks=Callbacks(note=notes.append))
 
     assert notes == []
@@ -101,10 +98,7 @@ def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_
 
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))
-    with pytest.raises(
-        StudyError,
-        match=r"4 replicates, and 3 were asked for\n.*omit --replicates, or move confirm/",
-    ):
+    with pytest.raises(StudyError, match=r"4 replicates, and 3 .*\n.*omit --replicates"):
         lab.confirm(replicates=3)
     with pytest.raises(Stopped):
         lab.confirm(callbacks=Callbacks(on_progress=stop_while_scoring))
@@ -131,11 +125,11 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
         if what == "training replicates" and count == total - 1:
             raise Stopped
 
-    with pytest.raises(StudyError, match="the verdict's own test images are needed"):
+    with pytest.raises(StudyError, match="own test images are needed"):
         done.confirm(hospital, replicates=5)
     with pytest.raises(Stopped):
         done.confirm(replicates=5, callbacks=Callbacks(on_progress=stop_at_the_last_run))
-    with pytest.raises(StudyError, match="this confirmation has 5 replicates, and 4 were asked"):
+    with pytest.raises(StudyError, match="5 replicates, and 4"):
         done.confirm(replicates=4)
     found = done.confirm(replicates=5)
 
@@ -179,15 +173,10 @@ def test_results_that_were_changed_are_refused_until_they_are_computed_again(
     np.save(scores, np.load(scores)[..., ::-1])
     edit(verdict, "test", images="many")
 
-    with pytest.raises(
-        StudyError,
-        match=r"(?s)test\.npy: .*not what was written.*remove it, and run the same command",
-    ):
+    with pytest.raises(StudyError, match=r"test\.npy: .*not what was written(.|\n)*remove it"):
         done.confirm()
     for read in (write_report, partial(export, out=done.path / "best.yaml")):
-        with pytest.raises(
-            StudyError, match=r"(?s)verdict\.json: .*not what was written.*`xraytune confirm` again"
-        ):
+        with pytest.raises(StudyError, match=r"verdict\.json: .*not what was written"):
             read(done.study)
 
     scores.unlink()
@@ -220,10 +209,7 @@ def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirm
     scores = done.folder / "test.npy"
     scores.unlink()
 
-    with pytest.raises(
-        StudyError,
-        match=r"0000/.*: this is not the network that was trained\n.*run the same command",
-    ):
+    with pytest.raises(StudyError, match=r"0000/.*: this is not the network"):
         done.confirm()
 
     assert not scores.exists()
@@ -306,7 +292,7 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     assert done.confirm().to_json() == first.to_json()
     once = "test images had been accessed once before, by `confirm` of study small"
     assert [verdict.exploratory for verdict in found] == [(once,)] * 2
-    assert after.exploratory[0].startswith("test images had been accessed 2 times before, by `conf")
+    assert after.exploratory[0].startswith("test images had been accessed 2 times")
     assert after.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
 
 
@@ -344,11 +330,12 @@ def test_a_finished_confirmation_that_cannot_be_written_to_is_shown(
     shown = confirm(done.study, callbacks=Callbacks(note=notes.append))
 
     assert shown.to_json() == first.to_json()
-    assert notes == ["the study cannot be written to: this is its recorded verdict"]
+    (note,) = notes
+    assert "this is its recorded verdict" in note
     assert write_report(done.study, out=done.path / "report.html").exists()
-    with pytest.raises(StudyError, match="nothing can be added to its verdict"):
+    with pytest.raises(StudyError, match="nothing can be added"):
         confirm(done.study, by=["site"])
-    with pytest.raises(StudyError, match="nothing can be added to its verdict"):
+    with pytest.raises(StudyError, match="nothing can be added"):
         done.confirm(done.path / "hospital_b")
 
 
@@ -358,7 +345,7 @@ def test_a_search_with_another_torch_is_noted(done: Lab, first: Confirmation) ->
 
     assert done.confirm(callbacks=Callbacks(note=notes.append)).verdict == first.verdict
 
-    assert any("the trials of the search were trained with torch 2.0.1" in note for note in notes)
+    assert any("trained with torch 2.0.1" in note for note in notes)
 
 
 def test_replicates_of_two_versions_of_torch_are_never_compared(
@@ -368,7 +355,5 @@ def test_replicates_of_two_versions_of_torch_are_never_compared(
     assert done.confirm().verdict == first.verdict, "nothing is left to train"
     runs = done.folder / "runs.jsonl"
     runs.write_text("".join(runs.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(
-        StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"
-    ):
+    with pytest.raises(StudyError, match=r"torch 2\.0\.1 .* is installed(.|\n)*move confirm/"):
         done.confirm()

@@ -185,7 +185,7 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
     before = on_folder.confirmed
 
     extended = on_folder.confirm(replicates=3)
-    with pytest.raises(DataError, match="fewer than needed for 50 draws of 16 patients"):
+    with pytest.raises(DataError, match="50 draws of 16 patients"):
         on_folder.confirm(replicates=50)
     after = on_folder.confirmed
     sides = sides_of(after)
@@ -199,9 +199,7 @@ def test_further_replicates_take_further_draws_and_leave_the_others_and_the_scor
         pools = [each.of_draw(draw).side("others") for each in (before, after)]
         assert pools[0] == pools[1], "real images in the place of synthetic ones"
     assert extended.test == first.test
-    assert extended.exploratory[0].startswith(
-        "the confirmation was extended from 2 to 3 replicates"
-    )
+    assert "was extended from 2 to 3 replicates" in extended.exploratory[0]
 
 
 def test_unused_patients_are_scored_as_the_study_reads_them_also_beside_another_hospital(
@@ -240,7 +238,7 @@ def test_further_draws_are_refused_if_they_would_take_scored_patients(done: Lab)
     many.confirm()
     write_plan(many.plan.with_values({"test": "unused"}), many.folder)
 
-    with pytest.raises(StudyError, match="2 further draws of 16 patients would need 32 more pati"):
+    with pytest.raises(StudyError, match="16 patients would need 32 more"):
         many.confirm(replicates=4)
 
 
@@ -257,9 +255,7 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
 
     assert choice.kind == "draws"
     assert "leakage cannot be excluded" in choice.notes[0]
-    with pytest.raises(
-        DataError, match=r"(?s)leakage cannot be excluded.*use confirm.test: folder"
-    ):
+    with pytest.raises(DataError, match=r"leakage(.|\n)*use confirm.test: folder"):
         ended.choose(changed(ended.settings, confirm={"test": "unused"}), mixes=compared)
 
 
@@ -284,19 +280,14 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
 
     patients = {image.patient for image in seen}
     assert choice.kind == "outside"
-    assert (
-        f"{len(patients)} patients whose images a generator or an encoder has seen"
-        in choice.notes[0]
-    )
+    assert f"{len(patients)} patients whose images a generator" in choice.notes[0]
     assert patients.isdisjoint(image.patient for image in choice.prepared.images)
     assert patients.isdisjoint(choice.images.patients)
 
     everyone = [image.sha256 for image in index.test]
     (tmp_path / "seen.txt").write_text("\n".join(everyone))
     on_folder = changed(ended.settings, confirm={"test": "folder"})
-    with pytest.raises(
-        DataError, match=r"no patient to test on .* a generator or an encoder has seen"
-    ):
+    with pytest.raises(DataError, match=r"no patient to test on .* a generator"):
         ended.choose(on_folder, mixes=compared)
 
 
@@ -323,7 +314,7 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     assert first.to_json() == confirmed[1].to_json()
     assert first.exploratory == ()
     (note,) = second.notes
-    assert note.startswith('the arm "real images of other patients, as #0" is left out: there are ')
+    assert note.startswith('the arm "real images of other patients, as #0" is left out')
     assert second.finalists[0].headroom is None
 
 

@@ -173,7 +173,7 @@ def test_each_replicate_trains_an_extension_anew_and_the_verdict_names_it(
 
     assert len({*stage.glob("[!.]*")} - trained) == 2
     (generator,) = read_json(lab.folder / "verdict.json")["searched"]["generators"]
-    assert generator.startswith("generator blend of blend.py:Blend (2 files, SHA-256 ")
+    assert generator.startswith("generator blend of blend.py:Blend (2 files, SHA")
     assert "with steps " in generator
     assert confirmation.finalists[0].arm.startswith("blend #")
     assert confirmation.verdict != "invalid", "these images are of other patients"

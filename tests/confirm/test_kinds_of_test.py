@@ -85,7 +85,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             lab.confirm(finalists=2)
         assert lab.confirm(finalists=7) == result, "the search has no more"
         there = lab.confirm(hospital)
-        with pytest.raises(DataError, match="patients used for training or validation"):
+        with pytest.raises(DataError, match="used for training or validation"):
             lab.confirm(known)
         own_test = root / "xrays/test"
         if kind == "outside":  # its test folder was not scored

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from xraytune.base.errors import StudyError
 from xraytune.confirm.arms import (
     Arm,
     Plan,
@@ -80,11 +79,6 @@ def space(tmp_path: Path) -> Space:
     path = tmp_path / "small.yaml"
     path.write_text(SPACE)
     return load_space(path)
-
-
-def test_a_study_without_a_finalist_is_refused_with_a_fix() -> None:
-    with pytest.raises(StudyError, match=r"no finalist to confirm(.|\n)*fix:"):
-        choose_finalists(TRIALS[:1], 3)
 
 
 def test_controls_keep_every_setting_but_the_source() -> None:
@@ -166,7 +160,7 @@ def test_a_verdict_on_a_set_that_an_encoder_has_seen_is_exploratory() -> None:
     assert reasons("x.pth", "other", "nih") == (because,)
     assert reasons("x.pth", "kermany", "other") == reasons("none", "nih", None) == ()
     (unknown,) = reasons("x.pth", "kermany", None)
-    assert "may have been pretrained on these images" in unknown
+    assert "may have been pretrained" in unknown
 
 
 def test_equal_arms_share_their_runs_in_every_replicate() -> None:
@@ -241,4 +235,5 @@ def test_a_generator_without_a_classifier_has_its_images_alone_as_control(tmp_pa
     (control,) = donor_controls(SETTINGS, ("NORMAL", "PNEUMONIA"), arm_of(chosen), notes)
 
     assert control.name == "images of #1 alone"
-    assert notes == ["the folder gan_of_a has no classifier, which might help more"]
+    (note,) = notes
+    assert "gan_of_a has no classifier" in note

@@ -52,15 +52,15 @@ def test_other_patients_of_the_test_images_are_refused(lab: Lab) -> None:
     write_table(lab.xrays, **{first: "anna"})
     lab.choose(prepared=prepared)
     write_table(lab.xrays, **{first: "anna", second: "anna"})
-    with pytest.raises(StudyError, match="the test folder, or its grouping by patient, changed"):
+    with pytest.raises(StudyError, match="the test folder, or its grouping"):
         lab.choose(prepared=prepared)
 
 
 @pytest.mark.parametrize(
     ("by", "fix"),
     [
-        ("patient", "start a new search without them in "),
-        ("file", "remove them, or list them in patients.csv there as other patients"),
+        ("patient", "start a new search"),
+        ("file", "list them in patients.csv"),
     ],
 )
 def test_patients_of_a_folder_of_extra_images_are_named(
@@ -94,8 +94,5 @@ def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_
     (lab.test / "PNEUMONIA/img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
     given = read_labelled(lab.test, ("NORMAL", "PNEUMONIA"))
 
-    with pytest.raises(
-        DataError,
-        match=r"1 test .* name or content of patients used for training .*: PNEUMONIA/img1\.jpeg",
-    ):
+    with pytest.raises(DataError, match=r"1 test .* used for training .*: PNEUMONIA/img1\.jpeg"):
         lab.choose(prepared=prepared_of(lab), test=given)

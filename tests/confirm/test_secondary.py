@@ -34,6 +34,20 @@ Formula = Callable[[Any, Floats], float]
 """From the labels and the results, [N, C], of a network to a score."""
 
 
+def images_of(test: ArmScores) -> ImageTable:
+    """The scored images, with their findings if there are any."""
+    states = np.array(["0", "1", "?"])[test.labels.reshape(len(test.patients), -1)]  # -1: unknown
+    return ImageTable(
+        ImageFile(
+            file=f"{index:04}.png",
+            label=0,
+            sha256="",
+            findings="".join(states[index]) if test.labels.ndim == 2 else "",
+        )
+        for index in range(len(test.patients))
+    )
+
+
 def outcomes_of(test: ArmScores, seed: int = 0) -> dict[str, SecondaryOutcome]:
     finalists = judge_finalists(test, rope=0.01)
     is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
@@ -181,16 +195,7 @@ def test_the_predictions_of_all_runs_are_written_with_their_labels(
 ) -> None:
     test = make()
     names = outputs if make is findings else []
-    states = np.array(["0", "1", "?"])[test.labels]  # -1 is unknown
-    images = ImageTable(
-        ImageFile(
-            file=f"{number}.png",
-            label=0,
-            sha256="",
-            findings="".join(states[number]) if names else "",
-        )
-        for number in range(len(test.patients))
-    )
+    images = images_of(test)
 
     write_predictions(tmp_path, test, images, outputs, names)
 
@@ -199,7 +204,7 @@ def test_the_predictions_of_all_runs_are_written_with_their_labels(
     assert columns["file"] == [image.file for image in images]
     assert columns["patient"] == [*test.patients]
     for number, name in enumerate(names):
-        assert columns[f"label_{name}"] == states[:, number].tolist()
+        assert columns[f"label_{name}"] == [image.findings[number] for image in images]
     has_label = make in (binary, classes)
     assert ("label" in columns) == has_label
     if has_label:

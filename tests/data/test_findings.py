@@ -203,7 +203,7 @@ d,AB,LL,0,0,1"""
 
     assert index.findings == ("Bilateral_Opacities", "Unilateral effusion", "Mass")
     notes = " ".join(index.warnings)
-    assert "data.findings: auto leaves out the columns reviewer, ViewPosition" in notes
+    assert "leaves out the columns reviewer, ViewPosition" in notes
     assert "1 of 4 images are lateral views" in notes
 
 

@@ -190,7 +190,7 @@ def test_the_space_says_how_many_patients_a_verdict_would_take(tmp_path: Path) -
     write_first_space(tmp_path / "xrays", out, has_gpu=False)
 
     assert load_space(out).settings.data.train_patients is None
-    assert re.search(r"no verdict can be had: it takes about \d\d patients", out.read_text())
+    assert re.search(r"it takes about \d\d patients", out.read_text())
 
 
 def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(here: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(here: 
     assert view.best is not None
     assert again.path == view.path
     assert Path("xrays.yaml").read_text(encoding="utf-8").endswith("# mine\n")
-    assert "xrays.yaml is there already, so no space was written" in notes
+    assert "xrays.yaml is there already" in notes
 
 
 def test_a_plan_without_a_space_writes_the_one_that_a_search_takes(here: Path) -> None:

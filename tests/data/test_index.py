@@ -27,25 +27,18 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("files", "table", "settings", "words"),
     [
-        case("", "no images in it\n  fix: put images there (.bmp, .dcm"),
-        case("PNEUMONIA/{a,b}.png", "there are fewer than two classes: PNEUMONIA"),
-        case(
-            "a/{NORMAL,TB}/{1,2}.png b/NORMAL/3.png",
-            "a, b would be classes, but contain the folders NORMAL, TB",
-            classes="auto",
-        ),
-        case("{a,b,c}/{tb,covid}/1.png", "contain the folders covid, tb, which", classes="auto"),
-        case("{covid,tb}/{1,2}.png old/covid/3.png", "old would be classes, but", classes="auto"),
+        case("", "no images in it\n  fix: put images there"),
+        case("PNEUMONIA/{a,b}.png", "fewer than two classes: PNEUMONIA"),
+        case("a/{NORMAL,TB}/{1,2}.png b/NORMAL/3.png", "a, b would be classes", classes="auto"),
+        case("{a,b,c}/{tb,covid}/1.png", "contain the folders covid, tb", classes="auto"),
+        case("{covid,tb}/{1,2}.png old/covid/3.png", "old would be classes", classes="auto"),
         case(
             f"study{{{','.join(map(str, range(21)))}}}/{{1,2}}.png",
-            "21 folders with 42 images would be classes, but seem to be patients or studies",
+            "21 folders with 42 images would be classes",
             classes="auto",
         ),
-        case(
-            f"{PAIR}.png chest_xray/{PAIR}.png",
-            "chest_xray/ seems to be a copy of what is around it: its 6 images",
-        ),
-        case("set/{A,B}/{a,b}.png", "there are fewer than two classes: set", classes="auto"),
+        case(f"{PAIR}.png chest_xray/{PAIR}.png", "chest_xray/ seems to be a copy"),
+        case("set/{A,B}/{a,b}.png", "fewer than two classes: set", classes="auto"),
         case(
             f"train/{KERMANY.replace(' ', ' train/')} "
             "train/PNEUMONIA/person9_bacteria_{1,2,3}.png "
@@ -61,8 +54,8 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
         case(
             "{train,test}/{NORMAL,PNEUMONIA}/{1,2,3}.png", "6 images are in none", classes="three"
         ),
-        case("{a,b,c}.png", "there are fewer than two classes: none"),
-        case(f"{{val,test}}/{PAIR}.png", "it contains val/ and test/ but no train/"),
+        case("{a,b,c}.png", "fewer than two classes: none"),
+        case(f"{{val,test}}/{PAIR}.png", "val/ and test/ but no train/"),
         case(f"train/{PAIR}.png {{test,Testing}}/{PAIR}.png", "Testing/ and test/ are both test"),
         case(
             "a/b/c/{train,test}/{NORMAL,PNEUMONIA}/a.png", "it contains a/b/c/test/, a/b/c/train/"
@@ -82,7 +75,7 @@ def case(files: str, *words: str, table: str = "", **settings: Any) -> Any:
         ),
         case(
             f"{KERMANY} PNEUMONIA/IM-0001-0001.jpeg",
-            "files with the same name: NORMAL/IM-0001-0001.png and PNEUMONIA/IM-0001-0001.jpeg",
+            "NORMAL/IM-0001-0001.png and PNEUMONIA/IM-0001-0001.jpeg",
         ),
         case(f"{PAIR}.png NORMAL/a.jpeg", "NORMAL/a.jpeg and NORMAL/a.png"),
         case(
@@ -249,7 +242,7 @@ def test_class_folders_inside_another_folder_next_to_them_are_noted(xrays: DataF
     index = xrays.index()
 
     assert len(index.images) == 12
-    assert "class folders are both in it and in outputs" in index.warnings[0]
+    assert "both in it and in outputs" in index.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +359,7 @@ def test_patients_in_training_and_in_test_are_named(official: DataFolder) -> Non
     message = official.refusal()
 
     for words in (
-        "2 patients are, by ID or file, both in training and in test: IM:0001",
+        "both in training and in test: IM:0001",
         "IM:0001 (train/NORMAL/IM-0001-0001.jpeg, test/NORMAL/IM-0001-0001-0002.jpeg)",
         "virus:50 (val/PNEUMONIA/person50_virus_50.jpeg, test/PNEUMONIA/person77_virus_77.jpeg)",
     ):
@@ -379,5 +372,5 @@ def test_a_labelled_folder_can_lack_a_class_but_has_no_other(kermany: DataFolder
     assert {image.label for image in read_labelled(kermany, CLASSES).images} == {1}
     kermany.images("COVID/c.png")
 
-    with pytest.raises(DataError, match=r"folders to these classes, or move them away$"):
+    with pytest.raises(DataError, match=r"or move them away$"):
         read_labelled(kermany, CLASSES)

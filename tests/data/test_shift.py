@@ -45,7 +45,7 @@ def test_images_that_are_all_blank_are_refused(xrays: DataFolder) -> None:
         folder = xrays / ("NORMAL", "PNEUMONIA")[number % 2]
         save(folder / f"{number}.png", np.full((32, 32), number, np.uint8))
 
-    with pytest.raises(DataError, match="all 40 images are blank: each has a single grey"):
+    with pytest.raises(DataError, match="all 40 images are blank"):
         xrays.prepared()
 
 

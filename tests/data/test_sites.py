@@ -134,7 +134,7 @@ def test_a_dicom_header_gives_the_site_and_subgroups(xrays: DataFolder) -> None:
     sexes = subgroup_columns(index.images, ["PatientSex"], xrays)["PatientSex"]
     assert Counter(sexes.values()) == {"F": 6, "M": 6}
     assert sites_of(xrays.index()) == {"": 12}
-    with pytest.raises(ConfigError, match="these images have 0 different values of it"):
+    with pytest.raises(ConfigError, match="0 different values"):
         subgroup_columns(index.images, ["StationName"], xrays)
 
 
@@ -146,5 +146,5 @@ def test_a_patient_of_two_sites_is_refused_where_sites_are_asked_for(xrays: Data
 
     assert sites_of(xrays.index(split=split)) == {"a": 8, "b": 8}
     refusal = xrays.refusal(split=split | same)
-    assert "8 patients have images of several sites: NORMAL/p1 (a" in refusal
+    assert "images of several sites: NORMAL/p1 (a" in refusal
     assert len({*xrays.index(split=same).images.patients}) == 8

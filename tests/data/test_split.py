@@ -150,13 +150,9 @@ def test_the_first_train_patients_have_the_classes_shares() -> None:
 @pytest.mark.parametrize(
     ("sizes", "train_patients", "message"),
     [
-        ([[1] * 10, [1] * 10], 17, "the train side has only 16 patients, fewer than 17"),
+        ([[1] * 10, [1] * 10], 17, "only 16 patients, fewer than 17"),
         ([[1] * 10, [1] * 100], 1, r"do not cover every class\n  fix: set at least [56]"),
-        (
-            [[5, 5], [1] * 10],
-            None,
-            r"the class of 0/0-0\.png has 2 patients: none for val-A and val-B",
-        ),
+        ([[5, 5], [1] * 10], None, r"0/0-0\.png has 2 patients: none for val-A and val-B"),
     ],
 )
 def test_too_few_patients_are_refused(

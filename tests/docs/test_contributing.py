@@ -19,7 +19,7 @@ from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.task_settings import TASK_RULES
 from xraytune.stats.classification import METRICS, ScoredImages, weighted_metrics
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 from xraytune.tasks import TASKS
 
 labels = np.array([0, 0, 1, 1])

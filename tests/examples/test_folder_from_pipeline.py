@@ -8,7 +8,7 @@ from PIL import Image
 
 from examples.folder_from_pipeline import folder_from_pipeline
 from xraytune.space.parameters import Parameters
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 
 diffusers = pytest.importorskip("diffusers", reason="pip install diffusers")
 transformers = pytest.importorskip("transformers", reason="pip install transformers")

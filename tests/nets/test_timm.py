@@ -72,10 +72,7 @@ def test_sizes_and_constants_come_from_timm(tmp_path: Path) -> None:
 
     space = load_space(file)
 
-    with pytest.raises(
-        ConfigError,
-        match=r"timm/vit_tiny_patch16_224 does not take images of 128 px(.|\n)*often 224",
-    ):
+    with pytest.raises(ConfigError, match=r"vit_tiny_patch16_224 .* 128 px(.|\n)*often 224"):
         require_network(space.settings, space.experiment().parameters)
 
 
@@ -88,9 +85,7 @@ def test_what_timm_does_not_have_is_refused(
         build_backbone("timm/resnet18.nowhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with pytest.raises(
-        MachineError, match=r"the weights of timm/resnet18\.a1_in1k cannot be downloaded"
-    ):
+    with pytest.raises(MachineError, match=r"resnet18\.a1_in1k cannot be downloaded"):
         find_weights("timm/resnet18.a1_in1k", "hub", None)
 
 

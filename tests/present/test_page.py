@@ -119,7 +119,7 @@ def test_without_a_verdict_or_images_the_page_shows_what_is_known(
     page = write_report(study).read_text("utf-8")
 
     assert "No verdict yet." in page
-    assert "No pictures: the decoded images are missing" in page
+    assert "No pictures: " in page
 
 
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_a_new_search_says_first_what_its_verdict_could_tell_and_how_long_it_tak
 
     first, again = (command("search", "--space", space).stderr for _ in range(2))
 
-    assert "plan: the width of the verdict's interval is not known beforehand" in first
-    assert "expect about a minute of search and a minute to confirm" in first
+    assert "plan: the width of the verdict's interval" in first
+    assert "expect about a minute of search" in first
     assert "plan: " not in again
 
 
@@ -113,7 +113,7 @@ def test_settings_that_change_no_trial_are_those_of_the_last_start(space: Path) 
     assert (settings.final.max_epochs, settings.resources.concurrent) == (3, 7)
     with pytest.raises(StudyError, match=r"another space(.|\n)*replicates: 9"):
         run(space, "confirm.replicates=9")
-    with pytest.raises(ConfigError, match=r"gan.steps: no trial of this space uses it"):
+    with pytest.raises(ConfigError, match=r"gan\.steps: no trial"):
         run(space, "gan.steps=9")
 
 
@@ -201,7 +201,7 @@ def test_ratio_with_no_or_too_many_extra_images_is_refused_before_writing(space:
 
     (root / "extra/NORMAL").mkdir(parents=True)
     Image.new("L", (32, 32), 7).save(root / "extra/NORMAL/one.png")
-    with pytest.raises(DataError, match="only 1 image of NORMAL, but the mix needs"):
+    with pytest.raises(DataError, match="only 1 image of NORMAL"):
         run(
             space,
             "source={values: [none, folder]}",
@@ -259,4 +259,4 @@ def test_a_lost_record_of_the_time_used_is_noted(space: Path) -> None:
 
     run(space, "budget.trials=2", "budget.hours=1", note=notes.append)
 
-    assert any(note.startswith("wall.json is missing or damaged: the time") for note in notes)
+    assert any(note.startswith("wall.json is missing") for note in notes)

@@ -127,7 +127,7 @@ def test_a_search_does_not_begin_without_the_package_of_its_tracker(
     file = tmp_path / "space.yaml"
     file.write_text("name: x\ndata: {path: xrays}\n")
 
-    with pytest.raises(MachineError, match=r"tracking: mlflow needs no-such-package") as refused:
+    with pytest.raises(MachineError, match=r"mlflow needs no-such-package") as refused:
         open_space(file, ["tracking.mlflow={}"])
 
     assert refused.value.problems[0].fix == "pip install 'xraytune[mlflow]'"

@@ -126,7 +126,7 @@ def test_the_identity_of_a_program_has_the_files_that_it_names(description: Path
 def test_an_unknown_placeholder_is_refused_at_its_line(description: Path) -> None:
     description.write_text(DESCRIPTION.replace("{n}", "{count}"))
 
-    with pytest.raises(ConfigError, match=r"tool.yaml:4: sample: unknown placeholder \{count\}"):
+    with pytest.raises(ConfigError, match=r"tool\.yaml:4: .* \{count\}"):
         Program(description)
 
 

@@ -165,8 +165,5 @@ def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_e
 def test_a_single_replicate_is_refused() -> None:
     aurocs, components = replicates((2, 10, 1))
 
-    with pytest.raises(
-        ConfigError,
-        match=r"confirm\.replicates: a single one(.|\n)*fix: use at least 4, preferably 5",
-    ):
+    with pytest.raises(ConfigError, match=r"confirm\.replicates: a single one"):
         estimate_evidence(measured(aurocs[:, :1], components[:, :1], 10))

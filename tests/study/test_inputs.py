@@ -75,10 +75,7 @@ def search_lab(lab: Path, *overrides: str, trials: int = 1) -> StudyFolder:
 
 
 def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"\d+ held-out test images .* of patients of these extra images: test/NORMAL",
-    ):
+    with pytest.raises(DataError, match=r"\d+ held-out test images .* extra images: test/NORMAL"):
         search_lab(lab, f"folder.path={lab}/xrays/test")
 
     assert not (lab / "studies/small").exists()
@@ -92,9 +89,7 @@ def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
     draw_extra(lab, 2)
     (lab / "extra").rename(lab / "xrays/train/more")
 
-    with pytest.raises(
-        DataError, match=r"of these extra images are among the images of .*xrays: NORMAL/other0"
-    ):
+    with pytest.raises(DataError, match=r"are among the images of .*xrays: NORMAL/other0"):
         search_lab(lab, f"folder.path={lab}/xrays/train/more")
 
 
@@ -110,10 +105,7 @@ def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused
     else:
         shutil.copy(known, stranger.with_name("drawn1.jpeg"))
 
-    with pytest.raises(
-        DataError,
-        match=f"ID, name or content of patients of these extra images: .*{known.name}",
-    ):
+    with pytest.raises(DataError, match=f"patients of these extra images: .*{known.name}"):
         search_lab(lab)
 
 

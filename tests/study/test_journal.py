@@ -329,7 +329,7 @@ def test_a_journal_whose_end_was_cut_off_is_an_error(study: StudyFolder) -> None
     append_trial(study, journal.row(number))
     study.journal_path.write_bytes(before)
 
-    with pytest.raises(StudyError, match=r"its end was cut off: trials\.jsonl has 1 trial more"):
+    with pytest.raises(StudyError, match=r"cut off: trials\.jsonl has 1 trial more"):
         journal_of(study, space)
 
 

@@ -1,6 +1,5 @@
 """The study folder: one process at a time, one space, one set of images."""
 
-import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,9 +40,7 @@ def test_second_search_is_refused_with_the_owner(
     with locked(study, work):
         assert work_on(study) == work
         with (
-            pytest.raises(
-                StudyError, match=rf"the study is being {work} by process \d+ on .*, since"
-            ),
+            pytest.raises(StudyError, match=rf"is being {work} by process \d+ on .*, since"),
             locked(study),
         ):
             pass
@@ -54,27 +51,15 @@ def test_second_search_is_refused_with_the_owner(
 
 
 def test_waiting_for_the_ray_of_a_killed_search_is_said(
-    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+    study: StudyFolder, waited_for: tuple[ExitStack, list[str]]
 ) -> None:
-    monkeypatch.setattr("xraytune.base.locks._LOOKS_IN_SILENCE", 0)
-    ray = ExitStack()
+    ray, messages = waited_for
     ray.enter_context(build_lock(study.driver_lock_path))
-    said = []
-
-    class EndRay(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-            ray.close()
-
-    handler = EndRay()
-    logger = logging.getLogger("xraytune.base.locks")
-    logger.addHandler(handler)
     with locked(study):
-        logger.removeHandler(handler)
+        pass
 
-    assert said == [
-        f"{study.path}: waiting for Ray's process of an earlier search, which still runs"
-    ]
+    (message,) = messages
+    assert message.startswith(f"{study.path}: waiting for Ray's process")
 
 
 def test_a_second_search_is_refused_before_it_looks_at_the_images(
@@ -89,7 +74,7 @@ def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     study = new_study(tmp_path, compute=replace(CPU, device="cuda"))
 
-    with pytest.raises(MachineError, match="searched on a GPU, but torch sees no GPU here"):
+    with pytest.raises(MachineError, match="searched on a GPU"):
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
 
 
@@ -97,8 +82,8 @@ def test_a_study_resumes_only_with_the_threads_of_its_trials(
     study: StudyFolder, tmp_path: Path
 ) -> None:
     """Before it reads the images; with others, its trials would have other numbers."""
-    refused = "cpus_per_trial: 2, but trials of this study compute in 1 thread, on"
-    with pytest.raises(StudyError, match=rf"{refused}(.|\n)*write resources.cpus_per_trial: 1, or"):
+    refused = "cpus_per_trial: 2, but .* 1 thread"
+    with pytest.raises(StudyError, match=rf"{refused}(.|\n)*write resources.cpus_per_trial: 1"):
         search(
             tmp_path / "small.yaml",
             overrides=["resources.cpus_per_trial=2"],

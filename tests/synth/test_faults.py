@@ -83,7 +83,7 @@ def test_contact_sheets_are_named(rows: int, columns: int) -> None:
 
     (fault,) = faults(FILES, sheets)
 
-    assert fault.startswith("Most images repeat a pattern: they seem to be contact sheets")
+    assert fault.startswith("Most images repeat a pattern")
 
 
 def test_pairs_side_by_side_are_named() -> None:
@@ -92,4 +92,4 @@ def test_pairs_side_by_side_are_named() -> None:
 
     (fault,) = faults(wide, PIXELS)
 
-    assert fault.startswith("Most images are 1.6 times as wide as high, but real ones 0.8 times")
+    assert fault.startswith("Most images are 1.6 times as wide as high")

@@ -9,7 +9,7 @@ from xraytune.base.errors import DataError
 from xraytune.space.extensions import SOURCES
 from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import FolderSettings
-from xraytune.synth.sources.which import SOURCE_CLASSES, source_of
+from xraytune.synth.sources.registry import SOURCE_CLASSES, source_of
 
 
 def test_a_pipe_in_place_of_the_list_of_seen_images_is_refused_without_reading_it(

@@ -16,7 +16,7 @@ from xraytune.space.load import load_space
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment, Settings, without_gate
 from xraytune.space.source_settings import GanSettings
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 from xraytune.trial.batches import Batches
 
 FINDINGS_SPACE = """

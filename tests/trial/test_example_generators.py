@@ -9,7 +9,7 @@ import pytest
 
 from tests.trial.conftest import Bench
 from xraytune.space.extensions import EXTENSIONS
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 from xraytune.trial.training_set import build_training_set
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

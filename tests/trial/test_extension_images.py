@@ -17,7 +17,7 @@ from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import Experiment
 from xraytune.study.trial import ProgressFile, TakenOverError, attempt
 from xraytune.synth.generator_inputs import generator_need, training_of
-from xraytune.synth.sources.which import source_of
+from xraytune.synth.sources.registry import source_of
 from xraytune.trial.training_set import build_training_set
 
 

@@ -164,10 +164,7 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(
         findings=block.targets[:, [2, 0, 1]],
     )
     assert np.array_equal(block.read(), drawn[:, 0])
-    with pytest.raises(
-        DataError,
-        match="images of effusion, lobar, diffuse, but the study's are of lobar, diffuse, effusion",
-    ):
+    with pytest.raises(DataError, match="are of lobar, diffuse, effusion"):
         read_inputs(
             {("gan.start_from", str(out))},
             findings_bench.settings,
@@ -260,7 +257,7 @@ def test_training_starts_from_a_saved_generator(kept: Kept, clinic_b: Bench) -> 
     other = settings.model_copy(update={"width": 8})
     with pytest.raises(ArtifactError, match="this generator has a different network"):
         trained_generator(other, clinic_b.context)
-    with pytest.raises(ConfigError, match=r"other settings\n  fix: write gan\.width: 4"):
+    with pytest.raises(ConfigError, match=r"fix: write gan\.width: 4"):
         require_same_network(other)
     features = settings.model_copy(update={"features": Path("mobilenet.pth")})
     with pytest.raises(ConfigError, match=r"fix: write gan\.features: null"):

@@ -19,7 +19,7 @@ from xraytune.model.train import train
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
-from xraytune.synth.sources.which import seen_by
+from xraytune.synth.sources.registry import seen_by
 from xraytune.trial.run import run_trial
 from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import (
@@ -163,7 +163,7 @@ def test_a_folder_without_a_classifier_of_these_classes_is_refused(
 ) -> None:
     experiment, _ = study(root, "model")
     outputs = ("NORMAL", "TB")
-    with pytest.raises(DataError, match="this model is for classification of NORMAL, PNEUMONIA"):
+    with pytest.raises(DataError, match="classification of NORMAL, PNEUMONIA"):
         require_labeller(experiment.parameters, experiment.settings, outputs)
     messages = {tmp_path: "there is no classifier here", root / "sent": "other classes"}
     for donor, message in messages.items():
@@ -175,7 +175,7 @@ def test_a_folder_without_a_classifier_of_these_classes_is_refused(
 def test_a_head_on_weights_that_are_not_here_is_refused(root: Path) -> None:
     experiment, _ = study(root, "sent", weights="none", trainable="all")
 
-    with pytest.raises(DataError, match="the classifier here needs small_cnn with weights of SHA"):
+    with pytest.raises(DataError, match="needs small_cnn with weights of SHA"):
         require_labeller(experiment.parameters, experiment.settings, ("NORMAL", "PNEUMONIA"))
 
 

