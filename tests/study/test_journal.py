@@ -239,13 +239,6 @@ def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
     assert len(open_journal(study).trials) == 2
 
 
-def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None:
-    study.journal_path.write_bytes(b"not a journal\n" + study.journal_path.read_bytes())
-
-    with pytest.raises(StudyError, match=r"optuna\.journal:1: the journal is damaged"):
-        open_journal(study)
-
-
 @pytest.mark.parametrize(
     ("written", "instead"),
     [
@@ -292,7 +285,7 @@ def lines_of(study: StudyFolder) -> list[bytes]:
 
 
 def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: StudyFolder) -> None:
-    """Such as a trial, its end, or a value; also without any checksum, and a changed last line."""
+    """A trial, its end, a value, or a changed last line; also no checksums, or another start."""
     space = space_of(study, _POINT)
     journal = journal_of(study, space)
     for value in (0.125, 0.25):
@@ -302,16 +295,17 @@ def test_a_missing_or_moved_line_is_an_error_that_names_the_next_one(study: Stud
     lines = lines_of(study)
     count = len(lines)
     without_checksums = [re.sub(rb', "crc": \d+', b"", line) for line in lines]
-    broken = {0: without_checksums, count: [*lines, b"{]\n"]}
+    broken = [(1, without_checksums), (1, [b"not a journal\n", *lines])]
+    broken.append((count + 1, [*lines, b"{]\n"]))
     for place in range(count - 1):
         for further in {place + 1, count - 1}:  # one line, or all but the last one
             study.journal_path.write_bytes(b"".join(lines[:place] + lines[further:]))
             with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: .* are missing"):
                 journal_of(study, space)
-        broken[place + 1] = [*lines[: place + 1], lines[place], *lines[place + 1 :]]
-    for place, changed in broken.items():
+        broken.append((place + 2, [*lines[: place + 1], lines[place], *lines[place + 1 :]]))
+    for line_number, changed in broken:
         study.journal_path.write_bytes(b"".join(changed))
-        with pytest.raises(StudyError, match=rf"optuna\.journal:{place + 1}: ") as refused:
+        with pytest.raises(StudyError, match=rf"optuna\.journal:{line_number}: ") as refused:
             journal_of(study, space)
         assert refused.value.exit_code == 5
 
