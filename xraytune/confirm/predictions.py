@@ -72,11 +72,11 @@ class Predictions:
     @property
     def equal_arms(self) -> list[tuple[str, str]]:
         """The pairs of arms with the same results in all replicates."""
-        of_arms = [self.results[index :: len(self.arms)] for index in range(len(self.arms))]
+        by_arm = [self.results[index :: len(self.arms)] for index in range(len(self.arms))]
         return [
             (self.arms[first], self.arms[second])
             for first, second in combinations(range(len(self.arms)), 2)
-            if np.array_equal(of_arms[first], of_arms[second], equal_nan=True)
+            if np.array_equal(by_arm[first], by_arm[second], equal_nan=True)
         ]
 
     @property
@@ -239,11 +239,11 @@ def read_predictions(
             what += counted(len(numbers), "replicate")
             raise DataError(what, fix="train replicate k without the k-th of the sorted sites")
         # A run is scored only at the site that it left out.
-        for name, of_arms in zip(names, by_replicate, strict=True):
-            of_arms[:, np.array(sites) != name] = np.nan
+        for name, arm_results in zip(names, by_replicate, strict=True):
+            arm_results[:, np.array(sites) != name] = np.nan
     own_patients = []
-    for number, of_arms in zip(numbers, by_replicate, strict=True):
-        has_result = ~np.isnan(of_arms).all(axis=(0, 2))
+    for number, arm_results in zip(numbers, by_replicate, strict=True):
+        has_result = ~np.isnan(arm_results).all(axis=(0, 2))
         own = {*patients} - {*np.array(patients)[has_result].tolist()}
         if drawn:
             own = {*patients} & drawn.trained_on(number)

@@ -117,16 +117,16 @@ def _check_patients(
         return
     features = _whiten(thumbnails[indices], images.labels[indices])
     frontal = [images[index] for index in indices]
-    of_patient = defaultdict(list)
+    indices_by_patient = defaultdict(list)
     apart: dict[str, dict[str, int]] = defaultdict(dict)
     stems = _find_stems([image.file for image in frontal])
     for index, image in enumerate(frontal):
-        of_patient[image.patient].append(index)
+        indices_by_patient[image.patient].append(index)
         # Without an expression, the note on file names has said what they share.
         if image.file in stems and (group_regex or image.patient != image.file):
             apart[stems[image.file]].setdefault(image.patient, index)
 
-    groups = [indices for indices in of_patient.values() if len(indices) > 1]
+    groups = [indices for indices in indices_by_patient.values() if len(indices) > 1]
     likeness, error = _likeness(features, groups)
     if likeness + _ERRORS * error < _STRANGE:
         files = " and ".join(frontal[index].file for index in groups[0][:2])

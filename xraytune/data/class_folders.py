@@ -85,20 +85,20 @@ def list_class_folders(
         )
 
     folders_of = {image.file: inner_folders(image.file) for image in images}
-    of_train = [
+    class_paths = [
         folders_of[image.file]
         for image in images
         if image.part == "train" and image.file not in class_in_csv and folders_of[image.file]
     ]
-    outermost = [parents[0] for parents in of_train]
+    outermost = [parents[0] for parents in class_paths]
     words_of = folders_of | {file: (name,) for file, name in class_in_csv.items()}
     if classes == "auto" and are_binary(words_of):
         classes = "binary"
-    words = class_words(of_train, site)
+    words = class_words(class_paths, site)
     names = name_classes(classes, [*class_in_csv.values(), *words], folders["train"], _FIX)
     if classes == "auto":
         if words == outermost:
-            _require_class_folders(of_train, folders["train"])
+            _require_class_folders(class_paths, folders["train"])
         empty = sorted({path.name for path in subfolders(folders["train"])}.difference(outermost))
         empty = [name for name in empty if not (shows_overlays(name) or shows_generated(name))]
         empty = [name for name in empty if inner_folders(f"{name}/file")]

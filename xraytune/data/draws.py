@@ -204,8 +204,8 @@ def choose_draws(
     """
     designs = []
     for size in sizes:
-        of_size = _designs(population, patients, size, auroc(size), fewest)
-        if narrowest := min(of_size, key=_HALF_WIDTH, default=None):
+        size_designs = _designs(population, patients, size, auroc(size), fewest)
+        if narrowest := min(size_designs, key=_HALF_WIDTH, default=None):
             designs.append(narrowest)
     if not designs:
         return None

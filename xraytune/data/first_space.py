@@ -113,8 +113,8 @@ def write_first_space(
 
     Raises DataError if the images cannot be used.
     """
-    of_images = [override for override in overrides if override.startswith(_OF_IMAGES)]
-    settings = data_settings(data, DataSettings(path=data.absolute()), of_images)
+    image_overrides = [override for override in overrides if override.startswith(_OF_IMAGES)]
+    settings = data_settings(data, DataSettings(path=data.absolute()), image_overrides)
     index = read_folder(settings, on_progress=on_progress)
     task = _task_of(index)
     images = index.images

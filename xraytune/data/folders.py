@@ -117,15 +117,15 @@ def part_folders(root: Path) -> tuple[dict[PartName, Path], tuple[str, ...]]:
     folders = subfolders(root)
     parts = {}
     for part in PARTS:
-        of_part = [folder for folder in folders if part_named(folder.name) == part]
-        if len(of_part) > 1:
+        matching = [folder for folder in folders if part_named(folder.name) == part]
+        if len(matching) > 1:
             raise DataError(
-                f"{' and '.join(f'{folder.name}/' for folder in of_part)} are both {part}",
+                f"{' and '.join(f'{folder.name}/' for folder in matching)} are both {part}",
                 root,
                 "put their images into one of them",
             )
-        if of_part:
-            parts[part] = of_part[0]
+        if matching:
+            parts[part] = matching[0]
     if not parts:
         return {"train": root}, ()
     if "train" not in parts:

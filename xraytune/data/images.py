@@ -210,9 +210,9 @@ def content_fingerprint(images: Iterable[ImageFile], *, in_order: bool = False) 
     It has 32 hex digits. Other names of patients do not change it, and other names of files change
     it only with `in_order`.
     """
-    of_patient = defaultdict(list)
+    lines_by_patient = defaultdict(list)
     for index, image in enumerate(images):
         line = f"{image.label} {image.content}"
-        of_patient[image.patient].append(f"{index} {line}" if in_order else line)
-    patients = [" ".join(sorted(lines)) for lines in of_patient.values()]
+        lines_by_patient[image.patient].append(f"{index} {line}" if in_order else line)
+    patients = [" ".join(sorted(lines)) for lines in lines_by_patient.values()]
     return sha256("\n".join(sorted(patients)).encode()).hexdigest()[:32]

@@ -280,7 +280,7 @@ def _read_images(data: DataSettings, listing: ImageIndex, on_progress: Progress)
             sha256=sha256,
             masks_sha256=hashlib.sha256(hashes.encode()).hexdigest() if hashes else "",
             is_turned_alone=any(
-                of_mask.get("orientation", 1) != orientation for _, of_mask in masks
+                mask_header.get("orientation", 1) != orientation for _, mask_header in masks
             ),
             **header,
         )

@@ -144,8 +144,8 @@ def inspect_folder(
 
     counts: dict[str, dict[str, int]] = {}
     for image in index.all_images:
-        of_part = counts.setdefault(image.part, dict.fromkeys(names, 0))
-        of_part[names[image.label]] += 1
+        part_counts = counts.setdefault(image.part, dict.fromkeys(names, 0))
+        part_counts[names[image.label]] += 1
     states = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}
     findings = {}
     for column, name in enumerate(index.findings):

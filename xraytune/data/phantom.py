@@ -118,7 +118,7 @@ def paint_phantoms(
             "omit the other options, or --sites",
         )
     rows = []
-    of_patients = []
+    people_rows = []
     with new_folder(out.resolve()) as folder:
 
         def save(pixels: AnyArray, name: str) -> None:
@@ -153,14 +153,14 @@ def paint_phantoms(
             rows += patient_rows
             person = numpy_generator(seed, "person", done)
             person_cells = [person.choice(["female", "male"]), str(person.integers(1, 6))]
-            of_patients += [[file, name, *person_cells] for file, name, *_ in patient_rows]
+            people_rows += [[file, name, *person_cells] for file, name, *_ in patient_rows]
             on_progress("drawing phantoms (patients)", done, patients)
         if findings:
             table = csv_table(["file", "patient", "side", *FINDINGS], rows)
             write_text(folder / "labels.csv", table)
             write_text(folder / "data.yaml", _DATA_FILE)
         if sites:
-            table = csv_table(["file", "patient", "sex", "age"], of_patients)
+            table = csv_table(["file", "patient", "sex", "age"], people_rows)
             write_text(folder / PATIENTS_CSV, table)
     return PhantomSet(path=out, patient_count=patients, image_count=len(rows))
 

@@ -348,9 +348,9 @@ def prepare_index(
     notes = [*part_notes(index), *index.warnings]
     notes += [f"left out: {image.file}: {image.reason}" for image in broken]
     if seen:
-        of_study = sum(image.sha256 in seen for image in index.all_images)
+        own_count = sum(image.sha256 in seen for image in index.all_images)
         notes.append(
-            f"generators or encoders have seen {len(seen):,} images, {of_study:,} of them of this "
+            f"generators or encoders have seen {len(seen):,} images, {own_count:,} of them of this "
             f"study: {counted(len(seen_patients), 'patient')} on no validation or test side, and "
             "trained on last"
         )

@@ -85,10 +85,12 @@ def evaluate(
     predictor = bundle.predictor()
     calibration = None
     if calibrate_on:
-        to_fit = _read_labelled(record, Path(calibrate_on), on_progress)
-        _require_other_patients(bundle, to_fit, labelled, reason)
+        calibration_images = _read_labelled(record, Path(calibrate_on), on_progress)
+        _require_other_patients(bundle, calibration_images, labelled, reason)
         calibration = fit_calibration(
-            predictor, to_fit, _files_of(to_fit, on_progress, skip_broken=False)
+            predictor,
+            calibration_images,
+            _files_of(calibration_images, on_progress, skip_broken=False),
         )
         predictor = calibration.apply(predictor)
 

@@ -187,9 +187,9 @@ def _choose(study_folder: StudyFolder, trials: RowOfTrial) -> tuple[TrialRow, st
         )
     confirmation = read_verdict(study_folder.confirm_path)
     if confirmation and confirmation.verdict == "helps":
-        of_verdict = " in an exploratory verdict" if confirmation.exploratory else ""
+        verdict_kind = " in an exploratory verdict" if confirmation.exploratory else ""
         finalist = _find_complete(study_folder, trials, confirmation.finalists[0].trial)
-        return finalist, f"the mix that `confirm` found to help{of_verdict}"
+        return finalist, f"the mix that `confirm` found to help{verdict_kind}"
 
     scores = [(row, row.val_b_score or 0.0) for row in complete]
     margin = settings.confirm.rope

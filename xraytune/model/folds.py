@@ -137,7 +137,7 @@ def cross_validate(
         validated=Validated(
             labels=labels,
             results=probabilities,
-            patients=tuple(chain.from_iterable(of_fold.patients for of_fold in validated)),
+            patients=tuple(chain.from_iterable(fold.patients for fold in validated)),
         ),
         input_format=training.network.input_format,
     )
@@ -160,10 +160,10 @@ def train_on_all(
     epoch_count = round(fmean(best_epochs))
     validation = []
     for epoch in range(epoch_count):
-        of_folds = [epochs[epoch] for epochs in trained.epochs if epoch < len(epochs)]
-        val_loss = fmean(record.val_loss for record in of_folds)
-        val_score = fmean(record.val_score for record in of_folds)
-        validation.append(replace(of_folds[0], val_loss=val_loss, val_score=val_score))
+        fold_records = [epochs[epoch] for epochs in trained.epochs if epoch < len(epochs)]
+        val_loss = fmean(record.val_loss for record in fold_records)
+        val_score = fmean(record.val_score for record in fold_records)
+        validation.append(replace(fold_records[0], val_loss=val_loss, val_score=val_score))
     steps = context.prepared.steps_per_epoch(experiment.settings)
     listeners.note(f"training on all patients: {counted(epoch_count, 'epoch')} of {steps:,} steps")
     training = TrialTraining(experiment, context, validation=validation)

@@ -342,8 +342,8 @@ def _changes_of(
     yield f"training images: {images} (trial: {exported.images:,} images)"
     if parameters.source != "none":
         extra = len(plan_mix(counts, parameters))
-        of_trial = len(plan_mix([exported.images], parameters))
-        yield f"extra images: {extra:,} (trial: {of_trial:,}), at the same ratio"
+        trial_images = len(plan_mix([exported.images], parameters))
+        yield f"extra images: {extra:,} (trial: {trial_images:,}), at the same ratio"
 
 
 def _values_of(experiment: Experiment) -> dict[str, Value]:

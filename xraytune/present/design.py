@@ -73,12 +73,12 @@ def _design(design: Design) -> Iterator[Cell | str | Table]:
 def _alternatives(design: Design) -> Iterator[Row]:
     for alternative in design.alternatives:
         precision = alternative.precision
-        to_add = alternative.missing_patients
+        missing = alternative.missing_patients
         yield {
             "replicates": precision.replicates,
             "scored\npatients": precision.patients,
             "half-width": f"{precision.half_width:.4f}",
             "gain found\nover one control": f"{precision.gain:.4f}",
             "over all": f"{precision.gain_over_all:.4f}",
-            "patients\nto add": to_add,
+            "patients\nto add": missing,
         }

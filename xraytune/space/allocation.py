@@ -51,10 +51,8 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
         per_gpu = min(int(1 / gpus + 1e-6), _RAY_UNITS)
         gpus = _RAY_UNITS // per_gpu / _RAY_UNITS
     trial = Share(cpus=resources.cpus_per_trial, gpus=gpus)
-    of_generator = resources.generator
-    generator = Share(
-        cpus=of_generator.cpus or trial.cpus, gpus=float(of_generator.gpus or trial.gpus)
-    )
+    reserved = resources.generator
+    generator = Share(cpus=reserved.cpus or trial.cpus, gpus=float(reserved.gpus or trial.gpus))
     return Allocation(
         trial=trial,
         generator=None if generator == trial else generator,

@@ -223,9 +223,9 @@ def weighted_metrics(images: ScoredImages, weights: Floats) -> dict[str, Floats]
     probability, from 0 to 1. With more, the squared errors are summed over the classes, so that it
     is from 0 to 2.
     """
-    of_classes = [weighted_class_metrics(scored, weights) for scored in images.classes()]
+    by_class = [weighted_class_metrics(scored, weights) for scored in images.classes()]
     values = {
-        metric.name: np.mean([of_class[metric.name] for of_class in of_classes], axis=0)
+        metric.name: np.mean([class_metrics[metric.name] for class_metrics in by_class], axis=0)
         for metric in CLASS_METRICS
     }
     if images.labels.ndim == 1:
@@ -251,15 +251,15 @@ def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Fl
     true_negatives = weights @ (scored.is_other & ~scored.is_predicted)
     predicted = true_positives + negatives - true_negatives
 
-    of_class, of_others = _weights_at_scores(scored, weights)
+    class_weights, other_weights = _weights_at_scores(scored, weights)
     # Mann-Whitney's U: the pairs that are in order, where ties count one half.
-    others_below = np.cumsum(of_others, axis=1) - of_others
-    pairs = ((others_below + of_others / 2) * of_class).sum(axis=1)
+    others_below = np.cumsum(other_weights, axis=1) - other_weights
+    pairs = ((others_below + other_weights / 2) * class_weights).sum(axis=1)
     # The sum over thresholds of precision times the increase in recall. Where nothing is predicted
     # positive yet, the weight is 0, so any denominator works.
-    descending = of_class[:, ::-1]
+    descending = class_weights[:, ::-1]
     true = np.cumsum(descending, axis=1)
-    above = true + np.cumsum(of_others[:, ::-1], axis=1)
+    above = true + np.cumsum(other_weights[:, ::-1], axis=1)
     precision = true / np.where(above > 0, above, 1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         return {
@@ -275,23 +275,23 @@ def weighted_class_metrics(scored: ScoredClass, weights: Floats) -> dict[str, Fl
 
 def weighted_sensitivity_at(scored: ScoredClass, weights: Floats, specificity: float) -> Floats:
     """Return `sensitivity_at` of one class against the others, as `weighted_metrics` does."""
-    of_class, of_others = _weights_at_scores(scored, weights)
+    class_weights, other_weights = _weights_at_scores(scored, weights)
     # The thresholds are the distinct scores, and one above all of them.
-    of_others_below = np.cumsum(of_others, axis=1) - of_others
-    negatives = of_others.sum(axis=1, keepdims=True)
-    is_specific = of_others_below >= specificity * negatives - _ROUNDING
-    return np.asarray((of_class * is_specific).sum(axis=1) / of_class.sum(axis=1))
+    others_below = np.cumsum(other_weights, axis=1) - other_weights
+    negatives = other_weights.sum(axis=1, keepdims=True)
+    is_specific = others_below >= specificity * negatives - _ROUNDING
+    return np.asarray((class_weights * is_specific).sum(axis=1) / class_weights.sum(axis=1))
 
 
 def _weights_at_scores(scored: ScoredClass, weights: Floats) -> tuple[Floats, Floats]:
     """Return the weights of a class and of the others at each distinct score, ascending, [R, S]."""
     order = np.argsort(scored.scores, kind="stable")
     starts = np.flatnonzero(np.diff(scored.scores[order], prepend=-np.inf))
-    of_class, of_others = (
+    class_weights, other_weights = (
         np.add.reduceat((weights * side)[:, order], starts, axis=1)
         for side in (scored.is_class, scored.is_other)
     )
-    return of_class, of_others
+    return class_weights, other_weights
 
 
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:

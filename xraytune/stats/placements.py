@@ -116,12 +116,12 @@ def outside_components(
     for index, part in enumerate(parts):
         networks = np.flatnonzero(part_of_network == index)
         part_patients = np.asarray(patients)[part]
-        of_part = structural_components(
+        part_components = structural_components(
             labels[part], results[networks][:, part], part_patients.tolist(), positive
         )
-        scores[networks] = of_part.scores
+        scores[networks] = part_components.scores
         columns = np.searchsorted(names, np.unique(part_patients))
-        components[np.ix_(networks, columns)] = of_part.components
+        components[np.ix_(networks, columns)] = part_components.components
     effective, variance = assumed_variance(labels, patients, positive, results.shape[2])
     return StructuralComponents(
         scores=scores,
@@ -220,13 +220,13 @@ def effective_patients(
     """
     names = np.asarray(patients)
     sides = [sides for _, *sides in one_against_rest(labels, int(labels.max()) + 1, positive)]
-    of_pairs = np.array(
+    pair_patients = np.array(
         [4 / sum(1 / len(np.unique(names[side])) for side in pair) for pair in sides]
     )
     if labels.ndim == 1:
-        return float(of_pairs.mean()), 1.0
-    combined = float((1 / of_pairs).sum() ** 2 / (1 / of_pairs**3).sum())
-    return combined, combined * float((1 / of_pairs).sum()) / len(of_pairs) ** 2
+        return float(pair_patients.mean()), 1.0
+    combined = float((1 / pair_patients).sum() ** 2 / (1 / pair_patients**3).sum())
+    return combined, combined * float((1 / pair_patients).sum()) / len(pair_patients) ** 2
 
 
 def _components(

@@ -79,14 +79,16 @@ def expect_precision(
     """
     variance = partial(placement_variance, share=share)
     per_patient = 4 / effective_patients
-    of_many = per_patient * float(variance(auroc, auroc))
-    of_one = per_patient * float(variance(auroc, auroc, within=1.0))
+    means_variance = per_patient * float(variance(auroc, auroc))
+    single_variance = per_patient * float(variance(auroc, auroc, within=1.0))
     spread = sd * min(1.0, _slope(auroc) / _slope(_SD_AUROC))
     evidence = Evidence(  # on two equal arms, as the model of scores predicts it
         difference=0.0,
         mean_score=auroc,
-        replicate_variance=2 * spread**2 * (1 + (replicates - 1) * overlap) + of_one - of_many,
-        patient_variance=of_many,
+        replicate_variance=2 * spread**2 * (1 + (replicates - 1) * overlap)
+        + single_variance
+        - means_variance,
+        patient_variance=means_variance,
         replicates=replicates,
         effective_patients=effective_patients,
         variance=variance,

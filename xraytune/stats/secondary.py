@@ -81,10 +81,10 @@ def _worst_mean(results: Floats, weights: Floats) -> Floats:
     """
     order = np.argsort(results)
     weights = weights[:, order]
-    of_worst = _WORST_SHARE * weights.sum(axis=1, keepdims=True)
+    worst_weight = _WORST_SHARE * weights.sum(axis=1, keepdims=True)
     before = np.cumsum(weights, axis=1) - weights
-    worst_weights = np.clip(of_worst - before, 0, weights)
-    return np.asarray(worst_weights @ results[order] / of_worst[:, 0])
+    worst_weights = np.clip(worst_weight - before, 0, weights)
+    return np.asarray(worst_weights @ results[order] / worst_weight[:, 0])
 
 
 def secondary_components(
@@ -104,16 +104,16 @@ def secondary_components(
     """
     resamples = resample_patients(labels, patients, resample_count=_RESAMPLES, seed=seed)
     weightings = [np.ones((1, len(labels))), *resamples]
-    of_networks = []
-    for index, of_network in enumerate(results):
-        is_scored = ~np.isnan(of_network).any(axis=1)
+    by_network = []
+    for index, network_results in enumerate(results):
+        is_scored = ~np.isnan(network_results).any(axis=1)
         images = ScoredImages(
             labels[is_scored],
-            of_network[is_scored],
+            network_results[is_scored],
             positive=positive,
             threshold=thresholds.get(index, 0.5),
         )
-        of_networks.append([weighted_outcomes(images, each[:, is_scored]) for each in weightings])
+        by_network.append([weighted_outcomes(images, each[:, is_scored]) for each in weightings])
     are_masks = results.shape[2] == 1
     effective = float(len({*patients}))
     patients_of_side = effective
@@ -124,9 +124,9 @@ def secondary_components(
     # Resampling n patients gives (n - 1) / n of their variance.
     scale = np.sqrt(patients_of_side / max(patients_of_side - 1, 1))
     components = {}
-    for name in (metric.name for metric in SECONDARY if metric.name in of_networks[0][0]):
+    for name in (metric.name for metric in SECONDARY if metric.name in by_network[0][0]):
         values = np.stack(
-            [np.concatenate([chunk[name] for chunk in chunks]) for chunks in of_networks]
+            [np.concatenate([chunk[name] for chunk in chunks]) for chunks in by_network]
         )
         resampled = values[:, 1:]
         resampled = resampled[:, np.isfinite(resampled).all(axis=0)]  # a finding may be missing

@@ -156,15 +156,15 @@ def estimate_evidence(pair: StructuralComponents) -> Evidence:
     # Differences first, so that swapping the arms exactly flips their signs.
     differences, by_patient = (arms[0] - arms[1] for arms in (pair.scores, pair.components))
     covariance = by_patient @ by_patient.T
-    of_different_replicates = covariance.sum() - np.trace(covariance)
-    patient_variance = float(of_different_replicates / (replicates * (replicates - 1)))
+    across_replicates = covariance.sum() - np.trace(covariance)
+    patient_variance = float(across_replicates / (replicates * (replicates - 1)))
     sample_variance = float(differences.var(ddof=1))
     interaction = float(np.trace(covariance)) / replicates - patient_variance
-    of_training = max(sample_variance - interaction, 0) * pair.overlap / (1 - pair.overlap)
+    training_variance = max(sample_variance - interaction, 0) * pair.overlap / (1 - pair.overlap)
     return Evidence(
         difference=float(differences.mean()),
         mean_score=float(pair.scores.mean()),
-        replicate_variance=sample_variance + replicates * of_training,
+        replicate_variance=sample_variance + replicates * training_variance,
         patient_variance=patient_variance,
         replicates=replicates,
         effective_patients=pair.effective_patients,
@@ -224,13 +224,13 @@ def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats
     From: Satterthwaite 1946, "An approximate distribution of estimates of variance components";
     Hillis' formula in the limit of infinitely many patients.
     """
-    of_patients = patient_variance_at(evidence, difference)
-    of_replicates = evidence.replicate_variance / evidence.replicates
-    total = np.maximum(of_replicates + of_patients, _LEAST_VARIANCE)
+    patient_variance = patient_variance_at(evidence, difference)
+    replicate_variance = evidence.replicate_variance / evidence.replicates
+    total = np.maximum(replicate_variance + patient_variance, _LEAST_VARIANCE)
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = (
-            of_replicates**2 / (evidence.replicates - 1)
-            + of_patients**2 / evidence.effective_patients * PATIENTS_PER_DEGREE
+            replicate_variance**2 / (evidence.replicates - 1)
+            + patient_variance**2 / evidence.effective_patients * PATIENTS_PER_DEGREE
         )
         degrees = np.fmin(total**2 / parts, MOST_DEGREES)
     return np.sqrt(total), np.asarray(degrees)

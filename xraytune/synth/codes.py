@@ -108,18 +108,18 @@ class ClassCodes(nn.Module):
             # variance, [B, 1].
             combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
             weights = z @ self.keys.T
-            of_own = weights.masked_fill(~is_own, -torch.inf)
-            largest = of_own.topk(min(_COMBINED, len(self.codes)), dim=1).values
+            same_class_weights = weights.masked_fill(~is_own, -torch.inf)
+            largest = same_class_weights.topk(min(_COMBINED, len(self.codes)), dim=1).values
             is_combined = is_own & (weights >= largest.gather(1, combined - 1))
             weights = F.normalize(weights * is_combined, dim=1)
             noise = 1 - (1 - _NOISE) * combined / _COMBINED
 
             if has_findings:
                 means = F.normalize(is_own.float(), p=1, dim=1) @ self.codes
-                of_images = weights @ self.codes - weights.sum(dim=1, keepdim=True) * means
+                combination = weights @ self.codes - weights.sum(dim=1, keepdim=True) * means
             else:
-                of_images = weights @ (self.codes - self.means[self.labels])
-        return means + (1 - noise).sqrt() * of_images + noise.sqrt() * normal
+                combination = weights @ (self.codes - self.means[self.labels])
+        return means + (1 - noise).sqrt() * combination + noise.sqrt() * normal
 
     def keeps_features(self, channels: int) -> bool:
         """Return whether features have components too, besides the images' channels."""
@@ -162,12 +162,12 @@ class ClassCodes(nn.Module):
         self.codes = codes.to(self.means)
         self.labels = labels
         for label in range(len(self.means)):
-            of_class = self.codes if labels.ndim == 2 else self.codes[labels == label]
-            of_class = of_class.double()
-            deviations = of_class - of_class.mean(dim=0)
-            covariance = deviations.T @ deviations / max(len(of_class) - 1, 1)
+            class_codes = self.codes if labels.ndim == 2 else self.codes[labels == label]
+            class_codes = class_codes.double()
+            deviations = class_codes - class_codes.mean(dim=0)
+            covariance = deviations.T @ deviations / max(len(class_codes) - 1, 1)
             ridge = _RIDGE * torch.eye(codes.shape[1], dtype=covariance.dtype, device=codes.device)
-            self.means[label] = of_class.mean(dim=0)
+            self.means[label] = class_codes.mean(dim=0)
             self.factors[label] = torch.linalg.cholesky(covariance + ridge)
 
 

@@ -178,9 +178,9 @@ class GanTraining:
         def discriminate(images: Tensor, shifts: Tensor) -> Tensor:
             if self.settings.shifts_images:
                 images = translate(images, shifts)
-            of_images = torch.cat([labels] * (len(images) // len(labels)))
+            image_labels = torch.cat([labels] * (len(images) // len(labels)))
             with autocast(self._compute):
-                logits: Tensor = self.discriminator(images, of_images)
+                logits: Tensor = self.discriminator(images, image_labels)
             return logits.float()
 
         with autocast(self._compute):

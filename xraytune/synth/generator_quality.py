@@ -144,9 +144,9 @@ def coverage(real: Floats, synthetic: Floats) -> float:
     from sklearn.metrics import pairwise_distances_argmin_min  # takes a second to import
     from sklearn.neighbors import NearestNeighbors
 
-    to_neighbours, _ = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(real).kneighbors()
-    _, to_synthetic = pairwise_distances_argmin_min(real, synthetic)
-    return float((to_synthetic < to_neighbours[:, -1]).mean())
+    neighbour_distances, _ = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(real).kneighbors()
+    _, synthetic_distances = pairwise_distances_argmin_min(real, synthetic)
+    return float((synthetic_distances < neighbour_distances[:, -1]).mean())
 
 
 def label_agreement(train: LabelledFeatures, pool: LabelledFeatures) -> list[float]:
@@ -196,5 +196,5 @@ def transfer_auroc(
         probabilities.append(predicted)
     if not has_findings:
         return auroc(truth, probabilities[0], positive=positive)
-    of_findings = np.stack([predicted[:, 1] for predicted in probabilities], axis=1)
-    return auroc(truth, of_findings, positive=positive)
+    finding_scores = np.stack([predicted[:, 1] for predicted in probabilities], axis=1)
+    return auroc(truth, finding_scores, positive=positive)

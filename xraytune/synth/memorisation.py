@@ -196,8 +196,8 @@ def measure_closeness(
             ratios.append(torch.where(reference > 0, lowest[:, 0] / reference, 1.0))
             nearest.append(distances.argmin(dim=1))
     ratio, scale = torch.cat(ratios).view(len(_SCALES), -1).min(dim=0)
-    of_scale = torch.cat(nearest).view(len(_SCALES), -1).gather(0, scale[None])[0]
-    return Closeness(ratio=ratio.double().numpy(), nearest=of_scale.numpy())
+    nearest_at_scale = torch.cat(nearest).view(len(_SCALES), -1).gather(0, scale[None])[0]
+    return Closeness(ratio=ratio.double().numpy(), nearest=nearest_at_scale.numpy())
 
 
 def _standardise(images: Tensor) -> Tensor:
@@ -302,15 +302,15 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
 
     def build(folder: Path) -> None:
         record = {}
-        for label, of_class in pool.items():
+        for label, class_samples in pool.items():
             name = prepared.class_names[label]
-            synthetic = np.concatenate([sample.read() for sample in of_class])
+            synthetic = np.concatenate([sample.read() for sample in class_samples])
             train = read_class(["train"], label, context, size_px)
-            to_train = measure_closeness(synthetic, *train)
-            to_unseen = measure_unseen(*read_class(["val_a"], label, context, size_px), *train)
-            record[name] = asdict(compare_with_unseen(to_train.ratio, to_unseen))
-            closest = np.argsort(to_train.ratio, kind="stable")[:_PAIRS_SHOWN]
-            nearest = train[0][to_train.nearest[closest]]
+            train_closeness = measure_closeness(synthetic, *train)
+            unseen_ratios = measure_unseen(*read_class(["val_a"], label, context, size_px), *train)
+            record[name] = asdict(compare_with_unseen(train_closeness.ratio, unseen_ratios))
+            closest = np.argsort(train_closeness.ratio, kind="stable")[:_PAIRS_SHOWN]
+            nearest = train[0][train_closeness.nearest[closest]]
             pairs = np.stack([synthetic[closest], nearest], axis=1)
             sheet = image_grid(pairs.reshape(-1, size_px, size_px), columns=6)
             sheet.save(folder / f"nearest_{name}.png")
@@ -321,7 +321,7 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
     reasons = []
     for name, pool in rows.items():
         if pool["chance"] <= FALSE_ALARMS / len(rows):
-            of_class = f" of {name}" if len(rows) > 1 else ""
+            class_text = f" of {name}" if len(rows) > 1 else ""
             chance = f"(chance of that {pool['chance']:.1g})"
-            reasons.append(f"{pool['near']} of {pool['images']} images{of_class} {chance}")
+            reasons.append(f"{pool['near']} of {pool['images']} images{class_text} {chance}")
     return ", ".join(reasons), path

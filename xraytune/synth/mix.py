@@ -64,8 +64,8 @@ def require_enough(
     needed = np.bincount(planned, minlength=len(available))
     for name, available_count, count in zip(prepared.class_names, available, needed, strict=True):
         if available_count < count:
-            of_class = f" of {name}" if len(prepared.class_names) > 1 else ""
-            what = f"only {counted(available_count, 'image')}{of_class}, but the mix needs {count}"
+            suffix = f" of {name}" if len(prepared.class_names) > 1 else ""
+            what = f"only {counted(available_count, 'image')}{suffix}, but the mix needs {count}"
             name = "pool_size" if parameters.pool_size else "synthetic_ratio"
             raise DataError(what, folder, f"add images or lower {name}")
 

@@ -93,11 +93,11 @@ class ClassReports:
         if out:
             table = predictions_csv({"file": files}, record.class_names, probabilities, predicted)
             write_text(out, table)
-        of_image = None
+        by_output = None
         summary = f"{len(files)} images, predicted {counts_text(counts)}"
         if len(files) == 1:
-            of_image = dict(zip(record.class_names, probabilities[0].tolist(), strict=True))
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in of_image.items())
+            by_output = dict(zip(record.class_names, probabilities[0].tolist(), strict=True))
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in by_output.items())
             names = [name for name, count in counts.items() if count]
             summary = (
                 f"{files[0]}: predicted {', '.join(names) or 'no finding'}; probabilities {shown}"
@@ -110,7 +110,7 @@ class ClassReports:
             images=len(files),
             counts=counts,
             broken=broken,
-            probabilities=of_image,
+            probabilities=by_output,
             positive=record.positive if is_binary else None,
             threshold=record.threshold if is_binary else None,
             summary=summary,
@@ -268,12 +268,12 @@ class FindingReports(ClassReports):
         """Return the means over findings, and the AUROC of each."""
         means = super().card_metrics(prepared, threshold, validated)
         scored = ScoredImages(validated.labels, validated.results, positive=0)
-        of_findings = _measure_each(
+        by_finding = _measure_each(
             scored, prepared.outputs, validated.patients, resample_count=CARD_RESAMPLES
         )
         aurocs = [
             CardMetric.of(measured, "auroc", f"AUROC ({name})")
-            for name, measured in of_findings.items()
+            for name, measured in by_finding.items()
         ]
         return *means, *aurocs
 
@@ -281,9 +281,9 @@ class FindingReports(ClassReports):
         """Return the number of images with each finding, and columns of predictions, 1 or 0."""
         counts = {}
         columns: Columns = {}
-        for name, of_finding in zip(record.class_names, probabilities.T, strict=True):
+        for name, column in zip(record.class_names, probabilities.T, strict=True):
             threshold = record.thresholds[name]
-            predicted = of_finding >= threshold
+            predicted = column >= threshold
             columns[f"threshold_{name}"] = [threshold] * len(predicted)
             columns[f"predicted_{name}"] = predicted.astype(int).tolist()
             counts[name] = int(predicted.sum())
@@ -298,10 +298,10 @@ class FindingReports(ClassReports):
         names = record.class_names
         scored = sample.scored
         total = measure(scored, sample.patients, resample_count=sample.resample_count)
-        of_findings = _measure_each(
+        by_finding = _measure_each(
             scored, names, sample.patients, resample_count=sample.resample_count
         )
-        left_out = [name for name in names if name not in of_findings]
+        left_out = [name for name in names if name not in by_finding]
         notes = [f"too few of each kind for a score: {join_names(left_out)}"] if left_out else []
         subgroups: dict[str, dict[str, Measured]] = {column: {} for column in sample.columns}
         patients = np.asarray(sample.patients)
@@ -312,12 +312,12 @@ class FindingReports(ClassReports):
             measured = _measure_each(
                 group, names, patients[rows].tolist(), resample_count=sample.resample_count
             )
-            for name, of_finding in measured.items():
-                subgroups[column][f"{name}, {value}"] = of_finding
+            for name, measured_finding in measured.items():
+                subgroups[column][f"{name}, {value}"] = measured_finding
         return {
             "metrics": name_metrics(total.metrics, 0, None),
             "intervals": name_metrics(total.intervals, 0, None),
-            "groups": {"findings": of_findings},
+            "groups": {"findings": by_finding},
             "subgroups": subgroups,
             "facts": {"left_out": left_out, "thresholds": record.thresholds},
             "notes": notes,

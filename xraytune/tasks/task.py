@@ -180,9 +180,9 @@ def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
 
     def weigh(outputs: Tensor, targets: Tensor) -> Tensor:
         extra_weight = weight * (len(outputs) - count)
-        of_real = loss(outputs[:count], targets[:count])
-        of_extra = loss(outputs[count:], targets[count:])
-        return (count * of_real + extra_weight * of_extra) / (count + extra_weight)
+        real_loss = loss(outputs[:count], targets[:count])
+        extra_loss = loss(outputs[count:], targets[count:])
+        return (count * real_loss + extra_weight * extra_loss) / (count + extra_weight)
 
     return weigh
 

@@ -73,8 +73,8 @@ class Batches:
         self._extra_stream = stream("extra", images.extra, per_step=self.parameters.extra_per_step)
         self._loader: FeatureLoader | PixelLoader
         if network.has_cached_features:
-            of_steps = zip(*map(self.images_of_step, range(total_steps)), strict=True)
-            self._loader = FeatureLoader(images, network, *map(np.concatenate, of_steps))
+            shown_in_steps = zip(*map(self.images_of_step, range(total_steps)), strict=True)
+            self._loader = FeatureLoader(images, network, *map(np.concatenate, shown_in_steps))
         else:
             self._loader = PixelLoader(images, network)
 
@@ -154,14 +154,14 @@ class FeatureLoader:
         first_image = 0
         first_row = 0
         for image_set, table in zip(images.image_sets, tables, strict=True):
-            of_set = slice(first_image, first_image + len(table))
-            first_image = of_set.stop
-            shown, shown_views = np.nonzero(is_shown[of_set])
+            set_rows = slice(first_image, first_image + len(table))
+            first_image = set_rows.stop
+            shown, shown_views = np.nonzero(is_shown[set_rows])
             if not len(shown):
                 continue
             features, rows = network.features(image_set, shown, table[shown, shown_views])
             arrays.append((len(rows), partial(_read_rows, features, rows)))
-            self._row_of_view[of_set][shown, shown_views] = first_row + np.arange(len(rows))
+            self._row_of_view[set_rows][shown, shown_views] = first_row + np.arange(len(rows))
             first_row += len(rows)
         self._rows = DeviceRows(arrays, network.compute.device)
         self.row_bytes = self._rows.row_bytes
@@ -339,12 +339,12 @@ def blend(
         is_others = (rows[:, None] & columns[None, :]).to(inputs.dtype)
         # With cutmix, the labels have the same shares as the pixels.
         share = torch.where(is_cut, 1 - is_others.mean(), share)
-        own_share = torch.where(is_cut, 1 - is_others, share.expand_as(is_others))
+        shares = torch.where(is_cut, 1 - is_others, share.expand_as(is_others))
         if targets.ndim == 4:
-            return torch.lerp(inputs[partner], inputs, own_share), torch.lerp(
-                partner_targets, targets, own_share
+            return torch.lerp(inputs[partner], inputs, shares), torch.lerp(
+                partner_targets, targets, shares
             )
-        inputs = torch.lerp(inputs[partner], inputs, own_share)
+        inputs = torch.lerp(inputs[partner], inputs, shares)
     else:
         inputs = torch.lerp(inputs[partner], inputs, share)
     mixed = torch.lerp(partner_targets, targets, share)

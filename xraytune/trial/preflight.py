@@ -147,8 +147,8 @@ def prepare_space(
                     f"on {side.name} ({few})"
                 )
                 raise DataError(what, "data.split", "use larger validation sides, or more images")
-    of_network = (f"gan.{name}" for name in (*OF_NETWORK, "features"))
-    for trial in space.extreme_parameters("source", "gan.start_from", *of_network):
+    generator_parameters = (f"gan.{name}" for name in (*OF_NETWORK, "features"))
+    for trial in space.extreme_parameters("source", "gan.start_from", *generator_parameters):
         if trial.gan:
             require_same_network(trial.gan)
     for trial in space.extreme_parameters("source", "labels", "weights", "input_size", *PATHS):

@@ -112,15 +112,17 @@ def measure_quality(experiment: Experiment, context: RunContext) -> Quality | st
         pool_features = [read_features(*blocks) for blocks in pools]
         classes = {}
         for label, name in enumerate(names):
-            of_class = real[val_a.labels == label]
+            class_features = real[val_a.labels == label]
             # The figures depend on the numbers of images.
-            count = min(len(of_class), len(pool_features[label]))
-            real_sample = sample_evenly(of_class, count)
+            count = min(len(class_features), len(pool_features[label]))
+            real_sample = sample_evenly(class_features, count)
             pool_sample = sample_evenly(pool_features[label], count)
             classes[name] = ClassQuality(
                 images=count,
                 kid=kernel_inception_distance(real_sample, pool_sample),
-                floor=kernel_inception_distance(of_class, val_b_features[val_b.labels == label]),
+                floor=kernel_inception_distance(
+                    class_features, val_b_features[val_b.labels == label]
+                ),
                 coverage=coverage(real_sample, pool_sample),
             )
         targets = np.concatenate([block.targets for blocks in pools for block in blocks])

@@ -167,8 +167,8 @@ def _predict_by_model(
     columns = _columns(bundle, experiment.settings, context.prepared.outputs)
     run = bundle.predictor(context.compute).run
     starts = range(0, len(images.rows), _BATCH)
-    of_batches = [run(images.read(slice(start, start + _BATCH))) for start in starts]
-    probabilities = np.concatenate(of_batches)[:, columns]
+    batches = [run(images.read(slice(start, start + _BATCH))) for start in starts]
+    probabilities = np.concatenate(batches)[:, columns]
     if experiment.settings.task in CLASS_TASKS:
         probabilities /= probabilities.sum(axis=1, keepdims=True)
     return probabilities.astype(np.float32)

@@ -102,13 +102,13 @@ def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Pat
     folder = labelled.data.path
     if index is not None:
         study_files = {index.root.resolve() / image.file for image in index.images}
-        of_study = [
+        known_files = [
             image.file for image in folder_images if folder.resolve() / image.file in study_files
         ]
-        if of_study:
-            what = f"{len(of_study)} of these extra images are among the images of {index.root}"
+        if known_files:
+            what = f"{len(known_files)} of these extra images are among the images of {index.root}"
             raise DataError(
-                f"{what}: {join_names(of_study, 3)}",
+                f"{what}: {join_names(known_files, 3)}",
                 root,
                 "move the extra images out of the data folder: they would count as real",
             )

@@ -78,11 +78,11 @@ def read_input(name: str, path: Path, study: StudyImages) -> str:
     if name == "folder.path":
         images, _ = store_folder(path, study)
         provenance = path / PROVENANCE_FILE
-        of_provenance = sha256_of(provenance) if provenance.is_file() else ""
-        return content_fingerprint(images) + of_provenance
+        provenance_hash = sha256_of(provenance) if provenance.is_file() else ""
+        return content_fingerprint(images) + provenance_hash
     is_start = name == "gan.start_from"  # the other one is generator.path
-    of_generator = usable_generator_hash(path, study.prepared, is_start=is_start)
-    return of_generator + donor_records_sha256(path)
+    generator_hash = usable_generator_hash(path, study.prepared, is_start=is_start)
+    return generator_hash + donor_records_sha256(path)
 
 
 def mixes_of(space: Space) -> list[Parameters]:
