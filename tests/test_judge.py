@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import sys
@@ -317,6 +318,63 @@ def test_with_a_test_folder_and_few_patients_all_replicates_train_on_the_same(
     trained = table[table["side"] == "train"]
     assert trained.groupby("replicate")["patient"].nunique().tolist() == [40] * 4
     assert {*trained["patient"]}.isdisjoint(table[table["side"] == "test"]["patient"])
+
+
+@pytest.mark.parametrize("kind", ["findings", "pairs"])
+def test_findings_of_a_data_file_and_pairs_are_drawn_and_judged(tmp_path: Path, kind: str) -> None:
+    has_findings = kind == "findings"
+    xrays = tmp_path / "xrays"
+    patients = 150
+    paint_phantoms(
+        xrays,
+        patients=patients,
+        seed=3,
+        image_size_px=32,
+        findings=has_findings,
+        pairs=not has_findings,
+    )
+
+    with contextlib.chdir(tmp_path):
+        drawn = draws(
+            xrays / "data.yaml" if has_findings else xrays, train_patients=20, replicates=4
+        )
+    expected = ["p_lobar", "p_diffuse", "p_effusion"] if has_findings else ["dice"]
+    assert [*drawn.result_columns] == expected
+    assert all(column in (tmp_path / "draws/README.md").read_text() for column in expected)
+    random = np.random.default_rng(0)
+    rows = [
+        {"arm": arm, "replicate": replicate, "file": file}
+        | dict(zip(expected, random.uniform(size=len(expected)), strict=True))
+        for arm in ("gan", "none", "twice")
+        for replicate in range(1, 5)
+        for file, patient in drawn.patients.items()
+        if patient not in drawn.trained_on(replicate)
+    ]
+    confirmation = judged(pd.DataFrame(rows), tmp_path, draws=tmp_path / "draws")
+
+    assert confirmation.finalists[0].comparisons
+    assert confirmation.metric == ("macro AUROC" if has_findings else "Dice")
+
+
+def test_the_fixes_of_draws_can_be_followed(tmp_path: Path) -> None:
+    """For a broken image, and for too few patients."""
+    xrays = tmp_path / "xrays"
+    paint_phantoms(xrays, patients=60, seed=3, image_size_px=32)
+    broken = min(xrays.glob("train/*/*"))
+    broken.write_bytes(b"")
+    with contextlib.chdir(tmp_path):
+        draw = f"draws --data {xrays}/train --replicates 4"
+        stopped = command(f"{draw} --train-patients 30")
+        draw += " --skip-broken"
+        refused = command(f"{draw} --train-patients 30")
+        (patients,) = re.findall(r"fix: .*--train-patients (\d+)", refused.output)
+        followed = command(f"{draw} --train-patients {patients}")
+
+    assert "--skip-broken" in stopped.output
+    assert refused.exit_code == DataError.exit_code
+    assert not re.search("--set|confirm STUDY|data.train_patients", refused.output)
+    assert followed.exit_code == 0, followed.output
+    assert f"left out: {broken.relative_to(xrays / 'train')}" in followed.output
 
 
 def test_judging_loads_neither_torch_nor_ray_nor_optuna(tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """Draw the training sets and the test set of `confirm` for trainings that xraytune does not run."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from xraytune.base.files import StrPath, new_folder, optional_path, require_new
-from xraytune.base.records import Progress, ignore_progress
+from xraytune.base.records import Note, Progress, ignore_progress
 from xraytune.confirm.drawn import Drawn, DrawnImage, write_drawn
 from xraytune.confirm.sealed import TEST, SealedTest, choose_test
+from xraytune.data.draws import DRAWS_REMEDIES
 from xraytune.data.images import ImageFile, ImageTable
-from xraytune.data.index import read_index
+from xraytune.data.index import read_folder
 from xraytune.data.prepare import SplitData, prepare_index
+from xraytune.space.data_settings import DataSettings
+from xraytune.space.load import data_settings, with_data_options
+from xraytune.space.search_settings import Confirm
 from xraytune.space.settings import Settings
 from xraytune.synth.sources.folder import list_seen
 
+_logger = logging.getLogger(__name__)
 _SIDES = {"train": "tuning", "val_a": "validation", "val_b": "validation"}
 
 
@@ -26,13 +32,16 @@ def draws(
     group_regex: str | None = None,
     seed: int = 0,
     cache: StrPath | None = None,
+    skip_broken: bool = False,
     out: StrPath = Path("draws"),
     on_progress: Progress = ignore_progress,
+    note: Note = _logger.info,
 ) -> Drawn:
     """Write the training sets and the sealed test set that `confirm` would use.
 
     Args:
-        data: An image folder, or a data file (YAML).
+        data: A folder of classes or of pairs, or a data file (YAML) whose settings override the
+            arguments.
         train_patients: How many patients each replicate is trained on.
         replicates: How often each arm is trained.
         seen: A list of the SHA-256 of images that a generator has seen, whose patients are then
@@ -41,38 +50,51 @@ def draws(
         group_regex: As `data.split.group_regex` of a space.
         seed: The seed of the split.
         cache: The artifact cache; by default `cache` in the current folder.
+        skip_broken: Leave out broken images.
         out: The folder to create.
         on_progress: Called with the progress of reading and decoding.
+        note: Called with messages for the user.
 
     Raises:
-        ConfigError: An option is not valid, or `out` exists.
+        ConfigError: An option or the data file is not valid, or `out` exists.
         DataError: The images cannot be used, or there are too few patients.
     """
-    data = Path(data)
+    data = Path(data).resolve()
     seen = optional_path(seen)
     out = Path(out)
-    require_new(out, outside=data)
-    split = {"seed": seed, "group_regex": group_regex}
-    settings = Settings.model_validate(
-        {
-            "name": "draws",
-            "data": {
-                "path": data.resolve(),
-                "classes": classes,
-                "train_patients": train_patients,
-                "split": split,
-            },
-            "confirm": {"replicates": replicates},
-        }
-    )
+    overrides = [f"data.train_patients={train_patients}", f"data.split.seed={seed}"]
+    overrides = with_data_options(overrides, classes, group_regex)
+    of_images = data_settings(data, DataSettings(path=data), overrides)
+    require_new(out, outside=of_images.path)
     cache = Path(cache or "cache").resolve()
-    index = read_index(settings.data, on_progress=on_progress)
+    index = read_folder(of_images, on_progress=on_progress)
     excluded = list_seen(seen) if seen else frozenset()
-    prepared, _ = prepare_index(index, settings.data, cache, seen=excluded, on_progress=on_progress)
-    sealed = choose_test(settings, prepared, replicates=replicates, index=index, seen=excluded)
+    prepared, warnings = prepare_index(
+        index,
+        of_images,
+        cache,
+        seen=excluded,
+        skip_broken=skip_broken,
+        on_progress=on_progress,
+    )
+    for warning in warnings:
+        note(warning)
+    sealed = choose_test(
+        Settings(
+            name="draws",
+            task=prepared.task,
+            data=of_images,
+            confirm=Confirm(replicates=replicates),
+        ),
+        prepared,
+        replicates=replicates,
+        index=index,
+        seen=excluded,
+        remedies=DRAWS_REMEDIES,
+    )
     drawn = Drawn(
         kind=sealed.kind,
-        outputs=prepared.outputs,
+        outputs=("dice",) if prepared.has_masks else prepared.outputs,
         findings=prepared.findings,
         positive=prepared.positive,
         train_patients=prepared.train_patient_count,

@@ -419,7 +419,7 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
 
     assert (design.scored, design.precision) == (None, None)
     assert design.problem
-    assert "patients unused" in design.outlook
+    assert "unused" in design.outlook
     assert "data.train_patients=" in design.problem.fix
     assert sorted(ended.path.rglob("*")) == before
     (made,) = (path.name for path in tmp_path.iterdir() if path.is_dir())

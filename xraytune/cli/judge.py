@@ -12,7 +12,9 @@ from xraytune.cli import console, options
 
 
 def draws(
-    data: Annotated[Path, Option("--data", metavar="DATA", help="Image folder.")],
+    data: Annotated[
+        Path, Option("--data", metavar="DATA", help="Image folder, or data file (YAML).")
+    ],
     train_patients: Annotated[
         int, Option(min=2, metavar="N", help="Patients that each replicate is trained on.")
     ],
@@ -30,6 +32,7 @@ def draws(
     group_regex: options.GroupRegex = None,
     seed: Annotated[int, Option(metavar="N", help="Seed of the split.")] = 0,
     cache: options.Cache = None,
+    skip_broken: options.SkipBroken = False,
     out: Annotated[Path, options.out("OUT", "Folder to create.")] = Path("draws"),
     as_json: options.AsJson = False,
 ) -> None:
@@ -51,8 +54,10 @@ def draws(
             group_regex=group_regex,
             seed=seed,
             cache=cache,
+            skip_broken=skip_broken,
             out=out,
             on_progress=on_progress,
+            note=console.event,
         )
     if as_json:
         console.show_json(drawn)

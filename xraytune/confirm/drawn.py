@@ -44,7 +44,7 @@ class Drawn:
 
     Attributes:
         kind: What is scored, as for `confirm`.
-        outputs: The classes or findings.
+        outputs: The classes or findings; `dice` for masks.
         findings: The findings; empty for classes.
         positive: The number of the positive class.
         train_patients: How many patients each replicate is trained on.
@@ -63,6 +63,13 @@ class Drawn:
     labels: Mapping[str, str | tuple[int, ...]]
     draws: tuple[tuple[str, ...], ...]
     fingerprint: str
+
+    @property
+    def result_columns(self) -> tuple[str, ...]:
+        """The columns with the results in a table of predictions."""
+        if self.outputs == ("dice",):
+            return self.outputs
+        return tuple(f"p_{name}" for name in self.outputs)
 
     def trained_on(self, replicate: int) -> frozenset[str]:
         """Return the training patients of a replicate, counted from 1.

@@ -20,7 +20,14 @@ from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import UNUSED, TestKind
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.copies import Hashes, close_pairs, perceptual_hash
-from xraytune.data.draws import MANY_UNUSED, fewest_scored, too_few_outside, too_few_unused
+from xraytune.data.draws import (
+    MANY_UNUSED,
+    STUDY_REMEDIES,
+    Remedies,
+    fewest_scored,
+    too_few_outside,
+    too_few_unused,
+)
 from xraytune.data.guesses import part_named
 from xraytune.data.image_set import ImageSet, stored_image_set
 from xraytune.data.images import ImageFile, ImageIndex, ImageTable, content_fingerprint
@@ -41,8 +48,6 @@ from xraytune.synth.sources.registry import seen_by, source_of
 TEST = "test"
 """The side of the unused patients who are scored."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients; {EQUAL_IDS}"
-_FEWER = "add patients, or start a search with fewer (--set data.train_patients=N --set name=NEW)"
-_GIVE_TEST = "xraytune confirm STUDY --test DIR"
 _PREFERRED: dict[str, Sequence[TestKind]] = {
     "auto": ("unused", "outside", "draws", "folder"),
     "unused": ("unused", "outside"),
@@ -103,12 +108,14 @@ def choose_test(
     test: LabelledImages | None = None,
     index: ImageIndex | None = None,
     seen: Collection[str] = (),
+    remedies: Remedies = STUDY_REMEDIES,
 ) -> SealedTest:
     """Choose and check the images that a confirmation of `mixes` scores.
 
     `planned_kind` is the kind that an earlier call chose. `test` takes the place of the study's
     test folder. `index` has the study's images as they are now; by default, they are read.
-    `seen` has the SHA-256 of images that something else than the mixes has seen.
+    `seen` has the SHA-256 of images that something else than the mixes has seen. Errors say what
+    `remedies` there are for too few patients.
 
     Raises:
         DataError: There are no test images, they share patients or files with the training images,
@@ -160,6 +167,7 @@ def choose_test(
                 seen=seen,
                 fewest=fewest,
                 sites=sites,
+                remedies=remedies,
             )
         if kind in UNUSED:
             images = split.side(TEST)
@@ -191,7 +199,7 @@ def choose_test(
             raise DataError(
                 what,
                 problem.where,
-                f"{problem.fix}, or give images of other patients: {_GIVE_TEST}",
+                f"{problem.fix}, or {remedies.give_test}",
             ) from error
     refuse_patients_of_folders(sealed, index, settings, mixes, prepared)
     return replace(sealed, notes=tuple(notes))
@@ -319,6 +327,7 @@ def divide_unused(
     seen: Collection[str],
     fewest: int,
     sites: tuple[str, ...] = (),
+    remedies: Remedies = STUDY_REMEDIES,
 ) -> SplitData:
     """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...
 
@@ -345,13 +354,19 @@ def divide_unused(
     order = nested_order(unused.patients, unused.targets, seed)
     size = prepared.train_patient_count
     if kind == "outside":
-        problem = too_few_outside(len(order), size, fewest=fewest)
+        problem = too_few_outside(len(order), size, fewest=fewest, remedies=remedies)
     else:
         problem = too_few_unused(
-            len(order), size, replicates=replicates, fewest=fewest, is_fixed=bool(sites)
+            len(order),
+            size,
+            replicates=replicates,
+            fewest=fewest,
+            is_fixed=bool(sites),
+            remedies=remedies,
         )
     if problem:
         raise DataError(problem)
+    fewer = f"add patients, or {remedies.have_enough()}"
     side_of = {image.file: image.side for image in prepared.images}
     side_of |= dict.fromkeys(
         (image.file for image in unused), "others" if kind == "draws" else TEST
@@ -366,11 +381,11 @@ def divide_unused(
         drawn = [*dict.fromkeys(candidates)][:size]
         if len(drawn) < size:
             what = f"without site {site}, {len(drawn)} unused patients are left for a"
-            raise DataError(f"{what} draw of {size}", "confirm.leave_out", _FEWER)
+            raise DataError(f"{what} draw of {size}", "confirm.leave_out", fewer)
         for indices in drawn:
             order.remove(indices)
         members = [unused[index] for index in chain(*drawn)]
-        require_every_class(members, prepared, size)
+        require_every_class(members, prepared, size, remedies.setting)
         if kind == "outside":
             draws.append(tuple(unused[indices[0]].patient for indices in drawn))
         else:
@@ -385,11 +400,11 @@ def divide_unused(
         left_out_sites=sites,
         draws=tuple(draws),
     )
-    _require_sites(divided_images)
+    _require_sites(divided_images, fewer)
     for draw in range(len(draws)):
         scored_images = divided_images.of_draw(draw).side(TEST)
         if few := too_few_tested(scored_images, prepared.outputs):
-            raise DataError(f"outside a draw: {few}", "data.train_patients", _FEWER)
+            raise DataError(f"outside a draw: {few}", remedies.setting, fewer)
     return divided_images
 
 
@@ -404,17 +419,18 @@ def left_out_sites(settings: Settings, prepared: SplitData) -> tuple[str, ...]:
     return sites_to_leave_out(images, prepared.class_names, settings.data.path)
 
 
-def _require_sites(prepared: SplitData) -> None:
+def _require_sites(prepared: SplitData, fewer: str) -> None:
     """Refuse (DataError) a site with too few test patients, or whose images validation needs.
 
-    Validation needs a site's images if it would lack a class without them.
+    Validation needs a site's images if it would lack a class without them. `fewer` says how to have
+    enough patients.
     """
     where = "confirm.leave_out"
     for draw, site in enumerate(prepared.left_out_sites):
         replicate = prepared.of_draw(draw)
         site_images = [image for image in prepared.side(TEST) if image.site == site]
         if problem := too_few_tested(site_images, prepared.outputs):
-            raise DataError(f"site {site}: {problem}", where, _FEWER)
+            raise DataError(f"site {site}: {problem}", where, fewer)
         for side in side_sizes(replicate)[1:]:
             if problem := side.lacking(1):
                 raise DataError(
@@ -424,14 +440,19 @@ def _require_sites(prepared: SplitData) -> None:
                 )
 
 
-def require_every_class(images: Iterable[ImageFile], prepared: SplitData, patients: int) -> None:
-    """Refuse (DataError) a sample of `patients` patients whose images lack a class."""
+def require_every_class(
+    images: Iterable[ImageFile],
+    prepared: SplitData,
+    patients: int,
+    setting: str = STUDY_REMEDIES.setting,
+) -> None:
+    """Refuse (DataError) a sample of `patients` patients, a `setting`, that lacks a class."""
     names = prepared.class_names
     classes = {*names} - {names[image.label] for image in images}
     if classes:
         raise DataError(
             f"a draw of {patients} patients has no image of {join_names(sorted(classes))}",
-            "data.train_patients",
+            setting,
             "use more patients",
         )
 

@@ -55,7 +55,43 @@ def fewest_scored(settings: Settings, class_count: int, *, has_folder: bool) -> 
     return FEWEST_UNUSED if is_choice and has_folder else FEWEST_TESTED * class_count
 
 
-def too_few_outside(unused: int, per_draw: int, *, fewest: int) -> Problem | None:
+@frozen
+class Remedies:
+    """What a command's user can do if there are too few patients to score.
+
+    Attributes:
+        setting: The name of the number of training patients.
+        fewer: How to train on fewer patients; `{patients}` is replaced by their number.
+        give_test: How to give test images of other patients.
+    """
+
+    setting: str
+    fewer: str
+    give_test: str
+
+    def have_enough(self, train_patients: int | None = None) -> str:
+        """Return how to have enough patients if this many, None for an unknown number, do."""
+        if train_patients is not None and train_patients < 2:
+            return "add patients"
+        return self.fewer.format(patients=train_patients or "N")
+
+
+STUDY_REMEDIES = Remedies(
+    setting="data.train_patients",
+    fewer="start a search with {patients} patients or fewer "
+    "(--set data.train_patients={patients} --set name=NEW)",
+    give_test="give images of other patients: xraytune confirm STUDY --test DIR",
+)
+DRAWS_REMEDIES = Remedies(
+    setting="--train-patients",
+    fewer="draw fewer patients (--train-patients {patients})",
+    give_test="add a folder test/ with images of other patients",
+)
+
+
+def too_few_outside(
+    unused: int, per_draw: int, *, fewest: int, remedies: Remedies = STUDY_REMEDIES
+) -> Problem | None:
     """Return why draws of `unused` patients leave too few others to score, or None.
 
     At least `fewest` patients, and 1.5 times as many as are trained on, must be outside a draw.
@@ -63,19 +99,25 @@ def too_few_outside(unused: int, per_draw: int, *, fewest: int) -> Problem | Non
     needed = max(fewest, math.ceil(_OUTSIDE * per_draw))
     if unused - per_draw >= needed:
         return None
-    what = "the search leaves no patient unused"
+    what = "no patient is left unused"
     if unused:
         what = (
-            f"the search leaves {unused:,} patients unused, of whom a draw of {per_draw} leaves "
+            f"{unused:,} patients are left unused, of whom a draw of {per_draw} leaves "
             f"{max(unused - per_draw, 0):,} to test on, and {needed:,} or more are needed"
         )
     not_validated = unused + per_draw
     fitting = min(int(not_validated / (2 + _OUTSIDE)), (not_validated - fewest) // 2)
-    return Problem(what, "data.train_patients", _fewer(fitting))
+    return Problem(what, remedies.setting, remedies.have_enough(fitting))
 
 
 def too_few_unused(
-    unused: int, per_draw: int, *, replicates: int, fewest: int, is_fixed: bool
+    unused: int,
+    per_draw: int,
+    *,
+    replicates: int,
+    fewest: int,
+    is_fixed: bool,
+    remedies: Remedies = STUDY_REMEDIES,
 ) -> Problem | None:
     """Return why `unused` patients do not suffice for draws and `fewest` in no draw, or None.
 
@@ -87,24 +129,16 @@ def too_few_unused(
     needed = f"{replicates} draws of {per_draw} patients"
     if fewest:
         needed += f", and {fewest} to test on"
-    what = "the search leaves no patient unused"
+    what = "no patient is left unused"
     if unused:
-        what = f"the search leaves {unused:,} patients unused, {missing:,} fewer than needed for "
+        what = f"{unused:,} patients are left unused, {missing:,} fewer than needed for "
         what += needed
-    fix = _fewer((unused + per_draw - fewest) // (replicates + 1))
+    fix = remedies.have_enough((unused + per_draw - fewest) // (replicates + 1))
     draws = (unused - fewest) // per_draw
     if draws > 1 and not is_fixed:
         strength = " (exploratory)" if draws < FEWEST_REPLICATES else ""
         fix += f", or use --replicates {draws}{strength}"
-    return Problem(what, "data.train_patients", fix)
-
-
-def _fewer(train_patients: int) -> str:
-    """Return how a study has enough patients, with this many or fewer to train on."""
-    if train_patients < 2:
-        return "add patients"
-    override = f"--set data.train_patients={train_patients} --set name=NEW"
-    return f"start a search with {train_patients} patients or fewer ({override})"
+    return Problem(what, remedies.setting, fix)
 
 
 @frozen

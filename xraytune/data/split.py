@@ -86,7 +86,7 @@ def split_by_patient(
             raise DataError(
                 f"the train side has only {len(train)} patients, fewer than {train_patients}",
                 where,
-                f"use at most {len(train)}, or all of them: --set data.train_patients=null",
+                f"use at most {len(train)}, or all of them (null)",
             )
         first_of_class = {
             label: number
