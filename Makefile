@@ -14,7 +14,7 @@ ONLY ?=
 # If it were set, each of many short processes would compile the package and its tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test bits quick nightly gpu gpu-bench check docs release-check format faults bench lock clean
+.PHONY: help install demo test bits quick nightly gpu gpu-bench check docs release-check releases format faults bench lock clean
 
 help: ## List what this file can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ release-check: install ## Build wheel and sdist, install the wheel in an empty e
 format: install ## Format the code and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+releases: ## Test with the oldest and the newest dependencies that pyproject.toml allows (half an hour)
+	UV=$(UV) .ci/releases-check lowest-direct
+	UV=$(UV) .ci/releases-check highest
 
 faults: install ## The long drills: kills and lost nodes (about an hour)
 	XRAYTUNE_FAULTS=all $(PYTEST) -s tests/faults

@@ -62,7 +62,7 @@ class Trace:
     overrides: tuple[str, ...] = ()
 
 
-_TRACES = {
+TRACES = {
     "light": Trace(gan_steps=465.0, train_images=558),
     "heavy": Trace(
         gan_steps=15_000 / 7200,
@@ -180,7 +180,7 @@ def measure() -> Iterator[Figure]:
     """Simulate a search for each trace and number of GPUs."""
     with tempfile.TemporaryDirectory() as name:
         paint_phantoms(Path(name, "xrays"), patients=20, seed=1, image_size_px=32)
-        for what, trace in _TRACES.items():
+        for what, trace in TRACES.items():
             seconds = {}
             for gpus in _GPUS:
                 node = _simulate(Path(name), what, trace, gpus)

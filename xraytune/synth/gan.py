@@ -44,7 +44,9 @@ _RECONSTRUCTION_WEIGHT = 10.0
 """Weight of the mean absolute error of reconstructions, with pixels in [-1, 1]."""
 _FEATURE_WEIGHT = 2.0
 """Weight of the mean squared error between features of training images and of their
-reconstructions, relative to the variance of the features."""
+reconstructions, relative to the variance of the features.
+
+It is part of each step's loss (docs/decisions/0061-features-in-every-step.md)."""
 _FEATURE_PX = 128
 _FEATURE_BATCH = 64
 _MAX_SHIFT = 0.125
