@@ -28,6 +28,7 @@ from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import prepare, write_prepared
 from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import FolderSettings
+from xraytune.study.folder import StudyFolder
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 REPLICATES = 4
@@ -318,17 +319,28 @@ def test_a_second_study_that_scores_some_of_the_same_patients_is_exploratory(
     assert second.finalists[0].headroom is None
 
 
-def test_real_images_take_the_place_of_a_pool_that_is_larger_than_they_are(done: Lab) -> None:
-    """They are then as many as the ratio adds, and the headroom is still measured."""
-    other = done.search("name=pool", "pool_size=5000", "confirm.replicates=2")
+@pytest.mark.parametrize(("pool_size", "real_images"), [(10, 10), (5000, None)])
+def test_real_images_take_the_place_of_a_pool(
+    done: Lab, pool_size: int, real_images: int | None
+) -> None:
+    """There are as many of them; if there are too few, as many as the ratio adds.
+
+    Each run has read this from its own file, and a later call finds the runs as they were started.
+    """
+    name = f"name=pool-{pool_size}"
+    other = done.search(name, f"pool_size={pool_size}", "confirm.replicates=2")
 
     confirmation = other.confirm()
+    extended = other.confirm(replicates=3)
 
     (perfect,) = [arm for arm in other.plan.arms if arm.role == "perfect"]
     (finalist,) = other.plan.finalists
-    assert finalist.parameters.pool_size == 5000
-    assert perfect.parameters.pool_size is None
+    assert finalist.parameters.pool_size == pool_size
+    runs = StudyFolder(other.folder)
+    for number in other.plan.numbers(perfect):
+        assert runs.experiment(number).real_pool_size == real_images
     assert confirmation.finalists[0].headroom is not None
+    assert extended.replicates == 3
 
 
 def test_images_that_were_added_since_the_search_are_neither_drawn_nor_scored(lab: Lab) -> None:

@@ -18,7 +18,7 @@ from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.parameters import Parameters
 from xraytune.space.paths import FilePath
 from xraytune.space.settings import DonorControl, Experiment, Settings, without_gate
-from xraytune.space.strict_model import StrictModel
+from xraytune.space.strict_model import OptionalCount, StrictModel
 from xraytune.stats.verdict import ControlKind
 from xraytune.study.folder import explain_damage
 from xraytune.study.row import TrialRow
@@ -60,6 +60,9 @@ class Arm(StrictModel):
     control: DonorControl | None = None
     donor: FilePath | None = None
     """Folder of another hospital's classifier, if the arm uses or starts from one."""
+    real_pool_size: OptionalCount = None
+    """Number of real images of other patients in a `perfect` arm, if its finalist has a
+    `pool_size`; None for as many as the ratio adds."""
     trainings: str = ""
     """Name of the arm's trainings, if xraytune did not run them and cannot tell which are equal."""
 
@@ -229,6 +232,7 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
         parameters=parameters,
         draw=None if test == "folder" else number,
         has_real_extra=arm.role == "perfect",
+        real_pool_size=arm.real_pool_size,
         control=arm.control,
         donor=arm.donor,
     )
@@ -256,7 +260,7 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
             changes = {
                 "name": f"real images of other patients, as {trial.label}",
                 "role": "perfect",
-                "parameters.pool_size": trial.parameters.pool_size,
+                "real_pool_size": trial.parameters.pool_size,
             }
             arms.append(perfect.with_values(changes))
     return arms

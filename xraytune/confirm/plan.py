@@ -372,7 +372,7 @@ def possible_arm(arm: Arm, training_sets: Iterable[StudyImages], notes: list[str
     """Return an arm, or None with a note if there are too few extra images for it.
 
     The extra images are from a folder, or real images of other patients. If there are fewer images
-    than `pool_size`, but enough for the arm's ratio, the arm is returned without `pool_size`.
+    than `real_pool_size`, but enough for the arm's ratio, the arm is returned without it.
 
     Raises DataError if a finalist has too few extra images.
     """
@@ -381,8 +381,8 @@ def possible_arm(arm: Arm, training_sets: Iterable[StudyImages], notes: list[str
     except DataError as error:
         if arm.role == "finalist":
             raise
-        if arm.parameters.pool_size:
-            arm = arm.with_values({"parameters.pool_size": None})
+        if arm.real_pool_size:
+            arm = arm.with_values({"real_pool_size": None})
             return possible_arm(arm, training_sets, notes)
         notes.append(f'the arm "{arm.name}" is left out: there are {error.problems[0].what}')
         return None
@@ -393,7 +393,9 @@ def require_images(arm: Arm, training_sets: Iterable[StudyImages]) -> None:
     """Refuse (DataError) an arm without enough extra images for these training sets."""
     source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
     for images in training_sets:
-        require_enough(source.count_available(images), arm.parameters, images.prepared)
+        require_enough(
+            source.count_available(images), arm.parameters, images.prepared, arm.real_pool_size
+        )
 
 
 def _training_sets(

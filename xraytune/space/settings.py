@@ -219,6 +219,8 @@ class Experiment(StrictModel):
     has_real_extra: bool = False
     """Whether its extra images are real ones of other patients, in the place of perfect synthetic
     images."""
+    real_pool_size: OptionalCount = None
+    """How many real images of other patients there are; None for as many as the ratio adds."""
     control: DonorControl | None = None
     """What it is if its finalist's extra images are from elsewhere."""
     donor: FilePath | None = None

@@ -19,7 +19,9 @@ from xraytune.space.extensions import EXTENSIONS, SOURCES
 from xraytune.space.parameters import Parameters, extra_image_count
 
 
-def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
+def plan_mix(
+    real_counts: Sequence[int], parameters: Parameters, real_pool_size: int | None = None
+) -> Int64Array:
     """Return the class of each extra image, int64 [E].
 
     E is r·N, rounded half up, or the size of the pool. `balance: natural` keeps the shares of the
@@ -30,8 +32,9 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> Int64Array:
         real_counts: Real training images of each class, each >= 1.
         parameters: The parameters of a trial; `synthetic_ratio` r (0 without a source), `pool_size`
             and `balance` are read.
+        real_pool_size: As in `Experiment`.
     """
-    total = parameters.pool_size
+    total = real_pool_size or parameters.pool_size
     if total is None:
         total = extra_image_count(parameters.synthetic_ratio, sum(real_counts))
     if parameters.balance == "natural":
@@ -54,13 +57,16 @@ def apportion(weights: Sequence[int], total: int) -> Int64Array:
 
 
 def require_enough(
-    available: Sequence[int] | None, parameters: Parameters, prepared: SplitData
+    available: Sequence[int] | None,
+    parameters: Parameters,
+    prepared: SplitData,
+    real_pool_size: int | None = None,
 ) -> None:
     """Refuse a mix (DataError) that needs more images of a class than there are."""
     if available is None:
         return
     folder = parameters.folder.path if parameters.folder else ""
-    planned = plan_mix(prepared.train_counts, parameters)
+    planned = plan_mix(prepared.train_counts, parameters, real_pool_size)
     needed = np.bincount(planned, minlength=len(available))
     for name, available_count, count in zip(prepared.class_names, available, needed, strict=True):
         if available_count < count:

@@ -62,7 +62,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     prepared = context.prepared
     class_count = len(prepared.class_names)
     real = side_image_set("train", prepared, context.cache)
-    planned = plan_mix(prepared.train_counts, parameters)
+    planned = plan_mix(prepared.train_counts, parameters, experiment.real_pool_size)
     source = source_of(parameters, has_real_extra=experiment.has_real_extra)
     if parameters.has_synthetic_pixels:
         refuse_memorised(experiment, context)
@@ -85,7 +85,7 @@ def build_training_set(experiment: Experiment, context: RunContext) -> TrainingS
     usable = np.arange(0 if source.repeats_real else len(real.rows), len(labels))
     if not source.repeats_real:
         available = np.bincount(labels[usable], minlength=class_count).tolist()
-        require_enough(available, parameters, prepared)
+        require_enough(available, parameters, prepared, experiment.real_pool_size)
     extra = np.empty(len(planned), dtype=np.int64)
     for label in np.unique(planned).tolist():
         is_of_class = planned == label
