@@ -161,7 +161,7 @@ def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
     enough = settings("confirm.test=unused", "data.train_patients=8")
     unknown = said(f"audit {xrays} {clinic}/new", *enough)
 
-    assert "it needs 75 training patients" in few["headline"]
+    assert "it needs 88 training patients" in few["headline"]
     assert "which images the synthetic ones were made from" in unknown["headline"]
     assert all("--test DATA" in each["fix"] for each in (few, unknown))
     assert "fix: add patients" in command(f"audit {xrays} {clinic}/new", *settings()).stdout

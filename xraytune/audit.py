@@ -6,7 +6,7 @@ An audit is a study with the space `commands/audit`: a search, a confirmation, a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,11 @@ from xraytune.base.records import Json, Progress, frozen, to_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.sealed import refuse_copies, refuse_patients_of_study, refuse_too_few
+from xraytune.data.draws import fewest_outside, fewest_scored
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.pixels import open_pixels
-from xraytune.data.prepare import RunContext, SplitData, prepare_index
+from xraytune.data.prepare import RunContext, SplitData, patients_seen, prepare_index, unseen_test
 from xraytune.data.sides import too_few_tested
 from xraytune.nets.compute import configure_torch
 from xraytune.present.page import write_report
@@ -152,12 +153,13 @@ def audit(
         require_inputs(settings, space.networks())
 
     index = read_index(data, on_progress=callbacks.on_progress)
+    seen = seen_by([mix])
     prepare = partial(
         prepare_index,
         index,
         cache=cache,
         sizes_px=[*dict.fromkeys([data.image_size, *space.sizes_px()])],
-        seen=seen_by([mix]),
+        seen=seen,
         skip_broken=skip_broken,
         on_progress=callbacks.on_progress,
     )
@@ -173,8 +175,9 @@ def audit(
 
     # Whether the images help needs enough patients to train and test on, and enough images.
     try:
-        has_test = _has_test(settings, index, prepared, cache, optional_path(test))
-        patients = _choose_patients(settings, mix, prepared, has_test=has_test)
+        has_test = _has_test(settings, index, prepared, cache, optional_path(test), seen)
+        unseen = {*prepared.side("train").patients} - patients_seen(prepared.images, seen)
+        patients = _choose_patients(settings, mix, prepared, len(unseen), has_test=has_test)
     except DataError as error:
         return result.without_verdict(error)
     prepared, _ = prepare(data.with_values({"train_patients": patients}))
@@ -243,15 +246,22 @@ def _measure(
 
 
 def _has_test(
-    settings: Settings, index: ImageIndex, prepared: SplitData, cache: Path, test: Path | None
+    settings: Settings,
+    index: ImageIndex,
+    prepared: SplitData,
+    cache: Path,
+    test: Path | None,
+    seen: Collection[str],
 ) -> bool:
     """Return whether the data have enough test images, or others are given that can be used.
+
+    Images of patients whom the generator has `seen` are not tested on.
 
     Raises:
         DataError: The given images are unusable, too few, or of the study's patients.
     """
     if test is None:
-        return bool(index.test) and not too_few_tested(index.test, index.outputs)
+        return not too_few_tested(unseen_test(index, seen), index.outputs)
     regex = settings.data.split.group_regex
     given = read_labelled(test, prepared.outputs, settings.task, group_regex=regex)
     refuse_patients_of_study(given, index, settings)
@@ -262,24 +272,29 @@ def _has_test(
 
 
 def _choose_patients(
-    settings: Settings, mix: Parameters, prepared: SplitData, *, has_test: bool
+    settings: Settings, mix: Parameters, prepared: SplitData, unseen: int, *, has_test: bool
 ) -> int | None:
     """Return how many patients each network is trained on; None for all of them.
 
+    `unseen` is the number of training patients whom the generator has not seen.
+
     Each replicate has its own training set if there are enough patients for this. Without a test
-    folder, the search, a replicate and its test need as many patients each. With one and too few
-    patients, all replicates are trained on all patients.
+    folder, the search and a replicate need as many patients each, and its test needs more. With one
+    and too few patients, all replicates are trained on all patients.
 
     Raises:
         DataError: Without a test folder, there are too few patients, or the synthetic images may
             show any of them.
     """
     patients = settings.data.train_patients
-    need = 3 * (patients or _FEWEST_PATIENTS)
-    if not has_test and prepared.train_patient_count < need:
+    per_draw = patients or _FEWEST_PATIENTS
+    fewest = fewest_scored(settings, len(prepared.class_names), has_folder=False)
+    tested = fewest_outside(per_draw, fewest)
+    need = 2 * per_draw + tested
+    if not has_test and unseen < need:
         what = (
-            f"without a test folder it needs {need:,} training patients, a third of them to test "
-            f"on, and there are {prepared.train_patient_count:,}"
+            f"without a test folder it needs {need:,} training patients whom the generator has not "
+            f"seen, {tested:,} of them to test on, and there are {unseen:,}"
         )
         raise DataError(what, fix=f"add patients, or {_GIVE_TEST}")
     if not has_test and source_of(mix).seen_images_sha256() is None:
@@ -287,7 +302,7 @@ def _choose_patients(
             "without a test folder it needs to know which images the synthetic ones were made from"
         )
         raise DataError(what, fix=f"list these images (--set folder.seen=FILE), or {_GIVE_TEST}")
-    share = prepared.train_patient_count // (1 + settings.confirm.replicates)
+    share = unseen // (1 + settings.confirm.replicates)
     if patients is None and (share >= _FEWEST_PATIENTS or not has_test):
         return min(max(share, _FEWEST_PATIENTS), _MOST_PATIENTS)
     return patients

@@ -20,7 +20,7 @@ from tests.confirm.labs import (
     times_of,
 )
 from xraytune.base.errors import DataError, StudyError, XraytuneError
-from xraytune.base.files import read_json
+from xraytune.base.files import read_json, sha256_of
 from xraytune.confirm.record import Confirmation
 from xraytune.data.index import read_labelled
 from xraytune.present.page import write_report
@@ -246,6 +246,22 @@ def test_unusable_folders_are_refused_before_anything_is_trained(
         if image != kept:
             image.unlink()
     refused(DataError, "too few test patients: PNEUMONIA 1")
+
+
+def test_a_hospital_takes_the_place_of_a_test_folder_whose_patients_a_generator_has_seen(
+    lab: Lab, folders: Path
+) -> None:
+    shutil.copytree(lab.test, lab.xrays / "test")
+    seen = [sha256_of(file) for file in (lab.xrays / "test").rglob("*.jpeg")]
+    (lab.path / "seen.txt").write_text("\n".join(seen))
+    study = lab.search("name=seen", f"folder.seen={lab.path}/seen.txt")
+    shutil.rmtree(lab.test)  # only the study's own test folder is left
+    with pytest.raises(DataError, match="no patient to test on"):
+        study.confirm()
+
+    found = study.confirm(folders / "hospital_b")
+
+    assert (found.test.name, found.hospitals) == ("hospital_b", ())
 
 
 def test_patients_of_a_folder_of_extra_images_are_refused(lab: Lab, hospitals: Path) -> None:

@@ -29,7 +29,7 @@ from xraytune.confirm.sealed import (
 )
 from xraytune.data.images import content_fingerprint
 from xraytune.data.index import LabelledImages, read_labelled
-from xraytune.data.prepare import patients_seen
+from xraytune.data.prepare import patients_seen, unseen_test
 from xraytune.data.sides import too_few_tested
 from xraytune.space.parameters import Parameters
 from xraytune.study.access_log import accesses
@@ -72,7 +72,7 @@ def choose_tests(
         unseen_images = (image for image in labelled.images if image.patient not in seen_patients)
         labelled_by_fingerprint[content_fingerprint(unseen_images, in_order=True)] = labelled
 
-    has_folder = not too_few_tested(index.test, prepared.outputs)
+    has_folder = not too_few_tested(unseen_test(index, seen), prepared.outputs)
     has_own_images = has_folder or (plan and plan.test in UNUSED)
     verdict_images = None
     if labelled_by_fingerprint and not has_own_images:

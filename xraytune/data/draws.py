@@ -89,14 +89,19 @@ DRAWS_REMEDIES = Remedies(
 )
 
 
+def fewest_outside(per_draw: int, fewest: int) -> int:
+    """Return how many patients must be outside a draw, so that they can score it.
+
+    There are at least `fewest`, and 1.5 times as many as are trained on.
+    """
+    return max(fewest, math.ceil(_OUTSIDE * per_draw))
+
+
 def too_few_outside(
     unused: int, per_draw: int, *, fewest: int, remedies: Remedies = STUDY_REMEDIES
 ) -> Problem | None:
-    """Return why draws of `unused` patients leave too few others to score, or None.
-
-    At least `fewest` patients, and 1.5 times as many as are trained on, must be outside a draw.
-    """
-    needed = max(fewest, math.ceil(_OUTSIDE * per_draw))
+    """Return why draws of `unused` patients leave too few others to score, or None."""
+    needed = fewest_outside(per_draw, fewest)
     if unused - per_draw >= needed:
         return None
     what = "no patient is left unused"

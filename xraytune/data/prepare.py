@@ -378,6 +378,12 @@ def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str
     return {image.patient for image in images if image.sha256 in seen}
 
 
+def unseen_test(index: ImageIndex, seen: Collection[str]) -> ImageTable:
+    """Return the test folder's images of the patients who have no image among those `seen`."""
+    seen_patients = patients_seen((*index.images, *index.test), seen)
+    return ImageTable(image for image in index.test if image.patient not in seen_patients)
+
+
 def restore_pixels(
     settings: Settings, prepared: SplitData, cache: Path, *, on_progress: Progress = ignore_progress
 ) -> None:
