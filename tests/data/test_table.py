@@ -447,6 +447,21 @@ def test_many_numbers_are_grouped_into_thirds(labelled: Labelled) -> None:
         subgroup_columns(images, ["town"], labelled)
 
 
+@pytest.mark.parametrize("empty", ["nan", "NA"])
+def test_an_age_that_is_not_known_is_in_no_third(labelled: Labelled, empty: str) -> None:
+    labelled.images("images/{a,b}{0,1,2,3,4,5,6,7,8,9}{0,1,2}.png")
+    files = sorted(path.name for path in (labelled / "images").glob("*[ab]??.png"))
+    ages = [empty, *map(str, range(1, len(files)))]
+    labelled.rows(
+        ([file, file, class_of(file), age] for file, age in zip(files, ages, strict=True)),
+        "image,patient,finding,age",
+    )
+
+    groups = subgroup_columns(labelled.index().images, ["age"], labelled)["age"]
+
+    assert Counter(groups.values()).keys() == {"(no value)", "1 to 20", "21 to 39", "40 to 59"}
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_umlauts_of_one_or_two_code_points_are_the_same(xrays: DataFolder, form: Any) -> None:
     """Archives from macOS decompose the umlauts in names of files, but a table may not."""

@@ -12,6 +12,7 @@ from xraytune.base.cores import map_on_cores
 from xraytune.base.errors import ConfigError, Problem, join_names
 from xraytune.data.dicom import read_attribute
 from xraytune.data.file_names import pneumonia_type
+from xraytune.data.guesses import EMPTY
 from xraytune.data.images import ImageFile
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.space.messages import nearest
@@ -81,9 +82,13 @@ def subgroup_columns(
 
 
 def _group_into_thirds(values: Mapping[str, str]) -> dict[str, str]:
-    """Return the third of each number, such as `18 to 43`; values that are no numbers as given."""
+    """Return the third of each number, such as `18 to 43`; values that are no numbers as given.
+
+    An image whose cell means that nothing is known, such as `nan`, is in no third.
+    """
+    known = {file: value for file, value in values.items() if value.casefold() not in EMPTY}
     try:
-        numbers = {file: float(value) for file, value in values.items()}
+        numbers = {file: float(value) for file, value in known.items()}
     except ValueError:
         return {**values}
     array = np.array([*numbers.values()])
