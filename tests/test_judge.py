@@ -166,6 +166,9 @@ def test_each_replicate_may_leave_a_site_out(tmp_path: Path) -> None:
 
     assert confirmation.sites == ("site0", "site1", "site2")
     assert own.finalists == confirmation.finalists
+    away = rows["patient"].eq("p1") & rows["replicate"].eq(2)
+    with pytest.raises(DataError, match=r"replicate 2, lacks 001\.png"):
+        judged(rows[~away], tmp_path / "away", leave_out_site=True)
     two = rows.assign(site=rows["site"].replace("site2", "site1"))
     with pytest.raises(DataError, match=r"2 sites .*, but 3 replicates"):
         judged(two, tmp_path / "two", leave_out_site=True)
@@ -183,6 +186,45 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_fewer_than_four_replicates_are_exploratory(tmp_path: Path) -> None:
     assert judged(table(replicates=3), tmp_path).exploratory
+
+
+def test_a_call_that_fails_is_no_look_at_the_test_images(tmp_path: Path) -> None:
+    """One replicate is too few; the table with all of them is then the first to be judged."""
+    rows = table()
+    folder = drawn_folder(tmp_path, rows)
+    plain = rows.drop(columns=["label", "patient"])
+
+    with pytest.raises(DataError, match="1 replicate is too few"):
+        judged(plain[plain["replicate"] == 1], tmp_path / "one", draws=folder)
+
+    assert judged(plain, tmp_path / "all", draws=folder).exploratory == ()
+
+
+def test_the_positive_class_need_not_be_given(tmp_path: Path) -> None:
+    """It follows from the draws, or from the names of the classes."""
+    rows = table()
+    named = judged(rows, tmp_path / "named")
+    one_column = rows.drop(columns="p_NORMAL").rename(columns={"p_PNEUMONIA": "p_positive"})
+    folder = drawn_folder(tmp_path, rows)
+
+    by_name = judged(one_column, tmp_path / "by_name")
+    by_draws = judged(
+        one_column.drop(columns=["label", "patient"]), tmp_path / "by_draws", draws=folder
+    )
+
+    assert by_name.finalists == by_draws.finalists == named.finalists
+
+
+def test_a_table_may_be_joined_of_others(tmp_path: Path) -> None:
+    """The labels of an index then repeat; with findings, labels are looked up by them."""
+    rows = table().rename(columns={"p_PNEUMONIA": "p_edema", "label": "label_edema"})
+    rows["label_edema"] = (rows["label_edema"] == "PNEUMONIA").astype(int)
+    rows = rows.drop(columns="p_NORMAL")
+    parts = [part.reset_index(drop=True) for _, part in rows.groupby("arm", sort=False)]
+
+    joined = judged(pd.concat(parts), tmp_path / "joined")
+
+    assert joined.finalists == judged(rows, tmp_path / "rows").finalists
 
 
 def test_unequal_trainings_are_refused(tmp_path: Path) -> None:

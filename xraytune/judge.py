@@ -51,6 +51,7 @@ JUDGED_FILE = "judged.jsonl"
 """The log of a folder of draws, with a row for each table that was judged on its test images."""
 _SEED = 0
 """The seed of the resamples of secondary outcomes."""
+_FEWEST_REPLICATES = 2
 _EQUAL = {"steps": "optimiser steps", "real_images": "real images"}
 """Columns of the trainings that must be equal in all arms of a replicate."""
 
@@ -151,6 +152,12 @@ def judge(
     except (ConfigError, DataError) as error:
         problem = error.problems[0]
         raise type(error)(problem.what, where, problem.fix) from error
+    if content.replicates < _FEWEST_REPLICATES:
+        raise DataError(
+            f"{counted(content.replicates, 'replicate')} is too few for a comparison",
+            where,
+            f"predict with the networks of {_FEWEST_REPLICATES} or more replicates",
+        )
     declared = _check_trainings(optional_path(runs), content)
     if content.sites:
         declared += ("each replicate was trained without the site that it is scored on",)
@@ -160,12 +167,14 @@ def judge(
 
     plan = _plan(content, controls, real_images, drawn)
     if draws:
-        plan = plan.with_values({"exploratory": _log_access(draws, content)})
+        plan = plan.with_values({"exploratory": _judged_before(draws, content)})
     scores = _scores(content, plan, drawn, positive)
     confirmation = _confirmation(content, scores, drawn, declared, rope=rope, out=out)
     finalists = add_secondary(confirmation.finalists, scores, seed=_SEED)
     subgroups = compare_in_groups(scores, finalists[0], groups)
     confirmation = replace(confirmation, finalists=finalists, subgroups=subgroups)
+    if draws:  # only now, since a call that fails has shown nobody a verdict
+        _log_access(draws, content)
     with new_folder(out) as folder:
         write_verdict(folder, confirmation)
         methods = paragraph("methods", confirmation)
@@ -348,25 +357,27 @@ def _without_network(finalist: FinalistVerdict) -> FinalistVerdict:
     return replace(finalist, backbone="", comparisons=comparisons)
 
 
-def _log_access(draws: Path, content: Predictions) -> tuple[str, ...]:
-    """Log that predictions are judged; return why the verdict is exploratory, if it is.
-
-    The same predictions may be judged again.
-    """
-    file = draws / JUDGED_FILE
-    digest = content.sha256
-    earlier: set[str] = set()
-    for row in read_jsonl(file, is_chained=True):
-        if row["predictions"] == digest:
-            break
-        earlier.add(row["predictions"])
+def _log_access(draws: Path, content: Predictions) -> None:
+    """Log that predictions are judged."""
     row = {
         "version": 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "predictions": digest,
+        "predictions": content.sha256,
         "arms": content.arms,
     }
-    append_jsonl(file, row, is_chained=True)
+    append_jsonl(draws / JUDGED_FILE, row, is_chained=True)
+
+
+def _judged_before(draws: Path, content: Predictions) -> tuple[str, ...]:
+    """Return why the verdict on predictions is exploratory, if it is.
+
+    The same predictions may be judged again.
+    """
+    earlier: set[str] = set()
+    for row in read_jsonl(draws / JUDGED_FILE, is_chained=True):
+        if row["predictions"] == content.sha256:
+            break
+        earlier.add(row["predictions"])
     if not earlier:
         return ()
     times = counted(len(earlier), "time")

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xraytune.base.arrays import BoolArray
-from xraytune.base.errors import ConfigError, DataError, counted, join_names
+from xraytune.base.errors import ConfigError, DataError, Problem, counted, join_names
 from xraytune.base.records import frozen
 from xraytune.confirm.drawn import Drawn
+from xraytune.data.guesses import positive_class
 from xraytune.stats.classification import Floats, Labels
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def read_predictions(
     for arm in arms:
         if arm not in known_arms:
             raise ConfigError(f"there is no arm {arm}", fix=f"choose of {join_names(known_arms)}")
-    table = table[table["arm"].isin(arms)]
+    table = table[table["arm"].isin(arms)].reset_index(drop=True)
     _refuse(table, table.duplicated([*_RUN, "file"]), "is there twice")
 
     images = table.drop_duplicates("file").sort_values("file")
@@ -220,8 +221,11 @@ def read_predictions(
         patients = tuple(drawn.patients[file] for file in files)
     else:
         patients = _of_images(table, images, "patient")
-    outputs, labels = _read_labels(table, images, drawn, positive)
-    values = _read_values(table, outputs, labels.ndim == 2, positive)
+    outputs, labels = _read_labels(table, images, drawn)
+    if "p_positive" in table and len(outputs) == 2:
+        name = _positive_output(outputs, drawn, positive)
+        table = table.rename(columns={"p_positive": f"p_{name}"})
+    values = _read_values(table, outputs, labels.ndim == 2)
 
     numbers = sorted({*table["replicate"]})
     runs = [(number, arm) for number in numbers for arm in arms]
@@ -242,11 +246,14 @@ def read_predictions(
         for name, arm_results in zip(names, by_replicate, strict=True):
             arm_results[:, np.array(sites) != name] = np.nan
     own_patients = []
-    for number, arm_results in zip(numbers, by_replicate, strict=True):
-        has_result = ~np.isnan(arm_results).all(axis=(0, 2))
-        own = {*patients} - {*np.array(patients)[has_result].tolist()}
+    for index, number in enumerate(numbers):
         if drawn:
             own = {*patients} & drawn.trained_on(number)
+        else:
+            is_scored = ~np.isnan(by_replicate[index]).all(axis=(0, 2))
+            if sites:
+                is_scored = np.array(sites) == names[index]
+            own = {*patients} - {*np.array(patients)[is_scored].tolist()}
         own_patients.append(tuple(sorted(own)))
     predictions = Predictions(
         arms=tuple(arms),
@@ -290,7 +297,7 @@ def _of_images(table: pd.DataFrame, images: pd.DataFrame, column: str) -> tuple[
 
 
 def _read_labels(
-    table: pd.DataFrame, images: pd.DataFrame, drawn: Drawn | None, positive: str
+    table: pd.DataFrame, images: pd.DataFrame, drawn: Drawn | None
 ) -> tuple[tuple[str, ...], Labels]:
     """Return the outputs, and the class [N] or the findings [N, C] of each image."""
     if "dice" in table:
@@ -317,21 +324,23 @@ def _read_labels(
         else [*_of_images(table, images, "label")]
     )
     outputs = drawn.outputs if drawn else tuple(sorted({*names, *columns} - {"positive"}))
-    if "positive" in columns and positive not in outputs:
+    return outputs, np.array([outputs.index(name) for name in names])
+
+
+def _positive_output(outputs: Sequence[str], drawn: Drawn | None, positive: str) -> str:
+    """Return the class of a column `p_positive`: that of the draws, the given one or a guess."""
+    found = drawn.positive if drawn else positive_class(positive or None, outputs)
+    if isinstance(found, Problem):
         raise ConfigError(
             "the table does not say which class is positive",
             fix=f"give --positive, one of {join_names(outputs)}",
         )
-    return outputs, np.array([outputs.index(name) for name in names])
+    return outputs[found]
 
 
-def _read_values(
-    table: pd.DataFrame, outputs: tuple[str, ...], has_findings: bool, positive: str
-) -> Floats:
+def _read_values(table: pd.DataFrame, outputs: tuple[str, ...], has_findings: bool) -> Floats:
     """Return the results of each row, [rows, C]."""
     names = ["dice"] if outputs == ("dice",) else [f"p_{name}" for name in outputs]
-    if "p_positive" in table and len(outputs) == 2:
-        table = table.rename(columns={"p_positive": f"p_{positive}"})
     given = [name for name in names if name in table]
     missing = [name for name in names if name not in table]
     is_binary = len(outputs) == 2 and not has_findings
