@@ -60,7 +60,7 @@ def test_other_patients_of_the_test_images_are_refused(lab: Lab) -> None:
     ("by", "fix"),
     [
         ("patient", "start a new search"),
-        ("file", "list them in patients.csv"),
+        ("file", "remove them, or list them in patients.csv"),
     ],
 )
 def test_patients_of_a_folder_of_extra_images_are_named(
