@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -170,6 +171,12 @@ def command(*arguments: object) -> Result:
 def shown(*arguments: object) -> str:
     """What a command prints on stdout, in one line."""
     return " ".join(command(*arguments).stdout.split())
+
+
+def proposed_by(result: Result) -> dict[str, str]:
+    """The commands that a command proposes, without `xraytune`, by their first word."""
+    lines = re.findall(r"^\w.*: xraytune ((\S+).*)$", result.stdout, re.MULTILINE)
+    return {name: line for line, name in lines}
 
 
 PROGRAM = f"{sys.executable} -m xraytune"

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.in_process import command, proposed_by
 from tests.model.conftest import Lab
 from tests.search.wandb.offline_runs import read_run, run_files
 from tests.study.studies import ended_trials
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
+from xraytune.data.phantom import paint_phantoms
 from xraytune.model.export import export
 from xraytune.model.train import train
 from xraytune.study.folder import StudyFolder, locked
@@ -132,12 +134,47 @@ def test_a_study_that_does_not_exist_is_named(lab: Lab, tmp_path: Path) -> None:
 def test_the_test_folder_is_found_under_any_of_its_names(private: Lab) -> None:
     test = private.xrays / "test"
     trained = train(private.best, out=private.path / "again", data=private.xrays)
-    assert trained.test_folder == test
+    assert trained.test_data == test
 
     testing = test.rename(private.xrays / "Testing")
 
     renamed = train(private.best, out=private.path / "renamed", data=private.xrays)
-    assert renamed.test_folder == testing
+    assert renamed.test_data == testing
+
+
+FINDINGS = """\
+name: findings
+task: findings
+data: {path: xrays, image_size: 32, findings: auto, split: {val_a: 0.25, val_b: 0.25}, TABLE}
+parameters:
+  source: {value: none}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  batch_size: {value: 8}
+budget: {trials: 1, max_epochs: 1, steps_per_epoch: 2}
+"""
+
+
+@pytest.mark.parametrize("is_file_given", [True, False])
+def test_the_proposed_evaluation_is_of_what_a_label_table_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_file_given: bool
+) -> None:
+    """A folder `test/` has no labels. If the data file is not known, other X-rays are named."""
+    paint_phantoms(tmp_path / "xrays", patients=150, seed=2, image_size_px=32, findings=True)
+    table = "table: {file: labels.csv, image: file, patient: patient, side: side}"
+    (tmp_path / "mix.yaml").write_text(FINDINGS.replace("TABLE", table))
+    monkeypatch.chdir(tmp_path)
+    data = "--data xrays/data.yaml" if is_file_given else ""
+
+    trained = command(f"train --config mix.yaml -o model {data}")
+
+    assert trained.exit_code == 0, trained.output
+    proposed = proposed_by(trained)["evaluate"]
+    if is_file_given:
+        evaluated = command(proposed)
+        assert evaluated.exit_code == 0, evaluated.output
+    else:
+        assert "OTHER_XRAYS" in proposed
 
 
 def test_another_label_than_in_the_study_is_refused(private: Lab) -> None:

@@ -100,13 +100,19 @@ def propose(
     when: str = "next",
     **options: object,
 ) -> None:
-    """Print the next command, with the options of the current command that it also needs."""
+    """Print the next command, with the options of the current command that it also needs.
+
+    An option is a flag if its value is true or false.
+    """
     option_values = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
     option_values += [("--set", line) for line in overrides]
     option_values += [("--extension", place) for place in extensions]
-    option_words = [
-        word for option, value in option_values if value is not None for word in (option, value)
-    ]
+    option_words: list[object] = []
+    for option, value in option_values:
+        if value is True:
+            option_words.append(option)
+        elif value is not None and value is not False:
+            option_words += [option, value]
     write_command(shlex.join(["xraytune", *map(str, (*words, *option_words))]), f"{when}: ")
 
 

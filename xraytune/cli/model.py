@@ -89,9 +89,10 @@ def train(
     console.propose(
         "evaluate",
         trained.path,
-        data=trained.test_folder or "OTHER_XRAYS",
+        data=trained.test_data or "OTHER_XRAYS",
         extensions=extensions or (),
-        when="next" if trained.test_folder else "next, with X-rays of other patients",
+        skip_broken=skip_broken,
+        when="next" if trained.test_data else "next, with X-rays of other patients",
     )
 
 

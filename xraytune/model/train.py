@@ -30,8 +30,7 @@ from xraytune.base.records import (
     ignore_progress,
     to_json,
 )
-from xraytune.data.folders import subfolders
-from xraytune.data.guesses import part_named
+from xraytune.data.folders import part_folders
 from xraytune.data.prepare import RunContext, SplitData
 from xraytune.model.bundle import TrainedNetworks, write_bundle
 from xraytune.model.candidates import (
@@ -47,9 +46,11 @@ from xraytune.model.folds import Listeners, cross_validate, train_on_all, with_e
 from xraytune.nets.compute import configure_torch
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun
+from xraytune.space.data_settings import DataSettings
 from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values
+from xraytune.space.load import is_data_file
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import StudyFolder
 from xraytune.synth.mix import plan_mix
@@ -71,7 +72,8 @@ class Trained:
         path: Folder of the model.
         record: The record of the bundle, with scores, threshold and training images.
         metric: Name of the scores, such as AUROC.
-        test_folder: The folder `test/` of the data; None if there is none.
+        test_data: The test images of the data as `evaluate` takes them: their folder or, with a
+            label table, the data file; None if there are none, or the file is not known.
         epochs: The number of epochs that the first network was trained for.
         seconds: Wall time of the call.
     """
@@ -79,7 +81,7 @@ class Trained:
     path: Path
     record: BundleRecord
     metric: str
-    test_folder: Path | None
+    test_data: Path | None
     epochs: int
     seconds: float
 
@@ -250,16 +252,26 @@ def train(
         ) from None
 
     _send_to_trackers(experiment, origin, trained, out, key=work.name)
-    parts = subfolders(settings.data.path) if settings.data.path.is_dir() else ()
-    test_folders = [folder for folder in parts if part_named(folder.name) == "test"]
     return Trained(
         path=out,
         record=record,
         metric=settings.metric,
-        test_folder=test_folders[0] if test_folders else None,
+        test_data=_find_test_data(settings.data, data, context.prepared),
         epochs=len(trained.epochs[0]),
         seconds=time.monotonic() - started,
     )
+
+
+def _find_test_data(
+    settings: DataSettings, given: StrPath | None, prepared: SplitData
+) -> Path | None:
+    """Return `Trained.test_data`, where `given` is the folder or data file that was given."""
+    if prepared.test_fingerprint is None:
+        return None
+    if settings.table:
+        return Path(given) if given and is_data_file(Path(given)) else None
+    folders, _ = part_folders(settings.path)
+    return folders.get("test")
 
 
 def _choose(results: Sequence[TrainedNetworks], metric: str, note: Note) -> int:
