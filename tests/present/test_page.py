@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tests.pair_files import draw_xrays
 from tests.present.conftest import SPACE
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
-from xraytune.confirm.record import read_verdict
+from xraytune.confirm.arms import TestKind
+from xraytune.confirm.record import read_verdict, write_verdict
 from xraytune.data.phantom import paint_phantoms
 from xraytune.present.forest import plot_forest
 from xraytune.present.page import page_content, write_report
@@ -120,6 +122,28 @@ def test_without_a_verdict_or_images_the_page_shows_what_is_known(
 
     assert "No verdict yet." in page
     assert "No pictures: " in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "ending"),
+    [
+        ("folder", "the test folder", ""),
+        ("folder", "b", " --test FOLDER"),
+        ("draws", "b", " --test FOLDER"),
+        ("outside", "b", ""),
+    ],
+)
+def test_the_confirmation_is_shown_with_the_test_images_that_its_verdict_needed(
+    private: Path, kind: TestKind, name: str, ending: str
+) -> None:
+    verdict = read_verdict(private / "confirm")
+    assert verdict
+    test = replace(verdict.test, kind=kind, name=name)
+    write_verdict(private / "confirm", replace(verdict, test=test))
+
+    content = page_content(StudyFolder(private), private.parent.parent / "cache")
+
+    assert content["confirm"] == f"confirm {content['study']}{ending}"
 
 
 def test_a_study_of_segmentation_shows_the_worst_masks(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from xraytune.base.errors import about
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import frozen, to_json
 from xraytune.base.templates import open_templates
-from xraytune.confirm.arms import MOST_REPLICATES, TestKind
+from xraytune.confirm.arms import MOST_REPLICATES, UNUSED, TestKind
 from xraytune.stats.classification import LEAST_FIT
 from xraytune.stats.verdict import Interval, Overall, PairVerdict
 from xraytune.study.folder import explain_damage
@@ -25,6 +25,8 @@ from xraytune.study.folder import explain_damage
 if TYPE_CHECKING:
     import pandas as pd
 
+TEST_FOLDER = "the test folder"
+"""The name of the study's own test images, in a verdict."""
 VERDICT_FILE = "verdict.json"
 VERDICT_FIX = "run the same `xraytune confirm` again: it rewrites the file without training"
 
@@ -42,6 +44,11 @@ class HeldOutSet:
     patients: int
     fingerprint: str
     positive: str = ""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the images are not the study's, so that `confirm` needs to be given them."""
+        return self.kind not in UNUSED and self.name != TEST_FOLDER
 
 
 @frozen

@@ -18,6 +18,7 @@ from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import UNUSED, TestKind
+from xraytune.confirm.record import TEST_FOLDER
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.copies import Hashes, close_pairs, perceptual_hash
 from xraytune.data.draws import (
@@ -57,7 +58,6 @@ _PREFERRED: dict[str, Sequence[TestKind]] = {
 
 The first kind with enough patients is chosen.
 """
-_TEST_FOLDER = "the test folder"
 
 
 @frozen
@@ -126,7 +126,7 @@ def choose_test(
     sites = left_out_sites(settings, prepared)
     seen = seen_by(mixes).union(seen)
     test_set = test or LabelledImages(data=settings.data, images=index.test)
-    name = name_of_hospital(test.data.path) if test else _TEST_FOLDER
+    name = name_of_hospital(test.data.path) if test else TEST_FOLDER
     if test:
         refuse_patients_of_study(test, index, settings)
 
@@ -296,7 +296,7 @@ def _preferred_kinds(
     has_sites = settings.confirm.leave_out == "site"
     if has_sites:
         test_setting = "unused"
-    elif name != _TEST_FOLDER and test_setting == "unused":
+    elif name != TEST_FOLDER and test_setting == "unused":
         test_setting = "auto"
     if any(source_of(parameters).seen_images_sha256() is None for parameters in mixes):
         what = (
@@ -472,7 +472,7 @@ def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progres
     require_same_data(prepared, index, where)
     if prepared.test_fingerprint not in (None, index.test_fingerprint):
         raise StudyError(
-            f"{_TEST_FOLDER}, or its grouping by patient, changed since the search", where, RESTORE
+            f"{TEST_FOLDER}, or its grouping by patient, changed since the search", where, RESTORE
         )
     return index
 

@@ -25,6 +25,7 @@ from xraytune.present.rendering import render_page
 from xraytune.present.trials import all_trials, arms_frame, sides_frame
 from xraytune.search.asha import Rungs
 from xraytune.space.data_settings import DataSettings
+from xraytune.space.recorded import code_places
 from xraytune.study.access_log import accesses
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
@@ -88,14 +89,17 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
     rungs = Rungs(settings.scheduler, max_epochs=settings.budget.max_epochs).epochs
     scored = accesses(study_folder.path, prepared.test_contents)
     study = quote(str(shown_path(study_folder.path)))
-    test = ""
-    if prepared.test_fingerprint is None and not prepared.unused:
-        folder = verdict.test.name if verdict else "FOLDER"
-        test = f" --test {quote(folder)}"
+    needs_test = prepared.test_fingerprint is None and not prepared.unused
+    if verdict:
+        needs_test = verdict.test.is_given
+    test = " --test FOLDER" if needs_test else ""
+    places = code_places(study_folder.path, Path.cwd())
+    extensions = "".join(f" --extension {quote(place)}" for place in places)
     return {
         "view": view,
         "study": study,
-        "confirm": f"confirm {study}{test}",
+        "extensions": extensions,
+        "confirm": f"confirm {study}{test}{extensions}",
         "inspect": _inspect_command(settings.data),
         "settings": settings.data,
         "prepared": prepared,

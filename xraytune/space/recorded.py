@@ -64,8 +64,25 @@ def declare_recorded(study: Path, *, runs_code: bool = False) -> None:
     was given the same code.
     """
     for extension in recorded_extensions(study):
-        root = (study / (extension.folder or f"{_FOLDER}/{extension.name}")).resolve()
-        EXTENSIONS.declare_recorded(extension, root if runs_code else None)
+        root = _root_of(extension, study) if runs_code else None
+        EXTENSIONS.declare_recorded(extension, root)
+
+
+def code_places(study: Path, folder: Path) -> list[str]:
+    """Return what `--extension` takes, in a folder, for the recorded code of each extension.
+
+    Extensions of installed packages are left out, since they need not be given.
+    """
+    return [
+        f"{relative_path(_root_of(extension, study), folder)}/{extension.place}"
+        for extension in recorded_extensions(study)
+        if not extension.package
+    ]
+
+
+def _root_of(extension: Extension, study: Path) -> Path:
+    """Return the folder of an extension's files, which a study has or, for a program, knows."""
+    return (study / (extension.folder or f"{_FOLDER}/{extension.name}")).resolve()
 
 
 def require_same_code(study: Path, names: Collection[str] | None = None) -> None:
