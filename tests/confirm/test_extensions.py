@@ -1,6 +1,8 @@
 """A generator of a user from its search to the verdict, with its code, without it, and changed."""
 
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,15 @@ from safetensors.torch import load_file
 
 from tests.confirm.labs import Lab, shown_of
 from tests.extension_files import undeclared, write_blend, write_net, write_noise
-from tests.in_process import PROGRAM, confirm_in_process, other_process, search_in_process, shown
+from tests.in_process import (
+    PROGRAM,
+    command,
+    confirm_in_process,
+    other_process,
+    proposed_by,
+    search_in_process,
+    shown,
+)
 from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
 from xraytune.base.errors import ConfigError, StudyError
@@ -177,6 +187,36 @@ def test_each_replicate_trains_an_extension_anew_and_the_verdict_names_it(
     assert "with steps " in generator
     assert confirmation.finalists[0].arm.startswith("blend #")
     assert confirmation.verdict != "invalid", "these images are of other patients"
+
+
+def test_proposed_commands_are_given_the_recorded_code_and_write_to_new_paths(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lab.path)
+    (lab.path / "blend.py").unlink()
+    for name in ("best.yaml", "model"):
+        (lab.path / name).mkdir()
+
+    def follow(line: str) -> dict[str, str]:
+        for name in ("blend", "blend_steps"):  # they are imported anew
+            sys.modules.pop(name, None)
+        with undeclared():
+            done = command(line)
+        assert done.exit_code == 0, done.output
+        return proposed_by(done)
+
+    of_status = follow("status studies/small")
+    of_confirm = follow(f"{of_status['confirm']} --yes")
+    follow(of_confirm["report"])
+    of_export = follow(of_confirm["export"])
+    follow(of_export["train"])
+
+    assert (lab.path / "best-2.yaml").exists()
+    assert (lab.path / "model-2/bundle.json").exists()
+    code = "--extension studies/small/extensions/blend/blend.py:Blend"
+    page = (lab.study / "report.html").read_text("utf-8")
+    commands = re.findall(r">xraytune ([^<]*)</code>", page)
+    assert {line.split()[0] for line in commands if code in line} == {"confirm", "search", "train"}
 
 
 def test_an_extension_trains_with_resources_of_its_own(searched: Lab, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import count
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -117,6 +118,15 @@ def require_writable(folder: Path) -> None:
         raise ConfigError("this is a file, but a folder is needed here", place, "give another path")
     if not os.access(place, os.W_OK | os.X_OK):
         raise MachineError("cannot write to this folder", place, _OTHER_PLACE)
+
+
+def unused_path(path: Path) -> Path:
+    """Return the path or, if it exists, the first unused one of `best-2.yaml`, `best-3.yaml` ..."""
+    unused = path
+    numbers = count(2)
+    while os.path.lexists(unused):
+        unused = path.with_stem(f"{path.stem}-{next(numbers)}")
+    return unused
 
 
 def require_new(out: Path, *, outside: Path | None = None) -> None:

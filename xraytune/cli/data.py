@@ -48,7 +48,12 @@ def data_inspect(
     console.show(*inspection_frame(source, inspection))
     overrides = [override_of("data.positive", positive)] if positive else []
     console.propose(
-        "search", data=source, classes=classes, group_regex=group_regex, overrides=overrides
+        "search",
+        data=source,
+        classes=classes,
+        group_regex=group_regex,
+        overrides=overrides,
+        skip_broken=bool(inspection.broken),
     )
 
 

@@ -7,7 +7,7 @@ torch or pandas is imported only where it is used, so that `status` is fast.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from typer import Exit, confirm
 
 from xraytune.base.errors import Problem, counted
+from xraytune.base.files import unused_path
 from xraytune.base.records import EpochRecord
 from xraytune.base.tables import counts_text, duration
 from xraytune.cli import console
@@ -30,6 +31,7 @@ from xraytune.present.trials import (
 )
 from xraytune.present.verdict import verdict_frame, verdict_sentence
 from xraytune.search.callbacks import Callbacks, RunsView
+from xraytune.space.recorded import code_places
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView, StudyWatcher
@@ -213,13 +215,13 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Pat
     console.event(f"plan: {design.time}")
 
 
-def print_search(view: StudyView, extensions: Sequence[str]) -> None:
+def print_search(view: StudyView) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
-    propose_next(view, extensions)
+    propose_next(view)
 
 
-def propose_next(view: StudyView, extensions: Sequence[str] = ()) -> None:
+def propose_next(view: StudyView) -> None:
     """Print the verdict on a searched study and what to do with it.
 
     Before `confirm`, print what it will be able to tell, or why it cannot tell anything.
@@ -236,14 +238,15 @@ def propose_next(view: StudyView, extensions: Sequence[str] = ()) -> None:
         design = design_confirmation(view)
         if design.problem is None:
             console.show(f"what `confirm` can tell: {design.outlook}")
+            extensions = code_places(view.path, Path.cwd())
             console.propose("confirm", view.path, extensions=extensions)
-            console.propose("export", view.path, "-o", "best.yaml", when="without a verdict")
+            _propose_export(view.path, when="without a verdict")
             return
         problem = design.problem
     console.show(f"there is nothing to confirm: {problem.what}")
     if problem.fix:
         console.show(f"fix: {problem.fix}")
-    console.propose("export", view.path, "-o", "best.yaml", when="next, without a verdict")
+    _propose_export(view.path, when="next, without a verdict")
 
 
 def print_confirmation(confirmation: Confirmation) -> None:
@@ -258,7 +261,11 @@ def print_confirmation(confirmation: Confirmation) -> None:
 
 def _propose_report(study: Path) -> None:
     console.propose("report", study)
-    console.propose("export", study, "-o", "best.yaml", when="then")
+    _propose_export(study, when="then")
+
+
+def _propose_export(study: Path, *, when: str) -> None:
+    console.propose("export", study, "-o", unused_path(Path("best.yaml")), when=when)
 
 
 def print_audit(result: Audit) -> None:

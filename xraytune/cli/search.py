@@ -62,7 +62,7 @@ def search(
     if as_json:
         console.show_json(view)
     else:
-        print_search(view, extensions or ())
+        print_search(view)
 
 
 def plan(
@@ -136,6 +136,7 @@ def plan(
                 weights_dir=weights_dir,
                 overrides=overrides or (),
                 extensions=extensions or (),
+                skip_broken=skip_broken,
             )
         elif outlook.is_ready:
             console.propose("demo")
@@ -211,4 +212,5 @@ def curve(
         weights_dir=weights_dir,
         overrides=overrides or (),
         extensions=extensions or (),
+        skip_broken=skip_broken,
     )

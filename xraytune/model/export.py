@@ -10,11 +10,11 @@ the trial is exported exactly.
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import TypeAlias
 
 from xraytune.base.errors import ArtifactError, StudyError, TrialError, join_names
-from xraytune.base.files import StrPath, require_new, write_text
+from xraytune.base.files import StrPath, require_new, unused_path, write_text
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import (
     TOP_UP_FOLDER,
@@ -26,6 +26,7 @@ from xraytune.confirm.arms import (
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.parameters import Parameters
+from xraytune.space.recorded import code_places
 from xraytune.space.settings import Experiment, ExportedFrom
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import Journal
@@ -113,7 +114,9 @@ def export(
         lines.append(
             f"`train` compares the trial's settings with those of `final`: {settings.final}."
         )
-    lines.append(f"\n    xraytune train --config {quote(out.name)} -o model\n")
+    lines.append(
+        f"\n    {_train_command(Path(out.name), study_folder.path, out.resolve().parent)}\n"
+    )
     lines.append("Paths are relative to this file.")
     experiment = _build_experiment(study_folder, row, exact=exact)
     write_text(out, experiment_to_yaml(experiment, out.resolve().parent, "\n".join(lines)))
@@ -126,8 +129,15 @@ def export(
         synthetic=synthetic,
         reason=reason,
         sentence=sentence,
-        command=f"xraytune train --config {quote(str(out))} -o model",
+        command=_train_command(out, study_folder.path, Path.cwd()),
     )
+
+
+def _train_command(config: Path, study: Path, folder: Path) -> str:
+    """Return the command that trains a file's configuration, with a study's code, in a folder."""
+    model = unused_path(folder / "model").name
+    extensions = [word for place in code_places(study, folder) for word in ("--extension", place)]
+    return join(["xraytune", "train", "--config", str(config), "-o", model, *extensions])
 
 
 def describe_benefit(study_folder: StudyFolder, number: int, parameters: Parameters) -> str:
