@@ -1,4 +1,4 @@
-"""The folders are the pipeline, low to high: a file imports only from its own and lower ones."""
+"""The folders are the pipeline: a file imports only from its own folder and those above it."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import xraytune
 
 PACKAGE = Path(xraytune.__file__).parent
-LAYERS = (
+LAYERS = (  # from top to bottom, as in docs/architecture.svg
     ("base",),
     ("space",),
     ("stats",),
@@ -26,7 +26,7 @@ LAYERS = (
     ("cli",),
     ("api",),
 )
-HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 DOORS: dict[str, str | tuple[str, ...]] = {
     "ray": ("search/ray/"),
     "optuna": "study/",
@@ -66,19 +66,19 @@ def test_every_folder_has_a_layer() -> None:
         "__main__",
     }
 
-    assert names == set(HEIGHT)
+    assert names == set(DEPTH)
 
 
-def test_a_file_imports_only_from_lower_layers() -> None:
+def test_a_file_imports_only_from_its_own_folder_and_those_above() -> None:
     wrong = []
     for file, path in files():
         own = path.split("/")[0].removesuffix(".py")
         for line, name in imports(file):
             parts = name.split(".")
-            if parts[0] != "xraytune" or len(parts) < 2 or own not in HEIGHT:
+            if parts[0] != "xraytune" or len(parts) < 2 or own not in DEPTH:
                 continue
-            if parts[1] != own and parts[1] in HEIGHT and HEIGHT[parts[1]] >= HEIGHT[own]:
-                wrong.append(f"{path}:{line} imports {parts[1]}, which is not a lower layer")
+            if parts[1] != own and parts[1] in DEPTH and DEPTH[parts[1]] >= DEPTH[own]:
+                wrong.append(f"{path}:{line} imports {parts[1]}, which is not above it")
 
     assert wrong == []
 

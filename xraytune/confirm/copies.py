@@ -48,17 +48,17 @@ def _copied_files(study: OpenStudy, plan: Plan, arm: Arm, sealed: SealedTest) ->
     """Return the scored files that the synthetic images of an arm's replicates copy."""
     if not arm.parameters.has_synthetic_pixels:
         return set()
-    folder = study.runs_folder
+    runs_folder = study.runs_folder
     runs = plan.numbers(arm)
     compared: set[str] = set()
     files: set[str] = set()
     for done, number in enumerate(runs, start=1):
-        experiment = folder.experiment(number)
+        experiment = runs_folder.experiment(number)
         settings = experiment.settings
         context = RunContext(
-            prepared=folder.prepared(experiment),
+            prepared=runs_folder.prepared(experiment),
             cache=study.cache,
-            compute=folder.compute(),
+            compute=runs_folder.compute(),
             on_progress=study.callbacks.on_progress,
         )
         scored = load_test_image_set(sealed, settings.data, study.cache)

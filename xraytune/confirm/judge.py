@@ -100,9 +100,9 @@ def score_opened(
     study: OpenStudy, plan: Plan, sealed: SealedTest, scores_file: str, *, access_id: str
 ) -> ArmScores:
     """Log the access to opened images and score all runs, each unless it is done already."""
-    folder = study.runs_folder
-    if not (folder.path / scores_file).exists():
-        require_trained_networks(folder)
+    runs_folder = study.runs_folder
+    if not (runs_folder.path / scores_file).exists():
+        require_trained_networks(runs_folder)
         path = study.study_folder.path
         log_test_access(
             *folders_with_logs(path),
@@ -115,10 +115,10 @@ def score_opened(
             id=access_id,
         )
         score_runs(study, plan, sealed, scores_file)
-    if not (folder.path / copies_file(scores_file)).exists():
+    if not (runs_folder.path / copies_file(scores_file)).exists():
         copied = find_scored_copies(study, plan, sealed)
-        write_json(folder.path / copies_file(scores_file), copied, is_recorded=True)
-    return read_scores(folder, plan, sealed, scores_file)
+        write_json(runs_folder.path / copies_file(scores_file), copied, is_recorded=True)
+    return read_scores(runs_folder, plan, sealed, scores_file)
 
 
 def copies_file(scores_file: str) -> str:
@@ -133,7 +133,7 @@ def score_runs(
 
     The results on images of patients that a run was trained on are NaN.
     """
-    folder = study.runs_folder
+    runs_folder = study.runs_folder
     compute = compute_like(study.compute, threads=study.compute.threads)
     configure_torch(compute)
     on_progress = study.callbacks.on_progress
@@ -141,14 +141,14 @@ def score_runs(
     results: list[Floats] = []
     count = plan.replicates * len(plan.trainings)
     for number in range(count):
-        trial_folder = folder.trial_path(number)
-        experiment = folder.experiment(number)
+        trial_folder = runs_folder.trial_path(number)
+        experiment = runs_folder.experiment(number)
         data = experiment.settings.data
         if data.image_size not in image_sets:
             images = load_test_image_set(sealed, data, study.cache, on_progress=on_progress)
             image_sets[data.image_size] = images
         images = image_sets[data.image_size]
-        prepared = folder.prepared(experiment)
+        prepared = runs_folder.prepared(experiment)
         context = RunContext(prepared=prepared, cache=study.cache, compute=compute)
         network = TrialNetwork(experiment, context)
         module = network.untrained(images)
@@ -161,7 +161,7 @@ def score_runs(
             scores[np.isin(sealed.images.patients, prepared.side("train").patients)] = np.nan
         results.append(scores)
         on_progress(f"scoring {images.name} (replicates)", len(results), count)
-    write_array(folder.path / scores_file, np.stack(results), is_recorded=True)
+    write_array(runs_folder.path / scores_file, np.stack(results), is_recorded=True)
 
 
 def read_scores(
