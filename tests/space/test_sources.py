@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.extension_files import write_blend
+from tests.extension_files import undeclared, write_blend
 from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.parameters import Parameters
+from xraytune.space.recorded import declare_recorded, write_extensions
 
 SPACE = """\
 name: x
@@ -108,6 +109,23 @@ def test_seen_images_may_be_listed_in_capitals_and_in_a_file(tmp_path: Path) -> 
     EXTENSIONS.register([place])
 
     assert EXTENSIONS.declared["blend"].seen == ("a" * 64, "b" * 64)
+
+
+def test_the_recorded_code_has_the_list_of_seen_images(tmp_path: Path) -> None:
+    """Trials run in processes of their own, from the study's copy."""
+    study = tmp_path / "study"
+    place = write_blend(tmp_path, "pretrained_on = ()", "pretrained_on = 'seen.txt'")
+    (tmp_path / "seen.txt").write_text("a" * 64)
+    with undeclared():
+        EXTENSIONS.register([place])
+        write_extensions(study, ["blend"], study)
+    (tmp_path / "seen.txt").unlink()
+
+    with undeclared():
+        declare_recorded(study, runs_code=True)
+        EXTENSIONS.load("blend")
+
+        assert EXTENSIONS.declared["blend"].seen == ("a" * 64,)
 
 
 @pytest.mark.parametrize("name", ["gan", "mixup", "My-Gan"])

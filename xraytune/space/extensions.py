@@ -306,6 +306,9 @@ class Extensions:
             )
         root = file.parent if is_program else import_root(file)
         files = code.files if is_program else code_files(file)
+        list_of_seen = _list_of_seen(code, file)
+        if list_of_seen and not is_program and list_of_seen.is_relative_to(root):
+            files = (*files, list_of_seen)  # it is copied with the code, which reads it again
         extension = Extension(
             name=name,
             place=file.name if is_program else f"{file.relative_to(root)}:{_name_of(code)}",
@@ -434,11 +437,11 @@ def _seen_images(code: ExtensionCode, file: Path) -> tuple[str, ...] | None:
 
     Raises ConfigError or DataError if the declaration cannot be read.
     """
-    declared = getattr(code, "pretrained_on", None)
-    if isinstance(declared, str | Path):
-        return tuple(sorted(read_sha256_list(file.parent / declared)))
+    list_of_seen = _list_of_seen(code, file)
+    if list_of_seen:
+        return tuple(sorted(read_sha256_list(list_of_seen)))
     try:
-        seen = DECLARED_IMAGES.validate_python(declared)
+        seen = DECLARED_IMAGES.validate_python(getattr(code, "pretrained_on", None))
     except ValidationError as error:
         raise ConfigError(
             "pretrained_on has no SHA-256, or not only",
@@ -446,6 +449,12 @@ def _seen_images(code: ExtensionCode, file: Path) -> tuple[str, ...] | None:
             "list the SHA-256 of each image, or write None if they are not known",
         ) from error
     return None if seen is None else tuple(sorted(seen))
+
+
+def _list_of_seen(code: ExtensionCode, file: Path) -> Path | None:
+    """Return the file that `pretrained_on` names; None if it names none."""
+    declared = getattr(code, "pretrained_on", None)
+    return (file.parent / declared).resolve() if isinstance(declared, str | Path) else None
 
 
 @cache
