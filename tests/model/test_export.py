@@ -111,7 +111,7 @@ def test_exported_file_contains_trial_and_origin(private: Lab, tmp_path: Path) -
     [
         (None, (), "not confirmed: xraytune confirm has not"),
         ("hurts", (), "refuted"),
-        ("helps", ("accessed before",), "the verdict of xraytune confirm is exploratory"),
+        ("helps", ("accessed before",), "not confirmed: the verdict of xraytune confirm is"),
     ],
 )
 def test_unconfirmed_images_are_reported(
