@@ -31,6 +31,7 @@ from xraytune.study.row import TrialRow
 from xraytune.study.start import create_study
 from xraytune.study.status import StudyView, status
 from xraytune.study.trial import OpenTrial
+from xraytune.synth.generator_inputs import GAN_STAGE, NETWORK_FILE
 
 NEEDS = ("DATA", "WEIGHTS")
 _SPACE = Path(__file__).parents[1] / "search_spaces" / "gan_ratio_cpu.yaml"
@@ -39,9 +40,15 @@ _SLOTS = 2
 
 @dataclass(slots=True)
 class RecordedNode(SimulatedNode):
-    """A node on which each trial takes as long as it did in a real search."""
+    """A node on which each trial takes as long as it did in a real search.
+
+    Attributes:
+        view: The search.
+        saved: When each generator was saved, in seconds since the epoch, in order.
+    """
 
     view: StudyView = field(kw_only=True)
+    saved: list[float] = field(kw_only=True)
 
     def start(self, suggestion: OpenTrial) -> None:
         """Queue what the trial has reported, at the seconds that it took."""
@@ -55,7 +62,9 @@ class RecordedNode(SimulatedNode):
         training = sum(epoch.seconds for epoch in epochs)
         when = self.now + row.seconds - training
         if suggestion.trains_generator and (generator := suggestion.parameters.gan):
-            self.trained_at[when] = generator.steps
+            started = file.with_name("config.json").stat().st_mtime
+            trained = self.saved[len(self.trained_at)] - started
+            self.trained_at[self.now + trained] = generator.steps
         for epoch in epochs:
             when += epoch.seconds
             self.queue.append((when, row.number, epoch.seconds, epoch))
@@ -102,6 +111,8 @@ def _simulate(root: Path, view: StudyView) -> SimulatedNode:
 
     machine = Node(cpus=_SLOTS, gpus=0)
     allocation = allocation_of(space.settings, has_gpu=False)
-    node = RecordedNode(machine, allocation, TRACES["light"], view=view)
+    files = (root / "cache" / GAN_STAGE).glob(f"*/{NETWORK_FILE}")
+    saved = sorted(file.stat().st_mtime for file in files)
+    node = RecordedNode(machine, allocation, TRACES["light"], view=view, saved=saved)
     node.run(SearchTrials(folder, space, node.need))
     return node

@@ -100,7 +100,7 @@ class SimulatedNode:
         return "GAN" if generator and self.steps_trained < generator.length else None
 
     def run(self, loop: TrialLoop) -> None:
-        """Start trials until no slot is free, then pass on the next report, until all have ended."""
+        """Start trials until no slot is free, then go on to the next event, until all have ended."""
         self.slots = count_slots(self.allocation, [self.node])
         while True:
             place = partial(reserve, self.allocation, [self.node])
@@ -109,13 +109,16 @@ class SimulatedNode:
             if not self.queue:
                 return
             report = min(self.queue, key=lambda report: report[:2])
-            self.queue.remove(report)
             when, number, training, message = report
-            self.seconds[number] = self.seconds.get(number, 0.0) + training
-            self.now = when
+            trained = [at for at in self.trained_at if self.now < at < when]
+            self.now = min([when, *trained])
             for trained_at, steps in self.trained_at.items():
-                if trained_at <= when:
+                if trained_at <= self.now:
                     self.steps_trained = max(self.steps_trained, steps)
+            if trained:  # a trial that waits for the generator may start before the next report
+                continue
+            self.queue.remove(report)
+            self.seconds[number] = self.seconds.get(number, 0.0) + training
             if not loop.on_result(number, message):
                 del self.running[number]
                 self.queue = [report for report in self.queue if report[1] != number]
