@@ -44,9 +44,12 @@ def scored_patients(unused: int, per_draw: int, replicates: int) -> tuple[int, f
     places = replicates * per_draw
     if unused - places >= MANY_UNUSED:
         return unused - places, 0.0
-    times_drawn, drawn_again = divmod(places, unused)
-    pairs = times_drawn * (unused * (times_drawn - 1) + 2 * drawn_again)
-    return unused, pairs / places / (replicates - 1)
+    fewest_draws, in_one_more = divmod(places, unused)
+    draws_of_patients = {fewest_draws: unused - in_one_more, fewest_draws + 1: in_one_more}
+    shared_places = sum(
+        patients * draws * (draws - 1) for draws, patients in draws_of_patients.items()
+    )
+    return unused, shared_places / places / (replicates - 1)
 
 
 def fewest_scored(settings: Settings, class_count: int, *, has_folder: bool) -> int:

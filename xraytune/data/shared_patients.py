@@ -51,17 +51,14 @@ def patients_by_key(
     patients = defaultdict(set)
     for image in images:
         file = image.file
-        names = {patient_of(file)}
-        if image.in_table.patient:
-            names.add(image.in_table.patient)
-        elif matches.get(file) != file:
-            names.add(matches.get(file))
+        match = matches.get(file)
+        names = {patient_of(file), image.in_table.patient or (match if match != file else None)}
         if owners is None or image.patient not in files:
             names.add(image.patient)
-        elif names == {None}:
+        elif not any(names):  # an external image that names nobody
             names.add(owners.get(bare_name(file)))
-        for name in names - {None}:
-            patients[patient_key(str(name))].add(image.patient)
+        for name in filter(None, names):
+            patients[patient_key(name)].add(image.patient)
         if image.sha256:
             patients[image.sha256].add(image.patient)
     return patients
