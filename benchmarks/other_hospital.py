@@ -45,7 +45,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import ignore_progress
 from xraytune.confirm.arms import Arm, replicate
-from xraytune.confirm.sealed import TEST, divide_unused
+from xraytune.confirm.unused import TEST, divide_unused
 from xraytune.data.index import read_index
 from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.compute import choose_compute, configure_torch

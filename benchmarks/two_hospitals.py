@@ -63,7 +63,7 @@ from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Compute, ignore_progress
 from xraytune.confirm.arms import Arm, replicate
 from xraytune.confirm.division import patients_in_order
-from xraytune.confirm.sealed import TEST
+from xraytune.confirm.unused import TEST
 from xraytune.data.images import ImageTable
 from xraytune.data.prepare import RunContext, SplitData, patients_seen, side_image_set
 from xraytune.model.generator_folder import generator_train

@@ -7,7 +7,8 @@ from pathlib import Path
 from xraytune.base.files import StrPath, new_folder, optional_path, require_new
 from xraytune.base.records import Note, Progress, ignore_progress
 from xraytune.confirm.drawn import Drawn, DrawnImage, write_drawn
-from xraytune.confirm.sealed import TEST, SealedTest, choose_test
+from xraytune.confirm.sealed import SealedTest, choose_test
+from xraytune.confirm.unused import TEST
 from xraytune.data.draws import DRAWS_REMEDIES
 from xraytune.data.images import ImageFile, ImageTable
 from xraytune.data.index import read_folder

@@ -11,7 +11,8 @@ import numpy as np
 
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.run_list import OpenStudy
-from xraytune.confirm.sealed import TEST, SealedTest, load_test_image_set
+from xraytune.confirm.sealed import SealedTest, load_test_image_set
+from xraytune.confirm.unused import TEST
 from xraytune.data.image_set import ImageSet
 from xraytune.data.images import ImageTable, SideName
 from xraytune.data.prepare import RunContext, side_image_set

@@ -33,7 +33,7 @@ from xraytune.base.records import Note, Progress, frozen, ignore_note, ignore_pr
 from xraytune.confirm.arms import Arm, Role, replicate
 from xraytune.confirm.division import Division, Samples, divide, patients_in_order, require_usable
 from xraytune.confirm.plan import donor_controls, possible_arm, sample_control
-from xraytune.confirm.sealed import TEST
+from xraytune.confirm.unused import TEST
 from xraytune.data.index import find_class_names
 from xraytune.data.prepare import RunContext, patients_seen, side_image_set
 from xraytune.nets.compute import compute_here, configure_torch, in_one_thread

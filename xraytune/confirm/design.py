@@ -16,7 +16,8 @@ from xraytune.base.errors import Problem, XraytuneError, about, counted
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import MOST_REPLICATES, UNUSED, Arm, Plan, TestKind
 from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
-from xraytune.confirm.sealed import SealedTest, choose_test, left_out_sites
+from xraytune.confirm.sealed import SealedTest, choose_test
+from xraytune.confirm.unused import left_out_sites
 from xraytune.data.draws import scored_patients
 from xraytune.data.images import ImageIndex, ImageTable
 from xraytune.data.prepare import SplitData

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from xraytune.base.errors import DataError
 from xraytune.base.records import frozen
-from xraytune.confirm.sealed import TEST, require_every_class
+from xraytune.confirm.unused import TEST, require_every_class
 from xraytune.data.images import ImageTable
 from xraytune.data.prepare import HELD_OUT, SplitData
 from xraytune.data.sides import too_few_tested

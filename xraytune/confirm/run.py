@@ -32,7 +32,8 @@ from xraytune.confirm.plan import (
 )
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
-from xraytune.confirm.sealed import SealedTest, left_out_sites
+from xraytune.confirm.sealed import SealedTest
+from xraytune.confirm.unused import left_out_sites
 from xraytune.data.columns import subgroup_columns
 from xraytune.data.prepare import restore_pixels
 from xraytune.nets.compute import require_device

@@ -2,23 +2,20 @@
 
 The images are of unused patients, or of a test folder. Unused patients are those of the training
 folder that `data.train_patients` left out. Each replicate has a draw of as many of them as the
-search trained on, with about the class shares of the folder. With many unused patients, the draws
-(sides `draw_0`, `draw_1` ...) and the test side share no patient. With fewer, all are on the test
-side, and each replicate is scored on those outside its draw (`SplitData.draws`).
+search trained on (`confirm/unused.py`).
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.records import Progress, frozen, ignore_progress
-from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import UNUSED, TestKind
 from xraytune.confirm.record import TEST_FOLDER
+from xraytune.confirm.unused import TEST, divide_unused, left_out_sites
 from xraytune.data.changes import RESTORE, require_same_data
 from xraytune.data.copies import Hashes, close_pairs, perceptual_hash
 from xraytune.data.draws import (
@@ -26,28 +23,22 @@ from xraytune.data.draws import (
     STUDY_REMEDIES,
     Remedies,
     fewest_scored,
-    too_few_outside,
-    too_few_unused,
 )
 from xraytune.data.guesses import part_named
 from xraytune.data.image_set import ImageSet, stored_image_set
-from xraytune.data.images import ImageFile, ImageIndex, ImageTable, content_fingerprint
+from xraytune.data.images import ImageIndex, ImageTable, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import open_pixels, require_unbroken, store_images, stored_files
 from xraytune.data.prepare import SplitData, patients_seen, side_image_set
 from xraytune.data.shared_patients import patients_by_file_name, patients_by_key, shared_patients
-from xraytune.data.sides import side_sizes, too_few_tested
-from xraytune.data.sites import sites_to_leave_out
-from xraytune.data.split import nested_order
+from xraytune.data.sides import too_few_tested
 from xraytune.space.data_settings import DataSettings
 from xraytune.space.encoders import has_unknown_origin
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Settings
 from xraytune.synth.sources.registry import seen_by, source_of
 
-TEST = "test"
-"""The side of the unused patients who are scored."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients; {EQUAL_IDS}"
 _PREFERRED: dict[str, Sequence[TestKind]] = {
     "auto": ("unused", "outside", "draws", "folder"),
@@ -315,146 +306,6 @@ def _preferred_kinds(
     if test_setting != "unused" and not settings.data.train_patients:
         return ["folder"]
     return _PREFERRED[test_setting]
-
-
-def divide_unused(
-    prepared: SplitData,
-    settings: Settings,
-    index: ImageIndex,
-    replicates: int,
-    kind: TestKind,
-    *,
-    seen: Collection[str],
-    fewest: int,
-    sites: tuple[str, ...] = (),
-    remedies: Remedies = STUDY_REMEDIES,
-) -> SplitData:
-    """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...
-
-    If `kind` is `draws`, patients who are in no draw are on the side `others`, else on `test`. If
-    it is `outside`, all unused patients are on `test`, and nobody is drawn again before everybody
-    was drawn. With `sites`, each draw leaves out the patients of one site. Patients with images in
-    `seen`, given as SHA-256, are left out, and so are images that the study did not record: broken
-    ones, and those that were added since.
-
-    Raises DataError if fewer than `fewest` patients are left to test on, too few patients are of a
-    site, or a draw lacks a class.
-    """
-    excluded_patients = {image.patient for image in prepared.images} | patients_seen(
-        index.images, seen
-    )
-    recorded_images = {image.file: image for image in (*prepared.images, *prepared.unused)}
-    images = [
-        replace(image, row=recorded.row, site=recorded.site)
-        for image in index.images
-        if (recorded := recorded_images.get(image.file))
-    ]
-    unused = ImageTable(image for image in images if image.patient not in excluded_patients)
-    seed = settings.data.split.seed
-    order = nested_order(unused.patients, unused.targets, seed)
-    size = prepared.train_patient_count
-    if kind == "outside":
-        problem = too_few_outside(len(order), size, fewest=fewest, remedies=remedies)
-    else:
-        problem = too_few_unused(
-            len(order),
-            size,
-            replicates=replicates,
-            fewest=fewest,
-            is_fixed=bool(sites),
-            remedies=remedies,
-        )
-    if problem:
-        raise DataError(problem)
-    fewer = f"add patients, or {remedies.have_enough()}"
-    side_of = {image.file: image.side for image in prepared.images}
-    side_of |= dict.fromkeys(
-        (image.file for image in unused), "others" if kind == "draws" else TEST
-    )
-    draws: list[tuple[str, ...]] = []
-    for draw in range(replicates):
-        if kind == "outside" and len(order) < size:
-            again = derive_seed(seed, "drawn again", draw)
-            order += nested_order(unused.patients, unused.targets, again)
-        site = sites[draw] if sites else None
-        candidates = [indices for indices in order if unused[indices[0]].site != site]
-        drawn = [*dict.fromkeys(candidates)][:size]
-        if len(drawn) < size:
-            what = f"without site {site}, {len(drawn)} unused patients are left for a"
-            raise DataError(f"{what} draw of {size}", "confirm.leave_out", fewer)
-        for indices in drawn:
-            order.remove(indices)
-        members = [unused[index] for index in chain(*drawn)]
-        require_every_class(members, prepared, size, remedies.setting)
-        if kind == "outside":
-            draws.append(tuple(unused[indices[0]].patient for indices in drawn))
-        else:
-            side_of |= dict.fromkeys((image.file for image in members), f"draw_{draw}")
-    divided_files = (
-        replace(image, side=side_of[image.file]) for image in images if image.file in side_of
-    )
-    divided_images = replace(
-        prepared,
-        images=tuple(divided_files),
-        unused=(),
-        left_out_sites=sites,
-        draws=tuple(draws),
-    )
-    _require_sites(divided_images, fewer)
-    for draw in range(len(draws)):
-        scored_images = divided_images.of_draw(draw).side(TEST)
-        if few := too_few_tested(scored_images, prepared.outputs):
-            raise DataError(f"outside a draw: {few}", remedies.setting, fewer)
-    return divided_images
-
-
-def left_out_sites(settings: Settings, prepared: SplitData) -> tuple[str, ...]:
-    """Return the site that each replicate leaves out; empty unless `confirm.leave_out` is `site`.
-
-    Raises DataError as `sites_to_leave_out` does.
-    """
-    if settings.confirm.leave_out == "none":
-        return ()
-    images = (*prepared.images, *prepared.unused)
-    return sites_to_leave_out(images, prepared.class_names, settings.data.path)
-
-
-def _require_sites(prepared: SplitData, fewer: str) -> None:
-    """Refuse (DataError) a site with too few test patients, or whose images validation needs.
-
-    Validation needs a site's images if it would lack a class without them. `fewer` says how to have
-    enough patients.
-    """
-    where = "confirm.leave_out"
-    for draw, site in enumerate(prepared.left_out_sites):
-        replicate = prepared.of_draw(draw)
-        site_images = [image for image in prepared.side(TEST) if image.site == site]
-        if problem := too_few_tested(site_images, prepared.outputs):
-            raise DataError(f"site {site}: {problem}", where, fewer)
-        for side in side_sizes(replicate)[1:]:
-            if problem := side.lacking(1):
-                raise DataError(
-                    f"without site {site}, {side.name} lacks patients of a class: {problem}",
-                    where,
-                    "use larger validation sides (data.split)",
-                )
-
-
-def require_every_class(
-    images: Iterable[ImageFile],
-    prepared: SplitData,
-    patients: int,
-    setting: str = STUDY_REMEDIES.setting,
-) -> None:
-    """Refuse (DataError) a sample of `patients` patients, a `setting`, that lacks a class."""
-    names = prepared.class_names
-    classes = {*names} - {names[image.label] for image in images}
-    if classes:
-        raise DataError(
-            f"a draw of {patients} patients has no image of {join_names(sorted(classes))}",
-            setting,
-            "use more patients",
-        )
 
 
 def read_unchanged(settings: Settings, prepared: SplitData, on_progress: Progress) -> ImageIndex:
