@@ -211,7 +211,7 @@ def test_a_search_without_a_space_writes_one_and_the_same_command_resumes(here: 
     assert view.best is not None
     assert again.path == view.path
     assert Path("xrays.yaml").read_text(encoding="utf-8").endswith("# mine\n")
-    assert "xrays.yaml is there already" in notes
+    assert "xrays.yaml is there already, so no space was written" in notes
 
 
 def test_a_plan_without_a_space_writes_the_one_that_a_search_takes(here: Path) -> None:
