@@ -255,7 +255,7 @@ def _has_test(
 ) -> bool:
     """Return whether the data have enough test images, or others are given that can be used.
 
-    Images of patients whom the generator has `seen` are not tested on.
+    Patients that the generator has `seen` are not test patients.
 
     Raises:
         DataError: The given images are unusable, too few, or of the study's patients.
@@ -276,7 +276,7 @@ def _choose_patients(
 ) -> int | None:
     """Return how many patients each network is trained on; None for all of them.
 
-    `unseen` is the number of training patients whom the generator has not seen.
+    `unseen` is the number of training patients that the generator has not seen.
 
     Each replicate has its own training set if there are enough patients for this. Without a test
     folder, the search and a replicate need as many patients each, and its test needs more. With one
@@ -293,8 +293,8 @@ def _choose_patients(
     need = 2 * per_draw + tested
     if not has_test and unseen < need:
         what = (
-            f"without a test folder it needs {need:,} training patients whom the generator has not "
-            f"seen, {tested:,} of them to test on, and there are {unseen:,}"
+            f"without a test folder it needs {need:,} training patients that the generator has not "
+            f"seen, {tested:,} of them for the test, but there are {unseen:,}"
         )
         raise DataError(what, fix=f"add patients, or {_GIVE_TEST}")
     if not has_test and source_of(mix).seen_images_sha256() is None:

@@ -174,7 +174,7 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
 
     untested = changed(ended.settings, path=ended.xrays / "train", train_patients=60)
     alone, _ = prepare(untested, ended.cache)
-    with pytest.raises(DataError, match=r"(?s)of whom a draw of 60 leaves .* --test DIR"):
+    with pytest.raises(DataError, match=r"(?s)A draw of 60 leaves .* --test DIR"):
         ended.choose(untested, alone)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from xraytune.base.errors import StudyError
 from xraytune.confirm.arms import (
     Arm,
     Plan,
@@ -79,6 +80,11 @@ def space(tmp_path: Path) -> Space:
     path = tmp_path / "small.yaml"
     path.write_text(SPACE)
     return load_space(path)
+
+
+def test_a_study_without_a_finalist_is_refused_with_a_fix() -> None:
+    with pytest.raises(StudyError, match=r"no finalist to confirm(.|\n)*fix:"):
+        choose_finalists(TRIALS[:1], 3)
 
 
 def test_controls_keep_every_setting_but_the_source() -> None:

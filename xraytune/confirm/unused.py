@@ -1,4 +1,4 @@
-"""Draws of the patients whom a search left unused, and the patients who score them.
+"""Draws from the patients that a search left unused, and the patients that test each draw.
 
 A draw has about the class shares of the folder. With many unused patients, the draws (sides
 `draw_0`, `draw_1` ...) and the test side share no patient. With fewer, all are on the test side,

@@ -110,8 +110,8 @@ def too_few_outside(
     what = "no patient is left unused"
     if unused:
         what = (
-            f"{unused:,} patients are left unused, of whom a draw of {per_draw} leaves "
-            f"{max(unused - per_draw, 0):,} to test on, and {needed:,} or more are needed"
+            f"{unused:,} patients are left unused. A draw of {per_draw} leaves "
+            f"{max(unused - per_draw, 0):,} of them for the test, but {needed:,} are needed"
         )
     not_validated = unused + per_draw
     fitting = min(int(not_validated / (2 + _OUTSIDE)), (not_validated - fewest) // 2)
