@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, StudyError
 from xraytune.base.files import read_json, require_recorded, sha256_of, write_array, write_json
 from xraytune.base.seeding import derive_seed
@@ -136,6 +137,8 @@ def score_runs(
     runs_folder = study.runs_folder
     compute = compute_like(study.compute, threads=study.compute.threads)
     configure_torch(compute)
+    # Features are equal for any number of threads.
+    for_features = replace(compute, threads=cpu_count())
     on_progress = study.callbacks.on_progress
     image_sets: dict[int, ImageSet] = {}
     results: list[Floats] = []
@@ -149,7 +152,7 @@ def score_runs(
             image_sets[data.image_size] = images
         images = image_sets[data.image_size]
         prepared = runs_folder.prepared(experiment)
-        context = RunContext(prepared=prepared, cache=study.cache, compute=compute)
+        context = RunContext(prepared=prepared, cache=study.cache, compute=for_features)
         network = TrialNetwork(experiment, context)
         module = network.untrained(images)
         load_best(trial_folder / "checkpoint", module)
