@@ -24,6 +24,7 @@ from xraytune.space.source_settings import GanSettings
 from xraytune.study.start import read_inputs
 from xraytune.synth.saved_generator import generate_block
 from xraytune.synth.sources.gan import require_same_network, trained_generator
+from xraytune.synth.sources.registry import seen_by
 from xraytune.trial.preflight import prepare_space
 from xraytune.trial.training_set import build_training_set
 
@@ -176,7 +177,10 @@ def test_a_generator_of_findings_draws_those_of_a_study_in_its_own_order(
 def test_images_with_findings_are_drawn_with_a_table_of_them(
     findings_bench: Bench, tmp_path: Path
 ) -> None:
-    """The findings are those of training images, unknown ones too; the folder is a source."""
+    """The findings are those of training images, unknown ones too; the folder is a source.
+
+    As for any folder, whom the generator has seen is known, and must not change.
+    """
     xrays = findings_bench.settings.data.path
     train = findings_bench.prepared.side("train").targets
     cache = tmp_path / "cache"
@@ -196,6 +200,13 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(
     chosen = build_training_set(experiment, findings_bench.context)
     drawn = chosen.targets[chosen.extra]
     assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, train.tolist()))
+    seen = read_json(tmp_path / "gan/generator.json")["train_images"]
+    assert seen_by([experiment.parameters]) == {*seen}
+    inputs = {("folder.path", str(folder["path"]))}
+    prepared = findings_bench.prepared
+    before = read_inputs(inputs, findings_bench.settings, prepared, cache)
+    write_json(tmp_path / f"{len(train)}/provenance.json", {"train_images": []})
+    assert read_inputs(inputs, findings_bench.settings, prepared, cache) != before
     few = (tmp_path / "4/labels.csv").read_text()
     many = (tmp_path / f"{len(train)}/labels.csv").read_text()
     assert many.startswith(few)

@@ -30,6 +30,8 @@ from xraytune.data.shared_patients import (
     patients_by_key,
     shared_patients,
 )
+from xraytune.space.data_settings import DataSettings
+from xraytune.space.load import data_settings
 from xraytune.space.settings import Settings
 from xraytune.space.source_settings import FolderSettings
 from xraytune.synth.sources.source import BLOCK, Source, StudyImages, subset
@@ -48,7 +50,7 @@ class Folder(Source):
         path = self.settings.seen
         if path is not None:
             return list_seen(path)
-        provenance = self.settings.path / PROVENANCE_FILE
+        provenance = provenance_of(self.settings.path)
         if not provenance.is_file():
             return None
         what = "the record of the images that these were made from cannot be read"
@@ -75,6 +77,11 @@ class Folder(Source):
             images, store = store_folder(self.settings.path, study)
             context.opened[self.settings] = stored_image_set(store, images, name="folder")
         return (context.opened[self.settings],)
+
+
+def provenance_of(path: Path) -> Path:
+    """Return where a folder, or the folder of a data file, has its provenance file, if any."""
+    return data_settings(path, DataSettings(path=path)).path / PROVENANCE_FILE
 
 
 def list_seen(path: Path) -> frozenset[str]:

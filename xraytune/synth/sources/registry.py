@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from xraytune.base.files import sha256_of
-from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import content_fingerprint
 from xraytune.space.encoders import is_model
 from xraytune.space.parameters import Parameters
@@ -17,7 +16,7 @@ from xraytune.space.paths import PATHS
 from xraytune.space.space import Space
 from xraytune.synth.donor import DONOR_FILE, donor_images_sha256, donor_records_sha256, read_donor
 from xraytune.synth.sources.extension import ExtensionImages
-from xraytune.synth.sources.folder import Folder, list_seen, store_folder
+from xraytune.synth.sources.folder import Folder, list_seen, provenance_of, store_folder
 from xraytune.synth.sources.gan import Gan, GivenGenerator, usable_generator_hash
 from xraytune.synth.sources.source import (
     Duplicates,
@@ -77,7 +76,7 @@ def read_input(name: str, path: Path, study: StudyImages) -> str:
         return sha256_of(path / DONOR_FILE)
     if name == "folder.path":
         images, _ = store_folder(path, study)
-        provenance = path / PROVENANCE_FILE
+        provenance = provenance_of(path)
         provenance_hash = sha256_of(provenance) if provenance.is_file() else ""
         return content_fingerprint(images) + provenance_hash
     is_start = name == "gan.start_from"  # the other one is generator.path
