@@ -5,7 +5,7 @@ hospital are kept in a file of their own, like the results for the verdict. `pla
 hospitals whose images were opened.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,50 +52,42 @@ def choose_tests(
         DataError: As for `choose_test`, or images are broken.
         StudyError: The study's images changed, or those of a hospital that was scored.
     """
-    plan = study.earlier_plan
     settings = study.settings
     prepared = study.prepared
-    on_progress = study.callbacks.on_progress
-    index = read_unchanged(settings, prepared, on_progress)
-    seen = seen_by(mixes)
-    labelled_by_fingerprint: dict[str, LabelledImages] = {}
-    for folder in folders:
-        labelled = read_labelled(
-            folder,
-            prepared.outputs,
-            settings.task,
-            group_regex=settings.data.split.group_regex,
-            on_progress=on_progress,
-        )
-        decode_unbroken(labelled, settings.data, study.cache, on_progress=on_progress)
-        seen_patients = patients_seen(labelled.images, seen)
-        unseen_images = (image for image in labelled.images if image.patient not in seen_patients)
-        labelled_by_fingerprint[content_fingerprint(unseen_images, in_order=True)] = labelled
+    plan = study.earlier_plan
+    index = read_unchanged(settings, prepared, study.callbacks.on_progress)
+    seen_sha256 = seen_by(mixes)
+    labelled_by_fingerprint = _read_folders(study, folders, seen_sha256)
 
-    has_folder = not too_few_tested(unseen_test(index, seen), prepared.outputs)
-    has_own_images = has_folder or (plan and plan.test in UNUSED)
-    verdict_images = None
-    if labelled_by_fingerprint and not has_own_images:
+    planned_kind = plan.test if plan else None
+    can_score_study = planned_kind in UNUSED or not too_few_tested(
+        unseen_test(index, seen_sha256), prepared.outputs
+    )
+    scored_folder = None
+    if not can_score_study:
         opened = plan.ordered_fingerprint if plan else ""
-        verdict_images = labelled_by_fingerprint.get(opened or next(iter(labelled_by_fingerprint)))
+        first = next(iter(labelled_by_fingerprint), "")
+        scored_folder = labelled_by_fingerprint.get(opened or first)
+
     sealed = None
-    if verdict_images or has_own_images or not labelled_by_fingerprint:
+    if can_score_study or scored_folder or not folders:
         sealed = choose_test(
             settings,
             prepared,
             replicates=replicates,
             mixes=mixes,
-            planned_kind=plan.test if plan else None,
-            test=verdict_images,
+            planned_kind=planned_kind,
+            test=scored_folder,
             index=index,
         )
     study_images = LabelledImages(data=settings.data, images=index.images)
-    if verdict_images:
-        refuse_copies(verdict_images, study_images, settings.data, study.cache)
+    if scored_folder:
+        refuse_copies(scored_folder, study_images, settings.data, study.cache)
 
+    scored_sets = [sealed] if sealed and sealed.kind not in UNUSED else []
     hospitals: list[SealedTest] = []
     for labelled in labelled_by_fingerprint.values():
-        if labelled is verdict_images and sealed and sealed.kind not in UNUSED:
+        if labelled is scored_folder and scored_sets:
             continue
         hospital = SealedTest(
             data=labelled.data,
@@ -104,16 +96,40 @@ def choose_tests(
             name=name_of_hospital(labelled.data.path),
             prepared=sealed.prepared if sealed else prepared,
         )
-        refuse_patients_of_study(hospital, index, settings, seen)
+        refuse_patients_of_study(hospital, index, settings, seen_sha256)
         refuse_copies(hospital, study_images, settings.data, study.cache)
         refuse_patients_of_folders(hospital, index, settings, mixes, prepared)
         _refuse_changed(study, hospital)
-        for scored in (sealed, *hospitals):
-            if scored and scored.kind not in UNUSED:
-                refuse_copies(hospital, scored, settings.data, study.cache)
+        for scored in (*scored_sets, *hospitals):
+            refuse_copies(hospital, scored, settings.data, study.cache)
         refuse_too_few(hospital, prepared)
         hospitals.append(hospital)
     return sealed, hospitals
+
+
+def _read_folders(
+    study: OpenStudy, folders: Sequence[Path], seen_sha256: Collection[str]
+) -> dict[str, LabelledImages]:
+    """Return the images of folders, none of them broken, by the fingerprint of what may be scored.
+
+    Images of patients with images in `seen_sha256` do not count for the fingerprint.
+    """
+    settings = study.settings
+    on_progress = study.callbacks.on_progress
+    labelled_by_fingerprint: dict[str, LabelledImages] = {}
+    for folder in folders:
+        labelled = read_labelled(
+            folder,
+            study.prepared.outputs,
+            settings.task,
+            group_regex=settings.data.split.group_regex,
+            on_progress=on_progress,
+        )
+        decode_unbroken(labelled, settings.data, study.cache, on_progress=on_progress)
+        seen_patients = patients_seen(labelled.images, seen_sha256)
+        unseen_images = labelled.images.without(seen_patients)
+        labelled_by_fingerprint[content_fingerprint(unseen_images, in_order=True)] = labelled
+    return labelled_by_fingerprint
 
 
 def _refuse_changed(study: OpenStudy, hospital: SealedTest) -> None:
@@ -122,13 +138,13 @@ def _refuse_changed(study: OpenStudy, hospital: SealedTest) -> None:
     Usually, its folder has changed since then.
     """
     plan = study.earlier_plan
-    fingerprints = set()
-    if plan:
-        hospitals = {record.ordered_fingerprint for record in plan.hospitals}
-        fingerprints = {plan.ordered_fingerprint, *hospitals}
+    if not plan:
+        return
+    opened = {plan.ordered_fingerprint, *(record.ordered_fingerprint for record in plan.hospitals)}
+    if hospital.ordered_fingerprint in opened:
+        return
     rows = accesses(study.study_folder.path, hospital.contents)
-    is_opened = hospital.ordered_fingerprint in fingerprints
-    if not is_opened and any(row.get("order") in fingerprints for row in rows):
+    if any(row.get("order") in opened for row in rows):
         what = (
             "images of this folder were scored by this confirmation, together with others, or "
             "under other names of files or patients"

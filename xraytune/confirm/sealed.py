@@ -5,7 +5,7 @@ folder that `data.train_patients` left out. Each replicate has a draw of as many
 search trained on (`confirm/unused.py`).
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from xraytune.data.draws import (
 )
 from xraytune.data.guesses import part_named
 from xraytune.data.image_set import ImageSet, stored_image_set
-from xraytune.data.images import ImageIndex, ImageTable, content_fingerprint
+from xraytune.data.images import ImageIndex, content_fingerprint
 from xraytune.data.index import LabelledImages, read_index, read_labelled
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import open_pixels, require_unbroken, store_images, stored_files
@@ -115,7 +115,6 @@ def choose_test(
     """
     index = index or read_unchanged(settings, prepared, ignore_progress)
     sites = left_out_sites(settings, prepared)
-    seen = seen_by(mixes).union(seen)
     test_set = test or LabelledImages(data=settings.data, images=index.test)
     name = name_of_hospital(test.data.path) if test else TEST_FOLDER
     if test:
@@ -126,74 +125,87 @@ def choose_test(
     if weights:
         names = join_names(sorted(Path(file).name for file in weights))
         notes.append(f"it is not known which images the weights were trained on: {names}")
+    seen_sha256 = seen_by(mixes).union(seen)
+    seen_patients = patients_seen((*index.images, *test_set.images), seen_sha256)
     exclusion = ""
-    seen_patients = patients_seen((*index.images, *test_set.images), seen)
     if seen_patients:
         count = counted(len(seen_patients), "patient")
         exclusion = (
             f"{count} whose images a generator or an encoder has seen: neither drawn nor scored"
         )
         notes.append(exclusion)
-    unseen_images = ImageTable(
-        image for image in test_set.images if image.patient not in seen_patients
+
+    folder_test = SealedTest(
+        data=test_set.data,
+        images=test_set.images.without(seen_patients),
+        kind="folder",
+        name=name,
+        prepared=prepared,
     )
-    folder_problem = too_few_tested(unseen_images, prepared.outputs)
+    folder_problem = too_few_tested(folder_test.images, prepared.outputs)
     has_folder = test is not None or not folder_problem
+    kinds: Sequence[TestKind] = [planned_kind] if planned_kind else []
+    kinds = kinds or _preferred_kinds(settings, mixes, notes, name, has_folder=has_folder)
+    fewest = fewest_scored(settings, len(prepared.class_names), has_folder=has_folder)
+    fewest_of_kind = {
+        "unused": fewest if planned_kind or sites else MANY_UNUSED,
+        "outside": fewest,
+        "draws": 0,
+    }
 
     def seal(kind: TestKind) -> SealedTest:
-        split = prepared
-        images = unseen_images
-        fewest = 0
-        if kind in UNUSED:
-            fewest = fewest_scored(settings, len(prepared.class_names), has_folder=has_folder)
-        if kind == "unused" and not (planned_kind or sites):
-            fewest = MANY_UNUSED
+        sealed = folder_test
         if kind != "folder":
-            split = divide_unused(
+            divided = divide_unused(
                 prepared,
                 settings,
                 index,
                 replicates,
                 kind,
-                seen=seen,
-                fewest=fewest,
+                seen=seen_sha256,
+                fewest=fewest_of_kind[kind],
                 sites=sites,
                 remedies=remedies,
             )
+            sealed = replace(sealed, kind=kind, prepared=divided)
         if kind in UNUSED:
-            images = split.side(TEST)
-        data = settings.data if kind in UNUSED else test_set.data
-        sealed = SealedTest(data=data, images=images, kind=kind, name=name, prepared=split)
+            sealed = replace(sealed, data=settings.data, images=sealed.prepared.side(TEST))
         refuse_too_few(sealed, prepared, exclusion)
         return sealed
 
-    kinds: Sequence[TestKind]
-    if planned_kind:
-        kinds = [planned_kind]
-    else:
-        kinds = _preferred_kinds(settings, mixes, notes, name, has_folder=has_folder)
-    for kind in kinds:
-        try:
-            sealed = seal(kind)
-            break
-        except DataError as error:
-            problem = error.problems[0]
-            if kind != kinds[-1]:
-                if kind == "outside":
-                    notes.append(f"{name} is scored: {problem.what}")
-                elif kind == "draws":
-                    notes.append(f"all replicates train on the same patients: {problem.what}")
-                continue
-            if has_folder or sites:
-                raise
-            what = problem.what if kind == "folder" else f"{folder_problem}: {problem.what}"
-            raise DataError(
-                what,
-                problem.where,
-                f"{problem.fix}, or {remedies.give_test}",
-            ) from error
+    try:
+        sealed = _seal_first(kinds, seal, notes, name)
+    except DataError as error:
+        if has_folder or sites:
+            raise
+        problem = error.problems[0]
+        what = problem.what if kinds[-1] == "folder" else f"{folder_problem}: {problem.what}"
+        fix = f"{problem.fix}, or {remedies.give_test}"
+        raise DataError(what, problem.where, fix) from error
     refuse_patients_of_folders(sealed, index, settings, mixes, prepared)
     return replace(sealed, notes=tuple(notes))
+
+
+def _seal_first(
+    kinds: Sequence[TestKind],
+    seal: Callable[[TestKind], SealedTest],
+    notes: list[str],
+    name: str,
+) -> SealedTest:
+    """Seal the images of the first kind with enough patients; notes say what others lack.
+
+    Raises DataError if the last kind lacks patients, too.
+    """
+    for kind in kinds[:-1]:
+        try:
+            return seal(kind)
+        except DataError as error:
+            why = error.problems[0].what
+            if kind == "outside":
+                notes.append(f"{name} is scored: {why}")
+            if kind == "draws":
+                notes.append(f"all replicates train on the same patients: {why}")
+    return seal(kinds[-1])
 
 
 def refuse_too_few(test_set: LabelledImages, prepared: SplitData, exclusion: str = "") -> None:

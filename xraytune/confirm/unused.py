@@ -56,7 +56,7 @@ def divide_unused(
         for image in index.images
         if (recorded := recorded_images.get(image.file))
     ]
-    unused = ImageTable(image for image in images if image.patient not in excluded_patients)
+    unused = ImageTable(images).without(excluded_patients)
     seed = settings.data.split.seed
     order = nested_order(unused.patients, unused.targets, seed)
     size = prepared.train_patient_count

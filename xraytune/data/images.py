@@ -5,7 +5,7 @@ a data folder. Rows are typed and need no pandas, whose import would double the 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -149,6 +149,10 @@ class ImageTable(tuple[ImageFile, ...]):
     def sites(self) -> tuple[str, ...]:
         """The names of the images' sites, sorted."""
         return tuple(sorted({image.site for image in self} - {""}))
+
+    def without(self, patients: Collection[str]) -> "ImageTable":
+        """Return the images of other patients."""
+        return ImageTable(image for image in self if image.patient not in patients)
 
     @property
     def targets(self) -> Int64Array:

@@ -381,7 +381,7 @@ def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str
 def unseen_test(index: ImageIndex, seen: Collection[str]) -> ImageTable:
     """Return the test folder's images of the patients who have no image among those `seen`."""
     seen_patients = patients_seen((*index.images, *index.test), seen)
-    return ImageTable(image for image in index.test if image.patient not in seen_patients)
+    return index.test.without(seen_patients)
 
 
 def restore_pixels(
