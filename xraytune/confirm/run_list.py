@@ -7,7 +7,6 @@ is written before ASHA decides on it. A restart replays the reports in the order
 it decides as an uninterrupted confirmation would.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -157,7 +156,7 @@ class RunList(TrialLoop):
     def heartbeat(self) -> None:
         """Report what each running run is doing, and the time that is left."""
         states: dict[str, str] = {}
-        shares: dict[str, list[float]] = {}
+        shares: dict[int, float] = {}
         for run in self._running.values():
             epochs = run.experiment.settings.budget.max_epochs
             text = f"epoch {run.epochs}/{epochs}" if run.epochs else "starting"
@@ -170,7 +169,7 @@ class RunList(TrialLoop):
                     share = done / total / 2  # the network is trained after it
                     self.callbacks.on_progress(f"GAN of {run.label} (steps)", done, total)
             states[run.label] = text
-            shares.setdefault(run.parameters.arm, []).append(share)
+            shares[run.number] = share
         self.callbacks.on_runs(
             RunsView(
                 what=self._what,
@@ -181,26 +180,21 @@ class RunList(TrialLoop):
             )
         )
 
-    def _seconds_left(self, shares: Mapping[str, Sequence[float]]) -> float | None:
-        """Return the time left; `shares` has the completed share of each running run, by arm.
+    def _seconds_left(self, shares: Mapping[int, float]) -> float | None:
+        """Return the time left; `shares` has the completed share of each running run.
 
         A run is expected to take as long as the ended runs of its arm. If there are none, it is
-        expected to take as long as all ended runs; for an arm without a generator, the time of
+        expected to take as long as all ended runs; for a run without a generator, the time of
         their generators does not count.
         """
         if not self._seconds:
             return None
         all_seconds = [*chain(*self._seconds.values())]
-        waiting_counts = Counter(run.parameters.arm for run in self._waiting.values())
         work = 0.0
-        remaining_runs = [*self._waiting.values(), *self._running.values()]
-        remaining = [run.parameters for run in remaining_runs]
-        generator_arms = {trial.arm for trial in remaining if trial.trains_generator}
-        for arm in {*shares, *waiting_counts}:
-            default_seconds = all_seconds if arm in generator_arms else self._epoch_seconds
-            arm_seconds = self._seconds.get(arm, default_seconds)
-            remaining_count = waiting_counts[arm] + sum(1 - share for share in shares.get(arm, ()))
-            work += usual_seconds(arm_seconds) * remaining_count
+        for run in (*self._waiting.values(), *self._running.values()):
+            default_seconds = all_seconds if run.trains_generator else self._epoch_seconds
+            run_seconds = self._seconds.get(run.parameters.arm, default_seconds)
+            work += usual_seconds(run_seconds) * (1 - shares.get(run.number, 0))
         return work / max(1, len(self._running))
 
     def _add_end(self, run: OpenTrial, seconds: float | None) -> None:
@@ -233,14 +227,9 @@ def train_runs(
         return {}
     path = study_folder.path
     write_extensions(path, (name for run in runs for name in run.parameters.extensions), path)
-    if not (study_folder.path / "environment.json").exists():
-        write_prepared(study.prepared, study_folder.path / "split.json")
-        record = environment(study.compute)
-        if study.runner.address is not None:
-            record = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")
-        identity = study.study_folder.environment()["identity"]
-        machine = {**record, "identity": identity, "compute": asdict(study.compute)}
-        write_json(study_folder.path / "environment.json", machine)
+    if not (path / "environment.json").exists():
+        write_prepared(study.prepared, path / "split.json")
+        _write_machine(study, path / "environment.json")
     make_loop = partial(
         RunList,
         study_folder,
@@ -255,17 +244,7 @@ def train_runs(
         ),
     )
     if not make_loop(study.callbacks).is_done:
-        change = other_releases(study_folder)
-        if change:
-            fix = (
-                f"install those versions, or move {study_folder.path.name}/ away to train all "
-                "runs with the current ones"
-            )
-            raise StudyError(
-                f"the runs of this confirmation are {change}, so their scores are not comparable",
-                study_folder.path,
-                fix,
-            )
+        _require_same_releases(study_folder)
         study.runner.run(make_loop)
     ended_rows = ended_runs(study_folder)
     rows = {run.number: ended_rows[run.number] for run in runs}
@@ -273,10 +252,31 @@ def train_runs(
     if failed_rows:
         raise TrialError(
             f"{len(failed_rows)} of {len(runs)} {what} failed:{reasons_of(failed_rows)}",
-            study_folder.path,
+            path,
             "run the same command again to retry them; see trials/*/error.txt there",
         )
     return rows
+
+
+def _write_machine(study: OpenStudy, file: Path) -> None:
+    """Record what the runs compute with: the machine, or those of a cluster, and the versions."""
+    machine = environment(study.compute)
+    if study.runner.address is not None:
+        machine = study.runner.survey(study.settings, has_gpu=study.compute.device == "cuda")
+    identity = study.study_folder.environment()["identity"]
+    write_json(file, {**machine, "identity": identity, "compute": asdict(study.compute)})
+
+
+def _require_same_releases(study_folder: StudyFolder) -> None:
+    """Refuse (StudyError) to go on with other versions of packages than the first run had."""
+    change = other_releases(study_folder)
+    if change:
+        raise StudyError(
+            f"the runs of this confirmation are {change}, so their scores are not comparable",
+            study_folder.path,
+            f"install those versions, or move {study_folder.path.name}/ away to train all runs "
+            "with the current ones",
+        )
 
 
 def train_replicates(study: OpenStudy, plan: Plan) -> None:
