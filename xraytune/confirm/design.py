@@ -19,7 +19,7 @@ from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.confirm.unused import left_out_sites
 from xraytune.data.draws import scored_patients
-from xraytune.data.images import ImageIndex, ImageTable
+from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import SplitData
 from xraytune.data.sides import SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
@@ -140,20 +140,20 @@ def design_study(
         replicates=replicates,
     )
     scored_size = None
-    designs: list[Alternative] = []
-    why_unknown = _why_unknown(settings, finalists, sites)
     if sealed:
         scored_size = side_size("test", sealed.images, prepared.outputs, prepared.positive)
-    ways = ""
+
+    why_unknown = _why_unknown(settings, finalists, sites)
+    outlook = f"the width of the verdict's interval is not known beforehand: {why_unknown}"
+    designs: list[Alternative] = []
+    if problem and finalists:
+        outlook = f"a confirmation cannot score anything: {problem.what}"
     if sealed and not why_unknown:
         expect = _expectation(sealed, plan, auroc, sd)
         designs = _possible_designs(sealed, plan, expect)
-        ways = _describe_ways(replicates, expect, settings.confirm.rope)
-    outlook = f"the width of the verdict's interval is not known beforehand: {why_unknown}"
-    if problem and finalists:
-        outlook = f"a confirmation cannot score anything: {problem.what}"
-    elif designs:
-        outlook = _describe_precision(designs[0].precision, settings, auroc) + ways
+        outlook = _describe_precision(designs[0].precision, settings, auroc)
+        outlook += _describe_ways(replicates, expect, settings.confirm.rope)
+
     machine = Machine(cores=cpu_count(), gpus=gpu_count() if gpus is None else gpus)
     search_seconds = search.seconds(machine)
     confirm_seconds = confirmation.seconds(machine)
@@ -280,7 +280,7 @@ def _expectation(
     It gives the precision. Where unused patients are scored, those of a further draw are taken from
     them, as `scored_patients` says.
     """
-    images = ImageTable(sealed.images)
+    images = sealed.images
     prepared = sealed.prepared
     scored_count = len({*images.patients})
     effective_count, share = effective_patients(images.targets, images.patients, prepared.positive)
@@ -324,7 +324,7 @@ def _possible_designs(
             drawn_count = (replicates - planned_count) * prepared.train_patient_count
             missing_patients = max(0, drawn_count - reserve)
         designs.append(Alternative(precision=expect(replicates), missing_patients=missing_patients))
-    scored_count = len({*ImageTable(sealed.images).patients})
+    scored_count = len({*sealed.images.patients})
     twice = expect(planned_count, scored_count)
     designs.append(Alternative(precision=twice, missing_patients=scored_count))
     return designs

@@ -128,9 +128,11 @@ class Predictions:
                 if arm == earlier_arm == one_network:
                     continue
                 if arm == earlier_arm or earlier_arm == self.arms[0]:
-                    what = f"{arm}, replicate {number}, has the same results as {earlier_arm}, "
-                    what += f"replicate {earlier_number}, to the last digit"
-                    raise DataError(what, fix="train each run with its own seed and images")
+                    raise DataError(
+                        f"{arm}, replicate {number}, has the same results as {earlier_arm}, "
+                        f"replicate {earlier_number}, to the last digit",
+                        fix="train each run with its own seed and images",
+                    )
             earlier_runs.append((number, arm))
 
 
@@ -239,9 +241,11 @@ def read_predictions(
         sites = _of_images(table, images, "site")
         names = sorted({*sites})
         if len(names) != len(numbers):
-            what = f"{counted(len(names), 'site')} ({join_names(names)}), but "
-            what += counted(len(numbers), "replicate")
-            raise DataError(what, fix="train replicate k without the k-th of the sorted sites")
+            raise DataError(
+                f"{counted(len(names), 'site')} ({join_names(names)}), but "
+                f"{counted(len(numbers), 'replicate')}",
+                fix="train replicate k without the k-th of the sorted sites",
+            )
         # A run is scored only at the site that it left out.
         for name, arm_results in zip(names, by_replicate, strict=True):
             arm_results[:, np.array(sites) != name] = np.nan

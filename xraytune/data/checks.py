@@ -239,13 +239,14 @@ def _describe_shortcuts(
 ) -> Iterator[str]:
     """Yield a note for each class that attributes tell; of two classes, for the second one."""
     for label, name in enumerate(class_names):
-        which = f"{name} from the others" if len(class_names) > 2 else "the classes"
+        has_several = len(class_names) > 2
+        which = f"{name} from the others" if has_several else "the classes"
         telling = [
             f"{attribute} (AUROC {of_class[label]:.2f})"
             for attribute, of_class in aurocs.items()
             if of_class.get(label, 0) >= _CONFOUNDED
         ]
-        if telling and (label or len(class_names) > 2):
+        if telling and (label == 1 or has_several):
             yield (
                 f"a classifier can tell {which} by {' or '.join(telling)} alone: they may be of "
                 "different hospitals or machines, and a verdict is then about these"

@@ -93,8 +93,6 @@ def _group_into_thirds(values: Mapping[str, str]) -> dict[str, str]:
         return {**values}
     array = np.array([*numbers.values()])
     third_of = np.searchsorted(np.quantile(array, [1 / 3, 2 / 3]), array)
-    names = [
-        f"{members.min():g} to {members.max():g}" if len(members) else ""
-        for members in (array[third_of == third] for third in range(3))
-    ]
-    return dict(zip(numbers, [names[third] for third in third_of], strict=True))
+    thirds = [array[third_of == third] for third in range(3)]
+    names = [f"{third.min():g} to {third.max():g}" if len(third) else "" for third in thirds]
+    return {file: names[third] for file, third in zip(numbers, third_of, strict=True)}

@@ -47,5 +47,5 @@ def in_order_of(learnt: Sequence[str], names: Sequence[str], findings: Int64Arra
     """
     columns = dict(zip(names, findings.T, strict=True))
     is_free = ~(findings == 1).any(axis=1)
-    ordered = [columns.get(name, is_free * means_no_disease(name)) for name in learnt]
+    ordered = [columns.get(name, is_free & means_no_disease(name)) for name in learnt]
     return np.stack(ordered, axis=1).astype(np.int64)

@@ -29,6 +29,7 @@ PROVENANCE_FILE = "provenance.json"
 _SYSTEM = ("$", "#", "@")
 """Windows and network drives keep deleted files in $RECYCLE.BIN and #recycle, thumbnails in @eaDir:
 folders that begin with these signs are left out."""
+_PAIRS = ("images", "masks")
 _OVERLAYS = "masks or drawings are left out"
 _OTHER_FILES = "files without an image suffix are ignored"
 _logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def no_images_error(folder: Path, notes: Sequence[str]) -> DataError:
 def pair_folders(folder: Path) -> dict[str, Path]:
     """Return the existing subfolders `images` and `masks` of a folder, whatever their case."""
     folders = {path.name.casefold(): path for path in subfolders(folder)}
-    return {name: folders[name] for name in ("images", "masks") if name in folders}
+    return {name: folders[name] for name in _PAIRS if name in folders}
 
 
 def holds_pairs(root: Path) -> bool:
@@ -179,22 +180,13 @@ def walk_folder(
     suffixes: Counter[str] = Counter()
     left_out = defaultdict(list)
     are_masks = folder.name.casefold() == "masks"
-    is_of_pairs = are_masks or folder.name.casefold() == "images"
     for parent, folder_names, file_names in os.walk(folder, onerror=_refuse_unreadable):
         visible = [Path(parent, name) for name in folder_names if not name.startswith(".")]
         folder_names.clear()
         for path in visible:
-            # A class may have this name; then there are no folders of classes in it.
-            may_be_class = path.parent == folder and not (is_of_pairs or subfolders(path))
-            is_generated = shows_generated(path.name) and not may_be_class
-            if path.name.startswith(_SYSTEM):
-                left_out["deleted files and thumbnails are left out"].append(path)
-            elif path.is_symlink():
-                left_out["links to folders are not followed"].append(path)
-            elif not are_masks and shows_overlays(path.name):
-                left_out[_OVERLAYS].append(path)
-            elif is_generated or (path / PROVENANCE_FILE).is_file():
-                left_out["generated images are left out"].append(path)
+            reason = _why_left_out(path, folder)
+            if reason:
+                left_out[reason].append(path)
             else:
                 folder_names.append(path.name)
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
@@ -218,17 +210,41 @@ def walk_folder(
         names = sorted(path.relative_to(folder).as_posix() for path in paths)
         notes.append(f"{what}: {join_names(names, 3)}")
     if refuse_parts:
-        parents = {parent for image in images for parent in image.relative_to(folder).parents}
-        parts = sorted(parent for parent in parents if part_named(parent.name) in ("train", "test"))
-        if parts:
-            part_names = join_names([f"{part}/" for part in parts], 4)
-            what = f"it contains {part_names}, and it is unclear which of its images to use"
-            fix = "give the folder that contains them; or, if these are in class folders, move "
-            raise DataError(what, folder, f"{fix}train/ and test/ above them")
-    in_order = [image.as_posix() for image in sorted(path.relative_to(root) for path in images)]
+        _refuse_inner_parts(folder, images)
+    in_order = tuple(image.relative_to(root).as_posix() for image in sorted(images))
     if folder == root:
         _refuse_copy(root, in_order)
-    return tuple(in_order), tuple(notes)
+    return in_order, tuple(notes)
+
+
+def _why_left_out(path: Path, folder: Path) -> str:
+    """Return why the images of `path`, a folder below `folder`, are left out; "" if they are not.
+
+    A class may be called `generated`; then it has no folders of classes in it.
+    """
+    name = folder.name.casefold()
+    if path.name.startswith(_SYSTEM):
+        return "deleted files and thumbnails are left out"
+    if path.is_symlink():
+        return "links to folders are not followed"
+    if name != "masks" and shows_overlays(path.name):
+        return _OVERLAYS
+    may_be_class = path.parent == folder and name not in _PAIRS and not subfolders(path)
+    is_generated = shows_generated(path.name) and not may_be_class
+    if is_generated or (path / PROVENANCE_FILE).is_file():
+        return "generated images are left out"
+    return ""
+
+
+def _refuse_inner_parts(folder: Path, images: Iterable[Path]) -> None:
+    """Refuse (DataError) images in an inner train/ or test/, of which only some may be meant."""
+    parents = {parent for image in images for parent in image.relative_to(folder).parents}
+    parts = sorted(parent for parent in parents if part_named(parent.name) in ("train", "test"))
+    if parts:
+        part_names = join_names([f"{part}/" for part in parts], 4)
+        what = f"it contains {part_names}, and it is unclear which of its images to use"
+        fix = "give the folder that contains them; or, if these are in class folders, move "
+        raise DataError(what, folder, f"{fix}train/ and test/ above them")
 
 
 def _refuse_copy(root: Path, images: Sequence[str]) -> None:

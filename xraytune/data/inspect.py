@@ -155,22 +155,17 @@ def inspect_folder(
     widths = [image.width_px for image in sized]
     heights = [image.height_px for image in sized]
     per_patient = Counter(index.images.patients).values()
+    classes_of_patients = {(image.patient, image.label) for image in index.images}
+    patients_of_class = Counter(label for _, label in classes_of_patients)
+    classes_per_patient = Counter(patient for patient, _ in classes_of_patients).values()
     duplicates = identical_images(index.all_images)
     return Inspection(
         class_names=names,
         positive=names[index.positive] if len(names) == 2 else None,
         images=counts,
-        patients={
-            name: len({image.patient for image in index.images if image.label == label})
-            for label, name in enumerate(names)
-        },
+        patients={name: patients_of_class[label] for label, name in enumerate(names)},
         patient_count=len(per_patient),
-        patients_of_several_classes=sum(
-            count > 1
-            for count in Counter(
-                patient for patient, _ in {(image.patient, image.label) for image in index.images}
-            ).values()
-        ),
+        patients_of_several_classes=sum(count > 1 for count in classes_per_patient),
         images_per_patient=(min(per_patient), float(median(per_patient)), max(per_patient)),
         width_px=(min(widths), max(widths)),
         height_px=(min(heights), max(heights)),

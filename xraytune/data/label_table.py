@@ -238,9 +238,12 @@ def _members(path: Path, root: Path, files: Collection[str], table: LabelTable) 
     if matched:  # other images of the table may not have been downloaded
         unmatched -= {*match_names(unmatched, table.rows, path).values()}
     if unmatched:
-        what = f"{len(unmatched):,} of its {len(names):,} lines name no image of the table: "
-        what += join_names(sorted(unmatched), 2)
-        raise DataError(what, path, "write the name or path of one image per line")
+        raise DataError(
+            f"{len(unmatched):,} of its {len(names):,} lines name no image of the table: "
+            f"{join_names(sorted(unmatched), 2)}",
+            path,
+            "write the name or path of one image per line",
+        )
     return {*matched}
 
 

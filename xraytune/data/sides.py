@@ -88,14 +88,10 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
     """Return the sizes of a data folder's sides as a search splits it, and of its test part."""
     with add_notes(index.warnings):
         split = split_by_patient(index.images, data.split, data.train_patients)
-    sides = {
-        name: [
-            image
-            for image, image_side in zip(index.images, split, strict=True)
-            if image_side == side
-        ]
-        for side, name in _NAMES.items()
-    }
+    sided_images = [*zip(index.images, split, strict=True)]
+    sides = {}
+    for side, name in _NAMES.items():
+        sides[name] = [image for image, image_side in sided_images if image_side == side]
     if index.test:
         sides["test"] = [*index.test]
     return tuple(

@@ -123,14 +123,9 @@ def split_into_folds(
     ]
     sides = []
     for fold in range(folds):
-        val_a = {*patients[fold :: 2 * folds]}
-        val_b = {*patients[fold + folds :: 2 * folds]}
-        sides.append(
-            tuple(
-                "val_a" if name in val_a else "val_b" if name in val_b else "train"
-                for name in table.patients
-            )
-        )
+        side_of = dict.fromkeys(patients[fold :: 2 * folds], "val_a")
+        side_of |= dict.fromkeys(patients[fold + folds :: 2 * folds], "val_b")
+        sides.append(tuple(side_of.get(name, "train") for name in table.patients))
     return sides
 
 

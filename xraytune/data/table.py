@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -196,11 +197,11 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
             else:
                 row = dict(zip(columns, cells, strict=True))
                 row.pop("", None)  # such as pandas' index
-                for line in lines[above + 1 : reader.line_num] if image in row else ():
-                    below = line.split(delimiter)
-                    name = below[columns.index(image)] if len(below) == width else "?"
-                    if _punctuation(name) == _punctuation(row[image]):
-                        raise csv.Error("a quotation mark encloses the rows below")
+                if image in row:
+                    rows_below = [
+                        line.split(delimiter) for line in lines[above + 1 : reader.line_num]
+                    ]
+                    _refuse_enclosed(row[image], rows_below, columns.index(image), width)
                 rows.append((FileLine(path, above + 1, lines[above]), row))
             above = reader.line_num
     except csv.Error as error:
@@ -220,6 +221,15 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
                 "rename or remove all but one of them",
             )
     return names, rows
+
+
+def _refuse_enclosed(
+    name: str, rows_below: Iterable[Sequence[str]], column: int, width: int
+) -> None:
+    """Raise csv.Error if lines that belong to a row look like rows, with a name like its name."""
+    for cells in rows_below:
+        if len(cells) == width and _punctuation(cells[column]) == _punctuation(name):
+            raise csv.Error("a quotation mark encloses the rows below")
 
 
 def _require_header_on_top(
@@ -302,15 +312,12 @@ def _read_table(settings: TableSettings, data: DataSettings) -> LabelTable:
 
 def _refuse_merged_cells(settings: TableSettings, by_image: Mapping[str, _Rows]) -> None:
     """Refuse (DataError) a table with rows that have neither patient nor label, unlike others."""
-    columns = {settings.patient, settings.label}
-    if None in columns:
+    patient = settings.patient
+    label = settings.label
+    if patient is None or label is None:
         return
-    every_row = [row for rows in by_image.values() for row in rows]
-    empty = [
-        where
-        for where, cells in every_row
-        if not any(cells.get(column or "") for column in columns)
-    ]
+    every_row = [*chain(*by_image.values())]
+    empty = [where for where, cells in every_row if not (cells.get(patient) or cells.get(label))]
     if 0 < len(empty) < len(every_row):
         raise DataError(
             f"{len(empty)} of {len(every_row)} rows have neither patient nor label, as this one",

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from xraytune.base.arrays import UInt8Array
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.files import (
     StrPath,
@@ -318,17 +319,18 @@ def generator_sample(
     configure_torch(compute)
     seed = record.settings.seed
     classes = apportion([*record.class_counts.values()], count)
+    combinations = [*Counter(record.findings_counts).elements()]
     counts = {}
     rows = []
     with explain_disk_errors(out), new_folder(out) as folder:
         for label, name in enumerate(record.class_counts):
             numbers = (np.flatnonzero(classes == label) + 1).tolist()
             counts[name] = len(numbers)
+            kinds = (name,) if record.task == "classification" else ("images", "masks")
             for block, start in enumerate(range(0, len(numbers), BLOCK)):
                 findings = None
                 if record.findings:
-                    combinations = numbers_of([*Counter(record.findings_counts).elements()])
-                    findings = choose_findings(combinations, block, seed)
+                    findings = choose_findings(numbers_of(combinations), block, seed)
                 images = generate_block(
                     generator / NETWORK_FILE,
                     label,
@@ -340,11 +342,7 @@ def generator_sample(
                 )
                 for index, number in enumerate(numbers[start : start + BLOCK]):
                     file = f"gan_{number:06d}.png"
-                    has_classes = record.task == "classification"
-                    kinds = (name,) if has_classes else ("images", "masks")
-                    for kind, pixels in zip(kinds, images[index], strict=False):
-                        (folder / kind).mkdir(exist_ok=True)
-                        Image.fromarray(pixels).save(folder / kind / file)
+                    _write_image(folder, kinds, file, images[index])
                     states = () if findings is None else findings[index].tolist()
                     cells = ("" if state < 0 else f"{state}" for state in states)
                     rows.append([f"images/{file}", *cells])
@@ -362,3 +360,10 @@ def generator_sample(
         image_size_px=record.settings.image_size,
         task=record.task,
     )
+
+
+def _write_image(folder: Path, kinds: Sequence[str], file: str, channels: UInt8Array) -> None:
+    """Write an image, and its mask if it has one, to the folders of their `kinds`."""
+    for kind, pixels in zip(kinds, channels, strict=False):
+        (folder / kind).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / kind / file)

@@ -242,10 +242,8 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     node = Node(cpus=cpu_count(), gpus=gpu_count())
     most = allocation.most
     if most.cpus > node.cpus or most.gpus > node.gpus:
-        what = f"{most} are needed, but this machine has only {node.cpus} cores and "
-        what += f"{node.gpus} GPUs"
         raise MachineError(
-            what,
+            f"{most} are needed, but this machine has only {node.cpus} cores and {node.gpus} GPUs",
             "resources",
             "lower cpus_per_trial, gpus_per_trial, or generator.cpus and generator.gpus",
         )

@@ -81,9 +81,12 @@ def require_sampler(settings: SamplerSettings) -> None:
             "its documentation lists the options; each sampler has to take a seed",
         ) from error
     if once != again:
-        what = f"{settings.name}: with equal seeds and trials, it suggests other values"
-        what += ", so that a resumed search would go another way"
-        raise ConfigError(what, "sampler.name", "choose a sampler that takes all from its seed")
+        raise ConfigError(
+            f"{settings.name}: with equal seeds and trials, it suggests other values, so that a "
+            "resumed search would go another way",
+            "sampler.name",
+            "choose a sampler that takes all from its seed",
+        )
 
 
 def _try(settings: SamplerSettings) -> list[dict[str, Any]]:
