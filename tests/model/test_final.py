@@ -120,7 +120,7 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     study = search_space(root, changed)
     model = tmp_path / "model"
 
-    command(f"train {study} -o {model}")
+    printed = " ".join(command(f"train {study} -o {model}").stdout.split())
     best = export(study, out=tmp_path / "best.yaml").path.read_text()
     page = write_report(study, cache=root / "cache").read_text()
 
@@ -136,5 +136,9 @@ def test_a_study_is_exported_and_trained_by_one_command_with_its_final_settings(
     generator = experiment.parameters.gan
     assert generator is not None
     assert generator.image_size == 64, "the GAN is trained at the size of the network"
-    changes = open_bundle(model).record.trained_on.changes
+    record = open_bundle(model).record
+    interval = record.metrics[0].interval
+    assert interval
+    assert "({:.3f} to {:.3f})".format(*interval) in printed, "what to expect is no bare number"
+    changes = record.trained_on.changes
     assert {"data.image_size: 64 (trial: 32)", "lr: 0.003 (trial: 1e-12)"} <= {*changes}

@@ -46,7 +46,7 @@ def train(
 
     Example: xraytune train --config best.yaml -o model
     """
-    from xraytune.cli.results import log_epoch
+    from xraytune.cli.results import expected_score, log_epoch
     from xraytune.model.train import train as train_model
 
     with console.show_progress() as on_progress:
@@ -83,8 +83,8 @@ def train(
     used = record.trained_on
     console.write(
         f"trained on {used.patients:,} of {used.of_patients:,} patients; on new patients of the "
-        f"same hospital, expect {trained.metric} {record.val_b_score:.3f}; elsewhere, scores are "
-        "often lower and the threshold shifts: evaluate, and calibrate on about 50 labelled images"
+        f"same hospital, expect {expected_score(record)}; elsewhere, scores are often lower and "
+        "the threshold shifts: evaluate, and calibrate on about 50 labelled images"
     )
     console.propose(
         "evaluate",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from xraytune.model.generator_folder import TrainedGenerator
     from xraytune.space.space import Space
     from xraytune.space.task_settings import TaskName
+    from xraytune.tasks.bundle_record import BundleRecord
 
 
 @contextmanager
@@ -82,6 +83,16 @@ def show_search() -> Iterator[Callbacks]:
             on_trial_end=_log_end,
             on_progress=display.enter_context(console.show_progress()),
         )
+
+
+def expected_score(record: BundleRecord) -> str:
+    """Return the main metric of all validation patients, with its 95 % interval."""
+    main = record.metrics[0]
+    patients = f"of {counted(record.trained_on.validated_patients, 'validation patient')}"
+    if main.value is None or main.interval is None:
+        return f"the {main.name} {patients}, which is not known"
+    low, high = main.interval
+    return f"the {main.name} {patients}: {main.value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def log_epoch(epoch: EpochRecord) -> None:

@@ -268,8 +268,11 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
 
 def matched_control(finalist: Arm, source: str) -> Arm | None:
     """Return a finalist's settings with `source`; None if they are invalid with it."""
+    of_source = f"{finalist.parameters.source}."
     values = {
-        name: value for name, value in flat_values(finalist.parameters).items() if "." not in name
+        name: value
+        for name, value in flat_values(finalist.parameters).items()
+        if not name.startswith(of_source)
     }
     try:
         parameters = parameters_from({**values, "source": source})
