@@ -25,6 +25,7 @@ from tests.study.studies import ended_trials
 from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import read_json
 from xraytune.base.records import Node
+from xraytune.confirm.arms import read_plan
 from xraytune.model.export import export
 from xraytune.model.predict import predict
 from xraytune.model.train import train
@@ -126,6 +127,10 @@ def test_an_augmentation_is_searched_confirmed_and_part_of_the_final_model(tmp_p
     assert packages["augmentation noise"].startswith("noise of noise.py:Noise ")
     assert "strength: {value: 30.0}" in (model / "config.yaml").read_text()
     assert confirmation.finalists[0].arm.startswith("augmented+blend #")
+    plan = read_plan(lab.study / "confirm")
+    assert plan
+    (control,) = (arm for arm in plan.arms if arm.role == "matched")
+    assert control.parameters.settings_of("noise") == {"strength": 30.0}
     change(lab, "noise.py")
     with pytest.raises(StudyError, match=r"code of noise changed .*: noise.py"):
         train(config=config, out=lab.path / "other", extensions=places)
@@ -297,6 +302,8 @@ def test_copies_of_scored_patients_make_a_verdict_invalid_whatever_is_declared(
     text = shown_of(confirmation)
     assert "copies of images that were scored" in " ".join(text.split())
     assert any(file in text for file in files)
+    best = export(lab.study, out=lab.path / "best.yaml")
+    assert best.arm == "real_only", "the scores of copies choose no mix"
 
 
 def test_unused_patients_are_not_scored_if_a_generator_may_have_seen_them(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ ARMS = (
     arm("tuned augmented #9", "tuned", augmentation="affine"),
 )
 DONOR = ARMS[1].model_copy(update={"name": "classifier of A", "role": "donor", "control": "donor"})
+IMAGES_ALONE = DONOR.model_copy(update={"name": "images of #1 alone", "control": "synthetic_only"})
 KINDS = {
     "none, matched to #1": "none",
     "duplicate, matched to #1": "duplicate",
@@ -139,6 +140,10 @@ def test_an_undecided_answer_says_what_would_decide() -> None:
     assert f"margin of {widest:.2g}" in far_from_it.missing
     assert "More replicates will not decide" in far_from_it.missing
     assert helped().missing == ""
+    noisy = scores(own_noise=1.0, images=-0.5)
+    with_images_alone = confirmation(noisy, arms=(*ARMS[:3], IMAGES_ALONE))
+    without = confirmation(noisy, arms=ARMS[:3])
+    assert with_images_alone.missing == without.missing != "", "no verdict rests on them"
 
 
 def test_a_better_encoder_without_synthetic_images_explains_a_gain() -> None:

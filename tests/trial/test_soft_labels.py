@@ -19,7 +19,9 @@ from xraytune.model.train import train
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
+from xraytune.synth.donor import frozen_network
 from xraytune.synth.sources.registry import seen_by
+from xraytune.trial.donate import find_donor_experiment
 from xraytune.trial.run import run_trial
 from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import (
@@ -200,6 +202,15 @@ def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control
     assert (start.source, start.weights, start.trainable) == ("none", "none", "all")
     np.testing.assert_allclose(at_first, predicted, atol=1e-5)
     assert (np.allclose(in_the_end, predicted, atol=1e-5)) == (control == "donor")
+
+
+def test_a_donors_features_are_of_the_network_of_the_space(root: Path) -> None:
+    """With the pixel constants of its weights, too."""
+    constants = ["pixel_mean=0.4", "pixel_std=0.2"]
+    space = load_space(root / "space.yaml", constants, data=root / "xrays")
+    sent = find_donor_experiment(space)
+    assert sent
+    assert frozen_network(sent.parameters, sent.settings)["pixels"] == "mean=0.4 std=0.2"
 
 
 def test_a_start_is_of_the_network_that_is_frozen_or_else_a_whole_one(root: Path) -> None:

@@ -342,7 +342,8 @@ class Confirmation:
         """
         if self.verdict != "undecided" or self.sites:
             return ""
-        width = max(pair.high - pair.low for pair in self.finalists[0].comparisons)
+        pairs = [pair for pair in self.finalists[0].comparisons if pair.kind != "synthetic_only"]
+        width = max(pair.high - pair.low for pair in pairs)
         growth = (width / self.rope) ** 2
         patients = about(growth * self.test.patients)
         replicates = growth * self.replicates

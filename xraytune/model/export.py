@@ -232,12 +232,13 @@ def _measure_by_confirm(
 ) -> list[tuple[TrialRow, float]]:
     """Return the completed trials whose mixes `confirm` has measured, with their mean scores.
 
-    A finalist is itself a trial. A control stands for the best trial of its mix on val-B, unless
-    the control uses a classifier from elsewhere, which is no mix.
+    A finalist is itself a trial, and is left out if it copies scored images. A control stands for
+    the best trial of its mix on val-B, unless it uses a classifier from elsewhere, which is no mix.
     """
     scores = {}
     for finalist in confirmation.finalists:
-        scores[finalist.arm] = finalist.score
+        if not finalist.copied_files:
+            scores[finalist.arm] = finalist.score
         for comparison in finalist.comparisons:
             scores[comparison.control] = comparison.control_score
     measured = []

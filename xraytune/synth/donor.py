@@ -18,9 +18,11 @@ from xraytune.base.records import frozen
 from xraytune.base.tensors import explain_unreadable
 from xraytune.data.prepare import read_prepared
 from xraytune.nets.backbones import find_weights
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.encoders import RECORD_FILE
 from xraytune.space.parameters import Parameters, network_identity
 from xraytune.space.settings import Settings
+from xraytune.space.space import Space
 from xraytune.synth.saved_generator import read_record
 
 DONOR_FILE = "donor.json"
@@ -29,6 +31,16 @@ _MODEL_FOLDER = "model"
 SPLIT_FILE = "split.json"
 MANIFEST_FILE = "manifest.json"
 """Files of a model that `xraytune train` wrote; see trial/saved_model.py."""
+_OF_FEATURES = (
+    "backbone",
+    "weights",
+    "input_channels",
+    "input_size",
+    "pixel_mean",
+    "pixel_std",
+    "trainable",
+)
+"""What features depend on, besides the settings of an extension; see `frozen_network`."""
 
 
 @frozen
@@ -145,6 +157,12 @@ def donor_tensors(
         )
     rows = [donor_classes.index(name) for name in class_names]
     return {name: tensor[rows] for name, tensor in load_file(folder / TENSORS_FILE).items()}
+
+
+def feature_parameters(space: Space) -> tuple[str, ...]:
+    """Return the names of the parameters that the features of a space's trials depend on."""
+    names = [spec.name for spec in space.specs if BACKBONES.has(spec.name.partition(".")[0])]
+    return (*_OF_FEATURES, *names)
 
 
 def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str | int | None]:

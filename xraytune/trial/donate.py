@@ -17,7 +17,7 @@ from xraytune.nets.networks import linear_of
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
 from xraytune.space.task_settings import CLASS_TASKS
-from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, Donor, frozen_network
+from xraytune.synth.donor import DONOR_FILE, TENSORS_FILE, Donor, feature_parameters, frozen_network
 from xraytune.trial.training import TrialTraining
 
 _LR = 3e-3
@@ -39,9 +39,7 @@ def find_donor_experiment(space: Space) -> Experiment | None:
 
     Returns None if the space has no such backbone.
     """
-    for trial in space.extreme_parameters(
-        "backbone", "weights", "input_channels", "input_size", "trainable"
-    ):
+    for trial in space.extreme_parameters(*feature_parameters(space)):
         is_frozen = trial.trainable == "head" and trial.weights != "none"
         if is_frozen and space.settings.task in CLASS_TASKS:
             parameters = trial.with_values({"lr": _LR})

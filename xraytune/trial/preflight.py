@@ -34,15 +34,12 @@ from xraytune.space.settings import Settings
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, require_extensions
 from xraytune.stats.classification import FEWEST_LABELS
-from xraytune.synth.donor import donor_tensors
+from xraytune.synth.donor import donor_tensors, feature_parameters
 from xraytune.synth.generator_inputs import with_features
 from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
 from xraytune.synth.sources.registry import mixes_of, seen_by
 from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import require_labeller
-
-_OF_FEATURES = ("backbone", "weights", "input_channels", "input_size", "trainable")
-"""The parameters that a donor's statistics of features depend on."""
 
 
 def open_space(
@@ -154,7 +151,7 @@ def prepare_space(
     for trial in space.extreme_parameters("source", "labels", "weights", "input_size", *PATHS):
         if trial.labels == "donor":
             require_labeller(trial, settings, prepared.outputs)
-    for trial in space.extreme_parameters("source", "statistics.path", *_OF_FEATURES):
+    for trial in space.extreme_parameters("source", "statistics.path", *feature_parameters(space)):
         if trial.statistics:
             path = trial.statistics.path
             donor_tensors(path, prepared.class_names, trial, settings)

@@ -14,7 +14,6 @@ No file contains a time or duration, so two trainings of one experiment write th
 """
 
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -30,9 +29,10 @@ from xraytune.data.prepare import SplitData, read_prepared
 from xraytune.nets.backbones import fold_batch_norms
 from xraytune.nets.compute import compute_like, configure_torch
 from xraytune.nets.inputs import normalise, to_unit
+from xraytune.space.domains import Value
 from xraytune.space.encoders import MODEL_FILE, RECORD_FILE
+from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
-from xraytune.space.parameters import Parameters
 from xraytune.space.paths import absolute_path
 from xraytune.space.recorded import declare_recorded, require_same_code
 from xraytune.space.settings import Experiment
@@ -55,6 +55,14 @@ class Bundle:
 
     path: Path
     record: BundleRecord
+
+    @property
+    def network_values(self) -> dict[str, Value]:
+        """The parameters that the network was built from, by dotted name."""
+        record = self.record
+        values: dict[str, Value] = record.model_dump(include=NETWORK_PARAMETERS)
+        settings = record.backbone_settings
+        return values | {f"{record.backbone}.{name}": settings[name] for name in settings}
 
     @property
     def study(self) -> Path | None:
@@ -82,10 +90,7 @@ class Bundle:
         record = self.record
         task = TASKS[record.task]
         require_same_code(self.path, [record.backbone])
-        given: dict[str, Any] = record.model_dump(include=NETWORK_PARAMETERS)
-        if record.backbone_settings:
-            given[record.backbone] = record.backbone_settings
-        parameters = Parameters(weights="none", **given)
+        parameters = parameters_from({**self.network_values, "weights": "none"})
         networks = []
         for name in model_files(record.members):
             network = task.build_network(parameters, len(record.class_names), weights=None, seed=0)

@@ -40,7 +40,7 @@ from xraytune.synth.donor import (
 from xraytune.synth.sources.source import subset
 from xraytune.tasks import task_of
 from xraytune.trial.network import TrialNetwork
-from xraytune.trial.saved_model import NETWORK_PARAMETERS, Bundle, open_bundle
+from xraytune.trial.saved_model import Bundle, open_bundle
 
 _STAGE = "soft-labels-1"
 _BATCH = 64
@@ -153,11 +153,13 @@ def donor_start(parameters: Parameters, settings: Settings, outputs: tuple[str, 
             model,
             f"give one for exactly {join_names(outputs)}, in this order",
         )
-    network = bundle.record.model_dump(include=NETWORK_PARAMETERS)
+    network = bundle.network_values
     network |= {"weights": "none", "trainable": "all", "pixel_mean": None, "pixel_std": None}
     # The images have the size of the finalist's, which may be due to the finalist's weights.
     network["input_size"] = parameters.size_px(settings.data)
-    return parameters_from(values | network)
+    of_backbone = f"{parameters.backbone}."
+    others = {name: value for name, value in values.items() if not name.startswith(of_backbone)}
+    return parameters_from(others | network)
 
 
 def _predict_by_model(
