@@ -433,8 +433,11 @@ def test_many_numbers_are_grouped_into_thirds(labelled: Labelled) -> None:
     files = sorted(path.name for path in (labelled / "images").glob("*[ab]??.png"))
     ages = enumerate(files)
     labelled.rows(
-        ([file, file, class_of(file), f"{age}", f"t{age}"] for age, file in ages),
-        "image,patient,finding,age,town",
+        (
+            [file, file, class_of(file), f"{age}", f"t{age}", f"202001{age:02}"]
+            for age, file in ages
+        ),
+        "image,patient,finding,age,town,date",
     )
     images = labelled.index().images
 
@@ -442,6 +445,11 @@ def test_many_numbers_are_grouped_into_thirds(labelled: Labelled) -> None:
         "0 to 19": 20,
         "20 to 39": 20,
         "40 to 59": 20,
+    }
+    assert {*subgroup_columns(images, ["date"], labelled)["date"].values()} == {
+        "20200100 to 20200119",
+        "20200120 to 20200139",
+        "20200140 to 20200159",
     }
     with pytest.raises(ConfigError, match=r"60 different values.*\n.*fewer values"):
         subgroup_columns(images, ["town"], labelled)

@@ -93,6 +93,10 @@ def _group_into_thirds(values: Mapping[str, str]) -> dict[str, str]:
         return {**values}
     array = np.array([*numbers.values()])
     third_of = np.searchsorted(np.quantile(array, [1 / 3, 2 / 3]), array)
-    thirds = [array[third_of == third] for third in range(3)]
-    names = [f"{third.min():g} to {third.max():g}" if len(third) else "" for third in thirds]
+    names = {}
+    for third in {*third_of.tolist()}:
+        members = array[third_of == third]
+        ends = (members.min(), members.max())
+        # All digits, so that no two thirds have one name, as dates of one month would.
+        names[third] = " to ".join(np.format_float_positional(end, trim="-") for end in ends)
     return {file: names[third] for file, third in zip(numbers, third_of, strict=True)}
