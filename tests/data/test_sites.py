@@ -112,6 +112,11 @@ def test_a_column_or_an_expression_gives_the_site(xrays: DataFolder) -> None:
     assert "6 images have no site (data.split.site): NORMAL/x_1" in refusal("unit")
     write("w1", "w2")
     assert sites_of(xrays.index(split={"site": "unit"})) == {"w1": 6, "w2": 6}
+    data_file = xrays / "data.yaml"
+    data_file.write_text("data: {split: {site: unit, group_regex: (.)}}")
+    labelled = read_labelled(data_file, ("NORMAL", "PNEUMONIA"))
+    assert {*labelled.images.sites} == {"w1", "w2"}
+    assert len({*labelled.images.patients}) == 12
     assert "12 images have no site" in refusal("ward")
     assert "12 images have no site" in refusal("([z])_")
     with pytest.raises(ConfigError, match=r"data[.]split[.]site: not a regular"):

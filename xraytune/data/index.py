@@ -235,8 +235,9 @@ def read_labelled(
             if data.split.group_regex is not None or (parent / PATIENTS_CSV).exists():
                 root = parent
                 folder = parent / folder.name
-        split = SplitSettings() if (root / PATIENTS_CSV).exists() else data.split
-        data = data.model_copy(update={"path": root, "split": split})
+        data = data.model_copy(update={"path": root})
+        if (root / PATIENTS_CSV).exists():
+            data = data.with_values({"split.group_regex": None})
         folders = {"train": folder}
     pairs = task == "segmentation"
     listing = _list(data, pairs=pairs, class_names=tuple(outputs), folders=folders)
