@@ -9,7 +9,7 @@ from tests.in_process import command, proposed_by
 from tests.model.conftest import Lab
 from tests.search.wandb.offline_runs import read_run, run_files
 from tests.study.studies import ended_trials
-from xraytune.base.errors import ArtifactError, ConfigError, StudyError
+from xraytune.base.errors import ArtifactError, ConfigError, DataError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import paint_phantoms
@@ -175,6 +175,22 @@ def test_the_proposed_evaluation_is_of_what_a_label_table_says(
         assert evaluated.exit_code == 0, evaluated.output
     else:
         assert "OTHER_XRAYS" in proposed
+
+
+def test_broken_images_that_the_study_left_out_need_no_new_permission(
+    private: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proposed command is run as it is; a broken image of the study is still refused."""
+    monkeypatch.chdir(private.path)
+    (private.xrays / "train/NORMAL/broken.jpeg").write_bytes(b"")
+    proposed = export(private.study, out="left_out.yaml").command
+
+    trained = command(proposed.removeprefix("xraytune "))
+
+    assert trained.exit_code == 0, trained.stderr
+    min(private.xrays.glob("train/NORMAL/*")).write_bytes(b"")
+    with pytest.raises(DataError, match="1 images or masks are broken"):
+        train(private.study, out="again")
 
 
 def test_another_label_than_in_the_study_is_refused(private: Lab) -> None:

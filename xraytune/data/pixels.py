@@ -6,7 +6,7 @@ or cropped at the centre. Their masks are stored beside them.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -145,13 +145,17 @@ def store_sha256(store: Path) -> str:
     return hashlib.sha256(both.encode()).hexdigest()[:32]
 
 
-def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
+def require_unbroken(
+    store: Path, root: Path, fix: str = "", *, left_out: Collection[str] = ()
+) -> None:
     """Refuse a store with broken images: raise a DataError that lists them with their reasons.
+
+    Broken files in `left_out` are accepted.
 
     The store is removed, so that the next try decodes again, from a repaired disk or with another
     decoder.
     """
-    _, broken = stored_files(store)
+    broken = [image for image in stored_files(store)[1] if image.file not in left_out]
     if broken:
         discard(store)
         raise broken_images_error(broken, root, fix)

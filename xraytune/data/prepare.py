@@ -283,15 +283,19 @@ def prepare_index(
     sizes_px: Sequence[int] = (),
     seen: Collection[str] = (),
     skip_broken: bool = False,
+    left_out: Collection[str] = (),
     on_progress: Progress = ignore_progress,
 ) -> tuple[SplitData, tuple[str, ...]]:
-    """Decode and split a folder that has already been indexed; see `prepare`."""
+    """Decode and split a folder that has already been indexed; see `prepare`.
+
+    Files in `left_out` may be broken, even without `skip_broken`.
+    """
     stores = {}
     for size_px in sizes_px or (data.image_size,):
         sized = data.model_copy(update={"image_size": size_px})
         store = store_images(index.root, index.images, sized, cache=cache, on_progress=on_progress)
         if not skip_broken:
-            require_unbroken(store, index.root)
+            require_unbroken(store, index.root, left_out=left_out)
         stores[size_px] = store
     _require_equal_rows(stores, index.root)
     store = next(iter(stores.values()))

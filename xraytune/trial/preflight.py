@@ -13,7 +13,7 @@ from pathlib import Path
 from xraytune.base.errors import ConfigError, DataError, XraytuneError, collect, raise_together
 from xraytune.base.files import StrPath, require_writable
 from xraytune.base.records import Note, Progress, ignore_note, ignore_progress
-from xraytune.data.changes import require_same_data
+from xraytune.data.changes import images_without_test, require_same_data
 from xraytune.data.checks import check_content
 from xraytune.data.file_names import SETS
 from xraytune.data.folders import require_folder
@@ -79,7 +79,8 @@ def prepare_space(
     """Check that every trial of a space can run, and prepare its images.
 
     A command that trains a single point passes `space.at(point)`. If a study has `recorded` its
-    images, they are compared with this record before they are split; see `require_same_data`.
+    images, they are compared with this record before they are split; see `require_same_data`. A
+    study may have left out broken images, so images that it did not record may be broken.
     Patients with images in `seen`, given as SHA-256, are put on no validation side, and neither are
     patients whose images the space's own sources and encoders have seen. `note` is called with each
     warning, and `on_index` before the images are decoded, when their files and labels are known to
@@ -109,8 +110,12 @@ def prepare_space(
         name_sets=recorded.name_sets if recorded else SETS,
         on_progress=on_progress,
     )
+    left_out: set[str] = set()
     if recorded is not None:
         require_same_data(recorded, index, settings.data.path, is_complete=is_complete)
+        known = {image.file for image in images_without_test(recorded)}
+        further = [image for image in index.images if image.file not in known]
+        left_out = {file for image in further for file in (image.file, *image.masks)}
     if settings.confirm.leave_out == "site":
         sites_to_leave_out(index.images, index.class_names, settings.data.path)
     on_index()
@@ -121,6 +126,7 @@ def prepare_space(
         sizes_px=space.sizes_px(),
         seen=seen | seen_by(mixes_of(space)),
         skip_broken=skip_broken,
+        left_out=left_out,
         on_progress=on_progress,
     )
     if recorded is None:
