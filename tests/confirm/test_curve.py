@@ -14,6 +14,7 @@ from tests.in_process import command, one_core, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
+from xraytune.base.tables import Table, text_of
 from xraytune.confirm.curve import Curve, CurvePoint, curve
 from xraytune.confirm.division import divide, patients_in_order
 from xraytune.data.index import read_index
@@ -21,6 +22,7 @@ from xraytune.data.prepare import prepare
 from xraytune.data.split import nested_order
 from xraytune.model.generator_folder import generator_train
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
+from xraytune.present.curve import curve_frame
 from xraytune.space.load import load_space
 from xraytune.stats.between import Estimate
 from xraytune.stats.verdict import Interval
@@ -155,6 +157,10 @@ def test_worth_beyond_the_curve_is_not_guessed(worth: tuple[float, ...], text: s
     shown = point(40, 1.0, 0.1, 0.2, 0.3, *worth)
 
     assert curve_of(shown).worth_of(shown) == text
+    *_, table = curve_frame(curve_of(shown))
+    assert isinstance(table, Table)
+    cell = text_of(table.rows[0]["40"])
+    assert cell.endswith(text.replace("less than", "<").replace("more than", ">"))
 
 
 def test_gains_and_worths_are_measured_and_the_second_call_trains_nothing(

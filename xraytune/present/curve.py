@@ -35,5 +35,5 @@ def _cell(point: CurvePoint, curve: Curve) -> Cell:
         tone = "good"
     elif gain.high < curve.margin:
         tone = "dim"
-    worth = curve.worth_of(point).replace("more than", ">").replace("fewer than", "<")
+    worth = curve.worth_of(point).replace("more than", ">").replace("less than", "<")
     return Cell(f"{gain.difference:+.3f} ± {(gain.high - gain.low) / 2:.3f}\n{worth}", tone)
