@@ -128,6 +128,15 @@ def test_the_recorded_code_has_the_list_of_seen_images(tmp_path: Path) -> None:
         assert EXTENSIONS.declared["blend"].seen == ("a" * 64,)
 
 
+def test_a_list_of_seen_images_that_trials_would_lack_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "seen.txt").write_text("a" * 64)
+    (tmp_path / "code").mkdir()
+    place = write_blend(tmp_path / "code", "pretrained_on = ()", "pretrained_on = '../seen.txt'")
+
+    with pytest.raises(ConfigError, match="not beside the code"):
+        EXTENSIONS.register([place])
+
+
 @pytest.mark.parametrize("name", ["gan", "mixup", "My-Gan"])
 def test_a_name_of_xraytune_is_no_name_for_an_extension(tmp_path: Path, name: str) -> None:
     write_blend(tmp_path)
