@@ -235,7 +235,7 @@ def test_a_metric_that_is_lower_than_in_validation_is_named(private: Lab) -> Non
 
 
 def test_a_calibration_on_other_patients_gives_probabilities_and_a_threshold(
-    lab: Lab, tmp_path: Path
+    lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The ranking of the images stays."""
     few = of_patients(lab, "IM-0026", "NORMAL2-IM-0001", "person25")
@@ -254,6 +254,10 @@ def test_a_calibration_on_other_patients_gives_probabilities_and_a_threshold(
         for table in (tmp_path / "plain/predictions.csv", tmp_path / "calibrated/predictions.csv")
     )
     assert after == pytest.approx(fit["slope"] * before + fit["intercept"])
+    (calibrate_on / "NORMAL/broken.jpeg").write_bytes(b"")
+    left = evaluated(lab.model, others, calibrate_on=calibrate_on, skip_broken=True)
+    assert left.calibration == found.calibration
+    assert "broken.jpeg" in caplog.text
 
 
 def test_a_calibration_on_known_patients_or_wrong_labels_is_refused(

@@ -90,7 +90,7 @@ def evaluate(
         calibration = fit_calibration(
             predictor,
             calibration_images,
-            _files_of(calibration_images, on_progress, skip_broken=False),
+            _files_of(calibration_images, on_progress, skip_broken=skip_broken),
         )
         predictor = calibration.apply(predictor)
 

@@ -1,5 +1,6 @@
 """Run a model on image files, one batch at a time, and calibrate a model."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
@@ -25,6 +26,7 @@ Columns: TypeAlias = dict[str, Sequence[str | float]]
 """The columns of a table of predictions, by name."""
 Result = TypeVar("Result")
 _BATCH_SIZE = 64
+_logger = logging.getLogger(__name__)
 
 
 @frozen
@@ -178,18 +180,22 @@ def fit_calibration(model: Predictor, labelled: LabelledImages, images: ImageFil
     Raises DataError if the calibrated probability does not increase with the model's.
     """
     positive = model.record.positive_number
-    _, probabilities, _ = predict_images(model, images)
-    is_positive = np.array([image.label == positive for image in labelled.images])
+    files, probabilities, broken = predict_images(model, images)
+    for left_out in broken:
+        _logger.warning("left out: %s: %s", images.root / left_out.file, left_out.reason)
+    image_of = {image.file: image for image in labelled.images}
+    predicted = [image_of[file] for file in files]
+    is_positive = np.array([image.label == positive for image in predicted])
     slope, intercept = platt_scaling(is_positive, probabilities[:, positive])
-    if slope <= 0:
+    if slope <= 0 or is_positive.all() or not is_positive.any():
         raise DataError(
             f"their probabilities do not increase with {model.record.positive}",
             images.root,
-            "check the labels of the images to calibrate on",
+            "calibrate on images of both classes that can be read, with correct labels",
         )
     return Calibration(
         images=len(is_positive),
-        patients=len({image.patient for image in labelled.images}),
+        patients=len({image.patient for image in predicted}),
         slope=slope,
         intercept=intercept,
         threshold=float(is_positive.mean()),
