@@ -64,6 +64,8 @@ def extension_check(
 ) -> tuple[Promise, ...]:
     """Train an extension on the train side of real images, and check what it promises.
 
+    Broken images are left out.
+
     Args:
         extension: `FILE.py:CLASS`, the YAML file of a program, or the class itself.
         data: Image folder, or data file (YAML).
@@ -109,7 +111,7 @@ def extension_check(
     configure_torch(compute)
     with TemporaryDirectory(prefix="xraytune-check-") as temporary:
         cache = Path(temporary)
-        prepared, _ = prepare(settings, cache, on_progress=on_progress)
+        prepared, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
         context = RunContext(
             prepared=prepared, cache=cache, compute=compute, on_progress=on_progress
         )
