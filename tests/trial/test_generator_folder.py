@@ -96,7 +96,9 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
 def test_a_generator_is_proposed_for_other_patients_than_its_own(
     kept: Kept, tmp_path: Path
 ) -> None:
-    words = ["--space", kept.space, "--cache", kept.cache, "--set", "gan.steps=2"]
+    space = kept.space.with_name("binary.yaml")
+    space.write_text(SPACE.replace("data: {", "data: {classes: binary, "))
+    words = ["--space", space, "--cache", kept.cache, "--set", "gan.steps=2"]
 
     shown = command("generator", "train", "-o", tmp_path / "gan", *words).stdout
 
@@ -104,6 +106,8 @@ def test_a_generator_is_proposed_for_other_patients_than_its_own(
     assert "other patients" in proposed
     assert "--data OTHER_XRAYS" in proposed
     assert f"generator.path={tmp_path}/gan" in proposed
+    assert "data.classes=binary" in proposed, "as in the file"
+    assert "labels=class" in proposed, "it has no classifier"
 
 
 def test_a_saved_generator_is_a_source_whose_blocks_are_those_of_generator_sample(

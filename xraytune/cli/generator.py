@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from xraytune.base.errors import ConfigError
+from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.tables import Cell, Row, Table
 from xraytune.cli import console, options
 
@@ -37,7 +37,8 @@ def generator_train(
     """
     from xraytune.cli.results import print_trained_generator
     from xraytune.model.generator_folder import generator_train as train_generator
-    from xraytune.space.load import override_of
+    from xraytune.space.load import load_space, override_of
+    from xraytune.trial.soft_labels import require_labeller
 
     with console.show_progress() as on_progress:
         trained = train_generator(
@@ -58,13 +59,23 @@ def generator_train(
     print_trained_generator(trained)
     generator = trained.generator
     if generator and len(generator.class_counts) > 1:
-        class_settings = ("data.classes", "data.positive")
-        class_overrides = [line for line in overrides or () if line.startswith(class_settings)]
+        fixed = [*(overrides or ()), "points_to_evaluate=[]"]
+        settings = load_space(space, fixed, data=data).settings
+        given = settings.data.model_dump(include={"classes", "positive"}, exclude_defaults=True)
+        changes = [override_of(f"data.{name}", value) for name, value in given.items()]
+        changes.append(override_of("generator.path", out))
+        other = load_space("other_hospital_cpu", changes, weights_dir=weights_dir)
+        try:
+            for mix in other.extreme_parameters("source", "labels", "generator.path"):
+                if mix.labels == "donor":
+                    require_labeller(mix, other.settings, (*generator.class_counts,))
+        except DataError:
+            changes.append("labels=class")
         console.propose(
             *("search", "--space", "other_hospital_cpu"),
             data="OTHER_XRAYS",
             weights_dir=weights_dir,
-            overrides=[*class_overrides, override_of("generator.path", out)],
+            overrides=changes,
             when="next, with X-rays of other patients",
         )
 
