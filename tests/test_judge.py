@@ -47,7 +47,7 @@ def table(patients: int = 120, replicates: int = 4, seed: int = 0) -> pd.DataFra
     return pd.DataFrame(rows, columns=columns)
 
 
-def judged(rows: pd.DataFrame, tmp_path: Path, **options: Any) -> Any:
+def judged(rows: pd.DataFrame | Path, tmp_path: Path, **options: Any) -> Any:
     arms = {"finalist": "gan", "none": "none", "duplicate": "twice"}
     return judge(rows, out=tmp_path / "judged", **{**arms, **options})
 
@@ -97,8 +97,9 @@ def other_label(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def value(column: str, content: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+def value(column: str, content: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
     def change(rows: pd.DataFrame) -> pd.DataFrame:
+        rows[column] = rows[column].astype(object)
         rows.loc[7, column] = content
         return rows
 
@@ -111,6 +112,13 @@ def same_seed(rows: pd.DataFrame) -> pd.DataFrame:
     second = (rows["arm"] == "gan") & (rows["replicate"] == 2)
     rows.loc[second, scores] = rows.loc[first, scores].to_numpy()
     return rows
+
+
+def as_findings(rows: pd.DataFrame) -> pd.DataFrame:
+    names = {"p_NORMAL": "p_mass", "p_PNEUMONIA": "p_edema", "label": "label_edema"}
+    rows = rows.rename(columns=names)
+    rows["label_edema"] = (rows["label_edema"] == "PNEUMONIA").astype(int)
+    return rows.assign(label_mass=1 - rows["label_edema"])
 
 
 HOSTILE: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
@@ -129,15 +137,30 @@ HOSTILE: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "no patients": (lambda rows: rows.drop(columns="patient"), "patient"),
     "no labels": (lambda rows: rows.drop(columns="label"), "label"),
     "no files": (lambda rows: rows.drop(columns=["file", "patient"]), "file"),
+    "a replicate without number": (value("replicate", None), "row 8: replicate is empty"),
+    "a replicate with a name": (value("replicate", "rep1"), "row 8: replicate is rep1"),
+    "an empty arm": (value("arm", None), "row 8: arm is empty"),
+    "masks or classes": (lambda rows: rows.assign(dice=0.5), "dice"),
+    "half of the findings": (
+        lambda rows: as_findings(rows).drop(columns="label_mass"),
+        "label_mass",
+    ),
+    "a finding that is neither there nor not": (
+        lambda rows: as_findings(rows).assign(label_mass=2),
+        "label_mass that is not",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_table_that_cannot_be_judged_is_refused(tmp_path: Path, name: str) -> None:
     change, word = HOSTILE[name]
+    rows = change(table())
+    rows.to_csv(tmp_path / "predictions.csv", index=False)
 
-    with pytest.raises(XraytuneError, match=word):
-        judged(change(table()), tmp_path)
+    for predictions in (rows, tmp_path / "predictions.csv"):
+        with pytest.raises(XraytuneError, match=word):
+            judged(predictions, tmp_path)
 
     assert not (tmp_path / "judged").exists()
 
@@ -172,6 +195,31 @@ def test_each_replicate_may_leave_a_site_out(tmp_path: Path) -> None:
     two = rows.assign(site=rows["site"].replace("site2", "site1"))
     with pytest.raises(DataError, match=r"2 sites .*, but 3 replicates"):
         judged(two, tmp_path / "two", leave_out_site=True)
+    methods = read_json(tmp_path / "own/judged/verdict.json")["methods"]
+    assert "Student's t intervals over sites (2 degrees of freedom" in methods
+    assert "Obuchowski" not in methods
+
+
+def test_the_kth_site_is_the_one_that_confirm_leaves_out(tmp_path: Path) -> None:
+    """`confirm` sorts sites as text, so `02` follows `01`, and `10` follows `1`."""
+    rows = table(patients=240, replicates=12)
+    site = rows["patient"].str[1:].astype(int) // 2 % 12
+    file = tmp_path / "predictions.csv"
+    columns = ["file", "patient", "label", "site"]
+
+    rows.assign(site=(site + 1).map("{:02}".format)).to_csv(file, index=False)
+    padded = judged(file, tmp_path / "padded", leave_out_site=True)
+    numbered = rows.assign(site=site + 1)
+    numbered.to_csv(file, index=False)
+    with pytest.raises(DataError, match="1, 10, 11"):
+        judged(file, tmp_path / "numbered", leave_out_site=True)
+    run = numbered["arm"] + ", replicate " + numbered["replicate"].astype(str)
+    wide = numbered.assign(run=run).pivot(index=columns, columns="run", values="p_PNEUMONIA")
+    wide.reset_index().to_csv(file, index=False)
+    confirmed = judged(file, tmp_path / "confirmed", leave_out_site=True)
+
+    assert padded.sites == tuple(f"{number:02}" for number in range(1, 13))
+    assert confirmed.sites[:3] == ("1", "10", "11")
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -179,6 +227,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"none": "", "duplicate": ""}, "nothing to compare"),
         ({"duplicate": "none"}, "twice"),
         ({"by": ["sex"]}, "no table"),
+        ({"by": ["sex"], "leave_out_site": True}, "over sites"),
+        ({"positive": "FOO"}, "no class"),
     ):
         with pytest.raises(ConfigError, match=word):
             judged(table(), tmp_path, **options)
@@ -213,13 +263,39 @@ def test_the_positive_class_need_not_be_given(tmp_path: Path) -> None:
     )
 
     assert by_name.finalists == by_draws.finalists == named.finalists
+    for other in ("NORMAL", "FOO"):
+        with pytest.raises(ConfigError, match="positive class of the draws is PNEUMONIA"):
+            judged(rows, tmp_path / other, draws=folder, positive=other)
+    same = judged(rows, tmp_path / "same", draws=folder, positive="PNEUMONIA")
+    assert same.finalists == named.finalists
+
+
+def test_a_class_may_be_named_positive(tmp_path: Path) -> None:
+    """As in COVIDx. Then `p_positive` is its column, whichever class is the positive one."""
+    rows = table().replace({"label": {"NORMAL": "negative", "PNEUMONIA": "positive"}})
+    rows = rows.rename(columns={"p_NORMAL": "p_negative", "p_PNEUMONIA": "p_positive"})
+    both = judged(rows, tmp_path / "both")
+
+    one = judged(rows.drop(columns="p_negative"), tmp_path / "one")
+    other = judged(rows, tmp_path / "other", positive="negative")
+
+    assert both.test.positive == "positive"
+    assert one.finalists == both.finalists
+    assert other.test.positive == "negative"
+    differences = [of.finalists[0].comparisons[0].difference for of in (both, other)]
+    assert differences[0] == pytest.approx(differences[1])
+
+
+def test_without_thresholds_there_is_no_balanced_accuracy(tmp_path: Path) -> None:
+    (comparison, _) = judged(table(), tmp_path).finalists[0].comparisons
+
+    names = [outcome.metric for outcome in comparison.secondary]
+    assert names == ["auprc", "brier", "sensitivity_at_90"]
 
 
 def test_a_table_may_be_joined_of_others(tmp_path: Path) -> None:
     """The labels of an index then repeat; with findings, labels are looked up by them."""
-    rows = table().rename(columns={"p_PNEUMONIA": "p_edema", "label": "label_edema"})
-    rows["label_edema"] = (rows["label_edema"] == "PNEUMONIA").astype(int)
-    rows = rows.drop(columns="p_NORMAL")
+    rows = as_findings(table()).drop(columns=["p_mass", "label_mass"])
     parts = [part.reset_index(drop=True) for _, part in rows.groupby("arm", sort=False)]
 
     joined = judged(pd.concat(parts), tmp_path / "joined")
@@ -246,6 +322,27 @@ def test_unequal_trainings_are_refused(tmp_path: Path) -> None:
     assert any("as declared" in item and "steps" in item for item in declared)
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda rows: rows.replace({"replicate": {2: 1}}), "gan, replicate 1, has 2 rows"),
+        (lambda rows: rows.assign(steps=None), "row 1: steps is empty"),
+        (lambda rows: rows.assign(replicate=None), "row 1: replicate is empty"),
+        (lambda rows: rows.drop(columns="real_images"), "column real_images"),
+    ],
+)
+def test_a_table_of_trainings_must_be_complete(
+    tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], word: str
+) -> None:
+    rows = table().drop_duplicates(["arm", "replicate"])[["arm", "replicate"]]
+    rows = rows.sort_values(["arm", "replicate"]).assign(steps=1000, real_images=400)
+    runs = tmp_path / "runs.csv"
+    change(rows).to_csv(runs, index=False)
+
+    with pytest.raises(DataError, match=rf"runs\.csv.*{word}"):
+        judged(table(), tmp_path, runs=runs)
+
+
 def test_subgroups_come_from_a_table(tmp_path: Path) -> None:
     rows = table(patients=240)
     groups = tmp_path / "groups.csv"
@@ -256,9 +353,33 @@ def test_subgroups_come_from_a_table(tmp_path: Path) -> None:
     confirmation = judged(rows, tmp_path, by=["sex"], table=groups)
 
     assert {group.value: group.patients for group in confirmation.subgroups} == {"F": 120, "M": 120}
+    assert not any("sex" in note for note in confirmation.notes)
+    of_some = pd.DataFrame({"patient": patients, "sex": sexes}).head(230)
+    of_some.to_csv(groups, index=False)
+    notes = judged(rows, tmp_path / "some", by=["sex"], table=groups).notes
+    assert "sex is known of 230 of 240 images" in notes
 
 
-def drawn_folder(tmp_path: Path, rows: pd.DataFrame, kind: Any = "unused") -> Path:
+@pytest.mark.parametrize(
+    ("patients", "word"),
+    [(["p1", "p2", "p1"], "patient p1 has several values of sex"), (["1", "2", "3"], "no patient")],
+)
+def test_a_table_of_subgroups_that_contradicts_itself_or_fits_nobody_is_refused(
+    tmp_path: Path, patients: list[str], word: str
+) -> None:
+    groups = tmp_path / "groups.csv"
+    pd.DataFrame({"patient": patients, "sex": ["F", "F", "M"]}).to_csv(groups, index=False)
+
+    with pytest.raises(DataError, match=rf"groups\.csv.*{word}"):
+        judged(table(), tmp_path, by=["sex"], table=groups)
+
+
+def drawn_folder(
+    tmp_path: Path,
+    rows: pd.DataFrame,
+    kind: Any = "unused",
+    outputs: tuple[str, ...] = ("NORMAL", "PNEUMONIA"),
+) -> Path:
     """Draws of ten patients each; with `outside`, they are among the scored patients."""
     images = rows.drop_duplicates("file")
     own = [f"t{number}" for number in range(40)]
@@ -266,7 +387,7 @@ def drawn_folder(tmp_path: Path, rows: pd.DataFrame, kind: Any = "unused") -> Pa
         own = images["patient"].tolist()
     drawn = Drawn(
         kind=kind,
-        outputs=("NORMAL", "PNEUMONIA"),
+        outputs=outputs,
         findings=(),
         positive=1,
         train_patients=10,
@@ -276,7 +397,7 @@ def drawn_folder(tmp_path: Path, rows: pd.DataFrame, kind: Any = "unused") -> Pa
         fingerprint="f",
     )
     folder = tmp_path / "draws"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     row = DrawnImage(replicate=1, side="train", file="t.png", patient="t0", label="NORMAL")
     write_drawn(folder, drawn, [row])
     return folder
@@ -309,6 +430,19 @@ def test_nobody_is_scored_by_a_network_that_was_trained_on_them(tmp_path: Path) 
     confirmation = judged(outside, tmp_path / "2", draws=folder)
     assert confirmation.verdict == "helps"
     assert confirmation.test.patients == 120
+
+
+def test_draws_say_whether_classes_or_masks_are_judged(tmp_path: Path) -> None:
+    rows = table()
+    folder = drawn_folder(tmp_path, rows)
+    expected = judged(rows, tmp_path / "classes", draws=folder)
+
+    with_dice = judged(rows.assign(dice=0.5), tmp_path / "dice", draws=folder)
+
+    assert (with_dice.metric, with_dice.finalists) == ("AUROC", expected.finalists)
+    of_masks = drawn_folder(tmp_path / "masks", rows, outputs=("dice",))
+    with pytest.raises(DataError, match="column dice"):
+        judged(rows, tmp_path / "masks", draws=of_masks)
 
 
 def test_changed_draws_are_refused(tmp_path: Path) -> None:
@@ -383,6 +517,14 @@ def test_findings_of_a_data_file_and_pairs_are_drawn_and_judged(tmp_path: Path, 
     expected = ["p_lobar", "p_diffuse", "p_effusion"] if has_findings else ["dice"]
     assert [*drawn.result_columns] == expected
     assert all(column in (tmp_path / "draws/README.md").read_text() for column in expected)
+    images = pd.read_csv(tmp_path / "draws/draws.csv")
+    labels = [name for name in images if name.startswith("label")]
+    assert labels == [f"label_{name}" for name in drawn.findings] or labels == ["label"]
+    if has_findings:
+        states = images[images["side"] == "train"][labels]
+        assert (states.isin([0, 1]) | states.isna()).all(axis=None)
+        assert states.notna().any().all()
+        assert images[images["side"] == "test"][labels].isna().all(axis=None)
     random = np.random.default_rng(0)
     rows = [
         {"arm": arm, "replicate": replicate, "file": file}

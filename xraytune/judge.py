@@ -8,13 +8,15 @@ such as the steps of a training, is named in the answer. This file loads neither
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xraytune.base.errors import ConfigError, DataError, counted, join_names
+from xraytune.base.errors import ConfigError, DataError, counted
 from xraytune.base.files import (
     StrPath,
     append_jsonl,
@@ -28,7 +30,7 @@ from xraytune.confirm.arms import Arm, Plan, Role
 from xraytune.confirm.compare import ArmScores, judge_finalists, unscored_findings
 from xraytune.confirm.drawn import Drawn, read_drawn
 from xraytune.confirm.outcomes import add_secondary, compare_in_groups
-from xraytune.confirm.predictions import Predictions, read_predictions, read_table
+from xraytune.confirm.predictions import Predictions, read_predictions, read_table, with_columns
 from xraytune.confirm.record import (
     Confirmation,
     FinalistVerdict,
@@ -36,7 +38,6 @@ from xraytune.confirm.record import (
     paragraph,
     write_verdict,
 )
-from xraytune.data.guesses import positive_class
 from xraytune.present.forest import verdict_parts
 from xraytune.present.rendering import render_page
 from xraytune.space.parameters import Parameters
@@ -91,15 +92,16 @@ def judge(
         donor_start: A training that starts from that classifier.
         synthetic_only: A training on synthetic images alone; the verdict does not rest on it.
         real_images: The arm with real images of other patients in place of the synthetic ones.
-        leave_out_site: Whether replicate k was trained without the k-th of the sorted sites of the
-            column `site`; the verdict is then over sites.
+        leave_out_site: Whether replicate k was trained without the k-th of the sites of the
+            column `site`, sorted as text; the verdict is then over sites.
         draws: A folder of `xraytune draws`, which knows labels, patients, and who must not be
             scored. Each call is logged there.
         runs: A CSV file with `arm`, `replicate`, `steps` and `real_images`, which must be equal in
             all arms of a replicate.
         by: Columns of `table` that define subgroups.
         table: A CSV file with `file` or `patient`, and the columns of `by`.
-        positive: The positive one of two classes; by default, the class whose name says so.
+        positive: The positive one of two classes; by default, that of `draws`, or the class whose
+            name says so.
         rope: The equivalence margin.
         out: The folder to create, for `verdict.json`, `methods.md` and `report.html`.
 
@@ -130,6 +132,8 @@ def judge(
             "there is nothing to compare the finalist with",
             fix="name its controls, at least --none or --duplicate",
         )
+    if leave_out_site and by:
+        raise ConfigError("a verdict over sites is in no other groups", "--by", "omit it")
     if real_images:
         arms.append(real_images)
     if len({*arms}) < len(arms):
@@ -140,7 +144,7 @@ def judge(
         where = Path(predictions)
         predictions = read_table(where)
     drawn = read_drawn(draws) if draws else None
-    try:
+    with _locate_problems(where):
         content = read_predictions(
             predictions,
             arms,
@@ -149,9 +153,6 @@ def judge(
             one_network=donor,
             leave_out_site=leave_out_site,
         )
-    except (ConfigError, DataError) as error:
-        problem = error.problems[0]
-        raise type(error)(problem.what, where, problem.fix) from error
     if content.replicates < _FEWEST_REPLICATES:
         raise DataError(
             f"{counted(content.replicates, 'replicate')} is too few for a comparison",
@@ -168,11 +169,22 @@ def judge(
     plan = _plan(content, controls, real_images, drawn)
     if draws:
         plan = plan.with_values({"exploratory": _judged_before(draws, content)})
-    scores = _scores(content, plan, drawn, positive)
+    scores = _scores(content, plan)
     confirmation = _confirmation(content, scores, drawn, declared, rope=rope, out=out)
     finalists = add_secondary(confirmation.finalists, scores, seed=_SEED)
     subgroups = compare_in_groups(scores, finalists[0], groups)
-    confirmation = replace(confirmation, finalists=finalists, subgroups=subgroups)
+    images = len(content.files)
+    notes = (
+        f"{column} is known of {len(values):,} of {images:,} images"
+        for column, values in groups.items()
+        if len(values) < images
+    )
+    confirmation = replace(
+        confirmation,
+        finalists=finalists,
+        subgroups=subgroups,
+        notes=(*confirmation.notes, *notes),
+    )
     if draws:  # only now, since a call that fails has shown nobody a verdict
         _log_access(draws, content)
     with new_folder(out) as folder:
@@ -184,6 +196,16 @@ def judge(
     return confirmation
 
 
+@contextmanager
+def _locate_problems(where: Path) -> Iterator[None]:
+    """Say that the problem of a table is in this file."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        problem = error.problems[0]
+        raise type(error)(problem.what, where, problem.fix) from error
+
+
 def _check_trainings(runs: Path | None, content: Predictions) -> tuple[str, ...]:
     """Return what nobody has checked of the trainings; refuse (DataError) unequal ones."""
     declared = [
@@ -192,25 +214,26 @@ def _check_trainings(runs: Path | None, content: Predictions) -> tuple[str, ...]
     ]
     if runs is None:
         return (*declared, "nothing says that all arms had equal steps and equal real images")
-    table = read_table(runs)
-    if missing := [name for name in ("arm", "replicate", *_EQUAL) if name not in table]:
-        raise DataError(f"the column {missing[0]} is missing", runs, "add it")
-    table = table[table["arm"].isin(content.arms)]
-    expected = len(content.arms) * content.replicates
-    if len(table) != expected:
-        raise DataError(
-            f"it has {counted(len(table), 'training')} of these arms, but {expected} are judged",
-            runs,
-            "write one row for each arm and replicate",
-        )
-    for column, meaning in _EQUAL.items():
-        for replicate, values in table.groupby("replicate")[column]:
-            if values.nunique(dropna=False) > 1:
+    with _locate_problems(runs):
+        table = with_columns(read_table(runs), names=("arm",))
+        table = table[table["arm"].isin(content.arms)]
+        table = with_columns(table, numbers=("replicate", *_EQUAL))
+        rows = Counter(zip(table["replicate"], table["arm"], strict=True))
+        expected = Counter(content.runs)
+        for number, arm in sorted({*rows, *expected}):
+            run = (number, arm)
+            if rows[run] != expected[run]:
                 raise DataError(
-                    f"replicate {replicate}: the arms had different numbers of {meaning}",
-                    runs,
-                    "train all arms of a replicate equally long, on the same real images",
+                    f"{arm}, replicate {number}, has {counted(rows[run], 'row')}",
+                    fix="write one row for each arm and replicate that is judged",
                 )
+        for column, meaning in _EQUAL.items():
+            for replicate, values in table.groupby("replicate")[column]:
+                if values.nunique() > 1:
+                    raise DataError(
+                        f"replicate {replicate}: the arms had different numbers of {meaning}",
+                        fix="train all arms of a replicate equally long, on the same real images",
+                    )
     return (*declared, "the steps and real images of each training are as declared")
 
 
@@ -229,13 +252,20 @@ def _read_groups(
     keys = content.files if key == "file" else content.patients
     columns: dict[str, dict[str, str]] = {}
     for column in by:
-        filled = rows.dropna(subset=[column])
-        values = dict(zip(filled[key].astype(str), filled[column].astype(str), strict=True))
+        filled = rows.dropna(subset=[key, column]).drop_duplicates([key, column])
+        doubled = filled[filled.duplicated(key)][key].tolist()
+        if doubled:
+            what = f"{key} {doubled[0]} has several values of {column}"
+            raise DataError(what, table, f"write one value for each {key}")
+        values = dict(zip(filled[key], filled[column], strict=True))
         columns[column] = {
             file: values[name]
             for file, name in zip(content.files, keys, strict=True)
             if name in values
         }
+        if not columns[column]:
+            what = f"no {key} of the predictions has a value of {column}"
+            raise DataError(what, table, f"write each {key} as in the predictions")
     return columns
 
 
@@ -279,16 +309,8 @@ def _plan(
     )
 
 
-def _scores(content: Predictions, plan: Plan, drawn: Drawn | None, positive: str) -> ArmScores:
+def _scores(content: Predictions, plan: Plan) -> ArmScores:
     """Return the results of all runs as those of a confirmation."""
-    number = 0
-    if content.is_binary:
-        found = drawn.positive if drawn else positive_class(positive or None, content.outputs)
-        if not isinstance(found, int):
-            raise ConfigError(
-                found.what, "--positive", f"give one of {join_names(content.outputs)}"
-            )
-        number = found
     has_overlap = any(content.own_patients) and not content.sites
     return ArmScores(
         plan=plan,
@@ -296,7 +318,7 @@ def _scores(content: Predictions, plan: Plan, drawn: Drawn | None, positive: str
         labels=scorable_labels(content.labels, content.results),
         patients=content.patients,
         files=content.files,
-        positive=number,
+        positive=content.positive,
         sites=content.sites,
         overlap=mean_overlap(content.own_patients) if has_overlap else 0.0,
     )

@@ -64,6 +64,11 @@ class ArmScores:
     copied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overlap: float = 0.0
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether there are two classes."""
+        return self.labels.ndim == 1 and self.results.shape[2] == 2
+
     def measure(self, *arms: Arm) -> StructuralComponents:
         """Return the scores [A, K] and structural components [A, K, P] of A arms.
 

@@ -23,7 +23,7 @@ _RESTORE = "restore it from a backup, or make new draws"
 
 @frozen
 class DrawnImage:
-    """A row of `draws.csv`.
+    """A row of `draws.csv`, where each finding has a column: 1, 0, or nothing if it is unknown.
 
     Attributes:
         replicate: The replicate whose training set has the image; None for an image of all.
@@ -86,11 +86,18 @@ class Drawn:
 
 def write_drawn(folder: Path, drawn: Drawn, images: Iterable[DrawnImage]) -> None:
     """Write a folder of draws: the table, a page that explains it, and what is sealed."""
-    columns = [*DrawnImage.__dataclass_fields__]
-    rows = [[getattr(image, column) for column in columns] for image in images]
+    columns = ["replicate", "side", "file", "patient"]
+    columns += [f"label_{name}" for name in drawn.findings] or ["label"]
+    rows = []
+    for image in images:
+        cells = [image.label]
+        if drawn.findings:
+            states = image.label or "?" * len(drawn.findings)
+            cells = ["" if state == "?" else state for state in states]
+        rows.append([image.replicate, image.side, image.file, image.patient, *cells])
     write_text(folder / DRAWS_FILE, csv_table(columns, rows))
     page = open_templates("xraytune.confirm").get_template("draws.md")
-    write_text(folder / "README.md", page.render(drawn=drawn))
+    write_text(folder / "README.md", page.render(drawn=drawn, columns=columns))
     write_json(folder / _SEALED_FILE, to_json(drawn), is_recorded=True)
 
 

@@ -45,7 +45,10 @@ def add_secondary(
     *,
     seed: int,
 ) -> tuple[FinalistVerdict, ...]:
-    """Return the finalists with the secondary outcomes of each comparison."""
+    """Return the finalists with the secondary outcomes of each comparison.
+
+    Balanced accuracy of two classes needs thresholds that were chosen on validation images.
+    """
     if test.plan.sites:
         outcomes = _measure_at_sites(test)
     else:
@@ -58,6 +61,8 @@ def add_secondary(
             overlap=test.overlap,
             seed=seed,
         )
+    if test.is_binary and not test.thresholds:
+        del outcomes["balanced_accuracy"]
     runs = {arm.name: test.plan.numbers(arm) for arm in test.plan.arms}
     judged_finalists = []
     for finalist in finalists:
@@ -156,12 +161,11 @@ def compare_in_groups(
     """
     arms = {arm.name: arm for arm in test.plan.arms}
     pair = (arms[finalist.arm], arms[finalist.strongest])
-    is_binary = test.labels.ndim == 1 and test.results.shape[2] == 2
     groups = []
     for column, value, has_value in subgroups(columns, test.files):
         group_scores = test.on_images(has_value)
         classes = np.unique(group_scores.labels)
-        is_of_one_class = is_binary and len(classes) == 1  # as types of pneumonia are
+        is_of_one_class = test.is_binary and len(classes) == 1  # as types of pneumonia are
         group = Subgroup(
             column=column,
             value=value,

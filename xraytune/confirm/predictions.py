@@ -48,6 +48,7 @@ class Predictions:
         numbers: The number of each replicate, ascending.
         own_patients: For each replicate, its training patients, whose images it does not score.
         sites: The site of each image, [N], if each replicate leaves a site out; or else nothing.
+        positive: The number of the positive one of two classes; 0 otherwise.
     """
 
     arms: tuple[str, ...]
@@ -59,6 +60,7 @@ class Predictions:
     numbers: tuple[int, ...]
     own_patients: tuple[tuple[str, ...], ...]
     sites: tuple[str, ...]
+    positive: int
 
     @property
     def replicates(self) -> int:
@@ -137,7 +139,7 @@ class Predictions:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """Return a CSV file as a table; `file`, `patient`, `arm` and `label` are text.
+    """Return a CSV file as a table of text, so that a site `01` stays one; empty cells are missing.
 
     Raises:
         ConfigError: There is no such file.
@@ -145,17 +147,39 @@ def read_table(file: Path) -> pd.DataFrame:
     """
     import pandas as pd  # takes half a second
 
-    text = dict.fromkeys(("file", "patient", "arm", "label"), str)
     try:
-        table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""])
+        return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise ConfigError("there is no such file", file, "give a CSV file") from None
     except ValueError as error:  # also what pandas cannot parse or decode
         raise DataError(
             f"this is no table ({error})", file, "give a CSV file in UTF-8 with a header"
         ) from error
-    wide = {str(name): match for name in table if (match := _WIDE_COLUMN.fullmatch(str(name)))}
-    return _to_long(table, wide) if wide and "arm" not in table else table
+
+
+def with_columns(
+    table: pd.DataFrame, *, names: Sequence[str] = (), numbers: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return a table, whose index counts its rows, with columns of text and of whole numbers.
+
+    Raises DataError if such a column is missing, or has a cell that is empty or no whole number.
+    """
+    import pandas as pd
+
+    for column in (*names, *numbers):
+        if column not in table:
+            raise DataError(f"the column {column} is missing", fix="add it")
+        cells = table[column].map(str, na_action="ignore")
+        if column in numbers:
+            cells = pd.to_numeric(cells, errors="coerce")
+            cells = cells.where(cells % 1 == 0)
+        missing = table.index[cells.isna()]
+        if len(missing):
+            cell = table[column][missing[0]]
+            what = "empty" if pd.isna(cell) else f"{cell}, which is no whole number"
+            raise DataError(f"row {missing[0] + 1}: {column} is {what}", fix="correct it")
+        table = table.assign(**{column: cells.astype(int) if column in numbers else cells})
+    return table
 
 
 def _to_long(table: pd.DataFrame, wide: Mapping[str, re.Match[str]]) -> pd.DataFrame:
@@ -189,31 +213,33 @@ def read_predictions(
     Without draws, a replicate may lack all images of its training patients.
 
     Args:
-        table: The table, in its long form.
+        table: The table, in its long form, or in the wide form of `confirm`.
         arms: The arms that are compared.
         drawn: The draws that the arms were trained on, which know labels and patients.
-        positive: The class of a column `p_positive`, or of a single column of probabilities.
+        positive: The positive one of two classes; "" for that of the draws, or a guess by name.
+            Unless a class has that name, `p_positive` has its probabilities.
         one_network: The arm whose replicates are the same network, if there is one.
-        leave_out_site: Whether replicate k was trained without the k-th site, and is scored there.
+        leave_out_site: Whether replicate k was trained without the k-th site, sorted as text, and
+            is scored there.
 
     Raises:
-        ConfigError: An arm is missing.
+        ConfigError: An arm is missing, or the positive class is not known or not that of the draws.
         DataError: The table is incomplete or contradicts itself, or a run is scored on a patient
             whom it was trained on.
     """
+    wide = {str(name): match for name in table if (match := _WIDE_COLUMN.fullmatch(str(name)))}
+    is_wide = bool(wide) and "arm" not in table
+    if is_wide:
+        table = _to_long(table, wide)
     if "file" not in table and "patient" in table:
         table = table.assign(file=table["patient"])
-    for column in ("arm", "replicate", "file"):
-        if column not in table:
-            raise DataError(
-                f"the column {column} is missing",
-                fix="write a row for each arm, replicate and image, with these columns",
-            )
+    table = with_columns(table.reset_index(drop=True), names=("arm", "file"))
     known_arms = [*dict.fromkeys(table["arm"])]
     for arm in arms:
         if arm not in known_arms:
             raise ConfigError(f"there is no arm {arm}", fix=f"choose of {join_names(known_arms)}")
-    table = table[table["arm"].isin(arms)].reset_index(drop=True)
+    table = with_columns(table[table["arm"].isin(arms)], numbers=("replicate",))
+    table = table.reset_index(drop=True)
     _refuse(table, table.duplicated([*_RUN, "file"]), "is there twice")
 
     images = table.drop_duplicates("file").sort_values("file")
@@ -224,9 +250,9 @@ def read_predictions(
     else:
         patients = _of_images(table, images, "patient")
     outputs, labels = _read_labels(table, images, drawn)
-    if "p_positive" in table and len(outputs) == 2:
-        name = _positive_output(outputs, drawn, positive)
-        table = table.rename(columns={"p_positive": f"p_{name}"})
+    index_of_positive = _find_positive(outputs, labels, drawn, positive)
+    if len(outputs) == 2 and (is_wide or "positive" not in outputs):
+        table = table.rename(columns={"p_positive": f"p_{outputs[index_of_positive]}"})
     values = _read_values(table, outputs, labels.ndim == 2)
 
     numbers = sorted({*table["replicate"]})
@@ -245,6 +271,13 @@ def read_predictions(
                 f"{counted(len(names), 'site')} ({join_names(names)}), but "
                 f"{counted(len(numbers), 'replicate')}",
                 fix="train replicate k without the k-th of the sorted sites",
+            )
+        by_number = sorted(names, key=_pad_numbers)
+        if names != by_number and not is_wide:  # `confirm` sorts as text
+            raise DataError(
+                f"the k-th site is not clear: {join_names(names, _SHOWN)}, or "
+                f"{join_names(by_number, _SHOWN)}",
+                fix="write 01, 02 and so on in their names",
             )
         # A run is scored only at the site that it left out.
         for name, arm_results in zip(names, by_replicate, strict=True):
@@ -269,10 +302,16 @@ def read_predictions(
         numbers=tuple(numbers),
         own_patients=tuple(own_patients),
         sites=sites,
+        positive=index_of_positive,
     )
     predictions.require_complete(drawn.patients if drawn else files)
     predictions.require_different(one_network)
     return predictions
+
+
+def _pad_numbers(name: str) -> str:
+    """Return a name that sorts by the numbers in it."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(20), name)
 
 
 def _refuse(table: pd.DataFrame, is_wrong: pd.Series[bool] | BoolArray, what: str) -> None:
@@ -304,53 +343,73 @@ def _read_labels(
     table: pd.DataFrame, images: pd.DataFrame, drawn: Drawn | None
 ) -> tuple[tuple[str, ...], Labels]:
     """Return the outputs, and the class [N] or the findings [N, C] of each image."""
-    if "dice" in table:
-        return ("dice",), np.zeros(len(images), dtype=np.int64)
     columns = tuple(str(name)[2:] for name in table if str(name).startswith("p_"))
-    if not columns:
+    if drawn is None and ("dice" in table) == bool(columns):
+        what = "both dice and probabilities" if columns else "no column of probabilities"
         raise DataError(
-            "there is no column of probabilities",
-            fix="add p_CLASS for each class, p_FINDING for each finding, or dice",
+            f"there is {what}",
+            fix="write p_CLASS for each class, p_FINDING for each finding, or dice",
         )
-    finding_columns = [f"label_{name}" for name in columns]
+    if drawn.outputs == ("dice",) if drawn else not columns:
+        return ("dice",), np.zeros(len(images), dtype=np.int64)
     if drawn and drawn.findings:
         labels = np.array([drawn.labels[file] for file in images["file"]], dtype=np.int64)
         return drawn.findings, labels
-    if not drawn and finding_columns[0] in table:
-        states = table[finding_columns].fillna(-1).replace("?", -1).astype(int)
-        table = table.assign(**states)
-        for column in finding_columns:
-            _of_images(table, images, column)
-        return columns, table.loc[images.index, finding_columns].to_numpy(dtype=np.int64)
-    names = (
-        [str(drawn.labels[file]) for file in images["file"]]
-        if drawn
-        else [*_of_images(table, images, "label")]
-    )
-    outputs = drawn.outputs if drawn else tuple(sorted({*names, *columns} - {"positive"}))
+    if drawn:
+        classes = [str(drawn.labels[file]) for file in images["file"]]
+        return drawn.outputs, np.array([drawn.outputs.index(name) for name in classes])
+    if any(f"label_{name}" in table for name in columns):
+        states = [_read_states(table, images, f"label_{name}") for name in columns]
+        return columns, np.stack(states, axis=1)
+    names = _of_images(table, images, "label")
+    outputs = tuple(sorted({*names, *columns} - ({"positive"} - {*names})))
     return outputs, np.array([outputs.index(name) for name in names])
 
 
-def _positive_output(outputs: Sequence[str], drawn: Drawn | None, positive: str) -> str:
-    """Return the class of a column `p_positive`: that of the draws, the given one or a guess."""
-    found = drawn.positive if drawn else positive_class(positive or None, outputs)
-    if isinstance(found, Problem):
+def _read_states(table: pd.DataFrame, images: pd.DataFrame, column: str) -> Labels:
+    """Return a finding of each image, [N]: 1, 0, or -1 if it is not known."""
+    import pandas as pd
+
+    if column not in table:
+        raise DataError(f"the column {column} is missing", fix="add it")
+    is_unknown = table[column].isna() | (table[column] == "?")
+    states = pd.to_numeric(table[column], errors="coerce").where(~is_unknown, -1)
+    _refuse(table, ~states.isin([-1, 0, 1]), f"has a {column} that is not 1, 0 or empty")
+    _of_images(table.assign(**{column: states}), images, column)
+    return np.asarray(states[images.index], dtype=np.int64)
+
+
+def _find_positive(
+    outputs: Sequence[str], labels: Labels, drawn: Drawn | None, positive: str
+) -> int:
+    """Return the number of the positive class: the given one, that of the draws, or a guess."""
+    if len(outputs) != 2 or labels.ndim == 2:
+        return 0
+    if drawn and positive in ("", outputs[drawn.positive]):
+        return drawn.positive
+    if drawn:
         raise ConfigError(
-            "the table does not say which class is positive",
-            fix=f"give --positive, one of {join_names(outputs)}",
+            f"the positive class of the draws is {outputs[drawn.positive]}, and not {positive}",
+            fix="omit --positive",
         )
-    return outputs[found]
+    found = positive_class(positive or None, outputs)
+    if isinstance(found, Problem):
+        raise ConfigError(found.what, fix=f"give --positive, one of {join_names(outputs)}")
+    return found
 
 
 def _read_values(table: pd.DataFrame, outputs: tuple[str, ...], has_findings: bool) -> Floats:
     """Return the results of each row, [rows, C]."""
+    import pandas as pd
+
     names = ["dice"] if outputs == ("dice",) else [f"p_{name}" for name in outputs]
     given = [name for name in names if name in table]
     missing = [name for name in names if name not in table]
     is_binary = len(outputs) == 2 and not has_findings
     if missing and not (is_binary and given):
         raise DataError(f"the column {missing[0]} is missing", fix="add it")
-    values: Floats = table[given].to_numpy(dtype=np.float64, na_value=np.nan)
+    cells = table[given].apply(pd.to_numeric, errors="coerce")
+    values: Floats = cells.to_numpy(dtype=np.float64, na_value=np.nan)
     is_outside = ~((values >= 0) & (values <= 1)).all(axis=1)
     _refuse(table, is_outside, "has a value that is not from 0 to 1")
     if missing:
