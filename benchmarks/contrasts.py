@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.figures import Figure, figure
 from xraytune.confirm.arms import Arm, Role, read_plan
 from xraytune.confirm.compare import ArmScores
-from xraytune.confirm.judge import read_scores
+from xraytune.confirm.score import read_scores
 from xraytune.confirm.sealed import choose_test
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.folder import StudyFolder

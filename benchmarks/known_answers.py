@@ -33,9 +33,9 @@ from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed, numpy_generator
 from xraytune.confirm.arms import Plan, compared_arms, replicate
 from xraytune.confirm.compare import judge_finalists
-from xraytune.confirm.judge import read_scores, score_runs
 from xraytune.confirm.record import ControlVerdict, FinalistVerdict
 from xraytune.confirm.run_list import OpenStudy
+from xraytune.confirm.score import read_scores, score_runs
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.phantom import PhantomImage, paint_patient, paint_phantoms
 from xraytune.data.prepare import RunContext, SplitData, prepare, write_prepared

@@ -32,9 +32,9 @@ from benchmarks.known_answers import (
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import Plan, compared_arms
 from xraytune.confirm.compare import judge_finalists
-from xraytune.confirm.judge import read_scores, score_runs
 from xraytune.confirm.outcomes import compare_in_groups
 from xraytune.confirm.run_list import OpenStudy
+from xraytune.confirm.score import read_scores, score_runs
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.columns import subgroup_columns
 from xraytune.data.prepare import prepare, write_prepared

@@ -199,7 +199,9 @@ def score_arms(
         on_progress=ignore_progress,
     )
     index = read_index(settings.data)
-    divided = divide_unused(prepared, settings, index, draws, "unused", seen=seen, fewest=300)
+    divided = divide_unused(
+        prepared, settings, index, draws, "unused", seen_sha256=seen, fewest_tested=300
+    )
     compute = choose_compute(gpus=0, threads=int(os.environ.get("THREADS", "2")))
     configure_torch(compute)
     scores = {**known}

@@ -34,7 +34,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, locked
 from xraytune.study.start import create_study, inputs_of_space, read_inputs
 from xraytune.study.trial import Job, OpenTrial
-from xraytune.synth.generator_inputs import generator_need
+from xraytune.synth.generator_inputs import lineage_to_train
 
 TINY_GAN = ("source=gan", "gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2")
 """What to set of a space for a GAN that trains in a second."""
@@ -74,8 +74,8 @@ def one_core() -> Iterator[None]:
 
 def loop_of(folder: StudyFolder, space: Space, prepared: SplitData, cache: Path) -> SearchTrials:
     """The loop of a study whose trials are trained on `CPU`."""
-    need = partial(generator_need, prepared=prepared, compute=CPU, cache=cache)
-    return SearchTrials(folder, space, need)
+    find_lineage = partial(lineage_to_train, prepared=prepared, compute=CPU, cache=cache)
+    return SearchTrials(folder, space, find_lineage)
 
 
 def job_of(trial: OpenTrial, folder: StudyFolder, cache: Path) -> Job:

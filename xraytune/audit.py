@@ -153,13 +153,13 @@ def audit(
         require_inputs(settings, space.networks())
 
     index = read_index(data, on_progress=callbacks.on_progress)
-    seen = seen_by([mix])
+    seen_sha256 = seen_by([mix])
     prepare = partial(
         prepare_index,
         index,
         cache=cache,
         sizes_px=[*dict.fromkeys([data.image_size, *space.sizes_px()])],
-        seen=seen,
+        seen_sha256=seen_sha256,
         skip_broken=skip_broken,
         on_progress=callbacks.on_progress,
     )
@@ -175,8 +175,8 @@ def audit(
 
     # Whether the images help needs enough patients to train and test on, and enough images.
     try:
-        has_test = _has_test(settings, index, prepared, cache, optional_path(test), seen)
-        unseen = {*prepared.side("train").patients} - patients_seen(prepared.images, seen)
+        has_test = _has_test(settings, index, prepared, cache, optional_path(test), seen_sha256)
+        unseen = {*prepared.side("train").patients} - patients_seen(prepared.images, seen_sha256)
         patients = _choose_patients(settings, mix, prepared, len(unseen), has_test=has_test)
     except DataError as error:
         return result.without_verdict(error)
@@ -251,17 +251,17 @@ def _has_test(
     prepared: SplitData,
     cache: Path,
     test: Path | None,
-    seen: Collection[str],
+    seen_sha256: Collection[str],
 ) -> bool:
     """Return whether the data have enough test images, or others are given that can be used.
 
-    Patients that the generator has `seen` are not test patients.
+    Patients with images in `seen_sha256`, which the generator has seen, are not test patients.
 
     Raises:
         DataError: The given images are unusable, too few, or of the study's patients.
     """
     if test is None:
-        return not too_few_tested(unseen_test(index, seen), index.outputs)
+        return not too_few_tested(unseen_test(index, seen_sha256), index.outputs)
     regex = settings.data.split.group_regex
     given = read_labelled(test, prepared.outputs, settings.task, group_regex=regex)
     refuse_patients_of_study(given, index, settings)
@@ -288,8 +288,8 @@ def _choose_patients(
     """
     patients = settings.data.train_patients
     per_draw = patients or _FEWEST_PATIENTS
-    fewest = fewest_scored(settings, len(prepared.class_names), has_folder=False)
-    tested = fewest_outside(per_draw, fewest)
+    fewest_tested = fewest_scored(settings, len(prepared.class_names), can_score_folder=False)
+    tested = fewest_outside(per_draw, fewest_tested)
     need = 2 * per_draw + tested
     if not has_test and unseen < need:
         what = (

@@ -69,12 +69,12 @@ def draws(
     require_new(out, outside=of_images.path)
     cache = Path(cache or "cache").resolve()
     index = read_folder(of_images, on_progress=on_progress)
-    excluded = list_seen(seen) if seen else frozenset()
+    seen_sha256 = list_seen(seen) if seen else frozenset()
     prepared, warnings = prepare_index(
         index,
         of_images,
         cache,
-        seen=excluded,
+        seen_sha256=seen_sha256,
         skip_broken=skip_broken,
         on_progress=on_progress,
     )
@@ -90,7 +90,7 @@ def draws(
         prepared,
         replicates=replicates,
         index=index,
-        seen=excluded,
+        seen_sha256=seen_sha256,
         remedies=DRAWS_REMEDIES,
     )
     drawn = Drawn(

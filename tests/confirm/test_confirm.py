@@ -231,7 +231,7 @@ def test_predictions_are_written_and_secondary_outcomes_have_the_thresholds_of_e
 
     scores = [
         np.mean([balanced_accuracy_score(truth, chances[run] >= runs[run]) for run in numbers])
-        for numbers in map(plan.numbers, plan.arms[:2])
+        for numbers in map(plan.run_numbers, plan.arms[:2])
     ]
     assert [arm.name for arm in plan.arms[:2]] == [finalist["arm"], comparison["control"]]
     assert [outcome["score"], outcome["control_score"]] == pytest.approx(scores, abs=1e-12)

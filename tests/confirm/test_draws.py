@@ -145,7 +145,7 @@ def test_nobody_is_scored_by_a_network_that_was_trained_on_them(
     table = pd.read_csv(lab.folder / "predictions.csv", dtype={"patient": str})
 
     for arm in plan.arms:
-        for replicate, run in enumerate(plan.numbers(arm)):
+        for replicate, run in enumerate(plan.run_numbers(arm)):
             is_drawn = table.patient.isin(draws[replicate]).to_numpy()
             assert is_drawn.sum() >= TRAINED_ON
             assert (np.isnan(results[run]).all(axis=1) == is_drawn).all()
@@ -337,7 +337,7 @@ def test_real_images_take_the_place_of_a_pool(
     (finalist,) = other.plan.finalists
     assert finalist.parameters.pool_size == pool_size
     runs = StudyFolder(other.folder)
-    for number in other.plan.numbers(perfect):
+    for number in other.plan.run_numbers(perfect):
         assert runs.experiment(number).real_pool_size == real_images
     assert confirmation.finalists[0].headroom is not None
     assert extended.replicates == 3

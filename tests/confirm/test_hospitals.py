@@ -61,7 +61,7 @@ def test_a_hospital_gets_its_own_verdict_from_the_kept_networks_and_the_first_st
     (scores_file,) = done.folder.glob("test-*.npy")
     results = np.load(scores_file)
     for arm in done.plan.arms[:2]:
-        runs = done.plan.numbers(arm)
+        runs = done.plan.run_numbers(arm)
         aurocs = [roc_auc_score(images.labels, results[run, :, 1]) for run in runs]
         if arm.role == "finalist":
             assert there.finalist.replicate_scores == pytest.approx(aurocs)

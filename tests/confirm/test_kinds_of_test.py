@@ -139,7 +139,7 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
     patients_of |= {f"draw_{number}": {*draw} for number, draw in enumerate(everyone.draws)}
     patient_of_row = {image.row: image.patient for image in everyone.images}
     for arm in plan.arms:
-        for replicate, number in enumerate(plan.numbers(arm)):
+        for replicate, number in enumerate(plan.run_numbers(arm)):
             experiment = folder.experiment(number)
             draw = replicate if has_draws else None
             own = f"draw_{replicate}" if has_draws else "train"

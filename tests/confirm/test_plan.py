@@ -179,7 +179,7 @@ def test_equal_arms_share_their_runs_in_every_replicate() -> None:
     perfect = none.model_copy(update={"name": "real images", "role": "perfect"})
     plan = Plan(test="unused", replicates=3, arms=(gan, none, same, perfect))
 
-    runs = [plan.numbers(arm) for arm in plan.arms]
+    runs = [plan.run_numbers(arm) for arm in plan.arms]
 
     assert runs == [[0, 3, 6], [1, 4, 7], [1, 4, 7], [2, 5, 8]]
     assert [*plan.trainings.values()] == ["gan #1", "none, matched to #1", "real images"]
@@ -195,7 +195,7 @@ def test_with_draws_each_finalist_has_an_arm_of_real_images_in_the_place_of_its_
     finalist, _, duplicate, perfect = arms
     assert perfect.name == "real images of other patients, as #1"
     assert perfect.parameters == duplicate.parameters
-    assert {*plan.numbers(perfect)}.isdisjoint(plan.numbers(duplicate))
+    assert {*plan.run_numbers(perfect)}.isdisjoint(plan.run_numbers(duplicate))
     assert perfect not in plan.controls(finalist)
     experiments = [replicate(arm, space.settings, 1, "unused") for arm in (perfect, duplicate)]
     assert [(one.draw, one.has_real_extra) for one in experiments] == [(1, True), (1, False)]

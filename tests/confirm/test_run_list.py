@@ -48,7 +48,7 @@ def work(
     **options: Any,
 ) -> TrialLoop:
     runs = runs_of([Parameters(lr=lr, source=source, mixing=mixing)] * count)
-    return RunList(folder, runs, what="runs", **{"generator_need": no_gan, **options})
+    return RunList(folder, runs, what="runs", **{"lineage_to_train": no_gan, **options})
 
 
 def started(work: TrialLoop) -> int:
@@ -115,7 +115,7 @@ def test_what_a_generator_took_is_not_expected_of_runs_without_one(folder: Study
     """The first run of a confirmation trains a generator; its network takes less than a second."""
     seen = list[RunsView]()
     runs = runs_of([Parameters(source="gan"), Parameters(), Parameters()])
-    first = RunList(folder, runs, what="runs", generator_need=no_gan)
+    first = RunList(folder, runs, what="runs", lineage_to_train=no_gan)
     started(first)
     row = asdict(epoch(1, 0.5)) | {"seconds": 0.5}
     append_jsonl(folder.trial_path(0) / "epochs.jsonl", row)
@@ -123,7 +123,7 @@ def test_what_a_generator_took_is_not_expected_of_runs_without_one(folder: Study
     append_run(folder, ended_runs(folder)[0].model_copy(update={"seconds": 50.0}))
 
     follow = Callbacks(on_runs=seen.append)
-    RunList(folder, runs, follow, what="runs", generator_need=no_gan)
+    RunList(folder, runs, follow, what="runs", lineage_to_train=no_gan)
 
     assert seen[-1].seconds_left == pytest.approx(2 * 0.5)
 
@@ -146,7 +146,7 @@ def test_the_runs_and_their_generators_and_the_time_left_are_reported(
     said: list[tuple[str, int, int]] = []
     seen = list[RunsView]()
     follow = Callbacks(on_progress=lambda *progress: said.append(progress), on_runs=seen.append)
-    runs = work(folder, 4, source="gan", callbacks=follow, generator_need=lambda *_: "a lineage")
+    runs = work(folder, 4, source="gan", callbacks=follow, lineage_to_train=lambda *_: "a lineage")
     started(runs)
 
     ProgressFile(folder.trial_path(0))(GAN_PROGRESS, 300, 600)

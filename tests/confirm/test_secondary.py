@@ -173,7 +173,7 @@ def test_outcomes_are_those_of_scikit_learn(
     for name, formula in formulas.items():
         outcome = outcomes[name]
         scores = [
-            np.mean([formula(test.labels, test.results[run]) for run in test.plan.numbers(arm)])
+            np.mean([formula(test.labels, test.results[run]) for run in test.plan.run_numbers(arm)])
             for arm in (FINALIST, CONTROL)
         ]
         assert [outcome.score, outcome.control_score] == pytest.approx(scores, abs=1e-12)
@@ -209,7 +209,7 @@ def test_the_predictions_of_all_runs_are_written_with_their_labels(
     assert ("label" in columns) == has_label
     if has_label:
         assert columns["label"] == [outputs[label] for label in test.labels]
-    for replicate, run in enumerate(test.plan.numbers(FINALIST), start=1):
+    for replicate, run in enumerate(test.plan.run_numbers(FINALIST), start=1):
         for number, suffix in suffixes.items():
             written = columns[f"{FINALIST.name}, replicate {replicate}{suffix}"]
             assert np.array(written, float).tolist() == test.results[run, :, number].tolist()

@@ -110,7 +110,7 @@ def test_a_verdict_over_sites_names_them_and_how_the_mix_was_chosen(ended: Lab) 
     def at_sites(arm: Arm, score: Callable[..., float]) -> list[float]:
         """The score of each replicate at the site that it left out."""
         found = []
-        for site, run in zip(SITES, plan.numbers(arm), strict=True):
+        for site, run in zip(SITES, plan.run_numbers(arm), strict=True):
             rows = np.array([image.site == site for image in test])
             found.append(score(labels[rows], results[run][rows]))
         return found

@@ -41,7 +41,7 @@ def test_scores_and_rates_of_a_group_are_those_of_scikit_learn_on_its_images() -
         rows = np.array([sexes[file] == sex for file in files])
         labels = test.labels[rows]
         for which in (FINALIST, CONTROL):
-            chances = test.results[test.plan.numbers(which)][:, rows, 1]
+            chances = test.results[test.plan.run_numbers(which)][:, rows, 1]
             aurocs = [roc_auc_score(labels, each) for each in chances]
             assert group.scores[which.name] == pytest.approx(np.mean(aurocs), abs=1e-12)
             recalls = [
@@ -66,7 +66,7 @@ def test_images_of_one_class_are_scored_with_all_images_of_the_other() -> None:
 
     for group in groups:
         rows = np.array([types.get(file, group.value) == group.value for file in files])
-        chances = test.results[test.plan.numbers(FINALIST)][:, rows, 1]
+        chances = test.results[test.plan.run_numbers(FINALIST)][:, rows, 1]
         aurocs = [roc_auc_score(test.labels[rows], each) for each in chances]
         assert group.scores[FINALIST.name] == pytest.approx(np.mean(aurocs), abs=1e-12)
         assert group.is_of_one_class

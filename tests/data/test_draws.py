@@ -11,7 +11,7 @@ from tests.study.studies import two_images
 from xraytune.confirm.arms import UNUSED
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.draws import (
-    Draws,
+    DrawDesign,
     Population,
     choose_draws,
     patients_needed,
@@ -81,16 +81,16 @@ def test_a_confirmation_has_patients_to_draw_and_to_score(patients: tuple[int, .
 
 def test_draws_share_at_most_two_fifths_of_their_patients() -> None:
     """Where draws of 150 of 300 overlap, too few simulated intervals cover (decision 56)."""
-    assert too_few_outside(300, 120, fewest=10) is None
-    problem = too_few_outside(300, 121, fewest=10)
+    assert too_few_outside(300, 120, fewest_tested=10) is None
+    problem = too_few_outside(300, 121, fewest_tested=10)
     assert problem
 
     found = re.search(r"train_patients=(\d+)", problem.fix)
     assert found
     proposed = int(found[1])
     left = 300 + 121
-    assert too_few_outside(left - proposed, proposed, fewest=10) is None
-    assert too_few_outside(left - proposed - 1, proposed + 1, fewest=10)
+    assert too_few_outside(left - proposed, proposed, fewest_tested=10) is None
+    assert too_few_outside(left - proposed - 1, proposed + 1, fewest_tested=10)
 
 
 @pytest.mark.parametrize("patients", [(100, 100), (95, 5), (100, 60, 40), (200,)])
@@ -106,7 +106,7 @@ def test_more_patients_are_trained_on_where_the_interval_allows_it() -> None:
     """Training patients are not scored, and the lower an AUROC, the wider its interval."""
     known = population(500, 500)
 
-    def choose(patients: int, auroc: float, enough: float = 0.0) -> Draws:
+    def choose(patients: int, auroc: float, enough: float = 0.0) -> DrawDesign:
         draws = choose_draws(known, patients, SIZES, lambda _: auroc, enough=enough)
         assert draws
         return draws
@@ -120,7 +120,7 @@ def test_more_patients_are_trained_on_where_the_interval_allows_it() -> None:
     assert few.half_width > many.half_width
     assert hard.half_width > many.half_width > easy.half_width
     assert easy.train_patients == SIZES[-1]
-    assert choose_draws(known, 1500, SIZES, lambda _: 0.9, fewest=1495) is None
+    assert choose_draws(known, 1500, SIZES, lambda _: 0.9, fewest_tested=1495) is None
 
 
 def test_findings_that_are_never_scored_make_no_verdict() -> None:

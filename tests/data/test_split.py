@@ -108,12 +108,12 @@ def test_patients_that_a_generator_has_seen_are_on_no_validation_side(
         for patient in range(3, len(owners), every)
     }
 
-    split = split_by_patient(images, settings, seen=seen)
+    split = split_by_patient(images, settings, seen_patients=seen)
 
     train = patients_on(images, split, "train")
     assert seen <= train
     assert {*split} <= {"train", "val_a", "val_b"}
-    part = split_by_patient(images, settings, len(train - seen), seen=seen)
+    part = split_by_patient(images, settings, len(train - seen), seen_patients=seen)
     assert patients_on(images, part, "train") == train - seen
 
 
@@ -126,7 +126,7 @@ def test_each_patient_is_validated_in_one_fold_unless_a_generator_has_seen_them(
     images = images_of(sizes)
     seen = {f"{label}:0" for label in range(len(sizes))}
 
-    splits = split_into_folds(images, folds, seed, seen=seen)
+    splits = split_into_folds(images, folds, seed, seen_patients=seen)
 
     sides = [patients_on(images, split, name) for split in splits for name in ("val_a", "val_b")]
     assert sum(map(len, sides)) == len(set.union(*sides)) == sum(map(len, sizes)) - len(sizes)

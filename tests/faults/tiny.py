@@ -34,7 +34,7 @@ from xraytune.study.start import (
 )
 from xraytune.study.trial import LOST, OpenTrial
 from xraytune.synth import gan
-from xraytune.synth.generator_inputs import generator_need
+from xraytune.synth.generator_inputs import lineage_to_train
 from xraytune.synth.sources import gan as gan_source
 from xraytune.trial import training
 
@@ -186,8 +186,8 @@ def run_list(tree: Tree, marks: Marks) -> None:
         if not machine.exists():
             write_prepared(prepared, tree.runs.path / "split.json")
             write_json(machine, environment(CPU))
-        need = partial(generator_need, prepared=prepared, compute=CPU, cache=tree.cache)
-        work = RunList(tree.runs, runs, what="runs", generator_need=need)
+        find_lineage = partial(lineage_to_train, prepared=prepared, compute=CPU, cache=tree.cache)
+        work = RunList(tree.runs, runs, what="runs", lineage_to_train=find_lineage)
         _run(work, tree.cache, marks, lambda *_: False)
 
 

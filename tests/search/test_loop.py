@@ -374,7 +374,7 @@ def gan_search(
     gans = Gans()
     points = f"points_to_evaluate=[{', '.join(rows)}]"
     overrides = ("gan.width={values: [8, 16]}", points, f"budget.hours={hours}")
-    return direct(study, *overrides, generator_need=gans.need), gans
+    return direct(study, *overrides, lineage_to_train=gans.need), gans
 
 
 def test_a_trial_waits_while_another_one_trains_its_gan(study: StudyFolder) -> None:

@@ -7,7 +7,7 @@ from xraytune.base.records import Compute, EpochRecord, TrialResult
 from xraytune.data.images import ImageFile, SideName
 from xraytune.data.prepare import SplitData
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import GeneratorNeeds
+from xraytune.search.loop import LineageToTrain
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.space import Space
@@ -84,11 +84,11 @@ def no_gan(generator: object, draw: int | None, size_px: int) -> str | None:
 def direct(
     study: StudyFolder,
     *overrides: str,
-    generator_need: GeneratorNeeds = no_gan,
+    lineage_to_train: LineageToTrain = no_gan,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> SearchTrials:
     """A search without workers, as each start of it creates it."""
-    return SearchTrials(study, space_of(study, *overrides), generator_need, callbacks)
+    return SearchTrials(study, space_of(study, *overrides), lineage_to_train, callbacks)
 
 
 def epoch(number: int, value: float) -> EpochRecord:

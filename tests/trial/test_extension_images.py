@@ -16,7 +16,7 @@ from xraytune.data.prepare import RunContext
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.settings import Experiment
 from xraytune.study.trial import ProgressFile, TakenOverError, attempt
-from xraytune.synth.generator_inputs import generator_need, training_of
+from xraytune.synth.generator_inputs import lineage_to_train, training_of
 from xraytune.synth.sources.registry import source_of
 from xraytune.trial.training_set import build_training_set
 
@@ -53,7 +53,7 @@ def test_trials_wait_for_one_training_of_a_lineage(bench: Bench, tmp_path: Path)
 
     def need(steps: int) -> str | None:
         training = training_of(blend(bench, steps=steps, noise=3.0))
-        return generator_need(training, None, 32, bench.prepared, CPU, bench.cache)
+        return lineage_to_train(training, None, 32, bench.prepared, CPU, bench.cache)
 
     assert need(1) is not None
     assert need(1) == need(2)

@@ -83,7 +83,7 @@ def study(
             **values,
         }
     )
-    prepared, _ = prepare(settings, root / "cache", seen=seen_by([parameters]))
+    prepared, _ = prepare(settings, root / "cache", seen_sha256=seen_by([parameters]))
     context = RunContext(prepared=prepared, cache=root / "cache", compute=CPU)
     return Experiment(settings=settings, parameters=parameters), context
 

@@ -23,7 +23,7 @@ from xraytune.data.prepare import prepare
 from xraytune.nets.checkpoint import load_best
 from xraytune.space.settings import Experiment
 from xraytune.stats.classification import auroc
-from xraytune.synth.generator_inputs import GAN_STAGE, generator_need
+from xraytune.synth.generator_inputs import GAN_STAGE, lineage_to_train
 from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.run import run_trial, trial_epochs
 from xraytune.trial.training import TrialTraining
@@ -68,7 +68,7 @@ def test_every_arm_trains_the_same_steps_and_resumes_identically(
 
 def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
     settings = gan(seed=11)
-    assert generator_need(settings, None, 32, bench.prepared, CPU, bench.cache) is not None
+    assert lineage_to_train(settings, None, 32, bench.prepared, CPU, bench.cache) is not None
     progress: list[tuple[str, int, int]] = []
 
     for number, ratio in enumerate((0.5, 1.0)):
@@ -82,7 +82,7 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
         (0, 4),
         (4, 4),
     ]
-    assert generator_need(settings, None, 32, bench.prepared, CPU, bench.cache) is None
+    assert lineage_to_train(settings, None, 32, bench.prepared, CPU, bench.cache) is None
 
 
 def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path: Path) -> None:

@@ -29,13 +29,13 @@ def read_sha256_list(file: Path) -> frozenset[str]:
     is_utf16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     text = content.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")
     fix = "write a line for each image that the generator has seen: sha256sum IMAGES > LIST"
-    seen: set[str] = set()
+    seen_sha256: set[str] = set()
     for number, line in enumerate(text.splitlines(), start=1):
         hashes = re.findall(r"\b[0-9a-f]{64}\b", line.lower())
-        is_title = not seen and not re.search(r"\d", line.replace("256", ""))
+        is_title = not seen_sha256 and not re.search(r"\d", line.replace("256", ""))
         if re.search(r"\w", line) and not (hashes or is_title):
             raise DataError("there is no SHA-256 in this line", FileLine(file, number, line), fix)
-        seen.update(hashes)
-    if not seen:
+        seen_sha256.update(hashes)
+    if not seen_sha256:
         raise DataError("this list names no image", file, fix)
-    return frozenset(seen)
+    return frozenset(seen_sha256)

@@ -253,7 +253,7 @@ def _rich_table(table: Table) -> RenderableType:
         for name in table.columns
     }
     needed = {name: _widest(texts) for name, texts in cells.items()}
-    fewest = {
+    narrowest = {
         name: _widest(word for text in texts for word in text.plain.split())
         if table.is_text(name)
         else needed[name]
@@ -265,7 +265,7 @@ def _rich_table(table: Table) -> RenderableType:
         return _OUT.width - sum(widths[name] + _GAP for name in names) + _GAP
 
     for name in (*reversed([*table.optional]), *reversed([*cells][1:])):
-        widths = needed if name in table.optional else fewest
+        widths = needed if name in table.optional else narrowest
         if name in names and spare_width(widths) < 0:
             names.remove(name)
 
@@ -276,11 +276,11 @@ def _rich_table(table: Table) -> RenderableType:
         show_edge=False,
         show_header=any(name.strip() for name in names),
     )
-    spare = spare_width(fewest)
+    spare = spare_width(narrowest)
     widths = {}
-    for count, name in enumerate(sorted(names, key=lambda name: needed[name] - fewest[name])):
-        added = min(needed[name] - fewest[name], spare // (len(names) - count))
-        widths[name] = fewest[name] + added
+    for count, name in enumerate(sorted(names, key=lambda name: needed[name] - narrowest[name])):
+        added = min(needed[name] - narrowest[name], spare // (len(names) - count))
+        widths[name] = narrowest[name] + added
         spare -= added
     for name in names:
         justify: Literal["left", "right"] = "left" if table.is_text(name) else "right"

@@ -191,8 +191,8 @@ class Plan(StrictModel, validate_by_name=True, serialize_by_alias=True):
             or (arm.role in ("matched", "donor") and arm.trial == finalist.trial)
         )
 
-    def numbers(self, arm: Arm) -> list[int]:
-        """Return the run of each replicate of an arm."""
+    def run_numbers(self, arm: Arm) -> list[int]:
+        """Return the number of the run of each replicate of an arm."""
         trainings = [*self.trainings]
         index = trainings.index(arm.training)
         return [replicate * len(trainings) + index for replicate in range(self.replicates)]

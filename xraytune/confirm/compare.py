@@ -77,7 +77,7 @@ class ArmScores:
         if self.plan.sites:
             by_site = [self.measure_at(site, *arms).scores for site in self.plan.sites]
             return sample_of_sites(np.stack(by_site, axis=1))
-        results = np.concatenate([self.results[self.plan.numbers(arm)] for arm in arms])
+        results = np.concatenate([self.results[self.plan.run_numbers(arm)] for arm in arms])
         components = outside_components(
             self.labels, results, self.patients, self.positive, self.overlap
         )
@@ -90,7 +90,7 @@ class ArmScores:
         """
         site_scores = self.at_site(site)
         replicate = self.plan.sites.index(site)
-        runs = [self.plan.numbers(arm)[replicate] for arm in arms]
+        runs = [self.plan.run_numbers(arm)[replicate] for arm in arms]
         results = site_scores.results[runs]
         return structural_components(
             site_scores.labels, results, site_scores.patients, self.positive

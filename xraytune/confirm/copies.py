@@ -55,7 +55,7 @@ def _copied_files(study: OpenStudy, plan: Plan, arm: Arm, sealed: SealedTest) ->
     if not arm.parameters.has_synthetic_pixels:
         return set()
     runs_folder = study.runs_folder
-    runs = plan.numbers(arm)
+    runs = plan.run_numbers(arm)
     compared: set[str] = set()
     unseen: _Unseen = {}
     files: set[str] = set()

@@ -238,13 +238,18 @@ def curve(
 
     # Patients whose images a gift was made from are neither trained on nor scored.
     gifts = _gifts(settings, baseline, optional_path(donor), optional_path(folder))
-    seen = seen_by([baseline, *(gift.parameters for gift in gifts)])
+    seen_sha256 = seen_by([baseline, *(gift.parameters for gift in gifts)])
     cache = Path(cache or "cache").resolve()
     require_inputs(settings, base_space.networks())
     prepared, index = prepare_space(
-        base_space, cache, seen=seen, skip_broken=skip_broken, note=note, on_progress=on_progress
+        base_space,
+        cache,
+        seen_sha256=seen_sha256,
+        skip_broken=skip_broken,
+        note=note,
+        on_progress=on_progress,
     )
-    seen_patients = patients_seen(index.images, seen)
+    seen_patients = patients_seen(index.images, seen_sha256)
     ordered_patients = patients_in_order(prepared.side("train"), data_settings.split.seed)
     usable_patients = [name for name in ordered_patients if name not in seen_patients]
     division = divide(usable_patients, patients, max(ratios), seen_count=len(seen_patients))

@@ -12,10 +12,10 @@ from pathlib import Path
 from xraytune.base.errors import StudyError
 from xraytune.confirm.arms import UNUSED, OpenedHospital, Plan, write_plan
 from xraytune.confirm.compare import judge_finalists, unscored_findings
-from xraytune.confirm.judge import held_out_set, open_images, score_opened
 from xraytune.confirm.plan import earlier_access, why_exploratory
 from xraytune.confirm.record import Confirmation, Hospital, write_verdict
 from xraytune.confirm.run_list import OpenStudy
+from xraytune.confirm.score import held_out_set, open_images, score_opened
 from xraytune.confirm.sealed import (
     SealedTest,
     choose_test,

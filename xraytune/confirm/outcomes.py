@@ -63,7 +63,7 @@ def add_secondary(
         )
     if test.is_binary and not test.thresholds:
         del outcomes["balanced_accuracy"]
-    runs = {arm.name: test.plan.numbers(arm) for arm in test.plan.arms}
+    runs = {arm.name: test.plan.run_numbers(arm) for arm in test.plan.arms}
     judged_finalists = []
     for finalist in finalists:
         comparisons = []
@@ -139,7 +139,7 @@ def write_predictions(
     if count <= 2 and not findings:
         columns = {test.positive if count == 2 else 0: ""}
     for arm in test.plan.arms:
-        for replicate, run in enumerate(test.plan.numbers(arm), start=1):
+        for replicate, run in enumerate(test.plan.run_numbers(arm), start=1):
             for index, suffix in columns.items():
                 results = test.results[run, :, index].tolist()
                 table[f"{arm.name}, replicate {replicate}{suffix}"] = [
@@ -238,7 +238,7 @@ def _is_large(group: ArmScores) -> bool:
 def _rates(group: ArmScores, arm: Arm) -> tuple[float, float]:
     """Return the mean sensitivity and the mean specificity of an arm over its replicates."""
     rates = []
-    for number in group.plan.numbers(arm):
+    for number in group.plan.run_numbers(arm):
         scores = group.results[number, :, group.positive]
         is_positive = group.labels[~np.isnan(scores)] == group.positive
         positive_calls = scores[~np.isnan(scores)] >= group.thresholds[number]

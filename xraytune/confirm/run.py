@@ -22,7 +22,6 @@ from xraytune.base.errors import ConfigError, StudyError
 from xraytune.base.files import StrPath, require_writable
 from xraytune.confirm.arms import Plan, read_plan
 from xraytune.confirm.hospitals import choose_tests, judge_hospitals
-from xraytune.confirm.judge import judge, score_sealed, with_outcomes
 from xraytune.confirm.plan import (
     compared_settings,
     count_replicates,
@@ -32,6 +31,7 @@ from xraytune.confirm.plan import (
 )
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
+from xraytune.confirm.score import judge, score_sealed, with_outcomes
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.unused import left_out_sites
 from xraytune.data.columns import subgroup_columns
@@ -228,12 +228,12 @@ def _require_possible(
 
     Raises ConfigError or, for sites, StudyError.
     """
-    for name, number, fewest in (("finalists", finalists, 1), ("replicates", replicates, 2)):
-        if number is not None and number < fewest:
+    for name, number, minimum in (("finalists", finalists, 1), ("replicates", replicates, 2)):
+        if number is not None and number < minimum:
             raise ConfigError(
                 f"{number} {name} are too few for a comparison",
                 f"--{name}",
-                f"give at least {fewest}",
+                f"give at least {minimum}",
             )
     over_sites = "with confirm.leave_out: site,"
     if sites and by:

@@ -22,7 +22,7 @@ from xraytune.confirm.record import Confirmation
 from xraytune.data.prepare import SplitData, write_prepared
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks, RunsView
-from xraytune.search.loop import GeneratorNeeds, TrialLoop
+from xraytune.search.loop import LineageToTrain, TrialLoop
 from xraytune.search.ray.runner import Runner
 from xraytune.space.cost import usual_seconds
 from xraytune.space.recorded import write_extensions
@@ -32,7 +32,7 @@ from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, environment, explain_damage, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_run, ended_runs, reasons_of
 from xraytune.study.trial import OpenTrial, read_progress
-from xraytune.synth.generator_inputs import GAN_PROGRESS, generator_need
+from xraytune.synth.generator_inputs import GAN_PROGRESS, lineage_to_train
 
 NO_RUNGS = Rungs(SchedulerSettings(name="none"), max_epochs=0)
 
@@ -91,7 +91,7 @@ class RunList(TrialLoop):
         callbacks: Callbacks = NO_CALLBACKS,
         *,
         what: str,
-        generator_need: GeneratorNeeds,
+        lineage_to_train: LineageToTrain,
         rungs: Rungs = NO_RUNGS,
     ) -> None:
         self._runs = {run.number: run for run in runs}
@@ -112,7 +112,7 @@ class RunList(TrialLoop):
                 )
         waiting_runs = [run for run in runs if run.number not in kept_rows]
         super().__init__(
-            study_folder, waiting_runs, generator_need=generator_need, callbacks=callbacks
+            study_folder, waiting_runs, lineage_to_train=lineage_to_train, callbacks=callbacks
         )
         for run in runs:
             if run.number in kept_rows:
@@ -236,8 +236,8 @@ def train_runs(
         runs,
         what=what,
         rungs=rungs,
-        generator_need=partial(
-            generator_need,
+        lineage_to_train=partial(
+            lineage_to_train,
             prepared=study.prepared,
             compute=study_folder.compute(),
             cache=study.cache,

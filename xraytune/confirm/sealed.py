@@ -98,15 +98,15 @@ def choose_test(
     planned_kind: TestKind | None = None,
     test: LabelledImages | None = None,
     index: ImageIndex | None = None,
-    seen: Collection[str] = (),
+    seen_sha256: Collection[str] = (),
     remedies: Remedies = STUDY_REMEDIES,
 ) -> SealedTest:
     """Choose and check the images that a confirmation of `mixes` scores.
 
     `planned_kind` is the kind that an earlier call chose. `test` takes the place of the study's
     test folder. `index` has the study's images as they are now; by default, they are read.
-    `seen` has the SHA-256 of images that something else than the mixes has seen. Errors say what
-    `remedies` there are for too few patients.
+    `seen_sha256` are the hashes of images that something else than the mixes has seen. Errors say
+    what `remedies` there are for too few patients.
 
     Raises:
         DataError: There are no test images, they share patients or files with the training images,
@@ -125,7 +125,7 @@ def choose_test(
     if weights:
         names = join_names(sorted(Path(file).name for file in weights))
         notes.append(f"it is not known which images the weights were trained on: {names}")
-    seen_sha256 = seen_by(mixes).union(seen)
+    seen_sha256 = seen_by(mixes).union(seen_sha256)
     seen_patients = patients_seen((*index.images, *test_set.images), seen_sha256)
     exclusion = ""
     if seen_patients:
@@ -143,13 +143,17 @@ def choose_test(
         prepared=prepared,
     )
     folder_problem = too_few_tested(folder_test.images, prepared.outputs)
-    has_folder = test is not None or not folder_problem
+    can_score_folder = test is not None or not folder_problem
     kinds: Sequence[TestKind] = [planned_kind] if planned_kind else []
-    kinds = kinds or _preferred_kinds(settings, mixes, notes, name, has_folder=has_folder)
-    fewest = fewest_scored(settings, len(prepared.class_names), has_folder=has_folder)
+    kinds = kinds or _preferred_kinds(
+        settings, mixes, notes, name, can_score_folder=can_score_folder
+    )
+    fewest_tested = fewest_scored(
+        settings, len(prepared.class_names), can_score_folder=can_score_folder
+    )
     fewest_of_kind = {
-        "unused": fewest if planned_kind or sites else MANY_UNUSED,
-        "outside": fewest,
+        "unused": fewest_tested if planned_kind or sites else MANY_UNUSED,
+        "outside": fewest_tested,
         "draws": 0,
     }
 
@@ -162,8 +166,8 @@ def choose_test(
                 index,
                 replicates,
                 kind,
-                seen=seen_sha256,
-                fewest=fewest_of_kind[kind],
+                seen_sha256=seen_sha256,
+                fewest_tested=fewest_of_kind[kind],
                 sites=sites,
                 remedies=remedies,
             )
@@ -176,7 +180,7 @@ def choose_test(
     try:
         sealed = _seal_first(kinds, seal, notes, name)
     except DataError as error:
-        if has_folder or sites:
+        if can_score_folder or sites:
             raise
         problem = error.problems[0]
         what = problem.what if kinds[-1] == "folder" else f"{folder_problem}: {problem.what}"
@@ -220,16 +224,16 @@ def refuse_patients_of_study(
     test_set: LabelledImages,
     index: ImageIndex,
     settings: Settings,
-    seen: Collection[str] = (),
+    seen_sha256: Collection[str] = (),
 ) -> None:
-    """Refuse (DataError) images of the study's patients, or of patients with images in `seen`.
+    """Refuse (DataError) images of the study's patients, or of patients with other known images.
 
-    `seen` has the SHA-256 of each image that a generator or an encoder has seen.
+    `seen_sha256` are the hashes of all images that a generator or an encoder has seen.
     """
     owners = patients_by_file_name(index.images)
     keys = patients_by_key(test_set.images, test_set.data.split.group_regex, owners=owners)
     study_keys = patients_by_key(index.images, settings.data.split.group_regex)
-    known_patients = shared_patients(keys, study_keys) | patients_seen(test_set.images, seen)
+    known_patients = shared_patients(keys, study_keys) | patients_seen(test_set.images, seen_sha256)
     _refuse_patients(known_patients, test_set, _REMOVE)
 
 
@@ -288,7 +292,7 @@ def _preferred_kinds(
     notes: list[str],
     name: str,
     *,
-    has_folder: bool,
+    can_score_folder: bool,
 ) -> Sequence[TestKind]:
     """Return what may be scored and trained on, the preferred kind first; a note says why.
 
@@ -313,7 +317,7 @@ def _preferred_kinds(
         notes.append(f"{name} is scored: {what}")
     if has_sites:
         return ["unused"]
-    if test_setting == "auto" and not has_folder:
+    if test_setting == "auto" and not can_score_folder:
         test_setting = "unused"
     if test_setting != "unused" and not settings.data.train_patients:
         return ["folder"]

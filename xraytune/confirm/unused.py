@@ -31,8 +31,8 @@ def divide_unused(
     replicates: int,
     kind: TestKind,
     *,
-    seen: Collection[str],
-    fewest: int,
+    seen_sha256: Collection[str],
+    fewest_tested: int,
     sites: tuple[str, ...] = (),
     remedies: Remedies = STUDY_REMEDIES,
 ) -> SplitData:
@@ -41,14 +41,14 @@ def divide_unused(
     If `kind` is `draws`, patients who are in no draw are on the side `others`, else on `test`. If
     it is `outside`, all unused patients are on `test`, and nobody is drawn again before everybody
     was drawn. With `sites`, each draw leaves out the patients of one site. Patients with images in
-    `seen`, given as SHA-256, are left out, and so are images that the study did not record: broken
-    ones, and those that were added since.
+    `seen_sha256` are left out, and so are images that the study did not record: broken ones, and
+    those that were added since.
 
-    Raises DataError if fewer than `fewest` patients are left to test on, too few patients are of a
-    site, or a draw lacks a class.
+    Raises DataError if fewer than `fewest_tested` patients are left to test on, too few patients
+    are of a site, or a draw lacks a class.
     """
     excluded_patients = {image.patient for image in prepared.images} | patients_seen(
-        index.images, seen
+        index.images, seen_sha256
     )
     recorded_images = {image.file: image for image in (*prepared.images, *prepared.unused)}
     images = [
@@ -61,13 +61,13 @@ def divide_unused(
     order = nested_order(unused.patients, unused.targets, seed)
     size = prepared.train_patient_count
     if kind == "outside":
-        problem = too_few_outside(len(order), size, fewest=fewest, remedies=remedies)
+        problem = too_few_outside(len(order), size, fewest_tested=fewest_tested, remedies=remedies)
     else:
         problem = too_few_unused(
             len(order),
             size,
             replicates=replicates,
-            fewest=fewest,
+            fewest_tested=fewest_tested,
             is_fixed=bool(sites),
             remedies=remedies,
         )

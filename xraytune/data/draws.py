@@ -52,10 +52,10 @@ def scored_patients(unused: int, per_draw: int, replicates: int) -> tuple[int, f
     return unused, shared_places / places / (replicates - 1)
 
 
-def fewest_scored(settings: Settings, class_count: int, *, has_folder: bool) -> int:
+def fewest_scored(settings: Settings, class_count: int, *, can_score_folder: bool) -> int:
     """Return the fewest unused patients that are scored, given whether there is a test folder."""
     is_choice = settings.confirm.test == "auto" and settings.confirm.leave_out == "none"
-    return FEWEST_UNUSED if is_choice and has_folder else FEWEST_TESTED * class_count
+    return FEWEST_UNUSED if is_choice and can_score_folder else FEWEST_TESTED * class_count
 
 
 @frozen
@@ -92,19 +92,19 @@ DRAWS_REMEDIES = Remedies(
 )
 
 
-def fewest_outside(per_draw: int, fewest: int) -> int:
+def fewest_outside(per_draw: int, fewest_tested: int) -> int:
     """Return how many patients must be outside a draw, so that they can score it.
 
-    There are at least `fewest`, and 1.5 times as many as are trained on.
+    There are at least `fewest_tested`, and 1.5 times as many as are trained on.
     """
-    return max(fewest, math.ceil(_OUTSIDE * per_draw))
+    return max(fewest_tested, math.ceil(_OUTSIDE * per_draw))
 
 
 def too_few_outside(
-    unused: int, per_draw: int, *, fewest: int, remedies: Remedies = STUDY_REMEDIES
+    unused: int, per_draw: int, *, fewest_tested: int, remedies: Remedies = STUDY_REMEDIES
 ) -> Problem | None:
     """Return why draws of `unused` patients leave too few others to score, or None."""
-    needed = fewest_outside(per_draw, fewest)
+    needed = fewest_outside(per_draw, fewest_tested)
     if unused - per_draw >= needed:
         return None
     what = "no patient is left unused"
@@ -114,7 +114,7 @@ def too_few_outside(
             f"{max(unused - per_draw, 0):,} of them for the test, but {needed:,} are needed"
         )
     not_validated = unused + per_draw
-    fitting = min(int(not_validated / (2 + _OUTSIDE)), (not_validated - fewest) // 2)
+    fitting = min(int(not_validated / (2 + _OUTSIDE)), (not_validated - fewest_tested) // 2)
     return Problem(what, remedies.setting, remedies.have_enough(fitting))
 
 
@@ -123,26 +123,27 @@ def too_few_unused(
     per_draw: int,
     *,
     replicates: int,
-    fewest: int,
+    fewest_tested: int,
     is_fixed: bool,
     remedies: Remedies = STUDY_REMEDIES,
 ) -> Problem | None:
-    """Return why `unused` patients do not suffice for draws and `fewest` in no draw, or None.
+    """Return why `unused` patients do not suffice for draws and the test, or None.
 
-    `is_fixed` says whether the number of replicates cannot be reduced.
+    `fewest_tested` patients must be in no draw. `is_fixed` says whether the number of replicates
+    cannot be reduced.
     """
-    missing = fewest + replicates * per_draw - unused
+    missing = fewest_tested + replicates * per_draw - unused
     if missing <= 0:
         return None
     needed = f"{replicates} draws of {per_draw} patients"
-    if fewest:
-        needed += f", and {fewest} to test on"
+    if fewest_tested:
+        needed += f", and {fewest_tested} to test on"
     what = "no patient is left unused"
     if unused:
         what = f"{unused:,} patients are left unused, {missing:,} fewer than needed for "
         what += needed
-    fix = remedies.have_enough((unused + per_draw - fewest) // (replicates + 1))
-    draws = (unused - fewest) // per_draw
+    fix = remedies.have_enough((unused + per_draw - fewest_tested) // (replicates + 1))
+    draws = (unused - fewest_tested) // per_draw
     if draws > 1 and not is_fixed:
         strength = " (exploratory)" if draws < FEWEST_REPLICATES else ""
         fix += f", or use --replicates {draws}{strength}"
@@ -150,7 +151,7 @@ def too_few_unused(
 
 
 @frozen
-class Draws:
+class DrawDesign:
     """A design of a study: how many patients each network trains on, and what the verdict tells.
 
     `precision` has the numbers of replicates and of scored patients.
@@ -225,9 +226,9 @@ def choose_draws(
     sizes: Sequence[int],
     auroc: Callable[[int], float],
     *,
-    fewest: int = 1,
+    fewest_tested: int = 1,
     enough: float = 0.0,
-) -> Draws | None:
+) -> DrawDesign | None:
     """Choose how many patients to train on, so that a confirmation has patients to score.
 
     The more patients each network trains on, the fewer are left to score. The largest size is
@@ -239,14 +240,14 @@ def choose_draws(
         patients: Number of patients that are not on a validation side.
         sizes: The numbers of training patients to choose from.
         auroc: The expected AUROC of a network that trains on a number of patients.
-        fewest: The fewest patients to score.
+        fewest_tested: The fewest patients to score.
         enough: The half-width of an interval that is narrow enough, in AUROC.
 
     Returns None if there are too few patients.
     """
     designs = []
     for size in sizes:
-        size_designs = _designs(population, patients, size, auroc(size), fewest)
+        size_designs = _designs(population, patients, size, auroc(size), fewest_tested)
         if narrowest := min(size_designs, key=_HALF_WIDTH, default=None):
             designs.append(narrowest)
     if not designs:
@@ -257,12 +258,14 @@ def choose_draws(
 
 
 def _designs(
-    population: Population, patients: int, size: int, auroc: float, fewest: int
-) -> Iterator[Draws]:
+    population: Population, patients: int, size: int, auroc: float, fewest_tested: int
+) -> Iterator[DrawDesign]:
     """Yield the possible designs in which each network trains on `size` patients."""
     if size < population.fewest_drawn:
         return
-    if too_few_outside(patients - size, size, fewest=max(fewest, population.fewest_tested)):
+    if too_few_outside(
+        patients - size, size, fewest_tested=max(fewest_tested, population.fewest_tested)
+    ):
         return
     for replicates in range(FEWEST_REPLICATES, _MOST_REPLICATES + 1):
         scored, overlap = scored_patients(patients - size, size, replicates)
@@ -275,7 +278,7 @@ def _designs(
             share=population.share,
             overlap=overlap,
         )
-        yield Draws(train_patients=size, precision=precision)
+        yield DrawDesign(train_patients=size, precision=precision)
 
 
 def patients_needed(population: Population, sizes: Sequence[int]) -> int:
@@ -285,5 +288,5 @@ def patients_needed(population: Population, sizes: Sequence[int]) -> int:
     return next(
         patients
         for patients in count(size)
-        if not too_few_outside(patients - size, size, fewest=population.fewest_tested)
+        if not too_few_outside(patients - size, size, fewest_tested=population.fewest_tested)
     )

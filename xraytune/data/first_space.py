@@ -20,7 +20,7 @@ from xraytune.base.records import Note, Progress, ignore_progress
 from xraytune.base.templates import open_templates
 from xraytune.data.draws import (
     FEWEST_UNUSED,
-    Draws,
+    DrawDesign,
     choose_draws,
     patients_needed,
     population_of,
@@ -119,7 +119,7 @@ def write_first_space(
     task = _task_of(index)
     images = index.images
     patients = len({*images.patients})
-    val_share = next(share for fewest, share in _VALIDATED if patients >= fewest)
+    val_share = next(share for fewest_patients, share in _VALIDATED if patients >= fewest_patients)
     split = {"val_a": val_share, "val_b": val_share, "seed": 7}
     split |= settings.split.model_dump(exclude_defaults=True)  # of a data file
     draws, confirm_reason = _choose_draws(index, split, _TRAIN_PATIENTS[has_gpu])
@@ -192,7 +192,7 @@ def _choose_draws(
     index: ImageIndex,
     split: Mapping[str, Any],
     sizes: Sequence[int],
-) -> tuple[Draws | None, str]:
+) -> tuple[DrawDesign | None, str]:
     """Choose how many patients to train on; None for all, if the test folder is to be scored.
 
     Also returns what will be scored, in words.
@@ -202,17 +202,22 @@ def _choose_draws(
         sides = split_by_patient(images, SplitSettings(**split))
     sided_images = zip(images, sides, strict=True)
     trainable_count = len({image.patient for image, side in sided_images if side == "train"})
-    has_folder = not too_few_tested(index.test, index.outputs)
-    fewest = 1
-    if has_folder:
-        fewest = FEWEST_UNUSED
+    can_score_folder = not too_few_tested(index.test, index.outputs)
+    fewest_tested = 1
+    if can_score_folder:
+        fewest_tested = FEWEST_UNUSED
         sizes = [size for size in sizes if size >= _FEWEST_TRAINED]
     population = population_of(images, index.positive)
     enough = Confirm().rope
     draws = None
     if population:
         draws = choose_draws(
-            population, trainable_count, sizes, lambda _: LIKELY_AUROC, fewest=fewest, enough=enough
+            population,
+            trainable_count,
+            sizes,
+            lambda _: LIKELY_AUROC,
+            fewest_tested=fewest_tested,
+            enough=enough,
         )
     if draws:
         unused = trainable_count - draws.train_patients
@@ -220,7 +225,7 @@ def _choose_draws(
             f"each on its own draw of {draws.train_patients} of the {unused:,} patients that the "
             "search does not use, and scored on others of these"
         )
-    if has_folder:
+    if can_score_folder:
         return None, "on the test folder"
     needed = "more patients with and without a finding"
     if population:

@@ -244,7 +244,7 @@ def prepare(
     cache: Path,
     *,
     sizes_px: Sequence[int] = (),
-    seen: Collection[str] = (),
+    seen_sha256: Collection[str] = (),
     name_sets: Sequence[str] = SETS,
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
@@ -252,8 +252,7 @@ def prepare(
     """Index, decode and split the images of `settings.data`, in all sizes that trials use.
 
     The default size is `data.image_size`. Returns the record, and warnings for the user. Patients
-    with images in `seen`, given as SHA-256, are on no validation side. For `name_sets`, see
-    `read_index`.
+    with images in `seen_sha256` are on no validation side. For `name_sets`, see `read_index`.
 
     Raises DataError if the folder, its labels or an image is invalid; `skip_broken` leaves broken
     images out.
@@ -269,7 +268,7 @@ def prepare(
         settings.data,
         cache,
         sizes_px=sizes_px,
-        seen=seen,
+        seen_sha256=seen_sha256,
         skip_broken=skip_broken,
         on_progress=on_progress,
     )
@@ -281,7 +280,7 @@ def prepare_index(
     cache: Path,
     *,
     sizes_px: Sequence[int] = (),
-    seen: Collection[str] = (),
+    seen_sha256: Collection[str] = (),
     skip_broken: bool = False,
     left_out: Collection[str] = (),
     on_progress: Progress = ignore_progress,
@@ -320,9 +319,11 @@ def prepare_index(
         )
         fix = "look at the files, or change data.shift" if data.shift else "look at the files"
         raise DataError(what, index.root, fix)
-    seen_patients = patients_seen(index.images, seen)
+    seen_patients = patients_seen(index.images, seen_sha256)
     with add_notes(index.warnings):
-        sides = split_by_patient(images, data.split, data.train_patients, seen=seen_patients)
+        sides = split_by_patient(
+            images, data.split, data.train_patients, seen_patients=seen_patients
+        )
     recorded = [
         replace(image, side=side, row=row_of[image.file])
         for image, side in zip(images, sides, strict=True)
@@ -351,12 +352,12 @@ def prepare_index(
     )
     notes = [*part_notes(index), *index.warnings]
     notes += [f"left out: {image.file}: {image.reason}" for image in broken]
-    if seen:
-        own_count = sum(image.sha256 in seen for image in index.all_images)
+    if seen_sha256:
+        own_count = sum(image.sha256 in seen_sha256 for image in index.all_images)
         notes.append(
-            f"generators or encoders have seen {len(seen):,} images, {own_count:,} of them of this "
-            f"study: {counted(len(seen_patients), 'patient')} on no validation or test side, and "
-            "trained on last"
+            f"generators or encoders have seen {len(seen_sha256):,} images, {own_count:,} of them "
+            f"of this study: {counted(len(seen_patients), 'patient')} on no validation or test "
+            "side, and trained on last"
         )
     return prepared, tuple(notes)
 
@@ -377,14 +378,14 @@ def _require_equal_rows(stores: Mapping[int, Path], root: Path) -> None:
         )
 
 
-def patients_seen(images: Iterable[ImageFile], seen: Collection[str]) -> set[str]:
-    """Return the patients who have an image among those `seen`, given as SHA-256."""
-    return {image.patient for image in images if image.sha256 in seen}
+def patients_seen(images: Iterable[ImageFile], seen_sha256: Collection[str]) -> set[str]:
+    """Return the patients who have an image in `seen_sha256`."""
+    return {image.patient for image in images if image.sha256 in seen_sha256}
 
 
-def unseen_test(index: ImageIndex, seen: Collection[str]) -> ImageTable:
-    """Return the test folder's images of the patients who have no image among those `seen`."""
-    seen_patients = patients_seen((*index.images, *index.test), seen)
+def unseen_test(index: ImageIndex, seen_sha256: Collection[str]) -> ImageTable:
+    """Return the test folder's images of the patients who have no image in `seen_sha256`."""
+    seen_patients = patients_seen((*index.images, *index.test), seen_sha256)
     return index.test.without(seen_patients)
 
 

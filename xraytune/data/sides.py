@@ -56,8 +56,8 @@ class SideSize:
         """Return the 95 % interval of an AUROC measured on this side."""
         return auroc_interval(auroc, self.effective_patients) if self.effective_patients else None
 
-    def lacking(self, fewest: int) -> str:
-        """Return the classes with fewer than `fewest` patients, such as `PNEUMONIA 1`.
+    def lacking(self, fewest_patients: int) -> str:
+        """Return the classes with fewer patients than `fewest_patients`, such as `PNEUMONIA 1`.
 
         Returns "" if there are no such classes, or if some findings have enough patients.
         """
@@ -66,7 +66,7 @@ class SideSize:
         few = [
             f"{name} {count}" if self.has_classes else f"{count}"
             for name, count in self.patients.items()
-            if count < fewest
+            if count < fewest_patients
         ]
         return join_names(few)
 
@@ -106,9 +106,9 @@ def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
     """
     if not images:
         return "there is no patient to test on"
-    fewest = FEWEST_LABELS if images[0].findings else FEWEST_TESTED
-    few = side_size("test", images, outputs, 0).lacking(fewest)
-    return few and f"too few test patients: {few}; an interval needs {fewest} or more"
+    fewest_patients = FEWEST_LABELS if images[0].findings else FEWEST_TESTED
+    few = side_size("test", images, outputs, 0).lacking(fewest_patients)
+    return few and f"too few test patients: {few}; an interval needs {fewest_patients} or more"
 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:

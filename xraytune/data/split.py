@@ -46,15 +46,15 @@ def split_by_patient(
     settings: SplitSettings,
     train_patients: int | None = None,
     *,
-    seen: Collection[str] = (),
+    seen_patients: Collection[str] = (),
 ) -> tuple[SideName, ...]:
     """Return the side of each image.
 
     Fractions are of images, met in each class as closely as whole patients allow. A stratum with
     too few patients for all sides stays on the train side.
 
-    `train_patients` is the number of patients to keep on the train side, by default all. Patients
-    in `seen` are on no validation side, and are the last to be kept.
+    `train_patients` is the number of patients to keep on the train side, by default all.
+    `seen_patients` are on no validation side, and are the last to be kept.
 
     Raises DataError if a class would be missing on a side, or the train side has fewer patients
     than `train_patients`.
@@ -66,21 +66,23 @@ def split_by_patient(
     rests = []
     for stratum in _stratify(table.patients, table.targets):
         image_count = sum(len(patient.positions) for patient in stratum)
-        unseen = [patient for patient in stratum if patient.name not in seen]
+        unseen = [patient for patient in stratum if patient.name not in seen_patients]
         remaining = _shuffle(unseen, seed, "split")
         in_a, remaining = _take_about(remaining, settings.val_a * image_count, spare=2)
         val_a += in_a
         if in_a:
             in_b, remaining = _take_about(remaining, settings.val_b * image_count, spare=1)
             val_b += in_b
-        rests.append([*remaining, *(patient for patient in stratum if patient.name in seen)])
+        rests.append(
+            [*remaining, *(patient for patient in stratum if patient.name in seen_patients)]
+        )
     train = _interleave_strata(rests, seed)
     has_findings = table.targets.ndim == 2
     if not has_findings:  # a finding without positives on a side has no score there
         _refuse_missing_classes(table, {"train": train, "val-A": val_a, "val-B": val_b})
 
     if train_patients is not None:
-        train.sort(key=lambda patient: patient.name in seen)
+        train.sort(key=lambda patient: patient.name in seen_patients)
         where = "data.train_patients"
         if train_patients > len(train):
             raise DataError(
@@ -107,11 +109,11 @@ def split_by_patient(
 
 
 def split_into_folds(
-    images: Sequence[ImageFile], folds: int, seed: int, *, seen: Collection[str] = ()
+    images: Sequence[ImageFile], folds: int, seed: int, *, seen_patients: Collection[str] = ()
 ) -> list[tuple[SideName, ...]]:
     """Return the side of each image in each fold.
 
-    Each patient, except those in `seen`, is on val-A or val-B of one fold, and on train in the
+    Each patient, except `seen_patients`, is on val-A or val-B of one fold, and on train in the
     others. The patients of each class are divided evenly.
     """
     table = ImageTable(images)
@@ -119,7 +121,7 @@ def split_into_folds(
         patient.name
         for stratum in _stratify(table.patients, table.targets)
         for patient in _shuffle(stratum, seed, "folds")
-        if patient.name not in seen
+        if patient.name not in seen_patients
     ]
     sides = []
     for fold in range(folds):

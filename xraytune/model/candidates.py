@@ -144,8 +144,8 @@ def prepare_candidate(
     folds = [prepared]
     uses_everyone = not (is_exact(settings) or parameters.has_synthetic_pixels)
     if members > 1 or uses_everyone:
-        seen = patients_seen(index.images, seen_by(mixes_of(space)))
-        folds = leave_out(prepared, settings.data.split.seed, members, seen)
+        seen_patients = patients_seen(index.images, seen_by(mixes_of(space)))
+        folds = leave_out(prepared, settings.data.split.seed, members, seen_patients)
     inputs = inputs_of_trials([parameters])
     if origin:
         fixed_inputs = {item for item in inputs if item[0] not in PATHS}

@@ -51,9 +51,9 @@ class Listeners:
 
 
 def leave_out(
-    prepared: SplitData, seed: int, members: int, seen: Collection[str]
+    prepared: SplitData, seed: int, members: int, seen_patients: Collection[str]
 ) -> list[SplitData]:
-    """Return the images of each fold; patients in `seen` are always on the train side.
+    """Return the images of each fold; `seen_patients` are always on the train side.
 
     A single network has one fold, the split of `prepared`, if this has enough patients for
     validation, or there are too few patients for more folds.
@@ -66,10 +66,10 @@ def leave_out(
     count = members if members > 1 else _FOLDS
     folds = [
         prepared.with_sides(sides)
-        for sides in split_into_folds(prepared.images, count, seed, seen=seen)
+        for sides in split_into_folds(prepared.images, count, seed, seen_patients=seen_patients)
     ]
-    fewest = FEWEST_LABELS if prepared.findings else 1
-    lacking = [side.lacking(fewest) for fold in folds for side in side_sizes(fold)]
+    fewest_patients = FEWEST_LABELS if prepared.findings else 1
+    lacking = [side.lacking(fewest_patients) for fold in folds for side in side_sizes(fold)]
     if not any(lacking):
         return folds
     if members > 1:

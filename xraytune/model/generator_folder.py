@@ -193,13 +193,13 @@ def generator_train(
         note(error.problems[0].what)
         donor_experiment = None
     require_writable(cache)
-    seen_contents = seen_by_sources([experiment.parameters]) if experiment else ()
+    seen_sha256 = seen_by_sources([experiment.parameters]) if experiment else ()
     sizes_px = [each.settings.data.image_size for each in (experiment, donor_experiment) if each]
     prepared, warnings = prepare(
         settings,
         cache,
         sizes_px=[*dict.fromkeys(sizes_px)],
-        seen=seen_contents,
+        seen_sha256=seen_sha256,
         skip_broken=skip_broken,
         on_progress=on_progress,
     )

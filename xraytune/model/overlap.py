@@ -39,9 +39,9 @@ def overlap_of(
     regex = labelled.data.split.group_regex
     errors = (XraytuneError, OSError)  # folders of the training may be gone, and then add nothing
     with suppress(*errors):
-        seen_contents = seen_by([bundle.experiment().parameters])
-        contents |= seen_contents
-        patients |= patients_seen(images, seen_contents)
+        seen_sha256 = seen_by([bundle.experiment().parameters])
+        contents |= seen_sha256
+        patients |= patients_seen(images, seen_sha256)
     with suppress(*errors):
         folder = bundle.experiment().parameters.folder
         if folder:

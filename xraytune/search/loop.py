@@ -56,7 +56,7 @@ _STARTED_AHEAD = 4
 ahead a trial is asked for, the fewer results the sampler knows."""
 
 
-GeneratorNeeds: TypeAlias = Callable[[Training | None, int | None, int], str | None]
+LineageToTrain: TypeAlias = Callable[[Training | None, int | None, int], str | None]
 """A function that returns the lineage of a trial's generator, or None if no generator need be
 trained first. Its arguments are `OpenTrial.generator_inputs`: the generator, if there is one, the
 number of the replicate's draw, if it has one, and the side length of the images in
@@ -79,7 +79,7 @@ class TrialLoop(ABC):
     Args:
         study_folder: Folder that contains the trials.
         unfinished: The trials to run first.
-        generator_need: Called anew each time, since a generator may have been trained meanwhile.
+        lineage_to_train: Called anew each time, since a generator may have been trained meanwhile.
         callbacks: Called when a trial starts or is retried.
 
     Attributes:
@@ -94,12 +94,12 @@ class TrialLoop(ABC):
         study_folder: StudyFolder,
         unfinished: Iterable[OpenTrial],
         *,
-        generator_need: GeneratorNeeds,
+        lineage_to_train: LineageToTrain,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self.study_folder = study_folder
         self.callbacks = callbacks
-        self._generator_need = generator_need
+        self._lineage_to_train = lineage_to_train
         self._waiting = {trial.number: trial for trial in unfinished}
         self._running: dict[int, OpenTrial] = {}
         self._reasons: list[str] = []  # why each trial that has ended failed, "" if it did not
@@ -157,7 +157,7 @@ class TrialLoop(ABC):
         if not runnable:
             return "wait"
         trial = runnable[0]
-        lineage = self._generator_need(*trial.generator_inputs)
+        lineage = self._lineage_to_train(*trial.generator_inputs)
         trial.trains_generator = lineage is not None
         if reserve:
             reserve(trial)
@@ -213,12 +213,12 @@ class TrialLoop(ABC):
         with its shortest training, from which the others continue. A trial waits while another
         trial trains its generator, or a shorter training in its chain.
         """
-        need = cache(self._generator_need)
-        in_training = {need(*trial.generator_inputs) for trial in self._running.values()}
+        find_lineage = cache(self._lineage_to_train)
+        in_training = {find_lineage(*trial.generator_inputs) for trial in self._running.values()}
         ready_trials: list[OpenTrial] = []
         chains: dict[str, list[OpenTrial]] = {}
         for trial in self._startable():
-            lineage = need(*trial.generator_inputs)
+            lineage = find_lineage(*trial.generator_inputs)
             if lineage is None:
                 ready_trials.append(trial)
             elif lineage not in in_training:

@@ -44,7 +44,7 @@ from xraytune.study.start import (
     with_recorded_images,
 )
 from xraytune.study.status import StudyView, StudyWatcher
-from xraytune.synth.generator_inputs import generator_need
+from xraytune.synth.generator_inputs import lineage_to_train
 from xraytune.synth.sources.registry import mixes_of
 from xraytune.trial.preflight import open_space, prepare_space, require_inputs
 from xraytune.trial.soft_labels import misfit_warnings
@@ -256,8 +256,8 @@ def _run_trials(
     """Run the trials that are left, or say why there are none."""
     note = runner.callbacks.note
     compute = study_folder.compute()
-    need = partial(generator_need, prepared=prepared, compute=compute, cache=runner.cache)
-    make_loop = partial(SearchTrials, study_folder, space, need)
+    find_lineage = partial(lineage_to_train, prepared=prepared, compute=compute, cache=runner.cache)
+    make_loop = partial(SearchTrials, study_folder, space, find_lineage)
     loop = make_loop()
     if study_folder.seconds() == 0 and loop.journal.rows():
         note("wall.json is missing or damaged: the time used, also of budget.hours, counts from 0")
@@ -314,15 +314,15 @@ def _unused_problem(settings: Settings, prepared: SplitData, index: ImageIndex) 
     size = prepared.train_patient_count
     class_count = len(index.class_names)
     if settings.confirm.leave_out != "site":
-        has_folder = not too_few_tested(index.test, index.outputs)
-        fewest = fewest_scored(settings, class_count, has_folder=has_folder)
-        return too_few_outside(len(unused_patients), size, fewest=fewest)
+        can_score_folder = not too_few_tested(index.test, index.outputs)
+        fewest_tested = fewest_scored(settings, class_count, can_score_folder=can_score_folder)
+        return too_few_outside(len(unused_patients), size, fewest_tested=fewest_tested)
     sites = len(index.images.sites)
     return too_few_unused(
         len(unused_patients),
         size,
         replicates=sites,
-        fewest=sites * FEWEST_TESTED * class_count,  # of each site, of each class
+        fewest_tested=sites * FEWEST_TESTED * class_count,  # of each site, of each class
         is_fixed=True,
     )
 

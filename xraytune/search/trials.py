@@ -13,7 +13,7 @@ from xraytune.base.files import copy_file, write_json
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.search.asha import Rungs
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
-from xraytune.search.loop import GeneratorNeeds, TrialLoop, UsedUp
+from xraytune.search.loop import LineageToTrain, TrialLoop, UsedUp
 from xraytune.search.tracking import TRACKER_FOLDERS
 from xraytune.space.parameters import Parameters
 from xraytune.space.space import Space
@@ -44,7 +44,7 @@ class SearchTrials(TrialLoop):
         self,
         study_folder: StudyFolder,
         space: Space,
-        generator_need: GeneratorNeeds,
+        lineage_to_train: LineageToTrain,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self.space = space
@@ -57,7 +57,7 @@ class SearchTrials(TrialLoop):
             self._keep(row)
         unfinished = self.journal.resume()
         super().__init__(
-            study_folder, unfinished, generator_need=generator_need, callbacks=callbacks
+            study_folder, unfinished, lineage_to_train=lineage_to_train, callbacks=callbacks
         )
         self._rungs = Rungs(
             space.settings.scheduler,

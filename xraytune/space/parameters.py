@@ -371,8 +371,8 @@ def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> bool
 def _add_an_image(ratio: float, pool_size: int | None, source: str, training_images: int) -> Change:
     """The training set would have no extra image."""
     is_empty = pool_size is None and extra_image_count(ratio, training_images) == 0
-    fewest = float(f"{1 / training_images:.2g}")
-    return {"synthetic_ratio": fewest} if source != "none" and is_empty else {}
+    least_ratio = float(f"{1 / training_images:.2g}")
+    return {"synthetic_ratio": least_ratio} if source != "none" and is_empty else {}
 
 
 @refuses("synthetic_ratio", "mixing", "source", "total_steps", instead=1.0)

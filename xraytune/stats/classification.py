@@ -202,8 +202,8 @@ def scored_findings(findings: Labels) -> list[int]:
 
     Each has at least `FEWEST_LABELS` positive and `FEWEST_LABELS` negative images.
     """
-    fewest = np.minimum((findings == 1).sum(axis=0), (findings == 0).sum(axis=0))
-    return np.flatnonzero(fewest >= FEWEST_LABELS).tolist()
+    rarer_counts = np.minimum((findings == 1).sum(axis=0), (findings == 0).sum(axis=0))
+    return np.flatnonzero(rarer_counts >= FEWEST_LABELS).tolist()
 
 
 def rarest_findings(is_present: Flags) -> Labels:

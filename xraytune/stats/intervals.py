@@ -149,8 +149,8 @@ def class_breakdown(
     owners = np.asarray(patients)
     for scored in images.classes(both=True):
         statistics = partial(weighted_class_metrics, scored)
-        fewest = min(len({*owners[side]}) for side in (scored.is_class, scored.is_other))
-        resamples = resample_count if fewest > 1 else 0
+        fewest_owners = min(len({*owners[side]}) for side in (scored.is_class, scored.is_other))
+        resamples = resample_count if fewest_owners > 1 else 0
         measured = bootstrap(statistics, images.labels, patients, resample_count=resamples)
         classes.append(ClassMetrics(images=int(scored.is_class.sum()), **asdict(measured)))
     return tuple(classes)

@@ -102,7 +102,7 @@ class OpenTrial:
 
     @property
     def generator_inputs(self) -> tuple[Training | None, int | None, int]:
-        """The arguments of `generator_need` on which it depends whether a generator is trained."""
+        """The arguments of `lineage_to_train` that decide whether a generator is trained."""
         image_size = self.experiment.settings.data.image_size
         return training_of(self.experiment), self.experiment.draw, image_size
 

@@ -34,7 +34,7 @@ def find_faults(
     A fault of single images counts if more than `_SHARE_OF_FAULTS` of the images have it.
     """
     count = len(images)
-    fewest = _SHARE_OF_FAULTS * count
+    tolerated_count = _SHARE_OF_FAULTS * count
     counts, mean = _summarise(pixels)
     real_counts, real_mean = _summarise(real_pixels)
     sentences = {
@@ -45,7 +45,7 @@ def find_faults(
     }
     for fault, sentence in sentences.items():
         usual = real_counts[fault] / len(real_images) * count
-        if counts[fault] > max(fewest, 2 * usual):
+        if counts[fault] > max(tolerated_count, 2 * usual):
             yield f"{counts[fault]:,} of {count:,} images {sentence}."
     shape, real_shape = (
         median(image.width_px / image.height_px for image in files)
@@ -59,12 +59,12 @@ def find_faults(
     elif _repetition(mean) > _repetition(real_mean) + _LEAST_REPETITION:
         yield "Most images repeat a pattern: they seem to be contact sheets of several X-rays."
     repeated = count - counts["different"]
-    if repeated > fewest:
+    if repeated > tolerated_count:
         yield f"{repeated:,} of {count:,} images repeat another one: their pixels are identical."
     sides = sorted(min(image.width_px, image.height_px) for image in images)
     large = sides[int((1 - _SHARE_OF_FAULTS) * (count - 1))]  # a few may be larger
     small = sum(2 * side < large for side in sides)
-    if small > fewest:
+    if small > tolerated_count:
         yield (
             f"{small:,} of {count:,} images are less than half as large as the large ones: "
             f"{sides[0]} to {sides[-1]} px."

@@ -132,7 +132,7 @@ def inputs_of(training: Training, prepared: SplitData, compute: Compute) -> dict
     }
 
 
-def generator_need(
+def lineage_to_train(
     training: Training | None,
     draw: int | None,
     size_px: int,

@@ -70,7 +70,7 @@ def prepare_space(
     *,
     recorded: SplitData | None = None,
     is_complete: bool = True,
-    seen: frozenset[str] = frozenset(),
+    seen_sha256: frozenset[str] = frozenset(),
     skip_broken: bool = False,
     note: Note = ignore_note,
     on_progress: Progress = ignore_progress,
@@ -81,10 +81,9 @@ def prepare_space(
     A command that trains a single point passes `space.at(point)`. If a study has `recorded` its
     images, they are compared with this record before they are split; see `require_same_data`. A
     study may have left out broken images, so images that it did not record may be broken.
-    Patients with images in `seen`, given as SHA-256, are put on no validation side, and neither are
-    patients whose images the space's own sources and encoders have seen. `note` is called with each
-    warning, and `on_index` before the images are decoded, when their files and labels are known to
-    be valid.
+    Patients with images in `seen_sha256` are put on no validation side, and neither are patients
+    whose images the space's own sources and encoders have seen. `note` is called with each warning,
+    and `on_index` before the images are decoded, when their files and labels are known to be valid.
 
     Raises:
         ConfigError: The images do not suit the settings (space/contract.py).
@@ -124,7 +123,7 @@ def prepare_space(
         settings.data,
         cache,
         sizes_px=space.sizes_px(),
-        seen=seen | seen_by(mixes_of(space)),
+        seen_sha256=seen_sha256 | seen_by(mixes_of(space)),
         skip_broken=skip_broken,
         left_out=left_out,
         on_progress=on_progress,

@@ -218,7 +218,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
     notes = [*plan.notes, *unscored_findings(test, prepared.findings)]
     finalists = []
     for arm, verdict in zip(plan.finalists, judge_finalists(test, rope=rope), strict=True):
-        reports = _read_reports(study.runs_folder, plan.numbers(arm))
+        reports = _read_reports(study.runs_folder, plan.run_numbers(arm))
         copies = sum(bool(report.copies) for report in reports)
         if copies:
             notes.append(

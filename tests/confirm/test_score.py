@@ -14,8 +14,8 @@ from xraytune.base.files import read_json
 from xraytune.base.seeding import numpy_generator
 from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.compare import ArmScores, headroom_reached, judge_finalists
-from xraytune.confirm.judge import quality_caveat
 from xraytune.confirm.record import Confirmation, read_verdict, write_verdict
+from xraytune.confirm.score import quality_caveat
 from xraytune.present.verdict import verdict_frame, verdict_sentence
 from xraytune.space.parameters import Parameters
 from xraytune.stats.classification import Floats
