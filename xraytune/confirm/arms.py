@@ -255,7 +255,7 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
         controls = [
             matched_control(finalist, source) for source in settings.confirm.controls.matched
         ]
-        arms += [finalist, *(control for control in controls if control)]
+        arms += [finalist, *filter(None, controls)]
         if test != "folder" and (perfect := matched_control(finalist, "duplicate")):
             changes = {
                 "name": f"real images of other patients, as {trial.label}",

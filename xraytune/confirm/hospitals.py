@@ -145,12 +145,9 @@ def _refuse_changed(study: OpenStudy, hospital: SealedTest) -> None:
         return
     rows = accesses(study.study_folder.path, hospital.contents)
     if any(row.get("order") in opened for row in rows):
-        what = (
-            "images of this folder were scored by this confirmation, together with others, or "
-            "under other names of files or patients"
-        )
         raise StudyError(
-            what,
+            "images of this folder were scored by this confirmation, together with others, or "
+            "under other names of files or patients",
             hospital.data.path,
             "restore the folder as it was scored, or remove these images from it",
         )

@@ -302,8 +302,9 @@ def _sample_top_ups(
         samples = sample_control(study.space, control, missing_count, searched_settings)
         if len(samples) < missing_count and (samples or trial_count):
             there_are = f"only {len(samples)}" if samples else "none"
-            what = f"the space has {there_are} of {missing_count} further settings of {control}"
-            notes.append(what)
+            notes.append(
+                f"the space has {there_are} of {missing_count} further settings of {control}"
+            )
         top_ups += samples
     return {f"top-up {number}": parameters for number, parameters in enumerate(top_ups)}
 

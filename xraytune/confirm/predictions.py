@@ -75,11 +75,12 @@ class Predictions:
     @property
     def equal_arms(self) -> list[tuple[str, str]]:
         """The pairs of arms with the same results in all replicates."""
-        by_arm = [self.results[index :: len(self.arms)] for index in range(len(self.arms))]
+        count = len(self.arms)
+        results_of = {arm: self.results[index::count] for index, arm in enumerate(self.arms)}
         return [
-            (self.arms[first], self.arms[second])
-            for first, second in combinations(range(len(self.arms)), 2)
-            if np.array_equal(by_arm[first], by_arm[second], equal_nan=True)
+            (first, second)
+            for first, second in combinations(self.arms, 2)
+            if np.array_equal(results_of[first], results_of[second], equal_nan=True)
         ]
 
     @property
@@ -100,8 +101,9 @@ class Predictions:
     def require_complete(self, expected_files: Iterable[str]) -> None:
         """Refuse (DataError) a run without an image of the test set, or on a patient of its own."""
         if absent := sorted({*expected_files} - {*self.files}):
-            what = f"no run has {join_names(absent, _SHOWN)}"
-            raise DataError(what, fix="predict all test images")
+            raise DataError(
+                f"no run has {join_names(absent, _SHOWN)}", fix="predict all test images"
+            )
         for index, (number, arm) in enumerate(self.runs):
             own = self.own_patients[index // len(self.arms)]
             is_own = np.array([patient in own for patient in self.patients])

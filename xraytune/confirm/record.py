@@ -174,9 +174,8 @@ class FinalistVerdict:
     @property
     def is_small_gain(self) -> bool:
         """Whether the finalist beats all `internal_controls`, but its verdict is `no_better`."""
-        is_better = bool(self.internal_controls) and all(
-            result.is_better for result in self.internal_controls
-        )
+        controls = self.internal_controls
+        is_better = bool(controls) and all(result.is_better for result in controls)
         return self.verdict == "no_better" and is_better
 
     @property

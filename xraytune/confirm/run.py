@@ -259,12 +259,9 @@ def _complete_plan(
         assert sealed, "only a planned confirmation has a verdict"
         plan = make_plan(study, finalists, replicates=replicates, sealed=sealed)
     elif sealed and plan.ordered_fingerprint not in ("", sealed.ordered_fingerprint):
-        what = (
-            "this confirmation was scored on other test images, or under other names of files or "
-            "patients"
-        )
         raise StudyError(
-            what,
+            "this confirmation was scored on other test images, or under other names of files or "
+            "patients",
             sealed.data.path,
             f"use those, or move {study.runs_folder.path.name}/ away to start over",
         )

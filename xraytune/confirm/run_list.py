@@ -145,8 +145,9 @@ class RunList(TrialLoop):
         number = trial.number
         network = self.study_folder.network_path(number)
         digest = sha256_of(network) if status == "complete" and network.exists() else None
-        label = trial.label
-        row = RunRow(number=number, label=label, status=status, network_sha256=digest, **outcome)
+        row = RunRow(
+            number=number, label=trial.label, status=status, network_sha256=digest, **outcome
+        )
         append_run(self.study_folder, row)
         self._add_end(trial, row.seconds)
         if status != "failed":  # a failed run resumes from its checkpoint at the next start

@@ -301,16 +301,16 @@ def _describe_generator(parameters: Parameters) -> str:
 
 def _read_reports(study_folder: StudyFolder, numbers: Sequence[int]) -> list[PoolReport]:
     reports = (read_pool_report(study_folder.trial_path(number)) for number in numbers)
-    return [report for report in reports if report]
+    return [*filter(None, reports)]
 
 
 def quality_caveat(reports: Sequence[PoolReport], rope: float, parameters: Parameters) -> str:
     """Return what synthetic images lack in the features of the network that uses them, in words."""
     qualities = [report.quality for report in reports if report.quality]
-    faults = [_gan_train_caveat(qualities, rope)]
+    caveats = [_gan_train_caveat(qualities, rope)]
     if parameters.labels == "class":
-        faults.insert(0, _agreement_caveat(qualities, parameters))
-    return " ".join(fault for fault in faults if fault)
+        caveats.insert(0, _agreement_caveat(qualities, parameters))
+    return " ".join(filter(None, caveats))
 
 
 def _agreement_caveat(qualities: Sequence[Quality], parameters: Parameters) -> str:

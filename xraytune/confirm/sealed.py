@@ -129,9 +129,9 @@ def choose_test(
     seen_patients = patients_seen((*index.images, *test_set.images), seen_sha256)
     exclusion = ""
     if seen_patients:
-        count = counted(len(seen_patients), "patient")
         exclusion = (
-            f"{count} whose images a generator or an encoder has seen: neither drawn nor scored"
+            f"{counted(len(seen_patients), 'patient')} whose images a generator or an encoder has "
+            "seen: neither drawn nor scored"
         )
         notes.append(exclusion)
 
@@ -144,9 +144,10 @@ def choose_test(
     )
     folder_problem = too_few_tested(folder_test.images, prepared.outputs)
     can_score_folder = test is not None or not folder_problem
-    kinds: Sequence[TestKind] = [planned_kind] if planned_kind else []
-    kinds = kinds or _preferred_kinds(
-        settings, mixes, notes, name, can_score_folder=can_score_folder
+    kinds: Sequence[TestKind] = (
+        (planned_kind,)
+        if planned_kind
+        else _preferred_kinds(settings, mixes, notes, name, can_score_folder=can_score_folder)
     )
     fewest_tested = fewest_scored(
         settings, len(prepared.class_names), can_score_folder=can_score_folder
@@ -184,8 +185,7 @@ def choose_test(
             raise
         problem = error.problems[0]
         what = problem.what if kinds[-1] == "folder" else f"{folder_problem}: {problem.what}"
-        fix = f"{problem.fix}, or {remedies.give_test}"
-        raise DataError(what, problem.where, fix) from error
+        raise DataError(what, problem.where, f"{problem.fix}, or {remedies.give_test}") from error
     refuse_patients_of_folders(sealed, index, settings, mixes, prepared)
     return replace(sealed, notes=tuple(notes))
 

@@ -172,10 +172,10 @@ def are_binary(words_of: Mapping[str, Sequence[str]]) -> bool:
     """
     names = set()
     for file, words in words_of.items():
-        name = folder_class(words, file, BINARY_CLASSES)
+        name = _file_name_class(file, BINARY_CLASSES)
         if words:
-            names.add(name)
-        elif name := _file_name_class(file, BINARY_CLASSES):
+            names.add(folder_class(words, file, BINARY_CLASSES))
+        elif name:
             names.add(name)
     return names == {*BINARY_CLASSES}
 

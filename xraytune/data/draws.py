@@ -140,8 +140,7 @@ def too_few_unused(
         needed += f", and {fewest_tested} to test on"
     what = "no patient is left unused"
     if unused:
-        what = f"{unused:,} patients are left unused, {missing:,} fewer than needed for "
-        what += needed
+        what = f"{unused:,} patients are left unused, {missing:,} fewer than needed for {needed}"
     fix = remedies.have_enough((unused + per_draw - fewest_tested) // (replicates + 1))
     draws = (unused - fewest_tested) // per_draw
     if draws > 1 and not is_fixed:

@@ -166,13 +166,12 @@ def _list(
     problems = [*listing.problems]
     unnamed = [image.file for image in images if not image.in_table.patient]
     if table and column and unnamed:
-        what = f"{len(unnamed)} of {len(images)} images have no patient in column {column}: "
-        what += join_names(unnamed)
+        what = f"{len(unnamed)} of {len(images)} images have no patient in column {column}"
         fix = "give each of them a row with a patient; of merged cells, only the first is filled"
         if len(unnamed) == len(images) and table.rows:
-            fix = f"write their paths into column {table.settings.image}, which has "
-            fix += join_names([*table.rows], 2)
-        problems.append(Problem(what, table.path, fix))
+            examples = join_names([*table.rows], 2)
+            fix = f"write their paths into column {table.settings.image}, which has {examples}"
+        problems.append(Problem(f"{what}: {join_names(unnamed)}", table.path, fix))
     return replace(listing, problems=tuple(problems), warnings=(*warnings, *listing.warnings))
 
 
@@ -352,11 +351,13 @@ def _refuse_test_patients(index: ImageIndex) -> None:
             for patient, image in sorted(shared.items())
         ]
         are = "patient is" if len(shared) == 1 else "patients are"
-        what = f"{len(shared)} {are}, by ID or file, both in training and in test: "
-        what += join_names(names, 5)
-        fix = "move all images of a patient to one side: scores on training patients are biased; "
-        fix += EQUAL_IDS
-        raise DataError(what, index.root, fix)
+        raise DataError(
+            f"{len(shared)} {are}, by ID or file, both in training and in test: "
+            f"{join_names(names, 5)}",
+            index.root,
+            "move all images of a patient to one side: scores on training patients are biased; "
+            f"{EQUAL_IDS}",
+        )
 
 
 def identical_images(images: Iterable[ImageFile]) -> list[list[ImageFile]]:

@@ -151,18 +151,26 @@ def _list_findings(
         if class_names or (states[PRESENT] and states[ABSENT]):
             columns.append(column)
         elif data.findings != "auto":
-            what = f"{name} is present in {states[PRESENT]:,} and absent in {states[ABSENT]:,} of "
-            what += f"{len(training):,} training images"
-            fix = nearest(name, table.other_names, "remove it from data.findings")
-            problems.append(Problem(what, table.path, fix))
+            problems.append(
+                Problem(
+                    f"{name} is present in {states[PRESENT]:,} and absent in {states[ABSENT]:,} of "
+                    f"{len(training):,} training images",
+                    table.path,
+                    nearest(name, table.other_names, "remove it from data.findings"),
+                )
+            )
     names = tuple(table.findings[column] for column in columns)
     notes: tuple[str, ...] = ()
     if data.findings == "auto":
         if len(names) < 2:
-            what = f"data.findings: auto finds {join_names(names) or 'nothing'}, "
-            what += "with both present and absent ones"
-            fix = "a single finding is two classes: use task: classification"
-            problems.append(Problem(what, table.path, fix))
+            problems.append(
+                Problem(
+                    f"data.findings: auto finds {join_names(names) or 'nothing'}, with both "
+                    "present and absent ones",
+                    table.path,
+                    "a single finding is two classes: use task: classification",
+                )
+            )
         other_columns = [
             *table.other_names,
             *(name for name in table.findings if name not in names),

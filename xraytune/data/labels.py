@@ -201,11 +201,15 @@ class CellReader:
             if label != "*" and casefold_text(label) not in words:
                 what = f"no cell of column {column} has the label {label!r}"
                 problems.append(Problem(what, path, nearest(label, words.values(), "remove it")))
-        for word in words.keys() - {*map(casefold_text, labels)} if other_class else ():
-            listed_inside = [label for label in labels if mentions(word, casefold_text(label))]
-            if any(labels[label] != other_class for label in listed_inside):
-                what = f"{words[word]!r} has the label {listed_inside[0]!r} in it, "
-                what += f"but would be {other_class} by *"
+        if not other_class:
+            return problems
+        for word in words.keys() - {*map(casefold_text, labels)}:
+            inside = [label for label in labels if mentions(word, casefold_text(label))]
+            if any(labels[label] != other_class for label in inside):
+                what = (
+                    f"{words[word]!r} has the label {inside[0]!r} in it, but would be "
+                    f"{other_class} by *"
+                )
                 fix = "write data.table.separator, or this label and its class in data.table.labels"
                 problems.append(Problem(what, path, fix))
         return problems

@@ -108,7 +108,9 @@ def too_few_tested(images: Sequence[ImageFile], outputs: Sequence[str]) -> str:
         return "there is no patient to test on"
     fewest_patients = FEWEST_LABELS if images[0].findings else FEWEST_TESTED
     few = side_size("test", images, outputs, 0).lacking(fewest_patients)
-    return few and f"too few test patients: {few}; an interval needs {fewest_patients} or more"
+    if not few:
+        return ""
+    return f"too few test patients: {few}; an interval needs {fewest_patients} or more"
 
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:

@@ -301,12 +301,9 @@ class TrialLoop(ABC):
         self._end(trial, "failed", {"reason": reason})
         is_repeated = self._reasons[-_SAME_FAILURES:] == [reason] * _SAME_FAILURES
         if is_repeated and (cause == "fault" or len(self._reasons) == _SAME_FAILURES):
-            what = (
-                f"{_SAME_FAILURES} trials in a row failed for the same reason, so no more were "
-                f"started: {reason}"
-            )
             raise TrialError(
-                what,
+                f"{_SAME_FAILURES} trials in a row failed for the same reason, so no more were "
+                f"started: {reason}",
                 self.study_folder.path,
                 "fix the cause, then run the same command again; see trials/*/error.txt",
             )

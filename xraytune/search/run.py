@@ -219,12 +219,9 @@ def _require_same_study(
         require_device(compute, study_folder.path)
     cpus = space.settings.resources.cpus_per_trial
     if cpus != compute.threads:
-        what = (
-            f"resources.cpus_per_trial: {cpus}, but trials of this study compute in "
-            f"{counted(compute.threads, 'thread')}, on whose number their results depend"
-        )
         raise StudyError(
-            what,
+            f"resources.cpus_per_trial: {cpus}, but trials of this study compute in "
+            f"{counted(compute.threads, 'thread')}, on whose number their results depend",
             study_folder.path,
             f"write resources.cpus_per_trial: {compute.threads}, or give the study another name",
         )

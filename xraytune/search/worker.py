@@ -69,11 +69,12 @@ class TrialWorker:
         if self._job.has_choice:
             require_precision(compute, study.path)
         if other := other_releases(study):
-            fix = (
+            raise MachineError(
+                f"the trials of this study are {other} here",
+                study.path,
                 "install the same versions on every machine that runs trials, "
-                "then run the same command again"
+                "then run the same command again",
             )
-            raise MachineError(f"the trials of this study are {other} here", study.path, fix)
         declare_recorded(study.path, runs_code=True)
         configure_torch(compute, gpu_share=self._job.resources.get("GPU", 1.0))
         experiment = study.experiment(self._job.number)

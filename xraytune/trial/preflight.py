@@ -144,11 +144,12 @@ def prepare_space(
     if prepared.findings:
         for side in side_sizes(prepared)[1:]:
             if few := side.lacking(FEWEST_LABELS):
-                what = (
+                raise DataError(
                     f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images "
-                    f"on {side.name} ({few})"
+                    f"on {side.name} ({few})",
+                    "data.split",
+                    "use larger validation sides, or more images",
                 )
-                raise DataError(what, "data.split", "use larger validation sides, or more images")
     generator_parameters = (f"gan.{name}" for name in (*OF_NETWORK, "features"))
     for trial in space.extreme_parameters("source", "gan.start_from", *generator_parameters):
         if trial.gan:
@@ -182,9 +183,11 @@ def _require_batches(space: Space) -> None:
             continue
         size_px = parameters.size_px(space.settings.data)
         if not accepts(parameters.backbone, size_px, trains_on_one=True):
-            what = f"batch_size: 1, backbone: {parameters.backbone}, images of {size_px} px"
-            what += ": a batch norm would train on a single value"
-            raise ConfigError(what, fix="write batch_size: 2")
+            raise ConfigError(
+                f"batch_size: 1, backbone: {parameters.backbone}, images of {size_px} px: a batch "
+                "norm would train on a single value",
+                fix="write batch_size: 2",
+            )
 
 
 def require_inputs(

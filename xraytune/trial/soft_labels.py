@@ -219,12 +219,13 @@ def _head_of(
         if weights != "none" and _weights_hash(frozen, settings) == network["weights"]:
             donor_tensors(folder, outputs, frozen, settings)
             return Experiment(settings=settings, parameters=frozen)
-    what = (
+    raise DataError(
         f"the classifier here needs {network['backbone']} with weights of SHA-256 "
         f"{str(network['weights'])[:8]}..., but neither the trial's weights nor the official ones "
-        "here are these"
+        "here are these",
+        folder,
+        HOW_TO_DONATE,
     )
-    raise DataError(what, folder, HOW_TO_DONATE)
 
 
 def _weights_hash(parameters: Parameters, settings: Settings) -> str | None:

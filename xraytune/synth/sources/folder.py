@@ -125,12 +125,9 @@ def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Pat
         test_patients = shared_patients(patients_by_key(index.test, group_regex), extra)
         shared = [image.file for image in index.test if image.patient in test_patients]
         if shared:
-            what = (
-                f"{len(shared)} held-out test images have the ID, name or content of patients of "
-            )
-            what += "these extra images"
             raise DataError(
-                f"{what}: {join_names(shared)}",
+                f"{len(shared)} held-out test images have the ID, name or content of patients of "
+                f"these extra images: {join_names(shared)}",
                 root,
                 f"remove the images of these patients, or rename files of others; {EQUAL_IDS}",
             )
