@@ -30,7 +30,13 @@ from xraytune.confirm.arms import Arm, Plan, Role
 from xraytune.confirm.compare import ArmScores, judge_finalists, unscored_findings
 from xraytune.confirm.drawn import Drawn, read_drawn
 from xraytune.confirm.outcomes import add_secondary, compare_in_groups
-from xraytune.confirm.predictions import Predictions, read_predictions, read_table, with_columns
+from xraytune.confirm.predictions import (
+    NAME_COLUMNS,
+    Predictions,
+    read_predictions,
+    read_table,
+    with_columns,
+)
 from xraytune.confirm.record import (
     Confirmation,
     FinalistVerdict,
@@ -245,7 +251,7 @@ def _read_groups(
         return {}
     if table is None:
         raise ConfigError("there is no table with these columns", "--by", "give it: --table FILE")
-    rows = read_table(table)
+    rows = read_table(table, (*NAME_COLUMNS, *by))
     key = "file" if "file" in rows else "patient"
     if missing := [name for name in (key, *by) if name not in rows]:
         raise ConfigError(f"the column {missing[0]} is missing", table, "choose another column")

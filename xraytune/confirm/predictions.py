@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WIDE_COLUMN = re.compile(r"(?P<arm>.+), replicate (?P<replicate>\d+)(?:: (?P<output>.+))?")
+NAME_COLUMNS = ("arm", "file", "patient", "site", "label")
 _RUN = ["arm", "replicate"]
 _LARGEST_ERROR = 1e-3
 """By how much the probabilities of an image may miss a sum of 1, as they were rounded."""
@@ -140,8 +141,8 @@ class Predictions:
             earlier_runs.append((number, arm))
 
 
-def read_table(file: Path) -> pd.DataFrame:
-    """Return a CSV file as a table of text, so that a site `01` stays one; empty cells are missing.
+def read_table(file: Path, names: Sequence[str] = NAME_COLUMNS) -> pd.DataFrame:
+    """Return a CSV file as a table; `names` are text, so that a site `01` does not become 1.
 
     Raises:
         ConfigError: There is no such file.
@@ -150,7 +151,8 @@ def read_table(file: Path) -> pd.DataFrame:
     import pandas as pd  # takes half a second
 
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+        text = dict.fromkeys(names, str)
+        return pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise ConfigError("there is no such file", file, "give a CSV file") from None
     except ValueError as error:  # also what pandas cannot parse or decode
@@ -171,10 +173,11 @@ def with_columns(
     for column in (*names, *numbers):
         if column not in table:
             raise DataError(f"the column {column} is missing", fix="add it")
-        cells = table[column].map(str, na_action="ignore")
         if column in numbers:
-            cells = pd.to_numeric(cells, errors="coerce")
+            cells = pd.to_numeric(table[column], errors="coerce")
             cells = cells.where(cells % 1 == 0)
+        else:
+            cells = table[column].map(str, na_action="ignore")
         missing = table.index[cells.isna()]
         if len(missing):
             cell = table[column][missing[0]]
