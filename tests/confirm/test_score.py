@@ -120,7 +120,7 @@ def test_a_donors_classifier_at_chance_is_what_the_answer_says_first() -> None:
     found = confirmation(scores(gan=2.5, classifier=0.0), arms=(*ARMS, DONOR))
 
     assert answer_of(found).startswith("What the other hospital sent does not fit")
-    assert found.finalists[0].misfit in verdict_frame(found)
+    assert found.misfit in verdict_frame(found)
 
 
 def test_an_undecided_answer_says_what_would_decide() -> None:

@@ -11,6 +11,7 @@ from tests.confirm.verdicts import CONTROL, FINALIST, SEXES, study
 from xraytune.confirm.compare import judge_finalists
 from xraytune.confirm.outcomes import FEWEST_PATIENTS, compare_in_groups
 from xraytune.confirm.record import Subgroup
+from xraytune.stats.placements import scorable_labels
 
 
 def compared(seed: int, **options: Any) -> dict[str, Subgroup]:
@@ -80,3 +81,31 @@ def test_a_group_with_too_few_patients_of_a_class_is_named_and_not_compared() ->
     assert [group.difference is None for group in small.values()] == [True, True]
     assert all(group.patients == 2 * (FEWEST_PATIENTS - 1) for group in small.values())
     assert [group.difference is None for group in large.values()] == [False, False]
+
+
+@pytest.mark.parametrize("kind", ["three classes", "findings", "masks"])
+def test_only_two_classes_have_a_sensitivity_and_a_specificity(kind: str) -> None:
+    """Other runs have a threshold, too, which decides nothing."""
+    test, sexes, _ = study(3)
+    (verdict,) = judge_finalists(test, rope=0.01)
+    random = np.random.default_rng(0)
+    runs, images, _ = test.results.shape
+    labels: Any = {
+        "three classes": random.integers(3, size=images),
+        "findings": random.integers(2, size=(images, 3)),
+        "masks": np.zeros(images, dtype=np.int64),
+    }[kind]
+    results = random.dirichlet([1, 1, 1], size=(runs, images))
+    if kind == "masks":
+        results = results[:, :, :1]
+    test = replace(
+        test,
+        labels=scorable_labels(labels, results),
+        results=results,
+        thresholds=dict.fromkeys(range(runs), 0.5),
+    )
+
+    groups = compare_in_groups(test, verdict, {"sex": sexes})
+
+    assert {group.value for group in groups} == {*SEXES}
+    assert not any(group.rates for group in groups)

@@ -19,7 +19,6 @@ from xraytune.model.train import train
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
-from xraytune.synth.donor import frozen_network
 from xraytune.synth.sources.registry import seen_by
 from xraytune.trial.donate import find_donor_experiment
 from xraytune.trial.run import run_trial
@@ -128,6 +127,8 @@ def test_a_donor_whose_classifier_is_at_chance_on_the_training_patients_is_named
     (warning,) = misfit_warnings(mixes, of_swapped, swapped_context)
     assert warning.startswith(f"{donor}: its classifier has AUROC 0.")
     assert "does not fit" in warning
+    other_objective = of_swapped.with_values({"objective.metric": "val_sensitivity"})
+    assert [*misfit_warnings(mixes, other_objective, swapped_context)] == [warning]
     images = experiment.parameters.with_values({"folder.donor": root / "swapped"})
     assert [*misfit_warnings([images], of_swapped, swapped_context)] == []
 
@@ -204,13 +205,29 @@ def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control
     assert (np.allclose(in_the_end, predicted, atol=1e-5)) == (control == "donor")
 
 
-def test_a_donors_features_are_of_the_network_of_the_space(root: Path) -> None:
-    """With the pixel constants of its weights, too."""
-    constants = ["pixel_mean=0.4", "pixel_std=0.2"]
-    space = load_space(root / "space.yaml", constants, data=root / "xrays")
+def test_what_a_space_sends_fits_the_same_space(root: Path, tmp_path: Path) -> None:
+    """With the pixel constants of its weights, and whatever the search maximises."""
+    options = ["pixel_mean=0.4", "pixel_std=0.2", "objective.metric=val_auprc"]
+    with one_thread():
+        generator_train(
+            root / "space.yaml",
+            overrides=options,
+            out=tmp_path / "sent",
+            data=root / "of_a",
+            cache=root / "cache",
+        )
+    of_sent = ["source=generator", f"generator.path={tmp_path / 'sent'}", "labels=donor"]
+    space = load_space(root / "space.yaml", [*options, *of_sent], data=root / "xrays")
+    experiment = space.experiment()
+    names = ("NORMAL", "PNEUMONIA")
+
+    require_labeller(experiment.parameters, experiment.settings, names)
+    start = donor_start(experiment.parameters, experiment.settings, names)
+    assert (start.trainable, start.pixel_mean) == ("head", 0.4)
+    space = load_space(root / "space.yaml", options, data=root / "xrays")
     sent = find_donor_experiment(space)
     assert sent
-    assert frozen_network(sent.parameters, sent.settings)["pixels"] == "mean=0.4 std=0.2"
+    assert sent.settings.objective.metric == "val_auroc", "the record is of AUROC"
 
 
 def test_a_start_is_of_the_network_that_is_frozen_or_else_a_whole_one(root: Path) -> None:

@@ -34,7 +34,7 @@ FEWEST_PATIENTS = 30
 
 
 def read_thresholds(runs_folder: StudyFolder) -> dict[int, float]:
-    """Return the threshold of each run by number; there are none unless there are two classes."""
+    """Return the threshold of each run by number; it means something with two classes only."""
     rows = ended_runs(runs_folder).values()
     return {row.number: row.threshold for row in rows if row.threshold is not None}
 
@@ -183,7 +183,7 @@ def compare_in_groups(
                 difference=compare(components),
                 scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
             )
-            if test.thresholds and not is_of_one_class:
+            if test.is_binary and test.thresholds and not is_of_one_class:
                 rates = {arm.name: _rates(group_scores, arm) for arm in pair}
                 group = replace(group, rates=rates)
         groups.append(group)

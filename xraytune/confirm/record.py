@@ -201,17 +201,6 @@ class FinalistVerdict:
             scores[self.arm] = self.score
         return dict(sorted(scores.items(), key=itemgetter(1), reverse=True))
 
-    @property
-    def misfit(self) -> str:
-        """What a donor's classifier at chance says of what it sent, in words; "" otherwise."""
-        scores = [result.control_score for result in self.comparisons if result.kind == "donor"]
-        if not scores or scores[0] >= LEAST_FIT:
-            return ""
-        return (
-            "What the other hospital sent does not fit these patients: its classifier has an AUROC "
-            f"of {scores[0]:.2f} on them, which is chance."
-        )
-
     def verdict_words(self, comparison: ControlVerdict) -> tuple[str, ...]:
         """Return the words to show for a comparison.
 
@@ -330,6 +319,21 @@ class Confirmation:
         if self.test.kind != "folder" or not self.train_patients:
             return ""
         return f"for these {self.train_patients} training patients, "
+
+    @property
+    def misfit(self) -> str:
+        """What a donor's classifier at chance says of what it sent, in words; "" otherwise.
+
+        There is no chance level of Dice.
+        """
+        comparisons = self.finalists[0].comparisons
+        scores = [result.control_score for result in comparisons if result.kind == "donor"]
+        if not scores or scores[0] >= LEAST_FIT or "AUROC" not in self.metric:
+            return ""
+        return (
+            "What the other hospital sent does not fit these patients: its classifier has "
+            f"{self.metric} {scores[0]:.2f} on them, which is chance."
+        )
 
     @property
     def missing(self) -> str:

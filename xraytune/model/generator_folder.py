@@ -12,7 +12,8 @@ The commands are `generator train` and `generator sample`.
 
 The generator is trained in the shared cache, as in a search, so a search and these commands reuse
 each other's generators. The first n images are the same however many are made, and a search would
-train on the same images. In segmentation, each image has a mask.
+train on the same images, except with findings, whose order differs. In segmentation, each image has
+a mask.
 """
 
 from collections import Counter

@@ -169,6 +169,6 @@ def _notes(record: Confirmation) -> Iterator[str]:
         scores = ", ".join(f"{name} {score:.3f}" for name, score in donor_scores.items())
         yield f"What the other hospital sent, best first: {scores}."
     yield from filter(
-        None, (record.missing, finalist.misfit, finalist.encoder_caveat, finalist.caveat)
+        None, (record.missing, record.misfit, finalist.encoder_caveat, finalist.caveat)
     )
     yield from map(sentence, record.notes)

@@ -19,7 +19,9 @@ from xraytune.base.tensors import explain_unreadable
 from xraytune.data.prepare import read_prepared
 from xraytune.nets.backbones import find_weights
 from xraytune.space.backbones import BACKBONES
+from xraytune.space.domains import Value
 from xraytune.space.encoders import RECORD_FILE
+from xraytune.space.fields import flat_values
 from xraytune.space.parameters import Parameters, network_identity
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
@@ -163,6 +165,16 @@ def feature_parameters(space: Space) -> tuple[str, ...]:
     """Return the names of the parameters that the features of a space's trials depend on."""
     names = [spec.name for spec in space.specs if BACKBONES.has(spec.name.partition(".")[0])]
     return (*_OF_FEATURES, *names)
+
+
+def feature_values(parameters: Parameters) -> dict[str, Value]:
+    """Return the parameters that a trial's features depend on, by dotted name."""
+    of_backbone = f"{parameters.backbone}."
+    return {
+        name: value
+        for name, value in flat_values(parameters).items()
+        if name in _OF_FEATURES or name.startswith(of_backbone)
+    }
 
 
 def frozen_network(parameters: Parameters, settings: Settings) -> dict[str, str | int | None]:

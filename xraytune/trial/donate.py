@@ -43,7 +43,8 @@ def find_donor_experiment(space: Space) -> Experiment | None:
         is_frozen = trial.trainable == "head" and trial.weights != "none"
         if is_frozen and space.settings.task in CLASS_TASKS:
             parameters = trial.with_values({"lr": _LR})
-            return Experiment(settings=space.settings, parameters=parameters)
+            settings = space.settings.with_values({"objective.metric": "val_auroc"})
+            return Experiment(settings=settings, parameters=parameters)
     return None
 
 

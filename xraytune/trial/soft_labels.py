@@ -9,12 +9,14 @@ The classifier is the whole network of the donor's folder or, without one, the h
 are an artifact, computed once for each block of images.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from xraytune.base.arrays import Float32Array
 from xraytune.base.artifacts import build_once, releases
@@ -24,21 +26,22 @@ from xraytune.base.seeding import numpy_generator
 from xraytune.data.image_set import ImageSet
 from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.nets.backbones import find_weights
+from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment, Settings
 from xraytune.space.task_settings import CLASS_TASKS
-from xraytune.stats.classification import LEAST_FIT
+from xraytune.stats.classification import LEAST_FIT, auroc
 from xraytune.synth.donor import (
     DONOR_FILE,
     HOW_TO_DONATE,
     donor_records_sha256,
     donor_tensors,
+    feature_values,
     model_folder,
     read_donor,
 )
 from xraytune.synth.sources.source import subset
-from xraytune.tasks import task_of
 from xraytune.trial.network import TrialNetwork
 from xraytune.trial.saved_model import Bundle, open_bundle
 
@@ -77,24 +80,33 @@ def misfit_warnings(
 ) -> Iterator[str]:
     """Yield a warning about each donor whose classifier is at chance on the training images.
 
-    Nothing is trained, and at most 200 images are read. There is no warning about a donor that sent
-    no classifier for the study's classes.
+    Nothing is trained, and about 200 images are read, of each class as many as of others. There is
+    no warning about a donor that sent no classifier for the study's classes or findings, where too
+    few images tell, or about masks.
     """
-    train = side_image_set("train", context.prepared, context.cache)
-    generator = numpy_generator(settings.seed, "donor's fit")
-    images = subset(train, generator.permutation(len(train.rows))[:_FIT_IMAGES])
-    task = task_of(settings)
+    if settings.task == "segmentation":
+        return
+    prepared = context.prepared
+    train = side_image_set("train", prepared, context.cache)
+    order = numpy_generator(settings.seed, "donor's fit").permutation(len(train.rows))
+    chosen = order[:_FIT_IMAGES]
+    if settings.task == "classification":
+        count = math.ceil(_FIT_IMAGES / len(prepared.class_names))
+        classes = range(len(prepared.class_names))
+        labels_in_order = train.labels[order]
+        chosen = np.concatenate([order[labels_in_order == label][:count] for label in classes])
+    images = subset(train, chosen)
     donors = {mix.donor: mix for mix in mixes if mix.donor}
     for donor, mix in donors.items():
         try:
             labels = label_images(images, Experiment(settings=settings, parameters=mix), context)
+            results = labels.astype(np.float64)
+            fit = auroc(images.targets, results, positive=prepared.positive)
         except DataError:
             continue
-        results = labels.astype(np.float64)
-        fit = task.score(images.targets, results, positive=context.prepared.positive)
         if fit < LEAST_FIT:
             yield (
-                f"{donor.name}: its classifier has {task.metric} {fit:.2f} on your training "
+                f"{donor.name}: its classifier has AUROC {fit:.2f} on your training "
                 "patients, which is chance: what this hospital sent does not fit your patients, "
                 "and may do harm"
             )
@@ -206,17 +218,21 @@ def _head_of(
     """Return an experiment with the frozen backbone that a donor's head was trained on."""
     network = read_donor(folder).network
     settings = settings.with_values({"task": "classification", "data.resize": network["resize"]})
-    for weights in dict.fromkeys([parameters.weights, "imagenet"]):
-        frozen = parameters_from(
-            {
-                "backbone": network["backbone"],
-                "weights": weights,
-                "input_channels": network["input_channels"],
-                "input_size": network["image_size"],
-                "trainable": "head",
-            }
-        )
-        if weights != "none" and _weights_hash(frozen, settings) == network["weights"]:
+    name = str(network["backbone"]).partition(" of ")[0]  # the rest is where its code is from
+    candidates: list[dict[str, Value]] = [{"backbone": name, "weights": "imagenet"}]
+    if parameters.backbone == name and parameters.weights != "none":
+        candidates.insert(0, feature_values(parameters))
+    for values in candidates:
+        values |= {
+            "input_channels": network["input_channels"],
+            "input_size": network["image_size"],
+            "trainable": "head",
+        }
+        try:
+            frozen = parameters_from(values)
+        except ValidationError:  # code of the other hospital
+            continue
+        if _weights_hash(frozen, settings) == network["weights"]:
             donor_tensors(folder, outputs, frozen, settings)
             return Experiment(settings=settings, parameters=frozen)
     raise DataError(
