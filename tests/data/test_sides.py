@@ -6,7 +6,7 @@ import pytest
 
 from tests.study.studies import two_images
 from xraytune.data.images import ImageFile, SideName
-from xraytune.data.sides import SideSize, chance_warning, side_sizes
+from xraytune.data.sides import SideSize, chance_warning, side_size, side_sizes, too_few_tested
 
 
 def sizes(train: int, val_a: int, val_b: int) -> tuple[SideSize, ...]:
@@ -41,3 +41,22 @@ def test_sides_on_which_chance_ranks_the_trials_are_named_with_what_to_do() -> N
         sizes(50, 4, 6)
     )
     assert "val-B (0 patients) cannot score a trial" in chance_warning(sizes(50, 40, 0))
+
+
+@pytest.mark.parametrize("absent", [5, 10])
+def test_findings_need_patients_who_have_one_and_patients_who_do_not(absent: int) -> None:
+    """In most rows of CheXpert, a finding is neither present nor absent."""
+    states = "1" * 20 + "0" * absent + "?" * 35
+    findings = [f"1{state}" for state in states]
+    images = [
+        ImageFile(file="", patient=str(number), label=0, findings=text)
+        for number, text in enumerate(findings)
+    ]
+    names = ("Edema", "Mass")
+
+    lacking = side_size("val-A", images, names, 0).lacking()
+    problem = too_few_tested(images, names)
+
+    few = f"Edema {len(images)} with and 0 without, Mass 20 with and 5 without"
+    assert lacking == (few if absent == 5 else "")
+    assert (few in problem) == (absent == 5)

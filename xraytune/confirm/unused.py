@@ -129,7 +129,7 @@ def left_out_sites(settings: Settings, prepared: SplitData) -> tuple[str, ...]:
 def _require_sites(prepared: SplitData, fewer: str) -> None:
     """Refuse (DataError) a site with too few test patients, or whose images validation needs.
 
-    Validation needs a site's images if it would lack a class without them. `fewer` says how to have
+    Validation needs a site's images if it could not score without them. `fewer` says how to have
     enough patients.
     """
     where = "confirm.leave_out"
@@ -139,9 +139,9 @@ def _require_sites(prepared: SplitData, fewer: str) -> None:
         if problem := too_few_tested(site_images, prepared.outputs):
             raise DataError(f"site {site}: {problem}", where, fewer)
         for side in side_sizes(replicate)[1:]:
-            if problem := side.lacking(1):
+            if problem := side.lacking():
                 raise DataError(
-                    f"without site {site}, {side.name} lacks patients of a class: {problem}",
+                    f"without site {site}, {side.name} has too few patients: {problem}",
                     where,
                     "use larger validation sides (data.split)",
                 )

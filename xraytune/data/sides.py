@@ -34,6 +34,7 @@ class SideSize:
         name: `train`, `val-A`, `val-B` or `test`.
         image_count: Number of images; an image may have several findings.
         patient_count: Number of patients; a patient may have images of several classes.
+        patients_without: The patients known not to have each finding; empty for classes.
         unscored: Findings with too few positives or negatives for a score; None for classes and
             masks.
         effective_patients: See `stats.placements.effective_patients`; 0 for train, or if a class is
@@ -45,6 +46,7 @@ class SideSize:
     name: str
     images: dict[str, int]
     patients: dict[str, int]
+    patients_without: dict[str, int]
     image_count: int
     patient_count: int
     effective_patients: float
@@ -56,13 +58,18 @@ class SideSize:
         """Return the 95 % interval of an AUROC measured on this side."""
         return auroc_interval(auroc, self.effective_patients) if self.effective_patients else None
 
-    def lacking(self, fewest_patients: int) -> str:
+    def lacking(self, fewest_patients: int = 1) -> str:
         """Return the classes with fewer patients than `fewest_patients`, such as `PNEUMONIA 1`.
 
-        Returns "" if there are no such classes, or if some findings have enough patients.
+        Of findings, return all if none can be scored, such as `Edema 20 with and 5 without`.
+        Returns "" if the side lacks nothing.
         """
-        if self.unscored is not None and len(self.unscored) < len(self.images):
-            return ""
+        if self.patients_without:
+            few = [
+                f"{name} {self.patients[name]} with and {count} without"
+                for name, count in self.patients_without.items()
+            ]
+            return join_names(few) if self.unscored == tuple(self.images) else ""
         few = [
             f"{name} {count}" if self.has_classes else f"{count}"
             for name, count in self.patients.items()
@@ -150,11 +157,14 @@ def side_size(
     targets = table.targets
     patients = np.array(table.patients)
     unscored = None
+    patients_without = {}
     if targets.ndim == 2:
         has_output = targets == 1
         scored = scored_findings(targets)
         unscored = tuple(name for index, name in enumerate(outputs) if index not in scored)
         has_score = len(scored) > 0
+        for output, states in zip(outputs, targets.T, strict=True):
+            patients_without[output] = len(np.unique(patients[states == 0]))
     else:
         has_output = targets[:, None] == np.arange(len(outputs))
         has_score = len(outputs) > 1 and bool(has_output.any(axis=0).all())
@@ -169,6 +179,7 @@ def side_size(
         patients={
             output: len(np.unique(patients[is_of_output])) for output, is_of_output in columns
         },
+        patients_without=patients_without,
         image_count=len(images),
         patient_count=len(np.unique(patients)),
         effective_patients=effective,

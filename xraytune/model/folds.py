@@ -24,7 +24,6 @@ from xraytune.data.split import split_into_folds
 from xraytune.model.bundle import TrainedNetworks
 from xraytune.nets.checkpoint import finished_epochs, load_best
 from xraytune.space.settings import Experiment
-from xraytune.stats.classification import FEWEST_LABELS
 from xraytune.tasks.evaluation import Validated
 from xraytune.trial.network import TrialNetwork
 from xraytune.trial.run import run_trial
@@ -68,8 +67,7 @@ def leave_out(
         prepared.with_sides(sides)
         for sides in split_into_folds(prepared.images, count, seed, seen_patients=seen_patients)
     ]
-    fewest_patients = FEWEST_LABELS if prepared.findings else 1
-    lacking = [side.lacking(fewest_patients) for fold in folds for side in side_sizes(fold)]
+    lacking = [side.lacking() for fold in folds for side in side_sizes(fold)]
     if not any(lacking):
         return folds
     if members > 1:

@@ -143,7 +143,7 @@ def prepare_space(
         note(warning)
     if prepared.findings:
         for side in side_sizes(prepared)[1:]:
-            if few := side.lacking(FEWEST_LABELS):
+            if few := side.lacking():
                 raise DataError(
                     f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images "
                     f"on {side.name} ({few})",
