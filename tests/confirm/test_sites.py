@@ -4,6 +4,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from xraytune.confirm.arms import Arm, Plan
 from xraytune.confirm.compare import ArmScores, judge_finalists
 from xraytune.confirm.outcomes import compare_sites
 from xraytune.confirm.record import read_verdict
+from xraytune.data.images import ImageFile
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.export import export
@@ -211,6 +213,28 @@ def test_too_few_patients_and_images_of_unknown_origin_are_refused_before_any_tr
     assert "--replicates" not in str(refusal.value)
 
 
+def test_a_finding_that_validation_cannot_score_without_a_site_is_refused_before_any_training(
+    ended: Lab,
+) -> None:
+    """There are a few patients with the finding at each site, which would suffice for a class."""
+    prepared = ended.searched
+    few = set[str]()
+    for site in SITES:
+        of_site = [image.file for image in prepared.side("val_a") if image.site == site]
+        few |= {*of_site[:4]}
+
+    def with_finding(image: ImageFile, number: int) -> ImageFile:
+        has_finding = image.file in few if image.side == "val_a" else number % 2 == 0
+        return replace(image, findings=str(int(has_finding)))
+
+    images = [with_finding(image, number) for number, image in enumerate(prepared.images)]
+    unused = [with_finding(image, number) for number, image in enumerate(prepared.unused)]
+    rare = replace(prepared, findings=("Edema",), images=tuple(images), unused=tuple(unused))
+
+    with pytest.raises(DataError, match=r"without site hospital_a, val-A .* Edema \d with and"):
+        ended.choose(prepared=rare, index=rare.index(ended.xrays), replicates=3)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -241,10 +265,24 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
         prepare_space(space, tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    ("train_patients", "seen_count"), [(32, 0), (TRAINED_ON, 100)], ids=["large draws", "seen"]
+)
 def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_score(
-    ended: Lab, tmp_path: Path
+    ended: Lab, tmp_path: Path, train_patients: int, seen_count: int
 ) -> None:
-    (tmp_path / "space.yaml").write_text(SPACE)
+    """Patients whom a generator has seen are neither drawn nor scored."""
+    images = (*ended.searched.images, *ended.searched.unused)
+    seen_patients = sorted({image.patient for image in images})[:seen_count]
+    seen = [image.sha256 for image in images if image.patient in seen_patients]
+    (tmp_path / "seen.txt").write_text("\n".join([*seen, "0" * 64]))
+    paint_phantoms(tmp_path / "extra", patients=40, seed=6, image_size_px=32)
+    values = "path: {value: extra/train}, seen: {value: seen.txt}"
+    folder = f"  folder: {{when: {{source: folder}}, parameters: {{{values}}}}}\n"
+    space = SPACE.replace("  gan: ", f"{folder}  gan: ")
+    space = space.replace("[none, gan]", "[none, gan, folder]")
+    space = space.replace("0.5, when: {source: gan}", "0.5, when: {source: [gan, folder]}")
+    (tmp_path / "space.yaml").write_text(space)
 
     def note(text: str) -> None:
         if text.startswith("`confirm` cannot score unused patients"):
@@ -252,12 +290,12 @@ def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_
 
     with (
         confirm_in_process(),
-        pytest.raises(KeyboardInterrupt, match="3 draws of 32 patients"),
+        pytest.raises(KeyboardInterrupt, match=f"3 draws of {train_patients} patients"),
     ):
         search(
             tmp_path / "space.yaml",
             data=ended.xrays,
-            overrides=["data.train_patients=32"],
+            overrides=[f"data.train_patients={train_patients}"],
             studies=tmp_path / "studies",
             callbacks=Callbacks(note=note),
         )

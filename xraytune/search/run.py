@@ -14,7 +14,7 @@ from xraytune.base.records import Compute, Node
 from xraytune.data.draws import fewest_scored, too_few_outside, too_few_unused
 from xraytune.data.first_space import open_first_space
 from xraytune.data.images import ImageIndex
-from xraytune.data.prepare import RunContext, SplitData, restore_pixels
+from xraytune.data.prepare import RunContext, SplitData, patients_seen, restore_pixels
 from xraytune.data.sides import FEWEST_TESTED, chance_warning, side_sizes, too_few_tested
 from xraytune.nets.compute import choose_compute, compute_of, gpu_count, require_device
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
@@ -45,7 +45,7 @@ from xraytune.study.start import (
 )
 from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.generator_inputs import lineage_to_train
-from xraytune.synth.sources.registry import mixes_of
+from xraytune.synth.sources.registry import mixes_of, seen_by
 from xraytune.trial.preflight import open_space, prepare_space, require_inputs
 from xraytune.trial.soft_labels import misfit_warnings
 
@@ -299,14 +299,16 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
     if index.test and shortage:
         yield f"`confirm` cannot score test/: {shortage}"
     if settings.confirm.test != "folder" and (settings.data.train_patients or shortage):
-        problem = _unused_problem(settings, prepared, index)
+        problem = _unused_problem(space, prepared, index)
         if problem:
             yield f"`confirm` cannot score unused patients: {problem.what}; {problem.fix}"
 
 
-def _unused_problem(settings: Settings, prepared: SplitData, index: ImageIndex) -> Problem | None:
+def _unused_problem(space: Space, prepared: SplitData, index: ImageIndex) -> Problem | None:
     """Return why `confirm` cannot train on some unused patients and score others, if so."""
+    settings = space.settings
     used_patients = {image.patient for image in prepared.images}
+    used_patients |= patients_seen(index.images, seen_by(mixes_of(space)))
     unused_patients = {image.patient for image in index.images} - used_patients
     size = prepared.train_patient_count
     class_count = len(index.class_names)
