@@ -207,24 +207,28 @@ def test_a_donors_whole_network_is_a_control(root: Path, tmp_path: Path, control
 
 def test_what_a_space_sends_fits_the_same_space(root: Path, tmp_path: Path) -> None:
     """With the pixel constants of its weights, and whatever the search maximises."""
-    options = ["pixel_mean=0.4", "pixel_std=0.2", "objective.metric=val_auprc"]
+    file = tmp_path / "space.yaml"
+    weights = root / "net.safetensors"
+    text = SPACE.replace("net.safetensors", str(weights)) + "objective: {metric: val_auprc}\n"
+    file.write_text(text)
+    options = ["pixel_mean=0.4", "pixel_std=0.2"]
     with one_thread():
         generator_train(
-            root / "space.yaml",
+            file,
             overrides=options,
             out=tmp_path / "sent",
             data=root / "of_a",
             cache=root / "cache",
         )
     of_sent = ["source=generator", f"generator.path={tmp_path / 'sent'}", "labels=donor"]
-    space = load_space(root / "space.yaml", [*options, *of_sent], data=root / "xrays")
+    space = load_space(file, [*options, *of_sent], data=root / "xrays")
     experiment = space.experiment()
     names = ("NORMAL", "PNEUMONIA")
 
     require_labeller(experiment.parameters, experiment.settings, names)
     start = donor_start(experiment.parameters, experiment.settings, names)
     assert (start.trainable, start.pixel_mean) == ("head", 0.4)
-    space = load_space(root / "space.yaml", options, data=root / "xrays")
+    space = load_space(file, options, data=root / "xrays")
     sent = find_donor_experiment(space)
     assert sent
     assert sent.settings.objective.metric == "val_auroc", "the record is of AUROC"
