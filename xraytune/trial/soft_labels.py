@@ -219,7 +219,8 @@ def _head_of(
     network = read_donor(folder).network
     settings = settings.with_values({"task": "classification", "data.resize": network["resize"]})
     name = str(network["backbone"]).partition(" of ")[0]  # the rest is where its code is from
-    candidates: list[dict[str, Value]] = [{"backbone": name, "weights": "imagenet"}]
+    weights = [file for file in (parameters.weights, "imagenet") if file != "none"]
+    candidates: list[dict[str, Value]] = [{"backbone": name, "weights": file} for file in weights]
     if parameters.backbone == name and parameters.weights != "none":
         candidates.insert(0, feature_values(parameters))
     for values in candidates:
