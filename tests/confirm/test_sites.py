@@ -271,7 +271,7 @@ def test_a_search_does_not_start_without_the_sites_that_its_verdict_needs(
 def test_a_search_says_before_it_starts_that_its_sites_have_too_few_patients_to_score(
     ended: Lab, tmp_path: Path, train_patients: int, seen_count: int
 ) -> None:
-    """Patients whom a generator has seen are neither drawn nor scored."""
+    """Patients that a generator has seen are neither drawn nor scored."""
     images = (*ended.searched.images, *ended.searched.unused)
     seen_patients = sorted({image.patient for image in images})[:seen_count]
     seen = [image.sha256 for image in images if image.patient in seen_patients]

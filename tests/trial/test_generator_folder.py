@@ -183,7 +183,7 @@ def test_images_with_findings_are_drawn_with_a_table_of_them(
 ) -> None:
     """The findings are those of training images, unknown ones too; the folder is a source.
 
-    As for any folder, whom the generator has seen is known, and must not change.
+    As with any folder, its record of the patients that the generator has seen must not change.
     """
     xrays = findings_bench.settings.data.path
     train = findings_bench.prepared.side("train").targets
