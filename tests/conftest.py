@@ -23,9 +23,10 @@ settings.load_profile("any machine")
 os.environ.setdefault(
     "RAY_worker_niceness", "0"
 )  # Ray's 15 would have its tests wait for all others
-# Test processes share the cores: each computes in one thread unless it asks for more, and idle
+# Test processes share the cores: each uses one, unless it asks for more or starts Ray, and idle
 # threads do not spin.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # which `cpu_count` returns
 
 _TESTS = Path(__file__).parent
 _FILES = {file: file.read_text("utf-8") for file in _TESTS.rglob("test_*.py")}
@@ -49,6 +50,12 @@ def _extensions_of_a_test_are_forgotten() -> Iterator[None]:
     """Those of a module's fixtures stay declared until its end."""
     with undeclared():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _ray_has_all_cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("ray"):
+        monkeypatch.delenv("LOKY_MAX_CPU_COUNT")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,7 +19,7 @@ parameters:
   source: {values: [none, folder]}
   folder: {when: {source: folder}, parameters: {path: {value: more}}}
   synthetic_ratio: {value: 0.5, when: {source: folder}}
-  backbone: {value: resnet18}
+  backbone: {value: mobilenet_v2}
   weights: {value: none}
   batch_size: {value: 8}
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}

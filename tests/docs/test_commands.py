@@ -15,7 +15,6 @@ from tests.docs.commands import BLOCKS, ROOT, TINY, of_xraytune, used_by
 from tests.in_process import command, confirm_in_process
 from xraytune.base.files import read_json
 from xraytune.data.phantom import paint_phantoms
-from xraytune.model import train as final_training
 
 pytestmark = pytest.mark.nightly
 
@@ -28,7 +27,6 @@ def run_all(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
     printed = []
     with pytest.MonkeyPatch.context() as patch, confirm_in_process():
         patch.chdir(folder)
-        patch.setattr(final_training, "cpu_count", lambda: 1)  # the other cores are for other tests
         for words in commands:
             outputs = [after for option, after in itertools.pairwise(words) if option == "-o"]
             for path in map(Path, outputs):

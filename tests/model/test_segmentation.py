@@ -25,7 +25,7 @@ name: discs
 task: segmentation
 data: {path: pairs, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:
-  backbone: {value: resnet18}
+  backbone: {value: mobilenet_v2}
   weights: {value: none}
   lr: {value: 3e-3}
   batch_size: {value: 8}

@@ -30,7 +30,7 @@ task: segmentation
 data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
 parameters:
   source: {value: none}
-  backbone: {value: resnet18}
+  backbone: {value: mobilenet_v2}
   weights: {value: none}
   lr: {value: 1e-3}
   batch_size: {value: 4}

@@ -3,8 +3,9 @@
 import ast
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib import import_module, invalidate_caches
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -66,11 +67,17 @@ def imported_packages(files: Collection[Path]) -> set[str]:
 
 def imported_releases(files: Collection[Path]) -> dict[str, str]:
     """Return the release of each installed package that Python files import."""
-    distributions = packages_distributions()
+    distributions = _installed_packages(*sys.path)
     packages = {
         package for name in imported_packages(files) for package in distributions.get(name, ())
     }
     return {package: version(package).partition("+")[0] for package in sorted(packages)}
+
+
+@cache
+def _installed_packages(*_path: str) -> Mapping[str, list[str]]:
+    """Find out which packages a module comes from, which takes half a second for a path."""
+    return packages_distributions()
 
 
 def import_file(file: Path) -> ModuleType:
