@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.in_process import CPU, TINY_GAN, command
 from tests.pair_files import draw_xrays
 from tests.trial.conftest import Bench, block_of, make_bench
+from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ArtifactError, ConfigError, DataError
 from xraytune.base.files import read_json, write_json
 from xraytune.data.prepare import RunContext, prepare
@@ -91,6 +92,24 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
             assert [np.asarray(Image.open(file)).tolist() for file in files] == pool.tolist()
             drawn += len(files)
         assert drawn == count
+
+
+def test_a_generator_is_trained_on_all_cores_unless_a_search_has_trained_it(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    threads = []
+    for steps in (2, 3):
+        trained = generator_train(
+            kept.space,
+            out=tmp_path / f"{steps}",
+            overrides=[f"gan.steps={steps}"],
+            cache=kept.cache,
+        )
+        assert trained.generator is not None
+        threads.append(trained.generator.compute.threads)
+
+    assert threads == [CPU.threads, cpu_count()]
 
 
 def test_a_generator_is_proposed_for_other_patients_than_its_own(

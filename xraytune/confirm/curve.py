@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from xraytune.base.artifacts import build_once, releases
-from xraytune.base.cores import cpu_count
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.figures import COLOURS, figure_text, new_figure
 from xraytune.base.files import (
@@ -36,7 +35,7 @@ from xraytune.confirm.plan import donor_controls, possible_arm, sample_control
 from xraytune.confirm.unused import TEST
 from xraytune.data.index import find_class_names
 from xraytune.data.prepare import RunContext, patients_seen, side_image_set
-from xraytune.nets.compute import compute_here, configure_torch, in_one_thread
+from xraytune.nets.compute import compute_alone, configure_torch, in_one_thread
 from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import flat_values, parameters_from
@@ -280,7 +279,7 @@ def curve(
             possible = possible_arm(arm, training_sets, notes if arm.role == "donor" else [])
             if possible:
                 cells.append(_Cell(arm=possible, patients=number, contents=contents))
-    compute = replace(compute_here(settings), threads=cpu_count())
+    compute = compute_alone(settings)
     configure_torch(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     largest_sample = samples[division.numbers[-1]][0]

@@ -10,14 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from xraytune.base.cores import cpu_count
 from xraytune.base.files import StrPath, write_text
 from xraytune.base.records import Compute, Note, Progress, frozen
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import SplitData, patients_seen
 from xraytune.model.export import export
 from xraytune.model.folds import leave_out
-from xraytune.nets.compute import compute_here, gpu_count
+from xraytune.nets.compute import compute_alone, compute_here, gpu_count
 from xraytune.space.fields import PARAMETERS, flat_values, parameters_from
 from xraytune.space.load import SEARCH_ONLY, experiment_to_yaml, refuse_unused
 from xraytune.space.parameters import identities_of
@@ -186,9 +185,9 @@ def choose_compute(
     note: Note,
 ) -> Compute:
     """Choose all cores for a final model, or what the study used for an exact copy of a trial."""
-    compute = compute_here(settings)
     if not is_exact(settings):
-        return replace(compute, threads=cpu_count())
+        return compute_alone(settings)
+    compute = compute_here(settings)
     if origin is None:
         return compute
     if origin.prepared().fingerprint != prepared.fingerprint:

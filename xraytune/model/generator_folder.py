@@ -52,7 +52,7 @@ from xraytune.data.findings import numbers_of
 from xraytune.data.folders import PROVENANCE_FILE, require_folder
 from xraytune.data.prepare import RunContext, prepare
 from xraytune.nets.backbones import find_weights
-from xraytune.nets.compute import compute_here, compute_like, configure_torch
+from xraytune.nets.compute import compute_alone, compute_here, compute_like, configure_torch
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
@@ -62,7 +62,7 @@ from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space
 from xraytune.space.task_settings import TaskName
 from xraytune.synth.donor import Donor
-from xraytune.synth.generator_inputs import NETWORK_FILE, with_features
+from xraytune.synth.generator_inputs import NETWORK_FILE, lineage_to_train, with_features
 from xraytune.synth.generator_quality import PoolReport
 from xraytune.synth.mix import apportion
 from xraytune.synth.saved_generator import (
@@ -176,7 +176,6 @@ def generator_train(
             "add --set trainable=head, or train a generator",
         )
     compute = compute_here(settings)
-    configure_torch(compute)
     cache = Path(cache or "cache").resolve()
     gan = None
     if experiment:
@@ -206,6 +205,10 @@ def generator_train(
     )
     for warning in warnings:
         note(warning)
+    size_px = prepared.image_size_px
+    if gan is None or lineage_to_train(gan, None, size_px, prepared, compute, cache):
+        compute = compute_alone(settings)  # else a search has trained it
+    configure_torch(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     generator = donor = None
     with new_folder(out) as folder:

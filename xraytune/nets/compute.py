@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
@@ -57,6 +58,11 @@ def compute_of(allocation: Allocation) -> Compute:
 def compute_here(settings: Settings) -> Compute:
     """Choose the device and precision of trials here, on a GPU if there is one."""
     return compute_of(allocation_of(settings, has_gpu=gpu_count() > 0))
+
+
+def compute_alone(settings: Settings) -> Compute:
+    """Choose the same with all cores, for a command that nothing runs beside."""
+    return replace(compute_here(settings), threads=cpu_count())
 
 
 def compute_like(trained_on: Compute, *, threads: int) -> Compute:
