@@ -20,7 +20,7 @@ _SETTINGS: dict[str, tuple[dict[str, str], int]] = {
     "default": ({}, 2),
     "passive": ({"OMP_WAIT_POLICY": "PASSIVE"}, 2),
     "spin 1,000": ({"GOMP_SPINCOUNT": "1000"}, 2),
-    "spin 10,000": ({"GOMP_SPINCOUNT": "10000"}, 2),
+    "spin 5,000": ({"GOMP_SPINCOUNT": "5000"}, 2),
     "one thread": ({}, 1),
 }
 """The variables of libgomp, and the number of threads."""

@@ -17,7 +17,7 @@ import pytest
 
 from tests.confirm.test_secondary import binary, classes, findings, images_of, masks
 from tests.confirm.verdicts import CONTROL, FINALIST
-from tests.in_process import command
+from tests.in_process import command, shown
 from xraytune.base.errors import ConfigError, DataError, XraytuneError
 from xraytune.base.files import read_json, write_json
 from xraytune.confirm.compare import ArmScores, judge_finalists
@@ -486,10 +486,14 @@ def test_with_a_test_folder_and_few_patients_all_replicates_train_on_the_same(
 ) -> None:
     paint_phantoms(tmp_path / "xrays", patients=120, seed=3, image_size_px=32)
 
+    notes = list[str]()
     with contextlib.chdir(tmp_path):
-        drawn = draws(tmp_path / "xrays", train_patients=40, replicates=4)
+        drawn = draws(tmp_path / "xrays", train_patients=40, replicates=4, note=notes.append)
+        told = shown("draws --data xrays --train-patients 40 --replicates 4 -o again")
 
     assert drawn.kind == "folder"
+    assert any("train on the same patients" in note for note in notes), notes
+    assert "the same 40 training patients for all replicates" in told
     assert len({*drawn.draws}) == 1
     table = pd.read_csv(tmp_path / "draws/draws.csv")
     trained = table[table["side"] == "train"]

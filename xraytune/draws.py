@@ -93,6 +93,8 @@ def draws(
         seen_sha256=seen_sha256,
         remedies=DRAWS_REMEDIES,
     )
+    for text in sealed.notes:
+        note(text)
     drawn = Drawn(
         kind=sealed.kind,
         outputs=("dice",) if prepared.has_masks else prepared.outputs,

@@ -27,6 +27,7 @@ from xraytune.data.index import read_labelled
 from xraytune.model.export import export
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
+from xraytune.search.run import search
 from xraytune.study.access_log import TEST_ACCESS_FILE
 from xraytune.study.folder import StudyFolder
 
@@ -243,7 +244,10 @@ def test_predictions_are_written_and_secondary_outcomes_have_the_thresholds_of_e
 def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdict(
     done: Lab, first: Confirmation
 ) -> None:
-    """Nothing is trained, and a column that makes no groups is refused before anything is done."""
+    """Nothing is trained, and a column that makes no groups is refused before anything is done.
+
+    The finalists come from the search as it was, which may have gone on.
+    """
     files = sorted(path.relative_to(done.test).as_posix() for path in done.test.rglob("*.jpeg"))
     owners = {
         image.file: image.patient
@@ -252,6 +256,7 @@ def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdi
     sexes = ["", *["FM"[len(owners[file]) % 2] for file in files[1:]]]
     rows = [f"{file},{owners[file]},{sex}" for file, sex in zip(files, sexes, strict=True)]
     (done.test / "patients.csv").write_text("file,patient,sex\n" + "\n".join(rows) + "\n")
+    search(done.path / "space.yaml", studies=done.study.parent, overrides=["budget.trials=3"])
     trained = times_of(done.study, "*.safetensors")
 
     with pytest.raises(ConfigError, match="--by age"):
@@ -261,6 +266,7 @@ def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdi
     write_report(done.study)
 
     assert asked.finalists == first.finalists
+    assert asked.searched == first.searched
     unnamed, *named = asked.subgroups
     assert (unnamed.value, unnamed.images, unnamed.difference) == ("(no value)", 1, None)
     assert [(group.column, group.value) for group in named] == [("sex", "F"), ("sex", "M")]

@@ -99,6 +99,16 @@ def test_resumed_top_up_repeats_its_decisions(folder: StudyFolder) -> None:
     assert second.on_result(1, epoch(1, 0.5))
 
 
+def test_top_ups_that_are_fewer_than_before_the_restart_are_refused(folder: StudyFolder) -> None:
+    rungs = Rungs(SchedulerSettings(grace=1, reduction=3, within="all"), max_epochs=9)
+    first = work(folder, 2, rungs=rungs)
+    assert [started(first), started(first)] == [0, 1]
+    first.on_result(1, epoch(1, 0.5))
+
+    with pytest.raises(StudyError, match="started with other settings"):
+        work(folder, 1, rungs=rungs)
+
+
 def test_top_ups_are_compared_with_those_of_their_mixing(folder: StudyFolder) -> None:
     """A pretrained network sees real images late: beside additive ones, it would be pruned."""
     scheduler = SchedulerSettings(grace=1, reduction=3, within="arm")

@@ -62,11 +62,15 @@ def draws(
     if as_json:
         console.show_json(drawn)
         return
-    scored = "each replicate is scored on those outside its own training set"
+    trained = f"{len(drawn.draws)} training sets of {drawn.train_patients} patients"
+    scored = ""
+    if drawn.kind == "folder":
+        trained = f"the same {drawn.train_patients} training patients for all replicates"
+    elif drawn.kind == "outside":
+        scored = "; each replicate is scored on those outside its own training set"
     console.write(
-        f"{out}: {len(drawn.draws)} training sets of {drawn.train_patients} patients, and "
-        f"{len(drawn.patients):,} test images of {len({*drawn.patients.values()}):,} patients"
-        + (f"; {scored}" if drawn.kind == "outside" else "")
+        f"{out}: {trained}, and {len(drawn.patients):,} test images of "
+        f"{len({*drawn.patients.values()}):,} patients{scored}"
     )
     console.write(f"{out}/README.md says what to do; then run `xraytune judge`")
 

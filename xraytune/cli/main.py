@@ -33,10 +33,13 @@ from xraytune.cli import (
 )
 from xraytune.cli.command import Command, Group
 
-_SPIN_COUNT = "1000"
-"""How often a waiting thread of torch checks for work before it sleeps. Threads that spin for long
-occupy cores that other threads wait for, so that a command beside other work becomes many times
-slower (benchmarks/README.md#classifier-speed)."""
+_SPIN_COUNT = "5000"
+"""How often a waiting thread of torch checks for work before it sleeps.
+
+Threads that spin for long occupy cores that others wait for: beside other work, a command becomes
+many times slower. Those that sleep at once waste an idle core.
+benchmarks/README.md#classifier-speed has the figures.
+"""
 _GROUPS = {
     "data": "Inspect a folder of X-rays, or make phantom ones.",
     "generator": "Train a GAN, or generate images with it.",

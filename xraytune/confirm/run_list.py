@@ -105,11 +105,7 @@ class RunList(TrialLoop):
             config = study_folder.trial_path(number) / "config.json"
             identity = run.experiment.identity()
             if config.exists() and study_folder.experiment(number).identity() != identity:
-                raise StudyError(
-                    "this run was started with other settings: the study or the options changed",
-                    config,
-                    f"use the same options, or move {study_folder.path.name}/ away to start over",
-                )
+                raise _other_settings(study_folder, config)
         waiting_runs = [run for run in runs if run.number not in kept_rows]
         super().__init__(
             study_folder, waiting_runs, lineage_to_train=lineage_to_train, callbacks=callbacks
@@ -123,6 +119,8 @@ class RunList(TrialLoop):
         if self.stops_trials:
             with explain_damage(self._reports_path) as file:
                 for row in read_jsonl(file, is_chained=True):
+                    if row["number"] not in self._runs:
+                        raise _other_settings(study_folder, file)
                     self._decide(row["number"], row["epoch"], row["value"])
         self._report_progress()
 
@@ -208,6 +206,14 @@ class RunList(TrialLoop):
     def _report_progress(self) -> None:
         self.callbacks.on_progress(f"training {self._what}", len(self._ended), len(self._runs))
         self.heartbeat()
+
+
+def _other_settings(study_folder: StudyFolder, file: Path) -> StudyError:
+    return StudyError(
+        "this run was started with other settings: the study or the options changed",
+        file,
+        f"use the same options, or move {study_folder.path.name}/ away to start over",
+    )
 
 
 def train_runs(

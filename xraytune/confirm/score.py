@@ -275,9 +275,14 @@ def _describe_search(study: OpenStudy, plan: Plan) -> Searched:
     )
     generators = filter(None, map(_describe_generator, finalists))
     packages = study.runs_folder.environment()["packages"]
+    trials = len(study.searched)
+    pruned = sum(trial.status == "pruned" for trial in study.searched)
+    earlier = study.earlier_verdict and study.earlier_verdict.searched
+    if earlier:  # the search may have gone on since its finalists were chosen
+        trials, pruned = earlier.trials, earlier.pruned
     return Searched(
-        trials=len(study.searched),
-        pruned=sum(trial.status == "pruned" for trial in study.searched),
+        trials=trials,
+        pruned=pruned,
         sampler=study.settings.sampler.name,
         image_size_px=finalists[0].size_px(study.settings.data),
         networks=tuple(dict.fromkeys(networks)),
