@@ -225,6 +225,7 @@ def test_the_kth_site_is_the_one_that_confirm_leaves_out(tmp_path: Path) -> None
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for options, word in (
         ({"none": "", "duplicate": ""}, "nothing to compare"),
+        ({"none": "", "duplicate": "", "synthetic_only": "twice"}, "nothing to compare"),
         ({"duplicate": "none"}, "twice"),
         ({"by": ["sex"]}, "no table"),
         ({"by": ["sex"], "leave_out_site": True}, "over sites"),

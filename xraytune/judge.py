@@ -133,7 +133,7 @@ def judge(
     ]
     controls = [(name, kind) for name, kind in given if name]
     arms = [finalist, *(name for name, _ in controls)]
-    if not controls:
+    if all(kind == "synthetic_only" for _, kind in controls):
         raise ConfigError(
             "there is nothing to compare the finalist with",
             fix="name its controls, at least --none or --duplicate",

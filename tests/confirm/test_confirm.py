@@ -19,6 +19,7 @@ from tests.confirm.labs import (
     stop_while_scoring,
     times_of,
 )
+from tests.in_process import shown
 from xraytune.base.errors import ConfigError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
 from xraytune.confirm.record import Confirmation
@@ -80,6 +81,19 @@ def test_too_few_for_a_comparison_are_refused_before_anything_is_trained_or_open
 
     assert not lab.folder.exists()
     assert not (lab.study / TEST_ACCESS_FILE).exists()
+
+
+def test_a_finalist_without_a_control_is_refused_before_the_test_images_are_opened(
+    lab: Lab,
+) -> None:
+    """Its images alone are compared with it, but decide nothing."""
+    alone = lab.search("name=alone", "confirm.controls={matched: [], tuned: [duplicate]}")
+
+    assert "no control to compare" in shown("status", alone.study)
+    with pytest.raises(StudyError, match="no control to compare"):
+        alone.confirm()
+
+    assert not (alone.study / TEST_ACCESS_FILE).exists()
 
 
 def lose_lock(lab: Lab) -> None:

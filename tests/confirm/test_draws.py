@@ -438,6 +438,22 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
     assert made.startswith("pixels")
 
 
+def test_a_plan_says_that_there_is_no_control_to_compare_with(ended: Lab) -> None:
+    """A control that the search has no trial of is trained by the confirmation."""
+    none = design_of(ended, None, "confirm.controls={matched: [], tuned: [duplicate]}")
+    one_trial = ("budget.trials=1", "points_to_evaluate=[{source: gan}]")
+    top_up = design_of(
+        ended, None, "confirm.controls={matched: [], tuned: [real_only]}", *one_trial
+    )
+
+    assert (none.test, none.precision) == (None, None)
+    assert none.problem
+    assert "no control to compare" in none.problem.what
+    assert top_up.problem is None
+    assert top_up.trainings[-1] == "tuned real_only of real_only"
+    assert top_up.precision
+
+
 def test_the_command_shows_the_half_width_its_assumptions_and_the_next_command(ended: Lab) -> None:
     space = ["plan", "--space", ended.path / "space.yaml", "--cache", ended.cache]
 

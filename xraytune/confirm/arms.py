@@ -191,6 +191,11 @@ class Plan(StrictModel, validate_by_name=True, serialize_by_alias=True):
             or (arm.role in ("matched", "donor") and arm.trial == finalist.trial)
         )
 
+    def deciding_controls(self, finalist: Arm) -> tuple[Arm, ...]:
+        """Return the controls that the verdict on a finalist rests on."""
+        controls = self.controls(finalist)
+        return tuple(arm for arm in controls if arm.kind != "synthetic_only")
+
     def run_numbers(self, arm: Arm) -> list[int]:
         """Return the number of the run of each replicate of an arm."""
         trainings = [*self.trainings]

@@ -129,8 +129,17 @@ def design_study(
         problem = error.problems[0]
 
     test: TestKind = sealed.kind if sealed else "folder"
-    arms = _expected_arms(settings, prepared, finalists, search.trainings, test)
+    # A control that the search does not train gets top-up trials.
+    trials = [*search.trainings, *space.extreme_parameters("source", *CLASSICAL_METHODS)]
+    arms = _expected_arms(settings, prepared, finalists, trials, test)
     plan = Plan(test=test, replicates=replicates, arms=tuple(arms))
+    if not all(map(plan.deciding_controls, plan.finalists)):
+        sealed = None
+        problem = Problem(
+            "there is no control to compare the finalist with",
+            "confirm.controls",
+            "start a search with `none` in confirm.controls.matched",
+        )
     counts = count_trials(settings, finalists, search.trainings).values()
     top_ups = sum(top_up_count for trial_count, top_up_count in counts if trial_count)
     confirmation = replace(
@@ -284,7 +293,7 @@ def _expectation(
     prepared = sealed.prepared
     scored_count = len({*images.patients})
     effective_count, share = effective_patients(images.targets, images.patients, prepared.positive)
-    controls = plan.controls(plan.finalists[0])
+    controls = plan.deciding_controls(plan.finalists[0])
     size = prepared.train_patient_count
     drawn = plan.replicates * size if sealed.kind == "unused" else 0
 
@@ -298,7 +307,7 @@ def _expectation(
             replicates=replicates,
             patients=scored,
             effective_patients=effective_count * scored / scored_count,
-            controls=sum(arm.kind != "synthetic_only" for arm in controls),
+            controls=len(controls),
             share=share,
             sd=sd,
             overlap=overlap,

@@ -126,7 +126,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         sites=sealed.prepared.left_out_sites,
         arms=tuple(arm for arm in possible_arms if arm),
     )
-    names = [finalist.trial for finalist in plan.finalists if not plan.controls(finalist)]
+    names = [finalist.trial for finalist in plan.finalists if not plan.deciding_controls(finalist)]
     if names:
         raise StudyError(
             f"there is no control to compare {join_names(names)} with, neither matched nor tuned",
