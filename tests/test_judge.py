@@ -200,6 +200,18 @@ def test_each_replicate_may_leave_a_site_out(tmp_path: Path) -> None:
     assert "Obuchowski" not in methods
 
 
+def test_each_replicate_may_leave_a_site_out_of_a_study_of_findings(tmp_path: Path) -> None:
+    rows = table(replicates=3)
+    site = "site" + (rows["patient"].str[1:].astype(int) // 2 % 3).astype(str)
+    of_classes = judged(rows.assign(site=site), tmp_path / "classes", leave_out_site=True)
+    findings = as_findings(rows).drop(columns=["p_mass", "label_mass"]).assign(site=site)
+
+    confirmation = judged(findings, tmp_path / "findings", leave_out_site=True)
+
+    assert confirmation.sites == ("site0", "site1", "site2")
+    assert confirmation.finalists[0].score == pytest.approx(of_classes.finalists[0].score)
+
+
 def test_the_kth_site_is_the_one_that_confirm_leaves_out(tmp_path: Path) -> None:
     """`confirm` sorts sites as text, so `02` follows `01`, and `10` follows `1`."""
     rows = table(patients=240, replicates=12)

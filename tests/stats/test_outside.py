@@ -81,8 +81,14 @@ def test_all_networks_are_scored_on_the_same_findings() -> None:
     findings[:20, 0] = 1
     findings[:12, 1] = 1
     results = without(probabilities(2), 0, range(5))
+    elsewhere = without(probabilities(1), 0, range(40))
 
     labels = scorable_labels(findings, results)
+    of_site = scorable_labels(findings, np.concatenate([results, elsewhere]))
+
+    assert (of_site == labels).all(), (
+        "a network that is scored on none of the images does not count"
+    )
 
     assert (labels[:, 0] == findings[:, 0]).all()
     assert (labels[:, 1] == -1).all()

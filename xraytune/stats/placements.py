@@ -141,7 +141,8 @@ def scorable_labels(labels: Labels, results: Floats) -> Labels:
         return labels
     scorable = {*range(labels.shape[1])}
     for part in np.unique(~np.isnan(results).any(axis=2), axis=0):
-        scorable &= {*scored_findings(labels[part])}
+        if part.any():  # a network that left another site out is scored on none of these images
+            scorable &= {*scored_findings(labels[part])}
     is_scorable = np.isin(np.arange(labels.shape[1]), [*scorable])
     return np.where(is_scorable, labels, -1)
 
