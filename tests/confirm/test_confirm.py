@@ -20,7 +20,7 @@ from tests.confirm.labs import (
     times_of,
 )
 from tests.in_process import shown
-from xraytune.base.errors import ConfigError, StudyError, XraytuneError
+from xraytune.base.errors import ConfigError, MachineError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -28,6 +28,7 @@ from xraytune.data.index import read_labelled
 from xraytune.model.export import export
 from xraytune.present.page import write_report
 from xraytune.search.callbacks import Callbacks
+from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
 from xraytune.study.access_log import TEST_ACCESS_FILE
 from xraytune.study.folder import StudyFolder
@@ -70,6 +71,19 @@ def test_a_study_without_a_finalist_is_refused_with_a_fix_before_ray_starts(lab:
         plain.confirm(callbacks=Callbacks(note=notes.append))
 
     assert notes == []
+
+
+def test_a_machine_without_room_for_the_replicates_is_refused_before_the_images_are_read(
+    lab: Lab,
+) -> None:
+    """They would wait forever."""
+    study = lab.search("name=larger", "resources.generator={cpus: 2}")
+    shutil.rmtree(lab.test / "NORMAL")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xraytune.confirm.run.Runner", Runner)
+        with pytest.raises(MachineError, match=r"2 CPU cores .* only 1 core"):
+            study.confirm()
 
 
 @pytest.mark.parametrize("number", [{"replicates": 1}, {"finalists": 0}, {"finalists": -1}])

@@ -9,12 +9,13 @@ from PIL import Image
 
 from tests.in_process import command, confirm_in_process, save_backbone, search_in_process
 from tests.pair_files import draw_xrays
-from xraytune.base.errors import ConfigError, DataError, StudyError
+from xraytune.base.errors import ConfigError, DataError, MachineError, StudyError
 from xraytune.base.files import read_jsonl
 from xraytune.data.phantom import paint_phantoms
 from xraytune.model.generator_folder import generator_train
 from xraytune.model.train import train
 from xraytune.search.callbacks import Callbacks
+from xraytune.search.ray.runner import Runner
 from xraytune.search.run import search
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder, work_on
@@ -67,6 +68,18 @@ def test_concurrently_created_study_is_not_continued(space: Path) -> None:
 
     (row,) = read_jsonl(root / "studies/small/trials.jsonl")
     assert row["parameters"]["batch_size"] == 4
+
+
+def test_a_search_resumes_only_on_a_machine_with_room_for_its_trials(space: Path) -> None:
+    """Its trials would wait forever; a search that has ended needs no room."""
+    larger = "resources.generator={cpus: 2}"
+    run(space)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xraytune.search.run.Runner", Runner)
+
+        run(space, larger)
+        with pytest.raises(MachineError, match=r"2 CPU cores .* only 1 core"):
+            run(space, "budget.trials=2", larger)
 
 
 def test_finished_search_reports_the_spent_budget_and_status_shows_that_of_the_last_start(

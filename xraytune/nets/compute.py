@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xraytune.base.cores import cpu_count
-from xraytune.base.errors import MachineError
+from xraytune.base.errors import MachineError, counted
 from xraytune.base.records import Compute
 from xraytune.base.seeding import derive_seed
 from xraytune.space.allocation import Allocation, allocation_of
@@ -70,6 +70,21 @@ def compute_like(trained_on: Compute, *, threads: int) -> Compute:
     if trained_on.device == "cuda" and not gpu_count():
         return choose_compute(gpus=0, threads=threads)
     return replace(trained_on, threads=threads)
+
+
+def require_room(allocation: Allocation) -> None:
+    """Raise MachineError if a process needs more cores or GPUs than this machine has."""
+    most = allocation.most
+    cpus = cpu_count()
+    gpus = gpu_count()
+    if most.cpus > cpus or most.gpus > gpus:
+        here = f"{counted(cpus, 'core')} and {counted(gpus, 'GPU')}"
+        raise MachineError(
+            f"{most} are needed, but this machine has only {here}",
+            "resources",
+            "lower cpus_per_trial, gpus_per_trial, or generator.cpus and generator.gpus; "
+            "resume a study with cpus_per_trial unchanged, on a larger machine",
+        )
 
 
 def require_device(compute: Compute, study: Path) -> None:

@@ -7,16 +7,21 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from xraytune.base.cores import cpu_count
-from xraytune.base.errors import MachineError, Problem, StudyError, TrialError, counted
+from xraytune.base.errors import Problem, StudyError, TrialError, counted
 from xraytune.base.files import StrPath, optional_path, require_writable, write_text
-from xraytune.base.records import Compute, Node
+from xraytune.base.records import Compute
 from xraytune.data.draws import fewest_scored, too_few_outside, too_few_unused
 from xraytune.data.first_space import open_first_space
 from xraytune.data.images import ImageIndex
 from xraytune.data.prepare import RunContext, SplitData, patients_seen, restore_pixels
 from xraytune.data.sides import FEWEST_TESTED, chance_warning, side_sizes, too_few_tested
-from xraytune.nets.compute import choose_compute, compute_of, gpu_count, require_device
+from xraytune.nets.compute import (
+    choose_compute,
+    compute_of,
+    gpu_count,
+    require_device,
+    require_room,
+)
 from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.search.trials import SearchTrials
@@ -145,8 +150,6 @@ def search(
         # 4. Ray
         runner = Runner(study_folder, cache=cache, address=address, callbacks=callbacks)
         stack.enter_context(closing(runner))
-        if not is_resumed:
-            runner.launch()
         machine: Compute | Mapping[str, Any]
         if is_resumed:
             machine = study_folder.compute()
@@ -155,6 +158,7 @@ def search(
             machine = runner.survey(settings)
         else:
             runner.allocation, machine = resources_here(settings)
+            runner.launch()
 
         # 5. The images
         prepared, index = prepare_space(
@@ -236,14 +240,7 @@ def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
     """
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
     compute = compute_of(allocation)
-    node = Node(cpus=cpu_count(), gpus=gpu_count())
-    most = allocation.most
-    if most.cpus > node.cpus or most.gpus > node.gpus:
-        raise MachineError(
-            f"{most} are needed, but this machine has only {node.cpus} cores and {node.gpus} GPUs",
-            "resources",
-            "lower cpus_per_trial, gpus_per_trial, or generator.cpus and generator.gpus",
-        )
+    require_room(allocation)
     return allocation, compute
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError
+from xraytune.nets.compute import require_room
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import Answer, Call, Progressed, Survey, TrialLoop, TuneRun
 from xraytune.search.ray.setup import private_folder, protect_token, why_ray_cannot_start
@@ -60,7 +61,7 @@ class Runner:
 
     Without the `address` of a cluster, Ray starts on this machine. The output of its process is in
     the study's `.ray.log`, from the first trial on or, if it dies before, from its start on. The
-    `allocation` is set before `run`; on a cluster, by `survey`.
+    `allocation` is set before `launch`; on a cluster, by `survey`.
     """
 
     allocation: Allocation
@@ -79,11 +80,13 @@ class Runner:
     def launch(self) -> None:
         """Let Ray's process import what it needs, while this one reads the images.
 
-        Raises MachineError if Ray cannot start on this machine, where it is needed.
+        Without a cluster, raises MachineError if Ray cannot start on this machine, or has no room
+        for the allocation.
         """
         if self._is_launched:
             return
         if self.address is None:
+            require_room(self.allocation)
             if problem := why_ray_cannot_start():
                 raise MachineError(problem)
             protect_token()
