@@ -177,6 +177,19 @@ def test_a_study_resumes_without_the_data_option_since_it_knows_its_images(space
             search(space, studies=studies, overrides=[changed])
 
 
+def test_a_study_keeps_the_folder_of_weights_unless_another_one_is_given(space: Path) -> None:
+    """The same command without the option also works where weights cannot be downloaded."""
+    study = StudyFolder(space.parent / "studies/small")
+    folders = [space.parent / "weights", space.parent / "moved"]
+    search(space, studies=study.path.parent, weights_dir=folders[0])
+
+    run(space)
+
+    assert study.space().settings.weights_dir == folders[0]
+    search(space, studies=study.path.parent, weights_dir=folders[1])
+    assert study.space().settings.weights_dir == folders[1]
+
+
 @pytest.mark.parametrize("is_given", [False, True])
 def test_a_study_keeps_the_classes_that_an_earlier_default_gave_it(
     space: Path, is_given: bool

@@ -101,10 +101,12 @@ def with_recorded_images(study_folder: StudyFolder, space: Space) -> Space:
     """Return a space with the images of its study, if there are none at its own `data.path`.
 
     Settings that a data file may have given for these images are taken from the study, too, unless
-    the space has them. The classes always are, since their default may change.
+    the space has them. Wherever the images are, so are the classes, whose default may change, and
+    the folder of official weights.
     """
-    settings = space.settings
     recorded_settings = study_folder.space().settings
+    weights_dir = space.settings.weights_dir or recorded_settings.weights_dir
+    settings = space.settings.with_values({"weights_dir": weights_dir})
     if settings.data.path.exists():
         data = _complete(settings.data, recorded_settings.data, ("classes",))
         return replace(space, settings=settings.with_values({"data": data}))
@@ -114,7 +116,6 @@ def with_recorded_images(study_folder: StudyFolder, space: Space) -> Space:
         "data.split": _complete(
             settings.data.split, recorded_settings.data.split, ("group_regex", "site")
         ),
-        "weights_dir": settings.weights_dir or recorded_settings.weights_dir,
     }
     return replace(space, settings=settings.with_values(changes))
 
