@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from xraytune.base.errors import ConfigError, TrialError
 from xraytune.space.extensions import EXTENSIONS
@@ -82,12 +83,8 @@ def fit(program: Program, model: Path) -> Iterator[tuple[int, int]]:
     yield from progress
 
 
-def test_a_program_is_trained_and_makes_images_of_a_class(description: Path, model: Path) -> None:
-    """No shell reads a name with a semicolon, and the copy of the images is gone at the end."""
-    program = Program(description)
-
-    progress = [*fit(program, model)]
-    images = program.sample(
+def sample(program: Program, model: Path) -> NDArray[np.uint8]:
+    return program.sample(
         np.ones(5, dtype=np.int64),
         classes=CLASSES,
         settings=program.Settings(steps=2),
@@ -96,6 +93,14 @@ def test_a_program_is_trained_and_makes_images_of_a_class(description: Path, mod
         device="cpu",
         size=32,
     )
+
+
+def test_a_program_is_trained_and_makes_images_of_a_class(description: Path, model: Path) -> None:
+    """No shell reads a name with a semicolon, and the copy of the images is gone at the end."""
+    program = Program(description)
+
+    progress = [*fit(program, model)]
+    images = sample(program, model)
 
     assert progress == [(1, 2), (2, 2)]
     assert images.shape == (5, 8, 8)
@@ -128,6 +133,27 @@ def test_an_unknown_placeholder_is_refused_at_its_line(description: Path) -> Non
 
     with pytest.raises(ConfigError, match=r"tool\.yaml:4: .* \{count\}"):
         Program(description)
+
+
+@pytest.mark.parametrize("name", ["size", "seed", "out"])
+def test_a_setting_with_the_name_of_a_placeholder_is_refused(description: Path, name: str) -> None:
+    """The placeholder would hide its value, and trials that differ in it would be equal."""
+    description.write_text(DESCRIPTION.replace("{steps: 3}", f"{{steps: 3, {name}: 64}}"))
+
+    with pytest.raises(ConfigError, match=rf"tool\.yaml:1: .* \{{{name}\}} is .* placeholder"):
+        Program(description)
+
+
+def test_images_of_several_sizes_are_a_failure_of_the_program(
+    description: Path, model: Path
+) -> None:
+    tool = description.parent / "tool.py"
+    tool.write_text(TOOL.replace("(noisy.clip", "(noisy[number:].clip"))
+    program = Program(description)
+    [*fit(program, model)]
+
+    with pytest.raises(TrialError, match=r"sample of tool\.yaml .* several sizes"):
+        sample(program, model)
 
 
 def test_a_program_ends_when_the_process_of_its_trial_is_killed(

@@ -69,6 +69,13 @@ class Program:
         defaults: dict[str, Any] = {
             name: (type(default), default) for name, default in description.settings.items()
         }
+        placeholders = {*_GIVEN["fit"], *_GIVEN["sample"]}
+        if taken := sorted(defaults.keys() & placeholders):
+            raise document.error(
+                ("settings", taken[0]),
+                f"settings: {{{taken[0]}}} is already a placeholder of `fit` or `sample`",
+                "rename the setting",
+            )
         self.Settings = create_model("Settings", **defaults)
         self.longer_by = description.longer_by
         self.pretrained_on = description.pretrained_on
@@ -162,6 +169,12 @@ class Program:
                     "write as many as {n} says to {out}",
                 )
             images = [self._read(file, size) for file in files]
+        if len({image.shape for image in images}) > 1:
+            raise TrialError(
+                f"sample of {self.file.name} wrote images of several sizes",
+                self.file,
+                "write all images at one size",
+            )
         return np.stack(images)
 
     def _read(self, file: Path, size: int) -> NDArray[np.uint8]:
