@@ -19,3 +19,17 @@ def test_a_search_leaves_out_the_broken_images_that_another_command_left_out(
     min(tmp_path.glob("xrays/train/*/*")).write_bytes(b"")
 
     assert proposed_by(command(line))["search"] == "search --data xrays --skip-broken"
+
+
+def test_no_search_is_proposed_on_a_machine_that_lacks_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint_phantoms(tmp_path / "xrays", patients=60, seed=1, image_size_px=32)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
+
+    result = command("plan --data xrays")
+
+    assert result.exit_code == 4
+    assert "Ray startup" in result.stdout
+    assert proposed_by(result) == {}

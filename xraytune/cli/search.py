@@ -126,7 +126,7 @@ def plan(
         console.show_json(outlook)
     else:
         console.show(*outlook_frame(outlook))
-        if outlook.design:
+        if outlook.design and outlook.is_ready:
             console.propose(
                 "search",
                 space=space,
