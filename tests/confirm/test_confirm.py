@@ -33,6 +33,8 @@ from xraytune.search.run import search
 from xraytune.study.access_log import TEST_ACCESS_FILE
 from xraytune.study.folder import StudyFolder
 
+OFFICIAL_FILES = Path(__file__).resolve().parents[2] / "../shared/data/weights"
+
 
 def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
     done: Lab, first: Confirmation
@@ -340,6 +342,28 @@ def test_moved_images_are_decoded_again_and_runs_use_the_given_locations(lab: La
 
     settings = StudyFolder(lab.folder).experiment(0).settings
     assert (settings.data.path, settings.weights_dir) == (moved, weights_dir)
+
+
+def test_weights_that_moved_after_the_training_are_scored_with_where_they_are_now(lab: Lab) -> None:
+    if not OFFICIAL_FILES.is_dir():
+        pytest.skip("needs torchvision's MobileNetV2 weights in ../shared/data/weights")
+    old = lab.path / "old"
+    new = lab.path / "new"
+    shutil.copytree(OFFICIAL_FILES, old)
+    file = lab.path / "space.yaml"
+    space = (
+        file.read_text()
+        .replace("small_cnn", "mobilenet_v2")
+        .replace("value: none", "value: imagenet")
+    )
+    file.write_text(space)
+    official = lab.search("name=official", f"weights_dir={old}")
+    with pytest.raises(Stopped):
+        official.confirm(callbacks=Callbacks(before_test=leave_sealed))
+
+    old.rename(new)
+
+    assert official.confirm(weights_dir=new).finalists
 
 
 def edit(file: Path, where: str, **values: str) -> None:

@@ -60,7 +60,7 @@ def _copied_files(study: OpenStudy, plan: Plan, arm: Arm, sealed: SealedTest) ->
     unseen: _Unseen = {}
     files: set[str] = set()
     for done, number in enumerate(runs, start=1):
-        experiment = runs_folder.experiment(number)
+        experiment = study.experiment(number)
         settings = experiment.settings
         context = RunContext(
             prepared=runs_folder.prepared(experiment),

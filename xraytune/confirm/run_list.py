@@ -27,7 +27,7 @@ from xraytune.search.ray.runner import Runner
 from xraytune.space.cost import usual_seconds
 from xraytune.space.recorded import write_extensions
 from xraytune.space.search_settings import SchedulerSettings
-from xraytune.space.settings import Settings
+from xraytune.space.settings import Experiment, Settings
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder, environment, explain_damage, other_releases
 from xraytune.study.row import RunRow, Status, TrialRow, append_run, ended_runs, reasons_of
@@ -73,6 +73,11 @@ class OpenStudy:
     def runs_folder(self) -> StudyFolder:
         """The folder of the replicates."""
         return StudyFolder(self.study_folder.confirm_path)
+
+    def experiment(self, number: int) -> Experiment:
+        """Return the experiment of a replicate's run, with the weights where they are now."""
+        experiment = self.runs_folder.experiment(number)
+        return experiment.with_values({"settings.weights_dir": self.settings.weights_dir})
 
 
 class RunList(TrialLoop):

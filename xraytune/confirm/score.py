@@ -145,7 +145,7 @@ def score_runs(
     count = plan.replicates * len(plan.trainings)
     for number in range(count):
         trial_folder = runs_folder.trial_path(number)
-        experiment = runs_folder.experiment(number)
+        experiment = study.experiment(number)
         data = experiment.settings.data
         if data.image_size not in image_sets:
             images = load_test_image_set(sealed, data, study.cache, on_progress=on_progress)
