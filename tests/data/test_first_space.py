@@ -62,7 +62,8 @@ def draw(folder: Path, kind: str, patients: int = 60) -> Path:
     if kind == "table":
         columns = {"file": "labels.csv", "image": "file", "patient": "patient", "side": "side"}
         table = {**columns, "labels": {"effusion": "EFFUSION", "lobar": "LOBAR"}}
-        data = {"classes": "auto", "positive": "EFFUSION", "table": table}
+        of_findings = {"findings": "auto", "uncertain": "zeros", "empty": "zeros"}
+        data = {"classes": "auto", "positive": "EFFUSION", "table": table, **of_findings}
         (folder / "data.yaml").write_text(json.dumps({"data": data}), encoding="utf-8")
     return folder / "data.yaml" if kind in ("findings", "table") else folder
 

@@ -31,9 +31,9 @@ from xraytune.data.index import read_folder
 from xraytune.data.sides import too_few_tested
 from xraytune.data.split import split_by_patient
 from xraytune.space.data_settings import DataSettings, SplitSettings
-from xraytune.space.load import data_settings, is_data_file
+from xraytune.space.load import FINDING_KEYS, data_settings, is_data_file
 from xraytune.space.search_settings import Confirm
-from xraytune.space.task_settings import TaskName
+from xraytune.space.task_settings import CLASS_TASKS, TaskName
 from xraytune.stats.precision import LIKELY_AUROC
 
 _OF_IMAGES = ("data.classes=", "data.positive=", "data.split.")
@@ -126,8 +126,11 @@ def write_first_space(
     classes = Counter(images.labels.tolist())
     rarest = min(classes, key=lambda label: classes[label])
     is_imbalanced = task == "classification" and classes[rarest] < _RARE * len(images)
+    left_out = {"split"}
+    if task in CLASS_TASKS:
+        left_out |= {*FINDING_KEYS}
     content = settings.model_dump(
-        mode="json", exclude_defaults=True, exclude={"split"}, context=out.absolute().parent
+        mode="json", exclude_defaults=True, exclude=left_out, context=out.absolute().parent
     )
     image_px, reason = _choose_size(index, task, has_gpu)
     facts = _describe(index, task)

@@ -29,8 +29,9 @@ from xraytune.space.strict_model import StrictModel
 from xraytune.space.task_settings import CLASS_TASKS, TASK_RULES, TaskName
 from xraytune.space.validation import SPACE_KEYS, validate
 
-_FINDING_KEYS = ("findings", "uncertain", "empty")
-DATA_FILE_KEYS = ("path", "set", "classes", "positive", "table", "split", *_FINDING_KEYS)
+FINDING_KEYS = ("findings", "uncertain", "empty")
+"""The keys of `data` that only `task: findings` uses."""
+DATA_FILE_KEYS = ("path", "set", "classes", "positive", "table", "split", *FINDING_KEYS)
 """The keys of `data` that a data file may have."""
 
 STUDY_NAME = "study.yaml"
@@ -80,7 +81,7 @@ def load_space(
         _apply_override(document, override)
     if data is not None and is_data_file(data):
         has_classes = document.get("task") in (None, *CLASS_TASKS)
-        _apply_data_file(document, data, without=_FINDING_KEYS if has_classes else ())
+        _apply_data_file(document, data, without=FINDING_KEYS if has_classes else ())
     elif data is not None:
         document.put(("data", "path"), data.absolute(), f"--data {data}")
     if weights_dir is not None:
