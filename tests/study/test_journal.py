@@ -227,6 +227,13 @@ def test_a_space_that_was_edited_since_the_search_began_is_refused_with_its_line
     assert refused.value.exit_code == 5
 
 
+def test_options_of_a_sampler_that_had_none_are_refused(study: StudyFolder) -> None:
+    open_journal(study).ask()
+
+    with pytest.raises(StudyError, match=r"- sampler\.options: \{\}"):
+        open_journal(study, "sampler.options={n_ei_candidates: 100}")
+
+
 def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
     """Optuna would append to it, and the journal would be unreadable for good."""
     open_journal(study).ask()

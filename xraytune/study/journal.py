@@ -372,7 +372,7 @@ def _require_same_space(recorded_identity: Json, space: Space, study: Path) -> N
 
 def _describe(identity: Json, name: str = "") -> dict[str, str]:
     """Return each setting and parameter as a line of JSON, by its dotted name."""
-    if not isinstance(identity, dict) or name.startswith("parameters."):
+    if not isinstance(identity, dict) or not identity or name.startswith("parameters."):
         return {name: json.dumps(identity, ensure_ascii=False)}
     lines: dict[str, str] = {}
     for key, inner in identity.items():
