@@ -1,13 +1,14 @@
 """`xraytune extension check`: each broken promise is named with what to change."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.extension_files import write_blend
-from tests.in_process import one_thread
+from tests.in_process import one_thread, other_process
 from tests.pair_files import draw_xrays
 from xraytune.model.extension_check import Promise, extension_check
 
@@ -68,3 +69,32 @@ def test_broken_promises_say_what_to_change(
     assert {name for name, promise in promises.items() if not promise.is_kept} == broken
     assert all(promises[name].fix for name in broken)
     assert promises["same seed"].found == "other images"
+
+
+def test_a_training_that_is_not_killed_is_not_said_to_resume(xrays: Path, tmp_path: Path) -> None:
+    """There is nothing to kill it at, if it reports no progress."""
+    place = write_blend(tmp_path, "            progress(step + 1, settings.steps)\n")
+
+    promises = check(place, xrays)
+
+    broken = {name for name, promise in promises.items() if not promise.is_kept}
+    assert broken == {"progress", "killed and resumed"}
+    assert "not tested" in promises["killed and resumed"].found
+
+
+def test_a_process_that_fails_before_it_is_killed_is_not_said_to_resume(
+    xrays: Path, tmp_path: Path
+) -> None:
+    """As in a script that other processes cannot import."""
+    place = write_blend(tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from xraytune.api import extension_check\n"
+        f"promises = extension_check({place!r}, data={str(xrays)!r}, image_size=32)\n"
+        "print(*[f'{promise.name}: {promise.found}' for promise in promises], sep='\\n')\n"
+    )
+
+    done = other_process(sys.executable, str(script))
+
+    assert "killed and resumed: not tested" in done.stdout
+    assert "__main__" in done.stderr
