@@ -438,6 +438,13 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
     assert made.startswith("pixels")
 
 
+def test_a_plan_names_the_metric_of_the_verdict_and_not_of_the_search(ended: Lab) -> None:
+    outlook = design_of(ended, None, "objective.metric=val_auprc").outlook
+
+    assert "AUROC" in outlook
+    assert "AUPRC" not in outlook
+
+
 def test_a_plan_says_that_there_is_no_control_to_compare_with(ended: Lab) -> None:
     """A control that the search has no trial of is trained by the confirmation."""
     none = design_of(ended, None, "confirm.controls={matched: [], tuned: [duplicate]}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.study.studies import no_gan
 from xraytune.base.errors import StudyError, TrialError
 from xraytune.base.files import append_jsonl
 from xraytune.base.records import TrialResult
-from xraytune.model.export import export, trial_to_export
+from xraytune.model.export import describe_benefit, export, trial_to_export
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
 from xraytune.space.settings import ExportedFrom
@@ -21,19 +22,21 @@ from xraytune.study.journal import Journal
 from xraytune.study.start import create_study
 from xraytune.study.trial import OpenTrial
 
-Made = Callable[[list[tuple[float, float]]], StudyFolder]
+Made = Callable[..., StudyFolder]
 
 
 @pytest.fixture
 def made(lab: Lab, tmp_path: Path) -> Made:
-    """`made(scores)` returns a study whose trials ended with these AUROCs on val-A and val-B.
+    """`made(scores, *overrides)` returns a study whose trials ended with these scores.
 
-    Only the first trial has GAN images.
+    They are on val-A and val-B. Only the first trial has GAN images.
     """
 
-    def make(scores: list[tuple[float, float]]) -> StudyFolder:
+    def make(scores: list[tuple[float, float]], *overrides: str) -> StudyFolder:
         folder = StudyFolder(tmp_path / "studies/made")
-        space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
+        space = load_space(
+            lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}", *overrides]
+        )
         create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
         loop = SearchTrials(folder, space, no_gan)
         for value, val_b_score in scores:
@@ -123,6 +126,39 @@ def test_unconfirmed_images_are_reported(
         write_verdict(study, {0: word}, exploratory=exploratory)
 
     assert export(study, out=out, trial=0).synthetic.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_confirmed"),
+    [
+        ({}, True),
+        ({"lr": 0.125}, True),
+        ({"gan.image_size": 128}, True),
+        ({"gan.steps": 3}, False),
+        ({"synthetic_ratio": 4.0}, False),
+        ({"backbone": "resnet18"}, False),
+    ],
+)
+def test_only_the_mix_that_was_compared_is_confirmed(
+    made: Made, changes: dict[str, Any], is_confirmed: bool
+) -> None:
+    """Whatever a final training changes besides it; a generator may have its size of images."""
+    study = made([(0.9, 0.9)])
+    write_verdict(study.path, {0: "helps"})
+    trained = study.experiment(0).parameters.with_values(changes)
+
+    benefit = describe_benefit(study, 0, trained)
+
+    assert benefit.startswith("confirmed") == is_confirmed
+
+
+def test_the_benefit_is_in_the_metric_of_the_verdict(made: Made) -> None:
+    study = made([(0.9, 0.9)], "objective.metric=val_auprc")
+    write_verdict(study.path, {0: "hurts"})
+
+    benefit = describe_benefit(study, 0, study.experiment(0).parameters)
+
+    assert benefit.endswith(" AUROC")
 
 
 def test_a_stopped_trial_that_a_confirmation_finished_is_exported(

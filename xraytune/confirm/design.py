@@ -40,6 +40,7 @@ from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyView
 from xraytune.synth.sources.registry import mixes_of
+from xraytune.tasks import task_of
 
 _MORE_REPLICATES = (5, 10, 20, 40)
 _ROWS = 2
@@ -214,9 +215,10 @@ def design_confirmation(view: StudyView) -> Design:
 def _describe_precision(precision: Precision, settings: Settings, auroc: float) -> str:
     rope = settings.confirm.rope
     enough = "enough" if precision.gain_over_all <= rope else "not enough"
+    metric = task_of(settings).metric
     return (
         f"{counted(precision.replicates, 'replicate')} on {precision.patients:,} patients give "
-        f"a 95 % interval of about ± {precision.half_width:.4f} {settings.metric} "
+        f"a 95 % interval of about ± {precision.half_width:.4f} {metric} "
         f"(at {auroc:.3g}), and find a gain of {precision.gain:.4f} over one control, or of "
         f"{precision.gain_over_all:.4f} over all, with 80 % power: {enough} for a gain of "
         f"{rope:g} (confirm.rope)"

@@ -24,6 +24,8 @@ from xraytune.confirm.arms import (
     read_plan,
 )
 from xraytune.confirm.record import Confirmation, read_verdict
+from xraytune.space.domains import Value
+from xraytune.space.fields import flat_values
 from xraytune.space.load import experiment_to_yaml
 from xraytune.space.parameters import Parameters
 from xraytune.space.recorded import code_places
@@ -42,6 +44,17 @@ _VERDICTS = {
     "invalid": "not confirmed: synthetic images are copies of images that were scored",
     "not_tested": "not confirmed: xraytune confirm has not compared the mix with its controls",
 }
+_OF_MIX = (
+    "source",
+    "synthetic_ratio",
+    "pool_size",
+    "synthetic_weight",
+    "labels",
+    "mixing",
+    "balance",
+    "backbone",
+)
+"""What a verdict on a mix holds for, besides the settings of its source."""
 
 
 @frozen
@@ -143,7 +156,8 @@ def _train_command(config: Path, study: Path, folder: Path) -> str:
 def describe_benefit(study_folder: StudyFolder, number: int, parameters: Parameters) -> str:
     """Return a text on whether the benefit of a trial's synthetic images is confirmed.
 
-    The text is "" if the trial has no synthetic images.
+    `parameters` are those of the training, which may differ from the trial's. The text is "" if
+    they have no synthetic images.
     """
     if not parameters.has_synthetic_images:
         return ""
@@ -151,9 +165,23 @@ def describe_benefit(study_folder: StudyFolder, number: int, parameters: Paramet
     finalists = confirmation.finalists if confirmation else ()
     verdicts = {finalist.trial: finalist.verdict for finalist in finalists}
     verdict = verdicts.get(f"#{number}", "not_tested")
-    if confirmation and confirmation.exploratory and verdict != "not_tested":
+    if confirmation is None or verdict == "not_tested":
+        return _VERDICTS["not_tested"]
+    if confirmation.exploratory:
         return "not confirmed: the verdict of xraytune confirm is exploratory"
-    return _VERDICTS[verdict].format(metric=study_folder.space().settings.metric)
+    if _mix_of(parameters) != _mix_of(study_folder.experiment(number).parameters):
+        return "not confirmed: the mix or the backbone was changed after the search"
+    return _VERDICTS[verdict].format(metric=confirmation.metric)
+
+
+def _mix_of(parameters: Parameters) -> dict[str, Value]:
+    """Return the values, by dotted name, that a verdict on a mix holds for."""
+    blocks = {*_OF_MIX, parameters.source}
+    return {
+        name: value
+        for name, value in flat_values(parameters).items()
+        if name.partition(".")[0] in blocks and name != "gan.image_size"  # `final` may change it
+    }
 
 
 def trial_to_export(study_folder: StudyFolder) -> tuple[int, str] | None:
