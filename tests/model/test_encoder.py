@@ -134,5 +134,5 @@ def test_a_damaged_or_unsuitable_model_is_refused_before_any_training(
     (model / "manifest.json").write_text("{}")
     after = read_inputs(inputs, space.settings, prepared, tmp_path / "cache")
 
-    assert before.keys() == after.keys() == {model}
+    assert before.keys() == after.keys() == {("weights", model)}
     assert before != after, "a study refuses to go on with a model that changed"

@@ -148,8 +148,10 @@ def test_official_weights_stay_those_of_the_first_start(tmp_path: Path, paramete
         f"name: x\ndata: {{path: xrays}}\nparameters: {{{parameters}}}\n"
     )
     inputs = inputs_of_space(load_space(tmp_path / "space.yaml"))
-    write_inputs(tmp_path, tmp_path, {Path(name): "first" for _, name in inputs})
+    write_inputs(tmp_path, tmp_path, {(OFFICIAL, Path(name)): "first" for _, name in inputs})
+
+    second = {(OFFICIAL, Path(name)): "second" for _, name in inputs}
 
     assert inputs == {(OFFICIAL, "mobilenet_v2 imagenet")}
     with pytest.raises(StudyError, match="mobilenet_v2 imagenet: this input changed"):
-        require_same_inputs(StudyFolder(tmp_path), {Path(name): "second" for _, name in inputs})
+        require_same_inputs(StudyFolder(tmp_path), second)

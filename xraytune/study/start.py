@@ -5,7 +5,7 @@ other releases of packages; both are recorded.
 
 The other inputs are extra images, generators and weights. Their content must not change while the
 study exists, nor what is known of the images that they were made from. `inputs.json` has the
-content of each, by its path from the study's folder.
+content of each, by its parameter and its path from the study's folder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -52,6 +52,8 @@ from xraytune.synth.sources.source import StudyImages, weights_file_sha256
 INPUTS_FILE = "inputs.json"
 _CONTENTS = TypeAdapter(dict[str, str])
 
+InputContents: TypeAlias = Mapping[tuple[str, Path], str]
+"""The content of each input, by its parameter and path: several may use one folder differently."""
 Inputs: TypeAlias = set[tuple[str, str]]
 """Paths of extra images, generators and custom weights, each with the name of its parameter.
 
@@ -66,7 +68,7 @@ def create_study(
     space: Space,
     prepared: SplitData,
     machine: Compute | Mapping[str, Json],
-    inputs: Mapping[Path, str] = MappingProxyType({}),
+    inputs: InputContents = MappingProxyType({}),
 ) -> None:
     """Create a study atomically, unless another search has just created it.
 
@@ -194,8 +196,8 @@ def read_inputs(
     *,
     index: ImageIndex | None = None,
     mixes: Iterable[Parameters] = (),
-) -> dict[Path, str]:
-    """Return the content of each input.
+) -> dict[tuple[str, Path], str]:
+    """Return the content of each input, by its parameter and path.
 
     It is the SHA-256 of a file, or a fingerprint of a folder's images.
 
@@ -218,12 +220,14 @@ def read_inputs(
             backbone, weights = path.split(" ")
             weights_file = find_weights(backbone, weights, settings.weights_dir)
             assert weights_file, "these weights have a file"
-            contents[file] = sha256_of(weights_file)
+            contents[name, file] = sha256_of(weights_file)
         elif name == "weights":
             # A model of `train` is a folder, whose manifest stands for it.
-            contents[file] = weights_file_sha256(file / MANIFEST_FILE if is_model(path) else file)
+            contents[name, file] = weights_file_sha256(
+                file / MANIFEST_FILE if is_model(path) else file
+            )
         else:
-            contents[file] = read_input(name, file, study)
+            contents[name, file] = read_input(name, file, study)
     counts: dict[tuple[str, object], list[int] | None] = {}
     for mix in mixes:
         image_key = (mix.source, mix.folder)
@@ -234,7 +238,7 @@ def read_inputs(
 
 
 def require_same_inputs(
-    study_folder: StudyFolder, contents: Mapping[Path, str], *, is_complete: bool = True
+    study_folder: StudyFolder, contents: InputContents, *, is_complete: bool = True
 ) -> None:
     """Refuse (StudyError) inputs that changed since the study began.
 
@@ -243,11 +247,10 @@ def require_same_inputs(
     with explain_damage(study_folder.path / INPUTS_FILE) as file:
         recorded_contents = _CONTENTS.validate_python(without_checksum(read_json(file))["contents"])
     problems = []
-    for path, content in contents.items():
-        recorded_content = recorded_contents.get(
-            _key(path, study_folder.path), "" if is_complete else content
-        )
-        if recorded_content != content:
+    for (name, path), content in contents.items():
+        key = _key(path, study_folder.path)
+        of_path = recorded_contents.get(key, "" if is_complete else content)  # an older study's
+        if recorded_contents.get(f"{name} {key}", of_path) != content:
             what = "this input changed since the study began"
             fix = "restore it, or start a study with another name"
             problems.append(Problem(what, path, fix))
@@ -255,9 +258,11 @@ def require_same_inputs(
         raise StudyError(*problems)
 
 
-def write_inputs(folder: Path, study: Path, contents: Mapping[Path, str]) -> None:
+def write_inputs(folder: Path, study: Path, contents: InputContents) -> None:
     """Write a study's inputs to `folder`, which becomes the folder `study`."""
-    relative_contents = {_key(path, study): content for path, content in contents.items()}
+    relative_contents = {
+        f"{name} {_key(path, study)}": content for (name, path), content in contents.items()
+    }
     write_json(folder / INPUTS_FILE, with_checksum({"version": 1, "contents": relative_contents}))
 
 
