@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.in_process import CPU, one_core, one_thread, save_backbone
 from tests.trial.conftest import DONORS_SPACE, Bench, batch_of
-from xraytune.base.errors import DataError
+from xraytune.base.errors import DataError, StudyError
 from xraytune.data.phantom import paint_phantoms
 from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.model.generator_folder import generator_train
@@ -19,8 +19,11 @@ from xraytune.model.train import train
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import load_space
 from xraytune.space.settings import Experiment
+from xraytune.study.folder import StudyFolder
+from xraytune.study.start import read_inputs, require_same_inputs, write_inputs
 from xraytune.synth.sources.registry import seen_by
 from xraytune.trial.donate import find_donor_experiment
+from xraytune.trial.preflight import prepare_space
 from xraytune.trial.run import run_trial
 from xraytune.trial.saved_model import open_bundle
 from xraytune.trial.soft_labels import (
@@ -225,13 +228,32 @@ def test_what_a_space_sends_fits_the_same_space(root: Path, tmp_path: Path) -> N
     experiment = space.experiment()
     names = ("NORMAL", "PNEUMONIA")
 
-    require_labeller(experiment.parameters, experiment.settings, names)
+    prepare_space(space, tmp_path / "cache")
     start = donor_start(experiment.parameters, experiment.settings, names)
     assert (start.trainable, start.pixel_mean) == ("head", 0.4)
     space = load_space(file, options, data=root / "xrays")
     sent = find_donor_experiment(space)
     assert sent
     assert sent.settings.objective.metric == "val_auroc", "the record is of AUROC"
+
+
+def test_a_generator_and_the_statistics_of_one_folder_are_inputs_of_their_own(
+    root: Path, tmp_path: Path
+) -> None:
+    experiment, context = study(root, "sent")
+    sent = str(root / "sent")
+
+    def read(*names: str) -> dict[tuple[str, Path], str]:
+        inputs = {(name, sent) for name in names}
+        return read_inputs(inputs, experiment.settings, context.prepared, root / "cache")
+
+    write_inputs(tmp_path, tmp_path, read("generator.path", "statistics.path"))
+
+    for name in ("generator.path", "statistics.path"):
+        require_same_inputs(StudyFolder(tmp_path), read(name))
+        changed = {key: f"{content} changed" for key, content in read(name).items()}
+        with pytest.raises(StudyError, match="sent: this input changed"):
+            require_same_inputs(StudyFolder(tmp_path), changed)
 
 
 def test_a_start_is_of_the_network_that_is_frozen_or_else_a_whole_one(root: Path) -> None:

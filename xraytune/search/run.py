@@ -52,7 +52,7 @@ from xraytune.study.status import StudyView, StudyWatcher
 from xraytune.synth.generator_inputs import lineage_to_train
 from xraytune.synth.sources.registry import mixes_of, seen_by
 from xraytune.trial.preflight import open_space, prepare_space, require_inputs
-from xraytune.trial.soft_labels import misfit_warnings
+from xraytune.trial.soft_labels import donor_mixes, misfit_warnings
 
 _MOST_SAMPLED = 200
 
@@ -185,7 +185,7 @@ def search(
             context = RunContext(
                 prepared=prepared, cache=cache, compute=choose_compute(gpus=0, threads=1)
             )
-            for text in misfit_warnings(mixes_of(loaded_space), settings, context):
+            for text in misfit_warnings(donor_mixes(loaded_space), settings, context):
                 note(text)
             create_study(study_folder, loaded_space, prepared, machine, contents)
             stack.enter_context(locked(study_folder))

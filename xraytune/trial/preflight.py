@@ -39,7 +39,7 @@ from xraytune.synth.generator_inputs import with_features
 from xraytune.synth.sources.gan import OF_NETWORK, require_same_network
 from xraytune.synth.sources.registry import mixes_of, seen_by
 from xraytune.trial.saved_model import open_bundle
-from xraytune.trial.soft_labels import require_labeller
+from xraytune.trial.soft_labels import donor_mixes, require_labeller
 
 
 def open_space(
@@ -154,7 +154,7 @@ def prepare_space(
     for trial in space.extreme_parameters("source", "gan.start_from", *generator_parameters):
         if trial.gan:
             require_same_network(trial.gan)
-    for trial in space.extreme_parameters("source", "labels", "weights", "input_size", *PATHS):
+    for trial in donor_mixes(space):
         if trial.labels == "donor":
             require_labeller(trial, settings, prepared.outputs)
     for trial in space.extreme_parameters("source", "statistics.path", *feature_parameters(space)):

@@ -29,7 +29,9 @@ from xraytune.nets.backbones import find_weights
 from xraytune.space.domains import Value
 from xraytune.space.fields import flat_values, parameters_from
 from xraytune.space.parameters import Parameters
+from xraytune.space.paths import PATHS
 from xraytune.space.settings import Experiment, Settings
+from xraytune.space.space import Space
 from xraytune.space.task_settings import CLASS_TASKS
 from xraytune.stats.classification import LEAST_FIT, auroc
 from xraytune.synth.donor import (
@@ -37,6 +39,7 @@ from xraytune.synth.donor import (
     HOW_TO_DONATE,
     donor_records_sha256,
     donor_tensors,
+    feature_parameters,
     feature_values,
     model_folder,
     read_donor,
@@ -73,6 +76,12 @@ def label_images(images: ImageSet, experiment: Experiment, context: RunContext) 
 
     path = build_once(context.cache, _STAGE, inputs, build)
     return np.asarray(np.load(path / "labels.npy"))
+
+
+def donor_mixes(space: Space) -> list[Parameters]:
+    """Return a space's possible mixes with a donor, with the networks of its classifiers."""
+    names = ("source", "labels", *feature_parameters(space), *PATHS)
+    return [mix for mix in space.extreme_parameters(*names) if mix.donor]
 
 
 def misfit_warnings(
