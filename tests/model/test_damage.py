@@ -11,11 +11,12 @@ from PIL import Image
 from tests.in_process import command, one_thread
 from tests.model.conftest import Lab, change_record, seal
 from tests.trial.conftest import block_of
-from xraytune.base.errors import ArtifactError
+from xraytune.base.errors import ArtifactError, StudyError
 from xraytune.base.files import read_json, read_jsonl
 from xraytune.data.prepare import RunContext
 from xraytune.model.export import export
 from xraytune.model.generator_folder import generator_sample, generator_train
+from xraytune.model.train import train
 from xraytune.nets.compute import choose_compute
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
@@ -77,6 +78,22 @@ def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(
     assert not (private.path / "table.csv").exists()
     (access,) = read_jsonl(private.study / "test_access.jsonl", is_chained=True)
     assert access["command"] == "predict", "it is logged before, an evaluation with its scores"
+
+
+def test_a_damaged_verdict_is_refused_before_anything_is_trained(private: Lab) -> None:
+    """`train --config` records it in the bundle."""
+    verdict = private.study / "confirm/verdict.json"
+    exported = export(private.study, out=private.path / "gan.yaml", trial=0)
+    verdict.parent.mkdir()
+    verdict.write_text("{")
+    cache = private.path / "cache"
+
+    with pytest.raises(StudyError, match=r"verdict\.json"):
+        train(config=exported.path, out=private.path / "new", cache=cache, on_epoch=no_epoch)
+
+
+def no_epoch(*_: object) -> None:
+    raise AssertionError("it trains")
 
 
 def no_training(what: str, done: int, total: int) -> None:

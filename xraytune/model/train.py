@@ -181,6 +181,14 @@ def train(
     compute = choose_compute(settings, origin, candidates[0].folds[0], note)
     configure_torch(compute)
 
+    exported = settings.exported_from
+    benefits = [
+        describe_benefit(origin, exported.trial, candidate.experiment.parameters)
+        if origin and exported
+        else ""
+        for candidate in candidates
+    ]
+
     # The same training, started again, finds its checkpoints in the same folder.
     depends_on: dict[str, Any] = {
         "candidates": [candidate.identity() for candidate in candidates],
@@ -226,10 +234,6 @@ def train(
                 note(f"  {change}")
             if candidate.uses_everyone and members == 1:
                 trained = train_on_all(experiment, context, trained, work / "all", listeners)
-            benefit = ""
-            exported = experiment.settings.exported_from
-            if origin and exported:
-                benefit = describe_benefit(origin, exported.trial, experiment.parameters)
             with new_folder(out) as folder:
                 record = write_bundle(
                     folder,
@@ -239,7 +243,7 @@ def train(
                     context=context,
                     trained=trained,
                     trained_on=trained_on,
-                    benefit=benefit,
+                    benefit=benefits[best],
                 )
                 for grid in work.glob(f"candidate_{best}/samples/*.png"):
                     copy_file(grid, folder / _SAMPLES)
