@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.confirm.labs import Lab, shown_of
@@ -22,19 +23,21 @@ from tests.in_process import (
 )
 from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
-from xraytune.base.errors import ConfigError, StudyError
+from xraytune.base.errors import ConfigError, MachineError, StudyError
 from xraytune.base.files import read_json
 from xraytune.base.records import Node
 from xraytune.confirm.arms import read_plan
 from xraytune.model.export import export
 from xraytune.model.predict import predict
 from xraytune.model.train import train
+from xraytune.nets.backbones import build_backbone
 from xraytune.search.loop import reserve
 from xraytune.space.allocation import allocation_of
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.trial import OpenTrial
+from xraytune.trial.preflight import require_inputs
 
 SPACE = """\
 name: small
@@ -157,6 +160,22 @@ def test_a_backbone_is_searched_with_its_settings_and_its_model_predicts(tmp_pat
 
     assert (lab.path / "predicted.csv").exists()
     assert not (lab.path / "none.csv").exists()
+
+
+def test_weights_of_a_backbone_fit_the_settings_that_it_is_built_with(tmp_path: Path) -> None:
+    (tmp_path / "xrays").mkdir()
+    (tmp_path / "space.yaml").write_text(OF_A_NET.replace("none}\n  batch", "net.pth}\n  batch"))
+    with undeclared():
+        EXTENSIONS.register([write_net(tmp_path)])
+        network, _ = build_backbone("small_net", settings={"width": 16})
+        torch.save(network.state_dict(), tmp_path / "net.pth")
+        fitting, other = (
+            load_space(tmp_path / "space.yaml", [f"small_net.width={width}"]) for width in (16, 8)
+        )
+
+        require_inputs(fitting.settings, fitting.networks())
+        with pytest.raises(MachineError, match="not for small_net"):
+            require_inputs(other.settings, other.networks())
 
 
 @pytest.fixture(scope="module")

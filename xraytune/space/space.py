@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json, frozen
+from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import ParameterSpec, Point, with_parents
 from xraytune.space.encoders import architecture_of
@@ -150,8 +151,10 @@ class Space:
         return [*dict.fromkeys(map(parameters_from, values))]
 
     def networks(self) -> list[Parameters]:
-        """Return trials with the possible backbones, each with its weights and input sizes."""
-        return self.extreme_parameters("backbone", "weights", "input_size")
+        """Return trials with the possible backbones: their weights, input sizes and settings."""
+        names = (spec.name for spec in self.specs)
+        settings = [name for name in names if BACKBONES.has(name.partition(".")[0])]
+        return self.extreme_parameters("backbone", "weights", "input_size", *settings)
 
     def extensions(self) -> list[str]:
         """Return the names of the extensions that trials use."""

@@ -239,7 +239,7 @@ def require_network(
         open_bundle(Path(weights))
     file = find_weights(backbone, weights, settings.weights_dir, may_download=may_download)
     if weights == "hub" or is_path("weights", weights) or BACKBONES.has(backbone):
-        build_backbone(backbone, weights=file)
+        build_backbone(backbone, weights=file, settings=parameters.settings_of(backbone))
     size_px = parameters.size_px(settings.data)
     final_px = settings.final.image_size if settings.final else None
     for side_px in {size_px, final_px or size_px}:
