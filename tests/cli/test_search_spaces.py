@@ -101,7 +101,11 @@ def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_pat
         ),
         "segmentation": ("pairs", TINY_PAIRS),
     }[load_space(file).settings.task]
-    space = load_space(file, (*used_by(file, tiny), "budget.trials=6"), data=phantoms / data)
+    overrides = [*used_by(file, tiny), "budget.trials=6"]
+    if file.stem == "same_hospital":  # its statistics are of features, which fit no small CNN
+        overrides.remove("labels=class")
+        overrides += ["source={values: [none, duplicate]}", "points_to_evaluate=[]", "final=null"]
+    space = load_space(file, overrides, data=phantoms / data)
     prepared, _ = prepare(space.settings, phantoms / "cache")
 
     for number, experiment in enumerate(first_trials(space)):
