@@ -21,7 +21,6 @@ from typing import Any
 
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import MachineError
-from xraytune.nets.compute import require_room
 from xraytune.search.callbacks import Callbacks
 from xraytune.search.loop import Answer, Call, Progressed, Survey, TrialLoop, TuneRun
 from xraytune.search.ray.setup import private_folder, protect_token, why_ray_cannot_start
@@ -86,6 +85,8 @@ class Runner:
         if self._is_launched:
             return
         if self.address is None:
+            from xraytune.nets.compute import require_room  # imports torch; Ray's process avoids it
+
             require_room(self.allocation)
             if problem := why_ray_cannot_start():
                 raise MachineError(problem)
