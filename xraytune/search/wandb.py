@@ -5,7 +5,10 @@ Only this file imports wandb.
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,8 @@ from xraytune.space.search_settings import WandbSettings
 _OUTER_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_SERVICE")
 """Environment variables of a run or a sweep in which the search was started. If they were kept, all
 trials would become that run."""
-_SECONDS = {"init": 15.0, "trial": 8.0, "train": 120.0}  # Tune kills a trial 10 s after its end
+# Tune kills a trial 10 s after its end.
+_SECONDS = {"init": 15.0, "end": 30.0, "trial": 8.0, "train": 120.0}
 _logger = logging.getLogger(__name__)
 
 
@@ -62,7 +66,7 @@ class WandbRun:
             if mode not in (None, "online"):
                 raise
             _logger.warning("W&B failed: %r; written offline, for `wandb sync`", error)
-            wandb.teardown()  # its process still has the run
+            _end_process(wandb)  # which still has the run
             self._run = start(mode="offline")
         self._run.define_metric("*", step_metric="epoch")
 
@@ -81,5 +85,26 @@ class WandbRun:
             self._run.log_artifact(model, name=self._run.config["study"], type="model")
         self._run.summary.update(summary)
         self._run.finish(exit_code=int(summary["status"] == "failed"))
-        # Ends W&B's own process, so that the file of the run is whole.
-        self._wandb.teardown()
+        _end_process(self._wandb)  # so that the file of the run is whole
+
+
+def _end_process(wandb: Any) -> None:
+    """End W&B's own process. Without a network it may never end by itself; then it is killed."""
+    killing = threading.Timer(_SECONDS["end"], _kill_process)
+    killing.daemon = True
+    killing.start()
+    try:
+        with suppress(SystemExit):  # of a process that was killed
+            wandb.teardown()
+    finally:
+        killing.cancel()
+
+
+def _kill_process() -> None:
+    """Kill W&B's own process, where the system lists processes in /proc."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, rest = file.read_text().partition(" (")[2].rpartition(") ")
+            parent = int(rest.split()[1])
+            if name.startswith("wandb") and parent == os.getpid():
+                os.kill(int(file.parent.name), signal.SIGKILL)

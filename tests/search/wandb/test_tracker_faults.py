@@ -6,6 +6,8 @@ W&B.
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.small_disk import small_disk
+from tests.in_process import other_process
 from tests.search.wandb.offline_runs import EPOCHS, read_run, run_files
 
 pytestmark = pytest.mark.slow
@@ -88,6 +91,27 @@ def test_a_run_that_cannot_be_sent_is_written_offline_with_a_warning(
     assert (output.count("written offline"), output.count("W&B failed")) == (2, 2), output
     written = folder.glob("wandb/offline-run-*/*.wandb")
     assert [read_run(file).epochs for file in written] == [[epoch.epoch for epoch in EPOCHS]] * 2
+
+
+def test_a_process_of_wandb_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    stopped = """
+import subprocess, sys
+from xraytune.search import wandb
+class Hanging:
+    def teardown(self):
+        sys.exit(process.wait())
+wandb._SECONDS["end"] = 1.0
+process = subprocess.Popen([SLEEP, "60"])
+wandb._end_process(Hanging())
+print(process.returncode)
+"""
+    sleep = tmp_path / "wandb-core"
+    sleep.symlink_to(shutil.which("sleep") or "/bin/sleep")
+    code = stopped.replace("SLEEP", repr(str(sleep)))
+
+    done = other_process(f"{sys.executable} -c", code, timeout=60)
+
+    assert done.stdout.strip() == str(-signal.SIGKILL), done.stderr
 
 
 def test_each_trial_is_a_run_of_its_own_in_an_outer_run_and_sweep(tmp_path: Path) -> None:
