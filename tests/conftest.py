@@ -112,6 +112,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def official_mobilenet() -> Path:
+    """A folder with torchvision's weights of MobileNetV2, which lies beside the clone."""
+    folder = _TESTS.parent / "../shared/data/weights"
+    if not folder.is_dir():
+        pytest.skip("needs torchvision's MobileNetV2 weights in ../shared/data/weights")
+    return folder
+
+
+@pytest.fixture
 def waited_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ExitStack, list[str]]]:
     """What ends as soon as a message says that its lock is waited for, and the messages."""
     monkeypatch.setattr("xraytune.base.locks._LOOKS_IN_SILENCE", 0)

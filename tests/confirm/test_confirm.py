@@ -33,8 +33,6 @@ from xraytune.search.run import search
 from xraytune.study.access_log import TEST_ACCESS_FILE
 from xraytune.study.folder import StudyFolder
 
-OFFICIAL_FILES = Path(__file__).resolve().parents[2] / "../shared/data/weights"
-
 
 def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
     done: Lab, first: Confirmation
@@ -344,12 +342,12 @@ def test_moved_images_are_decoded_again_and_runs_use_the_given_locations(lab: La
     assert (settings.data.path, settings.weights_dir) == (moved, weights_dir)
 
 
-def test_weights_that_moved_after_the_training_are_scored_with_where_they_are_now(lab: Lab) -> None:
-    if not OFFICIAL_FILES.is_dir():
-        pytest.skip("needs torchvision's MobileNetV2 weights in ../shared/data/weights")
+def test_weights_that_moved_after_the_training_are_scored_with_where_they_are_now(
+    lab: Lab, official_mobilenet: Path
+) -> None:
     old = lab.path / "old"
     new = lab.path / "new"
-    shutil.copytree(OFFICIAL_FILES, old)
+    shutil.copytree(official_mobilenet, old)
     file = lab.path / "space.yaml"
     space = (
         file.read_text()

@@ -14,15 +14,6 @@ from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import GanSettings
 from xraytune.synth.generator_inputs import with_features
 
-OFFICIAL_FILES = Path(__file__).resolve().parents[2] / "../shared/data/weights"
-
-
-@pytest.fixture
-def official_mobilenet() -> Path:
-    if not OFFICIAL_FILES.is_dir():
-        pytest.skip("needs torchvision's MobileNetV2 weights in ../shared/data/weights")
-    return OFFICIAL_FILES
-
 
 def test_imagenet_uses_newest_official_file_in_folder(official_mobilenet: Path) -> None:
     """The folder has IMAGENET1K_V1 only, the older of two; it fills the backbone."""
