@@ -247,6 +247,11 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             judged(table(), tmp_path, **options)
 
 
+def test_findings_have_no_positive_class(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only one of two classes"):
+        judged(as_findings(table()), tmp_path, positive="mass")
+
+
 def test_fewer_than_four_replicates_are_exploratory(tmp_path: Path) -> None:
     assert judged(table(replicates=3), tmp_path).exploratory
 

@@ -389,6 +389,12 @@ def _find_positive(
 ) -> int:
     """Return the number of the positive class: the given one, that of the draws, or a guess."""
     if len(outputs) != 2 or labels.ndim == 2:
+        if positive:
+            raise ConfigError(
+                f"only one of two classes can be positive, and the predictions are of "
+                f"{join_names(outputs)}",
+                fix="omit --positive",
+            )
         return 0
     if drawn and positive in ("", outputs[drawn.positive]):
         return drawn.positive
