@@ -238,14 +238,7 @@ def read_predictions(
         table = _to_long(table, wide)
     if "file" not in table and "patient" in table:
         table = table.assign(file=table["patient"])
-    table = with_columns(table.reset_index(drop=True), names=("arm", "file"))
-    known_arms = [*dict.fromkeys(table["arm"])]
-    for arm in arms:
-        if arm not in known_arms:
-            raise ConfigError(f"there is no arm {arm}", fix=f"choose of {join_names(known_arms)}")
-    table = with_columns(table[table["arm"].isin(arms)], numbers=("replicate",))
-    table = table.reset_index(drop=True)
-    _refuse(table, table.duplicated([*_RUN, "file"]), "is there twice")
+    table = _choose_arms(table, arms)
 
     images = table.drop_duplicates("file").sort_values("file")
     files = tuple(images["file"])
@@ -260,58 +253,85 @@ def read_predictions(
         table = table.rename(columns={"p_positive": f"p_{outputs[index_of_positive]}"})
     values = _read_values(table, outputs, labels.ndim == 2)
 
-    numbers = sorted({*table["replicate"]})
-    runs = [(number, arm) for number in numbers for arm in arms]
-    index_of_run = {run: index for index, run in enumerate(runs)}
-    rows = [index_of_run[run] for run in zip(table["replicate"], table["arm"], strict=True)]
-    results = np.full((len(runs), len(files), values.shape[1]), np.nan)
-    results[rows, np.searchsorted(files, table["file"].to_list())] = values
-    by_replicate = results.reshape(len(numbers), len(arms), *results.shape[1:])
+    numbers = tuple(sorted({*table["replicate"]}))
+    by_replicate = _sort_results(table, values, numbers, arms, files)
     sites: tuple[str, ...] = ()
     if leave_out_site:
         sites = _of_images(table, images, "site")
-        names = sorted({*sites})
-        if len(names) != len(numbers):
-            raise DataError(
-                f"{counted(len(names), 'site')} ({join_names(names)}), but "
-                f"{counted(len(numbers), 'replicate')}",
-                fix="train replicate k without the k-th of the sorted sites",
-            )
-        by_number = sorted(names, key=_pad_numbers)
-        if names != by_number and not is_wide:  # `confirm` sorts as text
-            raise DataError(
-                f"the k-th site is not clear: {join_names(names, _SHOWN)}, or "
-                f"{join_names(by_number, _SHOWN)}",
-                fix="write 01, 02 and so on in their names",
-            )
+        left_out = _order_sites(sites, len(numbers), as_confirm=is_wide)
         # A run is scored only at the site that it left out.
-        for name, arm_results in zip(names, by_replicate, strict=True):
-            arm_results[:, np.array(sites) != name] = np.nan
-    own_patients = []
-    for index, number in enumerate(numbers):
-        if drawn:
-            own = {*patients} & drawn.trained_on(number)
-        else:
-            is_scored = ~np.isnan(by_replicate[index]).all(axis=(0, 2))
-            if sites:
-                is_scored = np.array(sites) == names[index]
-            own = {*patients} - {*np.array(patients)[is_scored].tolist()}
-        own_patients.append(tuple(sorted(own)))
+        is_scored = np.array([[site == name for site in sites] for name in left_out])
+        by_replicate[~np.broadcast_to(is_scored[:, None], by_replicate.shape[:3])] = np.nan
+    else:
+        is_scored = np.asarray(~np.isnan(by_replicate).all(axis=(1, 3)))
+    if drawn:
+        own_patients = [{*patients} & drawn.trained_on(number) for number in numbers]
+    else:
+        own_patients = [{*patients} - {*np.array(patients)[scored]} for scored in is_scored]
     predictions = Predictions(
         arms=tuple(arms),
         files=files,
         patients=patients,
         outputs=outputs,
         labels=labels,
-        results=results,
-        numbers=tuple(numbers),
-        own_patients=tuple(own_patients),
+        results=by_replicate.reshape(-1, *by_replicate.shape[2:]),
+        numbers=numbers,
+        own_patients=tuple(tuple(sorted(own)) for own in own_patients),
         sites=sites,
         positive=index_of_positive,
     )
     predictions.require_complete(drawn.patients if drawn else files)
     predictions.require_different(one_network)
     return predictions
+
+
+def _choose_arms(table: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of some arms, one for each run and image."""
+    table = with_columns(table.reset_index(drop=True), names=("arm", "file"))
+    known_arms = [*dict.fromkeys(table["arm"])]
+    for arm in arms:
+        if arm not in known_arms:
+            raise ConfigError(f"there is no arm {arm}", fix=f"choose of {join_names(known_arms)}")
+    table = with_columns(table[table["arm"].isin(arms)], numbers=("replicate",))
+    table = table.reset_index(drop=True)
+    _refuse(table, table.duplicated([*_RUN, "file"]), "is there twice")
+    return table
+
+
+def _sort_results(
+    table: pd.DataFrame,
+    values: Floats,
+    numbers: Sequence[int],
+    arms: Sequence[str],
+    files: Sequence[str],
+) -> Floats:
+    """Return the values of the rows, [replicates, arms, N, C], NaN where there is no row."""
+    results = np.full((len(numbers), len(arms), len(files), values.shape[1]), np.nan)
+    results[
+        np.searchsorted(numbers, table["replicate"]),
+        [arms.index(arm) for arm in table["arm"]],
+        np.searchsorted(files, table["file"].to_list()),
+    ] = values
+    return results
+
+
+def _order_sites(sites: Sequence[str], replicates: int, *, as_confirm: bool) -> list[str]:
+    """Return the site that each replicate leaves out; `confirm` sorts them as text."""
+    names = sorted({*sites})
+    if len(names) != replicates:
+        raise DataError(
+            f"{counted(len(names), 'site')} ({join_names(names)}), but "
+            f"{counted(replicates, 'replicate')}",
+            fix="train replicate k without the k-th of the sorted sites",
+        )
+    by_number = sorted(names, key=_pad_numbers)
+    if names != by_number and not as_confirm:
+        raise DataError(
+            f"the k-th site is not clear: {join_names(names, _SHOWN)}, or "
+            f"{join_names(by_number, _SHOWN)}",
+            fix="write 01, 02 and so on in their names",
+        )
+    return names
 
 
 def _pad_numbers(name: str) -> str:
