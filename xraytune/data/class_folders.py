@@ -99,35 +99,10 @@ def list_class_folders(
     if classes == "auto":
         if words == outermost:
             _require_class_folders(class_paths, folders["train"])
-        empty = sorted({path.name for path in subfolders(folders["train"])}.difference(outermost))
-        empty = [name for name in empty if not (shows_overlays(name) or shows_generated(name))]
-        empty = [name for name in empty if inner_folders(f"{name}/file")]
+        empty = _find_empty_folders(folders["train"], outermost)
         if empty and outermost:
             notes.append(f"folders without images are no classes: {join_names(empty)}")
-    labelled = []
-    unknown = []
-    outside_classes = []
-    with_classes = defaultdict(set)  # outermost folders, "" if a class
-    for image in images:
-        file = image.file
-        parents = folders_of[file]
-        name = folder_class(parents, file, names) if parents else _file_name_class(file, names)
-        if parents and name:
-            is_class = folder_class(parents[:1], file, names) is not None
-            is_class = is_class and folder_class(parents[1:], file, names) in (None, name)
-            with_classes[image.part].add("" if is_class else parents[0])
-        if file in class_in_csv:
-            in_table = spelled_class(class_in_csv[file], names)
-            if in_table is None or (parents and name not in (None, in_table)):
-                unknown.append(f"{file} ({class_in_csv[file]} in {PATIENTS_CSV})")
-                continue
-            name = in_table
-        if name is not None:
-            labelled.append(replace(image, label=names.index(name)))
-        elif parents:
-            unknown.append(file)
-        else:
-            outside_classes.append(file)
+    labelled, unknown, outside_classes = _label_images(images, names, class_in_csv)
 
     problems = []
     if unknown or not labelled:
@@ -143,13 +118,7 @@ def list_class_folders(
         problems = [Problem(what, root, fix)]
     elif not isinstance(classes, tuple):
         problems = missing_classes(labelled, folders, names, f"add them; or {_FIX}")
-    for part, places in with_classes.items():
-        if {""} < places:
-            notes.append(
-                f"{folders[part]}: class folders are both in it and in "
-                f"{join_names(sorted(places - {''}))}, and all of them are used; if some hold "
-                "generated images or copies, move these out of the data folder"
-            )
+    notes += _note_mixed_folders(images, folders, names)
     if outside_classes and labelled:
         examples = join_names(outside_classes, 3)
         notes.append(
@@ -162,6 +131,64 @@ def list_class_folders(
         problems=tuple(problems),
         warnings=tuple(notes),
     )
+
+
+def _find_empty_folders(folder: Path, with_images: Iterable[str]) -> list[str]:
+    """Return the names of the subfolders that have no images, though they might be classes."""
+    empty = sorted({path.name for path in subfolders(folder)}.difference(with_images))
+    empty = [name for name in empty if not (shows_overlays(name) or shows_generated(name))]
+    return [name for name in empty if inner_folders(f"{name}/file")]
+
+
+def _label_images(
+    images: Iterable[ImageFile], names: tuple[str, ...], class_in_csv: Mapping[str, str]
+) -> tuple[list[ImageFile], list[str], list[str]]:
+    """Return the images with their labels, and the files of unknown classes and of none.
+
+    A file of an unknown class is in a folder of no class, or its row in the table has no class or
+    another one than its folder.
+    """
+    labelled = []
+    unknown = []
+    outside_classes = []
+    for image in images:
+        file = image.file
+        parents = inner_folders(file)
+        name = folder_class(parents, file, names) if parents else _file_name_class(file, names)
+        if file in class_in_csv:
+            in_table = spelled_class(class_in_csv[file], names)
+            if in_table is None or (parents and name not in (None, in_table)):
+                unknown.append(f"{file} ({class_in_csv[file]} in {PATIENTS_CSV})")
+                continue
+            name = in_table
+        if name is not None:
+            labelled.append(replace(image, label=names.index(name)))
+        elif parents:
+            unknown.append(file)
+        else:
+            outside_classes.append(file)
+    return labelled, unknown, outside_classes
+
+
+def _note_mixed_folders(
+    images: Iterable[ImageFile], folders: Mapping[PartName, Path], names: tuple[str, ...]
+) -> list[str]:
+    """Return a note for each part that has class folders both in it and in its other folders."""
+    places_of = defaultdict(set)  # the outermost folders that hold classes, "" for a class itself
+    for image in images:
+        parents = inner_folders(image.file)
+        name = folder_class(parents, image.file, names) if parents else None
+        if name:
+            is_class = folder_class(parents[:1], image.file, names) is not None
+            is_class = is_class and folder_class(parents[1:], image.file, names) in (None, name)
+            places_of[image.part].add("" if is_class else parents[0])
+    return [
+        f"{folders[part]}: class folders are both in it and in "
+        f"{join_names(sorted(places - {''}))}, and all of them are used; if some hold "
+        "generated images or copies, move these out of the data folder"
+        for part, places in places_of.items()
+        if {""} < places
+    ]
 
 
 def are_binary(words_of: Mapping[str, Sequence[str]]) -> bool:
