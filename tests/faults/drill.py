@@ -25,6 +25,8 @@ from xraytune.nets.compute import configure_torch
 
 _FORKS = multiprocessing.get_context("fork")
 _LANES = len(os.sched_getaffinity(0))
+_PROGRESS = 25
+"""The number of kills between two lines of progress."""
 
 
 def points_of(operations: Sequence[Operation]) -> list[Point]:
@@ -52,8 +54,12 @@ def run(name: str, base: Path, command: Command, count: int) -> Lab:
     lab = Lab(base, name, command)
     operations = lab.undisturbed()
     points = draw_points(operations, count) if count else points_of(operations)
+    faults = list[str]()
     with _FORKS.Pool(_LANES) as pool:
-        faults = [fault for found in pool.imap_unordered(lab.check, points) for fault in found]
+        for done, found in enumerate(pool.imap_unordered(lab.check, points), start=1):
+            faults += found
+            if done % _PROGRESS == 0:
+                sys.stderr.write(f"{name}: {done} of {len(points)} kills, {len(faults)} faults\n")
     show(name, len(points), faults)
     return lab
 
