@@ -77,7 +77,7 @@ def of_findings(formula: Formula) -> Formula:
     """The mean over the first two findings, of the images of which they are known."""
 
     def mean(labels: Floats, chances: Floats) -> float:
-        known = [labels[:, number] >= 0 for number in range(2)]
+        known = [labels[:, number] >= 0 for number in range(min(2, labels.shape[1]))]
         each = (
             formula(labels[rows, number] == 1, chances[rows, number])
             for number, rows in enumerate(known)
@@ -114,6 +114,11 @@ def findings() -> ArmScores:
     return replace(test, labels=labels, results=1 / (1 + np.exp(-labels - noise)))
 
 
+def one_finding() -> ArmScores:
+    test = findings()
+    return replace(test, labels=test.labels[:, :1], results=test.results[..., :1])
+
+
 def masks() -> ArmScores:
     test, _, _ = study(6, patients=95)
     dice = np.random.default_rng(6).beta(9, 1, size=(2 * REPLICATES, 95, 1))
@@ -146,6 +151,14 @@ def masks() -> ArmScores:
         ),
         (
             findings,  # without a threshold
+            {
+                "auprc": of_findings(average_precision_score),
+                "brier": of_findings(brier_score_loss),
+                "sensitivity_at_90": of_findings(sensitivity_at_90),
+            },
+        ),
+        (
+            one_finding,  # whose results are not averaged like Dice
             {
                 "auprc": of_findings(average_precision_score),
                 "brier": of_findings(brier_score_loss),

@@ -171,6 +171,14 @@ class ScoredImages:
         )
 
 
+def are_averaged(labels: Labels, results: Floats) -> bool:
+    """Return whether results, [..., C], are averaged, as the Dice of masks, which have no labels.
+
+    The results of a single finding, which has labels [N, 1], are no such ones.
+    """
+    return labels.ndim == 1 and results.shape[-1] == 1
+
+
 def predicted_classes(probabilities: Floats, *, positive: int, threshold: float) -> Labels:
     """Return predicted classes, int64 [N].
 

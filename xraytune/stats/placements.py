@@ -22,6 +22,7 @@ from xraytune.stats.classification import (
     Flags,
     Floats,
     Labels,
+    are_averaged,
     one_against_rest,
     require_scorable,
     scored_findings,
@@ -122,7 +123,7 @@ def outside_components(
         scores[networks] = part_components.scores
         columns = np.searchsorted(names, np.unique(part_patients))
         components[np.ix_(networks, columns)] = part_components.components
-    effective, variance = assumed_variance(labels, patients, positive, results.shape[2])
+    effective, variance = assumed_variance(labels, results, patients, positive)
     return StructuralComponents(
         scores=scores,
         components=components,
@@ -148,13 +149,10 @@ def scorable_labels(labels: Labels, results: Floats) -> Labels:
 
 
 def assumed_variance(
-    labels: Labels, patients: Sequence[str], positive: int, outputs: int
+    labels: Labels, results: Floats, patients: Sequence[str], positive: int
 ) -> tuple[float, DifferenceVariance]:
-    """Return the effective patients and the assumed variance of `StructuralComponents`.
-
-    `outputs` is the number of classes or findings; it is 1 for results that are averaged.
-    """
-    if labels.ndim == 1 and outputs == 1:
+    """Return the effective patients and the assumed variance of `StructuralComponents`."""
+    if are_averaged(labels, results):
         return float(len({*patients})), error_variance
     effective, share = effective_patients(labels, patients, positive)
     return effective, partial(placement_variance, share=share)
@@ -194,7 +192,7 @@ def structural_components(
     data", section 2. Placements by ranks: Sun & Xu 2014, "Fast implementation of DeLong's
     algorithm".
     """
-    if labels.ndim == 1 and probabilities.shape[2] == 1:
+    if are_averaged(labels, probabilities):
         return mean_components(probabilities[..., 0], patients)
     require_scorable(labels, probabilities)
     _, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
@@ -203,7 +201,7 @@ def structural_components(
         _components(is_class, is_other, probabilities[:, :, index], patient_of_image)
         for index, is_class, is_other in sides
     ]
-    effective, variance = assumed_variance(labels, patients, positive, probabilities.shape[2])
+    effective, variance = assumed_variance(labels, probabilities, patients, positive)
     return StructuralComponents(
         scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),

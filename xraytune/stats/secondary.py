@@ -19,6 +19,7 @@ from xraytune.stats.classification import (
     Labels,
     Metric,
     ScoredImages,
+    are_averaged,
     weighted_metrics,
     weighted_sensitivity_at,
 )
@@ -54,7 +55,7 @@ def weighted_outcomes(images: ScoredImages, weights: Floats) -> dict[str, Floats
     class. With findings, they are means over the `scored_findings`, and there is no balanced
     accuracy. With masks, the results are the Dice, D, and IoU is D / (2 - D).
     """
-    if images.class_count == 1:
+    if are_averaged(images.labels, images.probabilities):
         dice = images.probabilities[:, 0]
         total = weights.sum(axis=1)
         iou = weights @ (dice / (2 - dice)) / total
@@ -114,7 +115,7 @@ def secondary_components(
             threshold=thresholds.get(index, 0.5),
         )
         by_network.append([weighted_outcomes(images, each[:, is_scored]) for each in weightings])
-    are_masks = results.shape[2] == 1
+    are_masks = are_averaged(labels, results)
     effective = float(len({*patients}))
     patients_of_side = effective
     share = 1.0
