@@ -106,12 +106,17 @@ def value(column: str, content: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
     return change
 
 
-def same_seed(rows: pd.DataFrame) -> pd.DataFrame:
-    scores = ["p_NORMAL", "p_PNEUMONIA"]
-    first = (rows["arm"] == "gan") & (rows["replicate"] == 1)
-    second = (rows["arm"] == "gan") & (rows["replicate"] == 2)
-    rows.loc[second, scores] = rows.loc[first, scores].to_numpy()
-    return rows
+def same_results(arm: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """The second replicate of the finalist has the results of the first one of an arm."""
+
+    def change(rows: pd.DataFrame) -> pd.DataFrame:
+        scores = ["p_NORMAL", "p_PNEUMONIA"]
+        first = (rows["arm"] == arm) & (rows["replicate"] == 1)
+        second = (rows["arm"] == "gan") & (rows["replicate"] == 2)
+        rows.loc[second, scores] = rows.loc[first, scores].to_numpy()
+        return rows
+
+    return change
 
 
 def as_findings(rows: pd.DataFrame) -> pd.DataFrame:
@@ -133,7 +138,11 @@ HOSTILE: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "not a number": (value("p_NORMAL", float("nan")), "from 0 to 1"),
     "a percentage": (value("p_NORMAL", 40.0), "from 0 to 1"),
     "no probabilities of classes": (value("p_NORMAL", 0.999), "sum to 1"),
-    "a seed that was not used": (same_seed, "to the last digit"),
+    "a seed that was not used": (same_results("gan"), "to the last digit"),
+    "a finalist with the results of an earlier control": (
+        same_results("none"),
+        "to the last digit",
+    ),
     "no patients": (lambda rows: rows.drop(columns="patient"), "patient"),
     "no labels": (lambda rows: rows.drop(columns="label"), "label"),
     "no files": (lambda rows: rows.drop(columns=["file", "patient"]), "file"),

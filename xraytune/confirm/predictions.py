@@ -132,7 +132,7 @@ class Predictions:
             for earlier_number, earlier_arm in earlier_runs:
                 if arm == earlier_arm == one_network:
                     continue
-                if arm == earlier_arm or earlier_arm == self.arms[0]:
+                if arm == earlier_arm or self.arms[0] in (arm, earlier_arm):
                     raise DataError(
                         f"{arm}, replicate {number}, has the same results as {earlier_arm}, "
                         f"replicate {earlier_number}, to the last digit",
