@@ -22,7 +22,11 @@ class Contrasts:
 
     def beside(self, finalist: Arm, role: Role, source: str) -> Arm | None:
         """Return the arm that differs from a finalist only in its source, if there is one."""
-        arms = (arm for arm in self.plan.arms if (arm.trial, arm.role) == (finalist.trial, role))
+        arms = (
+            arm
+            for arm in self.plan.arms
+            if (arm.trial_label, arm.role) == (finalist.trial_label, role)
+        )
         return next((arm for arm in arms if arm.parameters.source == source), None)
 
     def none(self, finalist: Arm) -> Arm:

@@ -211,7 +211,7 @@ def _arms(hospital_a: Path) -> dict[str, Arm]:
         name: Arm(
             name=name,
             role="finalist",
-            trial="#0",
+            trial_label="#0",
             parameters=parameters_from({**NETWORK, **source}),
         )
         for name, source in sources.items()

@@ -232,7 +232,9 @@ def with_model(name: str, sent: Path, real: Path, work: Path) -> Path:
 def _arms(kind: Kind, hospital: Path, real: Path) -> dict[str, Arm]:
     if kind.model_of:
         parameters = parameters_from({**kind.parameters, "weights": str(hospital / "model")})
-        return {ENCODER: Arm(name=ENCODER, role="finalist", trial="#0", parameters=parameters)}
+        return {
+            ENCODER: Arm(name=ENCODER, role="finalist", trial_label="#0", parameters=parameters)
+        }
     extra: dict[str, Value] = {"synthetic_ratio": kind.ratio, "synthetic_weight": WEIGHT}
     extra["pool_size"] = POOL
     sent = Path(os.environ["HOSPITAL_A"]).resolve()
@@ -254,7 +256,7 @@ def _arms(kind: Kind, hospital: Path, real: Path) -> dict[str, Arm]:
         name: Arm(
             name=name,
             role="finalist",
-            trial="#0",
+            trial_label="#0",
             parameters=parameters_from({**kind.parameters, **source}),
         )
         for name, source in sources.items()
@@ -266,7 +268,7 @@ def _arms(kind: Kind, hospital: Path, real: Path) -> dict[str, Arm]:
         arms[name] = Arm(
             name=name,
             role="donor",
-            trial="#0",
+            trial_label="#0",
             parameters=parameters_from(start),
             control=control,  # type: ignore[arg-type]
             donor=hospital,

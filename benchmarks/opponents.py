@@ -79,7 +79,7 @@ def measure() -> Iterator[Figure]:
 
 def _arm(name: str, rival: Mapping[str, Value]) -> Arm:
     parameters = parameters_from({**NETWORK, **rival})
-    return Arm(name=name, role="finalist", trial="#0", parameters=parameters)
+    return Arm(name=name, role="finalist", trial_label="#0", parameters=parameters)
 
 
 def _plot(scores: Scores, picture: Path) -> None:

@@ -141,7 +141,7 @@ def _arms(hospital: Path, real: Path, ratio: float) -> dict[str, Arm]:
         name: Arm(
             name=name,
             role="finalist",
-            trial="#0",
+            trial_label="#0",
             parameters=parameters_from({**base, **source}),
         )
         for name, source in sources.items()

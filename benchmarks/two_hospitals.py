@@ -487,7 +487,7 @@ def _arm(
     return Arm(
         name=name,
         role="donor" if control else "finalist",
-        trial="#0",
+        trial_label="#0",
         parameters=parameters_from(dict(parameters)),
         control=control,
         donor=donor,

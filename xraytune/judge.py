@@ -290,7 +290,7 @@ def _plan(
         return Arm(
             name=name,
             role=role,
-            trial=finalist,
+            trial_label=finalist,
             parameters=Parameters(source=source),
             control=control,
             trainings=name,

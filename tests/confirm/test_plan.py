@@ -68,7 +68,7 @@ SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
 
 def arm_of(chosen: Parameters) -> Arm:
-    return Arm(name=f"{chosen.source} #1", role="finalist", trial="#1", parameters=chosen)
+    return Arm(name=f"{chosen.source} #1", role="finalist", trial_label="#1", parameters=chosen)
 
 
 def gan_arm(**changes: Any) -> Arm:
@@ -107,7 +107,7 @@ def test_controls_keep_every_setting_but_the_source() -> None:
     assert [arm.parameters for arm in matched] == [
         own.model_copy(update=one) for one in (without, duplicate)
     ]
-    assert {(arm.role, arm.trial) for arm in matched} == {("matched", "#1")}
+    assert {(arm.role, arm.trial_label) for arm in matched} == {("matched", "#1")}
 
 
 def test_finalists_are_the_best_different_trials_by_val_b_of_equals_the_simplest() -> None:

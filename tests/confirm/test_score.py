@@ -31,7 +31,9 @@ SEALED: dict[str, Any] = {
 
 
 def arm(name: str, role: Any, **parameters: Any) -> Arm:
-    return Arm(name=name, role=role, trial="#1", parameters=Parameters.model_validate(parameters))
+    return Arm(
+        name=name, role=role, trial_label="#1", parameters=Parameters.model_validate(parameters)
+    )
 
 
 ARMS = (
@@ -254,9 +256,9 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing() ->
 
 
 def test_finalists_are_tested_up_to_the_first_that_does_not_help() -> None:
-    second = ARMS[0].model_copy(update={"name": "weak #2", "trial": "#2"})
+    second = ARMS[0].model_copy(update={"name": "weak #2", "trial_label": "#2"})
     second = second.model_copy(update={"parameters": Parameters(source="gan", lr=7e-4)})
-    third = second.model_copy(update={"name": "gan #3", "trial": "#3"})
+    third = second.model_copy(update={"name": "gan #3", "trial_label": "#3"})
     arms = (ARMS[0], ARMS[3], second, third)
 
     found = judge_finalists(arm_scores(scores(gan=2.5, weak=0.8), arms=arms), rope=0.01)

@@ -118,7 +118,7 @@ def train(
 
 
 def tuned(plan: Plan) -> list[str]:
-    return [arm.trial for arm in plan.arms if arm.role == "tuned"]
+    return [arm.trial_label for arm in plan.arms if arm.role == "tuned"]
 
 
 def ends(study: OpenStudy) -> list[tuple[int, str, str]]:

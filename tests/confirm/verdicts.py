@@ -32,7 +32,7 @@ SEXES = {"female": 1.0, "male": 0.0}
 def arm(name: str, role: Any, source: str) -> Arm:
     folder = FolderSettings(path=Path("images")) if source == "folder" else None
     parameters = Parameters(source=source, folder=folder)
-    return Arm(name=name, role=role, trial="#1", parameters=parameters)
+    return Arm(name=name, role=role, trial_label="#1", parameters=parameters)
 
 
 FINALIST, CONTROL = (

@@ -47,13 +47,13 @@ def finished_label(trial: str) -> str:
     return f"{trial} to its end"
 
 
-class Arm(StrictModel):
+class Arm(StrictModel, validate_by_name=True, serialize_by_alias=True):
     """One side of a comparison."""
 
     name: str
     """Name of the arm, such as `gan #12`, `none, matched to #12`, `tuned augmented #3 (affine)`."""
     role: Role
-    trial: str
+    trial_label: str = Field(alias="trial")
     """Label of the trial with these settings; for an arm derived from a finalist, of the
     finalist's trial."""
     parameters: Parameters
@@ -82,7 +82,7 @@ class Arm(StrictModel):
         return self.with_values(
             {
                 "name": "",
-                "trial": "",
+                "trial_label": "",
                 "role": "perfect" if self.role == "perfect" else "finalist",
                 "parameters.early_stop_epochs": None,
             }
@@ -188,7 +188,7 @@ class Plan(StrictModel, validate_by_name=True, serialize_by_alias=True):
             arm
             for arm in self.arms
             if arm.role == "tuned"
-            or (arm.role in ("matched", "donor") and arm.trial == finalist.trial)
+            or (arm.role in ("matched", "donor") and arm.trial_label == finalist.trial_label)
         )
 
     def deciding_controls(self, finalist: Arm) -> tuple[Arm, ...]:
@@ -255,7 +255,7 @@ def compared_arms(finalists: Sequence[TrialRow], settings: Settings, test: TestK
             name=f"{trial.parameters.arm} {trial.label}",
             role="finalist",
             parameters=trial.parameters,
-            trial=trial.label,
+            trial_label=trial.label,
         )
         controls = [
             matched_control(finalist, source) for source in settings.confirm.controls.matched
@@ -283,5 +283,5 @@ def matched_control(finalist: Arm, source: str) -> Arm | None:
         parameters = parameters_from({**values, "source": source})
     except ValidationError:
         return None
-    name = f"{source}, matched to {finalist.trial}"
+    name = f"{source}, matched to {finalist.trial_label}"
     return finalist.with_values({"name": name, "role": "matched", "parameters": parameters})

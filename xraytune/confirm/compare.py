@@ -148,7 +148,7 @@ def judge_finalists(test: ArmScores, *, rope: float) -> list[FinalistVerdict]:
         verdicts.append(
             FinalistVerdict(
                 arm=finalist.name,
-                trial=finalist.trial,
+                trial=finalist.trial_label,
                 backbone=finalist.parameters.backbone,
                 generator=_kind_of_generator(finalist.parameters),
                 mixing=finalist.parameters.mixing,
@@ -177,7 +177,7 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     Both gains are over training without extra images. The real images are of other patients.
     Returns None if the plan lacks the arm with real images or the arm without extra images.
     """
-    trial_arms = [arm for arm in test.plan.arms if arm.trial == finalist.trial]
+    trial_arms = [arm for arm in test.plan.arms if arm.trial_label == finalist.trial_label]
     perfect_arms = [arm for arm in trial_arms if arm.role == "perfect"]
     plain_arms = [arm for arm in trial_arms if arm.role == "matched" and arm.kind == "none"]
     if not (perfect_arms and plain_arms):

@@ -383,7 +383,7 @@ def _without_extra(space: Space) -> Parameters:
 def _arm(name: str, role: Role, baseline: Parameters, **changes: Value) -> Arm:
     """Return an arm: the baseline with other values of some parameters."""
     parameters = parameters_from({**flat_values(baseline), **changes})
-    return Arm(name=name, role=role, trial=name, parameters=parameters)
+    return Arm(name=name, role=role, trial_label=name, parameters=parameters)
 
 
 def _gifts(

@@ -126,7 +126,7 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         sites=sealed.prepared.left_out_sites,
         arms=tuple(arm for arm in possible_arms if arm),
     )
-    names = [finalist.trial for finalist in plan.finalists if not plan.deciding_controls(finalist)]
+    names = [arm.trial_label for arm in plan.finalists if not plan.deciding_controls(arm)]
     if names:
         raise StudyError(
             f"there is no control to compare {join_names(names)} with, neither matched nor tuned",
@@ -193,7 +193,7 @@ def arms_of(
         name = f"tuned {parameters.arm} {trial.label}"
         if parameters.classical_methods:
             name += f" ({', '.join(parameters.classical_methods)})"
-        arms.append(Arm(name=name, role="tuned", parameters=parameters, trial=trial.label))
+        arms.append(Arm(name=name, role="tuned", parameters=parameters, trial_label=trial.label))
     for arm in [*arms]:
         if arm.role == "finalist":
             arms += donor_controls(settings, outputs, arm, notes)
@@ -422,7 +422,7 @@ def donor_controls(
     if folder is None and finalist.parameters.folder is None:
         return []
     values = flat_values(finalist.parameters)
-    controls = {"synthetic_only": f"images of {finalist.trial} alone"}
+    controls = {"synthetic_only": f"images of {finalist.trial_label} alone"}
     parameters = parameters_from(values | {"synthetic_weight": 1.0, "mixing": "additive"})
     if folder:
         try:
@@ -438,7 +438,7 @@ def donor_controls(
             parameters = start_parameters
             controls = {
                 "donor": f"classifier of {folder.name}",
-                "donor_start": f"{finalist.trial} without extra images, started at it",
+                "donor_start": f"{finalist.trial_label} without extra images, started at it",
             }
     shared_values = {"role": "donor", "parameters": parameters, "donor": folder}
     return [

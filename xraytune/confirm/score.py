@@ -231,7 +231,7 @@ def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation
                 "others of the same generator"
             )
         if not arm.parameters.trains_generator:  # the search has measured the same images
-            trial_numbers = [row.number for row in study.searched if row.label == arm.trial]
+            trial_numbers = [row.number for row in study.searched if row.label == arm.trial_label]
             reports = _read_reports(study.study_folder, trial_numbers)
         caveat = quality_caveat(reports, rope, arm.parameters)
         finalists.append(replace(verdict, caveat=caveat))

@@ -274,7 +274,7 @@ def _measure_by_confirm(
         mix = arm.parameters.mix_simplicity
         candidates = [row for row in complete if row.parameters.mix_simplicity == mix]
         if arm.role == "finalist":
-            candidates = [row for row in complete if row.label == arm.trial]
+            candidates = [row for row in complete if row.label == arm.trial_label]
         if candidates and arm.name in scores and arm.role != "donor":
             measured.append((candidates[0], scores[arm.name]))
     return measured
