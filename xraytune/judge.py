@@ -293,7 +293,7 @@ def _plan(
             trial_label=finalist,
             parameters=Parameters(source=source),
             control=control,
-            trainings=name,
+            unknown_training=name,
         )
 
     arms = [arm(finalist, "finalist")]

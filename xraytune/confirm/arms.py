@@ -63,8 +63,9 @@ class Arm(StrictModel, validate_by_name=True, serialize_by_alias=True):
     real_pool_size: OptionalCount = None
     """Number of real images of other patients in a `perfect` arm, if its finalist has a
     `pool_size`; None for as many as the ratio adds."""
-    trainings: str = ""
-    """Name of the arm's trainings, if xraytune did not run them and cannot tell which are equal."""
+    unknown_training: str = Field("", alias="trainings")
+    """Name of an arm that xraytune did not train, so that it cannot tell which trainings are equal;
+    "" otherwise."""
 
     @property
     def kind(self) -> ControlKind:
