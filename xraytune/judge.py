@@ -168,7 +168,7 @@ def judge(
     declared = _check_trainings(optional_path(runs), content)
     if content.sites:
         declared += ("each replicate was trained without the site that it is scored on",)
-    elif drawn is None and any(content.own_patients):
+    elif drawn is None and any(content.unscored_patients):
         declared += ("the patients without predictions in a replicate were trained on there",)
     groups = _read_groups(optional_path(table), by, content)
 
@@ -317,7 +317,7 @@ def _plan(
 
 def _scores(content: Predictions, plan: Plan) -> ArmScores:
     """Return the results of all runs as those of a confirmation."""
-    has_overlap = any(content.own_patients) and not content.sites
+    has_overlap = any(content.unscored_patients) and not content.sites
     return ArmScores(
         plan=plan,
         results=content.results,
@@ -326,7 +326,7 @@ def _scores(content: Predictions, plan: Plan) -> ArmScores:
         files=content.files,
         positive=content.positive,
         sites=content.sites,
-        overlap=mean_overlap(content.own_patients) if has_overlap else 0.0,
+        overlap=mean_overlap(content.unscored_patients) if has_overlap else 0.0,
     )
 
 

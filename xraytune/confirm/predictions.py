@@ -47,7 +47,8 @@ class Predictions:
         results: Results of R runs, [R, N, C], by replicate and then by arm. They are NaN where a
             run is not scored, since it was trained on the patient.
         numbers: The number of each replicate, ascending.
-        own_patients: For each replicate, its training patients, whose images it does not score.
+        unscored_patients: The patients of each replicate whose images it does not score, since it
+            was trained on them.
         sites: The site of each image, [N], if each replicate leaves a site out; or else nothing.
         positive: The number of the positive one of two classes; 0 otherwise.
     """
@@ -59,7 +60,7 @@ class Predictions:
     labels: Labels
     results: Floats
     numbers: tuple[int, ...]
-    own_patients: tuple[tuple[str, ...], ...]
+    unscored_patients: tuple[tuple[str, ...], ...]
     sites: tuple[str, ...]
     positive: int
 
@@ -100,18 +101,18 @@ class Predictions:
         return sha256(np.nan_to_num(self.results, nan=-1).tobytes()).hexdigest()
 
     def require_complete(self, expected_files: Iterable[str]) -> None:
-        """Refuse (DataError) a run without an image of the test set, or on a patient of its own."""
+        """Refuse (DataError) a run that lacks an image, or that has one which it must not score."""
         if absent := sorted({*expected_files} - {*self.files}):
             raise DataError(
                 f"no run has {join_names(absent, _SHOWN)}", fix="predict all test images"
             )
         for index, (number, arm) in enumerate(self.runs):
-            own = self.own_patients[index // len(self.arms)]
-            is_own = np.array([patient in own for patient in self.patients])
+            unscored = self.unscored_patients[index // len(self.arms)]
+            is_unscored = np.isin(self.patients, unscored)
             has_result = ~np.isnan(self.results[index]).any(axis=1)
             for is_wrong, what in (
-                (has_result & is_own, "is scored on patients that it was trained on, as on"),
-                (~has_result & ~is_own, "lacks"),
+                (has_result & is_unscored, "is scored on patients that it was trained on, as on"),
+                (~has_result & ~is_unscored, "lacks"),
             ):
                 wrong_files = np.array(self.files)[is_wrong].tolist()
                 if wrong_files:
@@ -265,9 +266,9 @@ def read_predictions(
     else:
         is_scored = np.asarray(~np.isnan(by_replicate).all(axis=(1, 3)))
     if drawn:
-        own_patients = [{*patients} & drawn.trained_on(number) for number in numbers]
+        unscored_patients = [{*patients} & drawn.trained_on(number) for number in numbers]
     else:
-        own_patients = [{*patients} - {*np.array(patients)[scored]} for scored in is_scored]
+        unscored_patients = [{*patients} - {*np.array(patients)[scored]} for scored in is_scored]
     predictions = Predictions(
         arms=tuple(arms),
         files=files,
@@ -276,7 +277,7 @@ def read_predictions(
         labels=labels,
         results=by_replicate.reshape(-1, *by_replicate.shape[2:]),
         numbers=numbers,
-        own_patients=tuple(tuple(sorted(own)) for own in own_patients),
+        unscored_patients=tuple(tuple(sorted(names)) for names in unscored_patients),
         sites=sites,
         positive=index_of_positive,
     )
