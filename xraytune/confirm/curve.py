@@ -31,7 +31,7 @@ from xraytune.base.files import (
 from xraytune.base.records import Note, Progress, frozen, ignore_note, ignore_progress, to_json
 from xraytune.confirm.arms import Arm, Role, replicate
 from xraytune.confirm.division import Division, Samples, divide, patients_in_order, require_usable
-from xraytune.confirm.plan import donor_controls, possible_arm, sample_control
+from xraytune.confirm.plan import donor_controls, sample_control, trainable_arm
 from xraytune.confirm.unused import TEST
 from xraytune.data.index import find_class_names
 from xraytune.data.prepare import RunContext, patients_seen, side_image_set
@@ -276,9 +276,9 @@ def curve(
         contents = [*read_inputs(inputs, settings, study.prepared, cache, index=index).values()]
         for number, splits in samples.items():
             training_sets = [replace(study, prepared=split) for split in splits]
-            possible = possible_arm(arm, training_sets, notes if arm.role == "donor" else [])
-            if possible:
-                cells.append(_Cell(arm=possible, patients=number, contents=contents))
+            trainable = trainable_arm(arm, training_sets, notes if arm.role == "donor" else [])
+            if trainable:
+                cells.append(_Cell(arm=trainable, patients=number, contents=contents))
     compute = compute_alone(settings)
     configure_torch(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)

@@ -33,8 +33,8 @@ from xraytune.stats.precision import (
     LIKELY_AUROC,
     REPLICATE_SD,
     Precision,
+    clip_auroc,
     expect_precision,
-    possible_auroc,
 )
 from xraytune.study.folder import StudyFolder
 from xraytune.study.row import TrialRow
@@ -208,7 +208,7 @@ def design_confirmation(view: StudyView) -> Design:
     best = view.for_export
     auroc = LIKELY_AUROC
     if best and best.val_b_score and space.settings.objective.metric == "val_auroc":
-        auroc = possible_auroc(best.val_b_score)
+        auroc = clip_auroc(best.val_b_score)
     return design_study(space, prepared, prepared.index(space.settings.data.path), auroc=auroc)
 
 

@@ -117,14 +117,14 @@ def make_plan(study: OpenStudy, finalists: int, *, replicates: int, sealed: Seal
         study.settings, study.prepared.outputs, best_finalists, control_trials, sealed.kind, notes
     )
     training_sets = _training_sets(study, sealed, range(replicates))
-    possible_arms = [possible_arm(arm, training_sets, notes) for arm in arms]
+    trainable_arms = [trainable_arm(arm, training_sets, notes) for arm in arms]
     plan = Plan(
         test=sealed.kind,
         replicates=replicates,
         notes=tuple(notes),
         exploratory=earlier_access(study.study_folder.path, sealed),
         sites=sealed.prepared.left_out_sites,
-        arms=tuple(arm for arm in possible_arms if arm),
+        arms=tuple(arm for arm in trainable_arms if arm),
     )
     names = [arm.trial_label for arm in plan.finalists if not plan.deciding_controls(arm)]
     if names:
@@ -369,7 +369,7 @@ def _train(
     ]
 
 
-def possible_arm(arm: Arm, training_sets: Iterable[StudyImages], notes: list[str]) -> Arm | None:
+def trainable_arm(arm: Arm, training_sets: Iterable[StudyImages], notes: list[str]) -> Arm | None:
     """Return an arm, or None with a note if there are too few extra images for it.
 
     The extra images are from a folder, or real images of other patients. If there are fewer images
@@ -384,7 +384,7 @@ def possible_arm(arm: Arm, training_sets: Iterable[StudyImages], notes: list[str
             raise
         if arm.real_pool_size:
             arm = arm.with_values({"real_pool_size": None})
-            return possible_arm(arm, training_sets, notes)
+            return trainable_arm(arm, training_sets, notes)
         notes.append(f'the arm "{arm.name}" is left out: there are {error.problems[0].what}')
         return None
     return arm

@@ -48,7 +48,7 @@ class Precision:
     gain_over_all: float
 
 
-def possible_auroc(auroc: float) -> float:
+def clip_auroc(auroc: float) -> float:
     """Return the nearest AUROC for which a precision can be expected."""
     return min(max(auroc, 0.51), 0.999)
 

@@ -24,7 +24,7 @@ from xraytune.nets.compute import choose_compute
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import Experiment
 from xraytune.space.space import Space
-from xraytune.stats.precision import possible_auroc
+from xraytune.stats.precision import clip_auroc
 from xraytune.synth.generator_quality import transfer_auroc
 from xraytune.trial.network import TrialNetwork
 
@@ -82,7 +82,7 @@ def expected_auroc(
                 positive=prepared.positive,
             )
             aurocs += [auroc] if auroc is not None else []
-    return possible_auroc(float(np.mean(aurocs))) if aurocs else None
+    return clip_auroc(float(np.mean(aurocs))) if aurocs else None
 
 
 def _has_weights(trial: Parameters, folder: Path) -> bool:
