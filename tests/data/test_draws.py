@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.study.studies import two_images
-from xraytune.confirm.arms import UNUSED
+from xraytune.confirm.arms import UNUSED_KINDS
 from xraytune.confirm.sealed import choose_test
 from xraytune.data.draws import (
     DrawDesign,
@@ -75,7 +75,7 @@ def test_a_confirmation_has_patients_to_draw_and_to_score(patients: tuple[int, .
     index = ImageIndex(root=settings.data.path, class_names=prepared.class_names, all_images=images)
     sealed = choose_test(settings, prepared, replicates=draws.precision.replicates, index=index)
 
-    assert sealed.kind in UNUSED
+    assert sealed.kind in UNUSED_KINDS
     assert len({*sealed.images.patients}) == draws.precision.patients
 
 

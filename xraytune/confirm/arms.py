@@ -38,7 +38,7 @@ the remaining patients are scored. `outside`: likewise, but each replicate is sc
 patients outside its draw, and draws may overlap. `draws`: as `unused`, but a test folder is scored.
 `folder`: a test folder is scored, and all replicates are trained on the search's patients.
 """
-UNUSED: tuple[TestKind, ...] = ("unused", "outside")
+UNUSED_KINDS: tuple[TestKind, ...] = ("unused", "outside")
 """The kinds that score patients whom the search never used."""
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from xraytune.base.cores import cpu_count
 from xraytune.base.errors import Problem, XraytuneError, about, counted
 from xraytune.base.records import frozen
-from xraytune.confirm.arms import MOST_REPLICATES, UNUSED, Arm, Plan, TestKind
+from xraytune.confirm.arms import MOST_REPLICATES, UNUSED_KINDS, Arm, Plan, TestKind
 from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.confirm.unused import left_out_sites
@@ -302,7 +302,7 @@ def _expectation(
     def expect(replicates: int, added: int = 0) -> Precision:
         scored = scored_count + added
         overlap = 0.0
-        if sealed.kind in UNUSED:
+        if sealed.kind in UNUSED_KINDS:
             scored, overlap = scored_patients(scored + drawn, size, replicates)
         return expect_precision(
             auroc,

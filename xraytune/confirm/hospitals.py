@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xraytune.base.errors import StudyError
-from xraytune.confirm.arms import UNUSED, OpenedHospital, Plan, write_plan
+from xraytune.confirm.arms import UNUSED_KINDS, OpenedHospital, Plan, write_plan
 from xraytune.confirm.compare import judge_finalists, unscored_findings
 from xraytune.confirm.plan import earlier_access, why_exploratory
 from xraytune.confirm.record import Confirmation, Hospital, write_verdict
@@ -60,7 +60,7 @@ def choose_tests(
     labelled_by_fingerprint = _read_folders(study, folders, seen_sha256)
 
     planned_kind = plan.test if plan else None
-    can_score_study = planned_kind in UNUSED or not too_few_tested(
+    can_score_study = planned_kind in UNUSED_KINDS or not too_few_tested(
         unseen_test(index, seen_sha256), prepared.outputs
     )
     scored_folder = None
@@ -84,7 +84,7 @@ def choose_tests(
     if scored_folder:
         refuse_copies(scored_folder, study_images, settings.data, study.cache)
 
-    scored_sets = [sealed] if sealed and sealed.kind not in UNUSED else []
+    scored_sets = [sealed] if sealed and sealed.kind not in UNUSED_KINDS else []
     hospitals: list[SealedTest] = []
     for labelled in labelled_by_fingerprint.values():
         if labelled is scored_folder and scored_sets:

@@ -17,7 +17,7 @@ from xraytune.base.errors import about
 from xraytune.base.files import markdown, read_json, require_recorded, write_json, write_text
 from xraytune.base.records import frozen, to_json
 from xraytune.base.templates import open_templates
-from xraytune.confirm.arms import MOST_REPLICATES, UNUSED, TestKind
+from xraytune.confirm.arms import MOST_REPLICATES, UNUSED_KINDS, TestKind
 from xraytune.stats.classification import LEAST_FIT
 from xraytune.stats.verdict import Interval, Overall, PairVerdict
 from xraytune.study.folder import explain_damage
@@ -48,7 +48,7 @@ class HeldOutSet:
     @property
     def is_given(self) -> bool:
         """Whether the images are not the study's, so that `confirm` needs to be given them."""
-        return self.kind not in UNUSED and self.name != TEST_FOLDER
+        return self.kind not in UNUSED_KINDS and self.name != TEST_FOLDER
 
 
 @frozen

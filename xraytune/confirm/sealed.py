@@ -13,7 +13,7 @@ import numpy as np
 
 from xraytune.base.errors import DataError, StudyError, counted, join_names
 from xraytune.base.records import Progress, frozen, ignore_progress
-from xraytune.confirm.arms import UNUSED, TestKind
+from xraytune.confirm.arms import UNUSED_KINDS, TestKind
 from xraytune.confirm.record import TEST_FOLDER
 from xraytune.confirm.unused import TEST, divide_unused, left_out_sites
 from xraytune.data.changes import RESTORE, require_same_data
@@ -173,7 +173,7 @@ def choose_test(
                 remedies=remedies,
             )
             sealed = replace(sealed, kind=kind, prepared=divided)
-        if kind in UNUSED:
+        if kind in UNUSED_KINDS:
             sealed = replace(sealed, data=settings.data, images=sealed.prepared.side(TEST))
         refuse_too_few(sealed, prepared, exclusion)
         return sealed
@@ -367,7 +367,7 @@ def load_test_image_set(
 
     Callers must log the access first.
     """
-    if sealed.kind in UNUSED:  # decoded by the search, with the whole folder
+    if sealed.kind in UNUSED_KINDS:  # decoded by the search, with the whole folder
         return side_image_set(TEST, sealed.prepared.sizes[data.image_size], cache)
     store = decode_unbroken(sealed, data, cache, on_progress=on_progress)
     return stored_image_set(store, sealed.images, name="test")

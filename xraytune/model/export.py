@@ -18,7 +18,7 @@ from xraytune.base.files import StrPath, require_new, unused_path, write_text
 from xraytune.base.records import frozen
 from xraytune.confirm.arms import (
     TOP_UP_FOLDER,
-    UNUSED,
+    UNUSED_KINDS,
     Plan,
     finished_label,
     read_plan,
@@ -235,7 +235,7 @@ def _choose(study_folder: StudyFolder, trials: RowOfTrial) -> tuple[TrialRow, st
     plan = read_plan(study_folder.confirm_path)
     measured = _measure_by_confirm(plan, confirmation, complete) if plan and confirmation else []
     if confirmation and measured:
-        whose = "unused" if confirmation.test.kind in UNUSED else "test"
+        whose = "unused" if confirmation.test.kind in UNUSED_KINDS else "test"
         where = f"in `confirm`, on {confirmation.test.patients:,} {whose} patients"
         scores = measured
         margin = confirmation.rope

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from xraytune.base.errors import counted, join_names
 from xraytune.base.tables import Cell, Frame, Row, Table, Tone, sentence
-from xraytune.confirm.arms import UNUSED
+from xraytune.confirm.arms import UNUSED_KINDS
 from xraytune.confirm.record import Confirmation, FinalistVerdict, Subgroup
 from xraytune.stats.secondary import SECONDARY
 from xraytune.stats.verdict import Overall
@@ -142,7 +142,7 @@ def verdict_sentence(record: Confirmation) -> str:
 def _notes(record: Confirmation) -> Iterator[str]:
     finalist = record.finalists[0]
     test = record.test
-    is_unused = test.kind in UNUSED and record.searched
+    is_unused = test.kind in UNUSED_KINDS and record.searched
     unused = " that the search had not used" if is_unused else ""
     size = f"{test.images:,} images of {test.patients:,} patients{unused}"
     yield f"{finalist.arm} against its controls: {size}, {record.replicates} replicates."
