@@ -30,6 +30,12 @@ the interval at best."""
 _PLAN_FILE = "plan.json"
 
 Role = Literal["finalist", "matched", "tuned", "perfect", "donor"]
+"""What an arm is compared for.
+
+The controls of a finalist are `matched`, `tuned` or of a `donor` (`ControlKind`). The `perfect` arm
+is no control: it has real images of other patients in place of synthetic ones, which could not be
+better.
+"""
 TestKind = Literal["unused", "outside", "draws", "folder"]
 """What is scored, and what replicates are trained on.
 
@@ -68,6 +74,11 @@ class Arm(StrictModel, validate_by_name=True, serialize_by_alias=True):
     "" otherwise."""
 
     @property
+    def has_real_extra(self) -> bool:
+        """Whether the extra images are real ones, of other patients."""
+        return self.role == "perfect"
+
+    @property
     def kind(self) -> ControlKind:
         """The kind of control that the arm is."""
         if self.role == "matched":
@@ -84,7 +95,7 @@ class Arm(StrictModel, validate_by_name=True, serialize_by_alias=True):
             {
                 "name": "",
                 "trial_label": "",
-                "role": "perfect" if self.role == "perfect" else "finalist",
+                "role": self.role if self.has_real_extra else "finalist",
                 "parameters.early_stop_epochs": None,
             }
         )
@@ -237,7 +248,7 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
         settings=without_gate(settings.with_values({"seed": seed})),
         parameters=parameters,
         draw=None if test == "folder" else number,
-        has_real_extra=arm.role == "perfect",
+        has_real_extra=arm.has_real_extra,
         real_pool_size=arm.real_pool_size,
         control=arm.control,
         donor=arm.donor,

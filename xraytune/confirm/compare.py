@@ -178,11 +178,11 @@ def headroom_reached(test: ArmScores, finalist: Arm) -> HeadroomReached | None:
     Returns None if the plan lacks the arm with real images or the arm without extra images.
     """
     trial_arms = [arm for arm in test.plan.arms if arm.trial_label == finalist.trial_label]
-    perfect_arms = [arm for arm in trial_arms if arm.role == "perfect"]
+    real_arms = [arm for arm in trial_arms if arm.has_real_extra]
     plain_arms = [arm for arm in trial_arms if arm.role == "matched" and arm.kind == "none"]
-    if not (perfect_arms and plain_arms):
+    if not (real_arms and plain_arms):
         return None
-    components = test.measure(plain_arms[0], perfect_arms[0], finalist)
+    components = test.measure(plain_arms[0], real_arms[0], finalist)
     real_gain = compare(components.pair(1, 0))
     headroom = HeadroomReached(
         gain=real_gain.difference, low=real_gain.low, high=real_gain.high, share=None

@@ -392,7 +392,7 @@ def trainable_arm(arm: Arm, training_sets: Iterable[StudyImages], notes: list[st
 
 def require_images(arm: Arm, training_sets: Iterable[StudyImages]) -> None:
     """Refuse (DataError) an arm without enough extra images for these training sets."""
-    source = source_of(arm.parameters, has_real_extra=arm.role == "perfect")
+    source = source_of(arm.parameters, has_real_extra=arm.has_real_extra)
     for images in training_sets:
         require_enough(
             source.count_available(images), arm.parameters, images.prepared, arm.real_pool_size
