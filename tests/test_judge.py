@@ -320,6 +320,16 @@ def test_without_thresholds_there_is_no_balanced_accuracy(tmp_path: Path) -> Non
     assert names == ["auprc", "brier", "sensitivity_at_90"]
 
 
+def test_what_missing_controls_leave_open_is_noted(tmp_path: Path) -> None:
+    """An arm with real images of other patients is no tuned control."""
+    found = judged(table(), tmp_path, duplicate="", real_images="twice")
+
+    assert [note[:26] for note in found.notes] == [
+        "no arm repeats real images",
+        "no arm without synthetic i",
+    ]
+
+
 def test_a_table_may_be_joined_of_others(tmp_path: Path) -> None:
     """The labels of an index then repeat; with findings, labels are looked up by them."""
     rows = as_findings(table()).drop(columns=["p_mass", "label_mass"])

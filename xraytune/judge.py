@@ -343,7 +343,7 @@ def _confirmation(
     metric = "macro AUROC" if content.findings else "AUROC"
     if content.outputs == ("dice",):
         metric = "Dice"
-    kinds = {arm.kind for arm in scores.plan.arms if arm.role != "finalist"}
+    kinds = {arm.kind for arm in scores.plan.controls(scores.plan.finalists[0])}
     notes = [*unscored_findings(scores, content.findings)]
     if "duplicate" not in kinds:
         notes.append(
