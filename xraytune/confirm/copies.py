@@ -16,7 +16,7 @@ from xraytune.confirm.run_list import OpenStudy
 from xraytune.confirm.sealed import SealedTest, load_test_image_set
 from xraytune.confirm.unused import TEST
 from xraytune.data.image_set import ImageSet
-from xraytune.data.images import ImageTable, SideName
+from xraytune.data.images import LENDERS, ImageTable, SideName
 from xraytune.data.prepare import RunContext, side_image_set
 from xraytune.synth.memorisation import (
     compare_with_unseen,
@@ -27,7 +27,7 @@ from xraytune.synth.memorisation import (
 )
 from xraytune.synth.saved_generator import resize_images
 
-_OTHER_SIDES: tuple[SideName, ...] = ("train", "others", "val_a", "val_b")
+_OTHER_SIDES: tuple[SideName, ...] = ("train", LENDERS, "val_a", "val_b")
 _FALSE_ALARMS = 0.01
 """The probability that a finalist with images of other patients is taken for one with copies."""
 

@@ -19,7 +19,7 @@ from xraytune.confirm.plan import arms_of, belongs_to_control, count_trials
 from xraytune.confirm.sealed import SealedTest, choose_test
 from xraytune.confirm.unused import left_out_sites
 from xraytune.data.draws import scored_patients
-from xraytune.data.images import ImageIndex
+from xraytune.data.images import LENDERS, ImageIndex
 from xraytune.data.prepare import SplitData
 from xraytune.data.sides import SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
@@ -331,7 +331,7 @@ def _possible_designs(
     for replicates in [count for count in _MORE_REPLICATES if count > planned_count][:_ROWS]:
         missing_patients = 0
         if sealed.kind == "draws":
-            reserve = len({*prepared.side("others").patients})
+            reserve = len({*prepared.side(LENDERS).patients})
             drawn_count = (replicates - planned_count) * prepared.train_patient_count
             missing_patients = max(0, drawn_count - reserve)
         designs.append(Alternative(precision=expect(replicates), missing_patients=missing_patients))

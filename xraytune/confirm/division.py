@@ -14,7 +14,7 @@ from typing import TypeAlias
 from xraytune.base.errors import DataError
 from xraytune.base.records import frozen
 from xraytune.confirm.unused import TEST, require_every_class
-from xraytune.data.images import ImageTable
+from xraytune.data.images import LENDERS, ImageTable
 from xraytune.data.prepare import HELD_OUT, SplitData
 from xraytune.data.sides import too_few_tested
 from xraytune.data.split import nested_order
@@ -53,13 +53,13 @@ class Division:
         """Return the images of each sample of each number of patients.
 
         The patients who are scored are the test side, and those of the sample who are not trained
-        on are the side `others`.
+        on are the lenders.
         """
         samples: dict[int, list[SplitData]] = {number: [] for number in self.numbers}
         for number, block in product(self.numbers, self.blocks):
             side_of = dict.fromkeys(self.scored, TEST)
             side_of |= dict.fromkeys(block[:number], "train")
-            side_of |= dict.fromkeys(block[number:], "others")
+            side_of |= dict.fromkeys(block[number:], LENDERS)
             images = (
                 replace(image, side=side_of.get(image.patient, image.side))
                 for image in prepared.images

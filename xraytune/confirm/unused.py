@@ -13,7 +13,7 @@ from xraytune.base.errors import DataError, join_names
 from xraytune.base.seeding import derive_seed
 from xraytune.confirm.arms import TestKind
 from xraytune.data.draws import STUDY_REMEDIES, Remedies, too_few_outside, too_few_unused
-from xraytune.data.images import ImageFile, ImageIndex, ImageTable
+from xraytune.data.images import LENDERS, ImageFile, ImageIndex, ImageTable
 from xraytune.data.prepare import SplitData, patients_seen
 from xraytune.data.sides import side_sizes, too_few_tested
 from xraytune.data.sites import sites_to_leave_out
@@ -38,8 +38,8 @@ def divide_unused(
 ) -> SplitData:
     """Return a study's images with its unused patients on sides `draw_0`, `draw_1` ...
 
-    If `kind` is `draws`, patients who are in no draw are on the side `others`, else on `test`. If
-    it is `outside`, all unused patients are on `test`, and nobody is drawn again before everybody
+    If `kind` is `draws`, patients who are in no draw are lenders, else on `test`. If it is
+    `outside`, all unused patients are on `test`, and nobody is drawn again before everybody
     was drawn. With `sites`, each draw leaves out the patients of one site. Patients with images in
     `seen_sha256` are left out, and so are images that the study did not record: broken ones, and
     those that were added since.
@@ -75,9 +75,7 @@ def divide_unused(
         raise DataError(problem)
     fewer = f"add patients, or {remedies.have_enough()}"
     side_of = {image.file: image.side for image in prepared.images}
-    side_of |= dict.fromkeys(
-        (image.file for image in unused), "others" if kind == "draws" else TEST
-    )
+    side_of |= dict.fromkeys((image.file for image in unused), LENDERS if kind == "draws" else TEST)
     draws: list[tuple[str, ...]] = []
     for draw in range(replicates):
         if kind == "outside" and len(order) < size:

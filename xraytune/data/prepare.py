@@ -32,7 +32,7 @@ from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
 from xraytune.data.file_names import OLDEST_SETS, SETS
 from xraytune.data.image_set import ImageSet
-from xraytune.data.images import RECORDED, ImageFile, ImageIndex, ImageTable, SideName
+from xraytune.data.images import LENDERS, RECORDED, ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.data.index import read_index
 from xraytune.data.pixels import (
     open_masks,
@@ -175,7 +175,7 @@ class SplitData:
                 if side == f"draw_{draw}" or image.patient in drawn_patients:
                     side = "train"
                 elif side == "train" or side.startswith("draw_"):
-                    side = "others"
+                    side = LENDERS
                 images.append(replace(image, side=side))
             self._replicates[draw] = replace(self, images=tuple(images))
         return self._replicates[draw]

@@ -20,7 +20,7 @@ from xraytune.base.files import sha256_of, write_array
 from xraytune.base.seeding import numpy_generator
 from xraytune.data.findings import levelling_order
 from xraytune.data.image_set import ImageSet
-from xraytune.data.images import ImageIndex, ImageTable
+from xraytune.data.images import LENDERS, ImageIndex, ImageTable
 from xraytune.data.index import LabelledImages, read_labelled
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.prepare import RunContext, SplitData, side_image_set
@@ -179,13 +179,13 @@ class RealImages(Source):
 
     def count_available(self, study_images: StudyImages) -> list[int]:
         """Return the number of images of each class."""
-        return study_images.count_classes(study_images.prepared.side("others"))
+        return study_images.count_classes(study_images.prepared.side(LENDERS))
 
     def image_sets(
         self, settings: Settings, context: RunContext, counts: Sequence[int]
     ) -> tuple[ImageSet, ...]:
         """Return all these images."""
-        return (side_image_set("others", context.prepared, context.cache),)
+        return (side_image_set(LENDERS, context.prepared, context.cache),)
 
 
 def subset(image_set: ImageSet, indices: Int64Array) -> ImageSet:
