@@ -62,8 +62,7 @@ from benchmarks.other_hospital import ALONE, copy_real_images, gain, score, test
 from xraytune.base.files import read_json, write_json
 from xraytune.base.records import Compute, ignore_progress
 from xraytune.confirm.arms import Arm, replicate
-from xraytune.confirm.division import patients_in_order
-from xraytune.confirm.unused import TEST
+from xraytune.confirm.unused import TEST, patients_in_order
 from xraytune.data.images import ImageTable
 from xraytune.data.prepare import RunContext, SplitData, patients_seen, side_image_set
 from xraytune.model.generator_folder import generator_train

@@ -16,7 +16,8 @@ from xraytune.base.artifacts import artifacts_of
 from xraytune.base.errors import ConfigError, DataError
 from xraytune.base.tables import Table, text_of
 from xraytune.confirm.curve import Curve, CurvePoint, curve
-from xraytune.confirm.division import divide, patients_in_order
+from xraytune.confirm.division import divide
+from xraytune.confirm.unused import patients_in_order
 from xraytune.data.index import read_index
 from xraytune.data.prepare import prepare
 from xraytune.data.split import nested_order

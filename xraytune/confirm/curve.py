@@ -30,9 +30,9 @@ from xraytune.base.files import (
 )
 from xraytune.base.records import Note, Progress, frozen, ignore_note, ignore_progress, to_json
 from xraytune.confirm.arms import Arm, Role, replicate
-from xraytune.confirm.division import Division, Samples, divide, patients_in_order, require_usable
+from xraytune.confirm.division import Division, Samples, divide, require_usable
 from xraytune.confirm.plan import donor_controls, sample_control, trainable_arm
-from xraytune.confirm.unused import TEST
+from xraytune.confirm.unused import TEST, patients_in_order
 from xraytune.data.index import find_class_names
 from xraytune.data.prepare import RunContext, patients_seen, side_image_set
 from xraytune.nets.compute import compute_alone, configure_torch, in_one_thread

@@ -14,10 +14,9 @@ from typing import TypeAlias
 from xraytune.base.errors import DataError
 from xraytune.base.records import frozen
 from xraytune.confirm.unused import TEST, require_every_class
-from xraytune.data.images import LENDERS, ImageTable
+from xraytune.data.images import LENDERS
 from xraytune.data.prepare import HELD_OUT, SplitData
 from xraytune.data.sides import too_few_tested
-from xraytune.data.split import nested_order
 
 _SAMPLES = 5
 _NUMBERS = [25 * 2**power for power in range(20)]
@@ -67,13 +66,6 @@ class Division:
             )
             samples[number].append(replace(prepared, images=tuple(images)))
         return samples
-
-
-def patients_in_order(images: ImageTable, seed: int) -> list[str]:
-    """Return the patients in the order in which `data.train_patients` keeps them."""
-    patients = images.patients
-    order = nested_order(patients, images.targets, seed)
-    return [patients[indices[0]] for indices in order]
 
 
 def divide(

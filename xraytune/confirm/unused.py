@@ -5,9 +5,8 @@ A draw has about the class shares of the folder. With many unused patients, the 
 and each replicate is scored on those outside its draw (`SplitData.draws`).
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 
 from xraytune.base.errors import DataError, join_names
 from xraytune.base.seeding import derive_seed
@@ -47,24 +46,24 @@ def divide_unused(
     Raises DataError if fewer than `fewest_tested` patients are left to test on, too few patients
     are of a site, or a draw lacks a class.
     """
-    excluded_patients = {image.patient for image in prepared.images} | patients_seen(
-        index.images, seen_sha256
-    )
     recorded_images = {image.file: image for image in (*prepared.images, *prepared.unused)}
     images = [
         replace(image, row=recorded.row, site=recorded.site)
         for image in index.images
         if (recorded := recorded_images.get(image.file))
     ]
+    side_of = {image.patient: image.side for image in prepared.images}
+    excluded_patients = side_of.keys() | patients_seen(index.images, seen_sha256)
     unused = ImageTable(images).without(excluded_patients)
-    seed = settings.data.split.seed
-    order = nested_order(unused.patients, unused.targets, seed)
+    unused_count = len({*unused.patients})
     size = prepared.train_patient_count
     if kind == "outside":
-        problem = too_few_outside(len(order), size, fewest_tested=fewest_tested, remedies=remedies)
+        problem = too_few_outside(
+            unused_count, size, fewest_tested=fewest_tested, remedies=remedies
+        )
     else:
         problem = too_few_unused(
-            len(order),
+            unused_count,
             size,
             replicates=replicates,
             fewest_tested=fewest_tested,
@@ -73,44 +72,78 @@ def divide_unused(
         )
     if problem:
         raise DataError(problem)
+
     fewer = f"add patients, or {remedies.have_enough()}"
-    side_of = {image.file: image.side for image in prepared.images}
-    side_of |= dict.fromkeys((image.file for image in unused), LENDERS if kind == "draws" else TEST)
     draws: list[tuple[str, ...]] = []
-    for draw in range(replicates):
-        if kind == "outside" and len(order) < size:
-            again = derive_seed(seed, "drawn again", draw)
-            order += nested_order(unused.patients, unused.targets, again)
-        site = sites[draw] if sites else None
-        candidates = [indices for indices in order if unused[indices[0]].site != site]
-        drawn = [*dict.fromkeys(candidates)][:size]
-        if len(drawn) < size:
-            what = f"without site {site}, {len(drawn)} unused patients are left for a"
-            raise DataError(f"{what} draw of {size}", "confirm.leave_out", fewer)
-        for indices in drawn:
-            order.remove(indices)
-        members = [unused[index] for index in chain(*drawn)]
-        require_every_class(members, prepared, size, remedies.setting)
-        if kind == "outside":
-            draws.append(tuple(unused[indices[0]].patient for indices in drawn))
-        else:
-            side_of |= dict.fromkeys((image.file for image in members), f"draw_{draw}")
-    divided_files = (
-        replace(image, side=side_of[image.file]) for image in images if image.file in side_of
+    side_of |= dict.fromkeys(unused.patients, LENDERS if kind == "draws" else TEST)
+    drawn = _draw_patients(
+        unused,
+        size,
+        sites or [None] * replicates,
+        settings.data.split.seed,
+        may_share=kind == "outside",
+        fewer=fewer,
     )
-    divided_images = replace(
+    for draw, patients in enumerate(drawn):
+        members = {*patients}
+        drawn_images = [image for image in unused if image.patient in members]
+        require_every_class(drawn_images, prepared, size, remedies.setting)
+        if kind == "outside":
+            draws.append(tuple(patients))
+        else:
+            side_of |= dict.fromkeys(patients, f"draw_{draw}")
+    divided = replace(
         prepared,
-        images=tuple(divided_files),
+        images=tuple(
+            replace(image, side=side_of[image.patient])
+            for image in images
+            if image.patient in side_of
+        ),
         unused=(),
         left_out_sites=sites,
         draws=tuple(draws),
     )
-    _require_sites(divided_images, fewer)
+    _require_sites(divided, fewer)
     for draw in range(len(draws)):
-        scored_images = divided_images.of_draw(draw).side(TEST)
-        if few := too_few_tested(scored_images, prepared.outputs):
+        if few := too_few_tested(divided.of_draw(draw).side(TEST), prepared.outputs):
             raise DataError(f"outside a draw: {few}", remedies.setting, fewer)
-    return divided_images
+    return divided
+
+
+def _draw_patients(
+    unused: ImageTable,
+    size: int,
+    sites: Sequence[str | None],
+    seed: int,
+    *,
+    may_share: bool,
+    fewer: str,
+) -> Iterator[list[str]]:
+    """Yield the patients of each draw, in order, without those of the site that it leaves out.
+
+    If draws may share patients, nobody is drawn again before everybody was drawn. `fewer` says how
+    to have enough patients.
+    """
+    site_of = {image.patient: image.site for image in unused}
+    order = patients_in_order(unused, seed)
+    for draw, site in enumerate(sites):
+        if may_share and len(order) < size:
+            order += patients_in_order(unused, derive_seed(seed, "drawn again", draw))
+        candidates = dict.fromkeys(patient for patient in order if site_of[patient] != site)
+        drawn = [*candidates][:size]
+        if len(drawn) < size:
+            what = f"without site {site}, {len(drawn)} unused patients are left for a"
+            raise DataError(f"{what} draw of {size}", "confirm.leave_out", fewer)
+        for patient in drawn:
+            order.remove(patient)
+        yield drawn
+
+
+def patients_in_order(images: ImageTable, seed: int) -> list[str]:
+    """Return the patients in the order in which `data.train_patients` keeps them."""
+    patients = images.patients
+    order = nested_order(patients, images.targets, seed)
+    return [patients[indices[0]] for indices in order]
 
 
 def left_out_sites(settings: Settings, prepared: SplitData) -> tuple[str, ...]:
