@@ -119,20 +119,11 @@ def design_study(
     finalists = [*dict.fromkeys(synthetic_trials)][: settings.confirm.finalists]
     sites = left_out_sites(settings, prepared)
     replicates = len(sites) or settings.confirm.replicates
-    sealed = None
-    problem = None
-    try:
-        synthetic_mixes = [mix for mix in mixes_of(space) if mix.has_synthetic_images]
-        sealed = choose_test(
-            settings, prepared, replicates=replicates, mixes=synthetic_mixes, index=index
-        )
-    except XraytuneError as error:  # `confirm` would raise it
-        problem = error.problems[0]
-
-    test: TestKind = sealed.kind if sealed else "folder"
+    sealed, problem = _expected_test(space, prepared, index, replicates)
     # A control that the search does not train gets top-up trials.
-    trials = [*search.trainings, *space.extreme_parameters("source", *CLASSICAL_METHODS)]
-    arms = _expected_arms(settings, prepared, finalists, trials, test)
+    extreme_trials = space.extreme_parameters("source", *CLASSICAL_METHODS)
+    test: TestKind = sealed.kind if sealed else "folder"
+    arms = _expected_arms(settings, prepared, finalists, [*search.trainings, *extreme_trials], test)
     plan = Plan(test=test, replicates=replicates, arms=tuple(arms))
     if not all(map(plan.deciding_controls, plan.finalists)):
         sealed = None
@@ -141,6 +132,16 @@ def design_study(
             "confirm.controls",
             "start a search with `none` in confirm.controls.matched",
         )
+    designs: list[Alternative] = []
+    outlook = _why_unknown(settings, finalists, sites)
+    if problem and finalists:
+        outlook = f"a confirmation cannot score anything: {problem.what}"
+    elif sealed and not outlook:
+        expect = _expectation(sealed, plan, auroc, sd)
+        designs = _possible_designs(sealed, plan, expect)
+        outlook = _describe_precision(designs[0].precision, settings, auroc)
+        outlook += _describe_ways(replicates, expect, settings.confirm.rope)
+
     counts = count_trials(settings, finalists, search.trainings).values()
     top_ups = sum(top_up_count for trial_count, top_up_count in counts if trial_count)
     confirmation = replace(
@@ -149,21 +150,6 @@ def design_study(
         scored_images=len(sealed.images) if sealed else 0,
         replicates=replicates,
     )
-    scored_size = None
-    if sealed:
-        scored_size = side_size("test", sealed.images, prepared.outputs, prepared.positive)
-
-    why_unknown = _why_unknown(settings, finalists, sites)
-    outlook = f"the width of the verdict's interval is not known beforehand: {why_unknown}"
-    designs: list[Alternative] = []
-    if problem and finalists:
-        outlook = f"a confirmation cannot score anything: {problem.what}"
-    if sealed and not why_unknown:
-        expect = _expectation(sealed, plan, auroc, sd)
-        designs = _possible_designs(sealed, plan, expect)
-        outlook = _describe_precision(designs[0].precision, settings, auroc)
-        outlook += _describe_ways(replicates, expect, settings.confirm.rope)
-
     machine = Machine(cores=cpu_count(), gpus=gpu_count() if gpus is None else gpus)
     search_seconds = search.seconds(machine)
     confirm_seconds = confirmation.seconds(machine)
@@ -177,16 +163,14 @@ def design_study(
         outlook=outlook,
         time=time,
         sides=side_sizes(prepared),
-        arms=tuple(
-            sorted({trial.arm for trial in space.extreme_parameters("source", *CLASSICAL_METHODS)})
-        ),
+        arms=tuple(sorted({trial.arm for trial in extreme_trials})),
         trials=len(search.trainings),
         generators=search.generators,
         replicates=replicates,
         trainings=tuple(plan.trainings.values()),
         top_ups=top_ups,
         test=sealed.kind if sealed else None,
-        scored=scored_size,
+        scored=_scored_size(sealed) if sealed else None,
         problem=problem,
         precision=designs[0].precision if designs else None,
         alternatives=tuple(designs[1:]),
@@ -195,6 +179,25 @@ def design_study(
         search_seconds=search_seconds,
         confirm_seconds=confirm_seconds,
     )
+
+
+def _expected_test(
+    space: Space, prepared: SplitData, index: ImageIndex, replicates: int
+) -> tuple[SealedTest | None, Problem | None]:
+    """Return what a confirmation would score, or why it could score nothing."""
+    mixes = [mix for mix in mixes_of(space) if mix.has_synthetic_images]
+    try:
+        sealed = choose_test(
+            space.settings, prepared, replicates=replicates, mixes=mixes, index=index
+        )
+    except XraytuneError as error:  # `confirm` would raise it
+        return None, error.problems[0]
+    return sealed, None
+
+
+def _scored_size(sealed: SealedTest) -> SideSize:
+    prepared = sealed.prepared
+    return side_size("test", sealed.images, prepared.outputs, prepared.positive)
 
 
 def design_confirmation(view: StudyView) -> Design:
@@ -273,13 +276,17 @@ def _stand_in(parameters: Parameters, label: str) -> TrialRow:
 
 
 def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Sequence[str]) -> str:
-    """Return why the half-width of the interval is not known beforehand; "" if it is known."""
+    """Say why the half-width of the interval is not known beforehand; "" if it is known."""
+    unknown = "the width of the verdict's interval is not known beforehand"
     if not finalists:
-        return "the space has no trial with synthetic images to confirm"
+        return f"{unknown}: the space has no trial with synthetic images to confirm"
     if sites:
-        return f"it depends on how much the gains of {len(sites)} sites differ"
+        return f"{unknown}: it depends on how much the gains of {len(sites)} sites differ"
     if settings.task == "segmentation":
-        return "how much Dice varies over replicates is known only of networks that were trained"
+        return (
+            f"{unknown}: how much Dice varies over replicates is known only of networks that were "
+            "trained"
+        )
     return ""
 
 
