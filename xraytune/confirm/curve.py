@@ -9,7 +9,7 @@ has sent. Steps, seeds and real images are the same in all arms. All networks ar
 patients of the training folder, who are in no sample. The test folder stays sealed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -225,9 +225,7 @@ def curve(
     data_settings = loaded_space.settings.data
     if out:
         require_new(out, outside=data_settings.path)
-    full_settings = loaded_space.settings.with_values({"data.train_patients": None})
-    baseline_values = {**flat_values(_without_extra(loaded_space)), "early_stop_epochs": None}
-    base_space = replace(loaded_space, settings=full_settings).at(baseline_values)
+    base_space = _baseline_space(loaded_space)
     trial = base_space.experiment()
     settings = trial.settings
     baseline = trial.parameters
@@ -258,27 +256,11 @@ def curve(
     # The last checks before a training: whether all arms can be trained on all samples.
     study = StudyImages(settings.data, samples[division.numbers[0]][0], cache, index)
     notes: list[str] = []
-    arms = [
-        _arm("none", "matched", baseline),
-        _arm("duplicate", "matched", baseline, source="duplicate", **_HALF),
-    ]
-    for ratio in ratios:  # real images of other patients, `ratio` per own image, with weight 1
-        extra: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
-        name = f"other patients x{ratio:g}"
-        arms.append(_arm(name, "perfect", baseline, source="duplicate", **extra))
-    arms += [_halve(gift, study, notes) for gift in gifts]
+    arms = [*_own_arms(baseline, ratios), *(_halve(gift, study, notes) for gift in gifts)]
     if donor:
         controls = donor_controls(settings, prepared.outputs, gifts[0], notes)
         arms += [control for control in controls if control.control == "donor"]
-    cells = []
-    for arm in arms:
-        inputs = inputs_of_trials([arm.parameters])
-        contents = [*read_inputs(inputs, settings, study.prepared, cache, index=index).values()]
-        for number, splits in samples.items():
-            training_sets = [replace(study, prepared=split) for split in splits]
-            trainable = trainable_arm(arm, training_sets, notes if arm.role == "donor" else [])
-            if trainable:
-                cells.append(_Cell(arm=trainable, patients=number, contents=contents))
+    cells = [*_cells(arms, samples, settings, study, notes)]
     compute = compute_alone(settings)
     configure_torch(compute)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
@@ -290,15 +272,11 @@ def curve(
 
     _compute_features(trial, context, division)
     components = _measure(cells, samples, settings, context)
-    *smaller_numbers, _ = division.numbers
-    limit = data_settings.train_patients or smaller_numbers[-1]
     result = Curve(
         name=settings.name,
         metric=task_of(settings).metric,
         margin=settings.confirm.rope,
-        patients=max(
-            (number for number in smaller_numbers if number <= limit), default=smaller_numbers[0]
-        ),
+        patients=_main_number(division.numbers, data_settings.train_patients),
         numbers=division.numbers,
         test_patients=len(division.scored),
         baseline=mix_label(baseline),
@@ -309,6 +287,52 @@ def curve(
             write_json(new / "curve.json", to_json(result))
             _plot(result, [new / "curve.png", new / "curve.svg"])
     return result
+
+
+def _main_number(numbers: Sequence[int], train_patients: int | None) -> int:
+    """Return the number of patients that `Curve.sentence` is about."""
+    *smaller_numbers, _ = numbers
+    limit = train_patients or smaller_numbers[-1]
+    possible_numbers = (number for number in smaller_numbers if number <= limit)
+    return max(possible_numbers, default=smaller_numbers[0])
+
+
+def _baseline_space(space: Space) -> Space:
+    """Return the space of the baseline alone, with all patients and without early stopping."""
+    settings = space.settings.with_values({"data.train_patients": None})
+    values = {**flat_values(_without_extra(space)), "early_stop_epochs": None}
+    return replace(space, settings=settings).at(values)
+
+
+def _own_arms(baseline: Parameters, ratios: Sequence[float]) -> list[Arm]:
+    """Return the arms without a gift; real images of other patients are as many as `ratios` say."""
+    arms = [
+        _arm("none", "matched", baseline),
+        _arm("duplicate", "matched", baseline, source="duplicate", **_HALF),
+    ]
+    for ratio in ratios:
+        extra: dict[str, Value] = {"synthetic_ratio": ratio, "synthetic_weight": 1.0}
+        name = f"other patients x{ratio:g}"
+        arms.append(_arm(name, "perfect", baseline, source="duplicate", **extra))
+    return arms
+
+
+def _cells(
+    arms: Sequence[Arm],
+    samples: Samples,
+    settings: Settings,
+    study: StudyImages,
+    notes: list[str],
+) -> Iterator[_Cell]:
+    """Yield the cells that have enough extra images; a note says which gifts do not."""
+    for arm in arms:
+        inputs = inputs_of_trials([arm.parameters])
+        found = read_inputs(inputs, settings, study.prepared, study.cache, index=study.data_index)
+        for number, splits in samples.items():
+            training_sets = [replace(study, prepared=split) for split in splits]
+            trainable = trainable_arm(arm, training_sets, notes if arm.role == "donor" else [])
+            if trainable:
+                yield _Cell(arm=trainable, patients=number, contents=[*found.values()])
 
 
 def _compute_features(trial: Experiment, context: RunContext, division: Division) -> None:
