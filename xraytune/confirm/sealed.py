@@ -120,20 +120,10 @@ def choose_test(
     if test:
         refuse_patients_of_study(test, index, settings)
 
-    notes: list[str] = []
-    weights = {mix.weights for mix in mixes if has_unknown_origin(mix.backbone, mix.weights)}
-    if weights:
-        names = join_names(sorted(Path(file).name for file in weights))
-        notes.append(f"it is not known which images the weights were trained on: {names}")
     seen_sha256 = seen_by(mixes).union(seen_sha256)
     seen_patients = patients_seen((*index.images, *test_set.images), seen_sha256)
-    exclusion = ""
-    if seen_patients:
-        exclusion = (
-            f"{counted(len(seen_patients), 'patient')} whose images a generator or an encoder has "
-            "seen: neither drawn nor scored"
-        )
-        notes.append(exclusion)
+    exclusion = _describe_exclusion(seen_patients)
+    notes = [*filter(None, (_describe_unknown_weights(mixes), exclusion))]
 
     folder_test = SealedTest(
         data=test_set.data,
@@ -188,6 +178,23 @@ def choose_test(
         raise DataError(what, problem.where, f"{problem.fix}, or {remedies.give_test}") from error
     refuse_patients_of_folders(sealed, index, settings, mixes, prepared)
     return replace(sealed, notes=tuple(notes))
+
+
+def _describe_unknown_weights(mixes: Iterable[Parameters]) -> str:
+    """Say of which weights nobody knows what they were trained on; "" if there are none."""
+    weights = {mix.weights for mix in mixes if has_unknown_origin(mix.backbone, mix.weights)}
+    names = join_names(sorted(Path(file).name for file in weights))
+    return f"it is not known which images the weights were trained on: {names}" if names else ""
+
+
+def _describe_exclusion(seen_patients: Collection[str]) -> str:
+    """Say how many patients are left out because their images were seen; "" if none are."""
+    if not seen_patients:
+        return ""
+    return (
+        f"{counted(len(seen_patients), 'patient')} whose images a generator or an encoder has "
+        "seen: neither drawn nor scored"
+    )
 
 
 def _seal_first(
