@@ -42,6 +42,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.ray.runner import Runner
 from xraytune.space.allocation import allocation_of
 from xraytune.space.extensions import EXTENSIONS
+from xraytune.space.parameters import Parameters
 from xraytune.space.paths import PATHS
 from xraytune.space.recorded import require_same_code
 from xraytune.space.space import Space
@@ -108,17 +109,10 @@ def confirm(
     EXTENSIONS.register(extensions)
     study_folder = StudyFolder(Path(study).resolve())
     space = study_folder.space(data=data, weights_dir=weights_dir)
-    if not os.access(study_folder.path, os.W_OK):
-        recorded_verdict = read_verdict(study_folder.confirm_path)
-        if recorded_verdict and (test or by or finalists or replicates):
-            raise StudyError(
-                "the study cannot be written to, so nothing can be added to its verdict",
-                study_folder.path,
-                "give no further options for its recorded verdict, or copy the study",
-            )
-        if recorded_verdict:
-            callbacks.note("the study cannot be written to: this is its recorded verdict")
-            return recorded_verdict
+    has_request = bool(test or by or finalists or replicates)
+    if recorded_verdict := _read_only_verdict(study_folder, has_request=has_request):
+        callbacks.note("the study cannot be written to: this is its recorded verdict")
+        return recorded_verdict
     require_same_code(study_folder.path)
     callbacks = replace(callbacks, before_test=lru_cache(callbacks.before_test))  # asks once
     settings = space.settings
@@ -157,12 +151,8 @@ def confirm(
         prepared = sealed.prepared if sealed else open_study.runs_folder.prepared()
         open_study = replace(open_study, prepared=prepared)
 
-        # The last check before a training: a plan may train further trials. Pixels, weights and
-        # extra images must not have changed since the search.
-        restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
-        inputs = inputs_of_trials(finalist_settings)
-        inputs |= {item for item in inputs_of_space(space) if item[0] not in PATHS}
-        require_same_inputs(study_folder, read_inputs(inputs, settings, prepared, cache))
+        # The last check before a training: a plan may train further trials.
+        _require_unchanged(open_study, finalist_settings)
         plan = _complete_plan(open_study, sealed, len(finalist_settings), replicate_count)
         train_replicates(open_study, plan)
         open_study.runner.close()
@@ -175,6 +165,33 @@ def confirm(
             confirmation = with_outcomes(confirmation, open_study, scores, sealed, columns)
         assert confirmation, "without a verdict, its own images are scored"
         return judge_hospitals(open_study, plan, hospitals, confirmation)
+
+
+def _read_only_verdict(study_folder: StudyFolder, *, has_request: bool) -> Confirmation | None:
+    """Return the verdict of a study that cannot be written to; None for any other study.
+
+    Raises StudyError if anything is requested besides the verdict.
+    """
+    if os.access(study_folder.path, os.W_OK):
+        return None
+    verdict = read_verdict(study_folder.confirm_path)
+    if verdict and has_request:
+        raise StudyError(
+            "the study cannot be written to, so nothing can be added to its verdict",
+            study_folder.path,
+            "give no further options for its recorded verdict, or copy the study",
+        )
+    return verdict
+
+
+def _require_unchanged(study: OpenStudy, finalist_settings: Sequence[Parameters]) -> None:
+    """Refuse (StudyError) pixels, weights or extra images that changed since the search."""
+    settings = study.settings
+    restore_pixels(settings, study.prepared, study.cache, on_progress=study.callbacks.on_progress)
+    inputs = inputs_of_trials(finalist_settings)
+    inputs |= {item for item in inputs_of_space(study.space) if item[0] not in PATHS}
+    contents = read_inputs(inputs, settings, study.prepared, study.cache)
+    require_same_inputs(study.study_folder, contents)
 
 
 @contextmanager
