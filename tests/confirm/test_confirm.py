@@ -317,7 +317,7 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     shutil.copytree(second.study, third.study)
     shutil.rmtree(third.folder)
     plan = without_checksum(read_json(second.folder / "plan.json"))
-    write_json(second.folder / "plan.json", with_checksum(plan | {"order": ""}))
+    write_json(second.folder / "plan.json", with_checksum(plan | {"order": "", "access": ""}))
 
     found = [second.confirm(copy) for _ in range(2)]
     after = third.confirm(copy)

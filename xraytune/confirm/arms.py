@@ -153,12 +153,6 @@ class Plan(StrictModel, validate_by_name=True, serialize_by_alias=True):
         )
         return (*reasons, reason)
 
-    @property
-    def is_opened(self) -> bool:
-        """Whether the test images were opened with all replicates of the plan."""
-        has_access = bool(self.access_id) or not self.extension_notes
-        return bool(self.ordered_fingerprint) and has_access
-
     def with_replicates(self, count: int, verdict: str) -> Self:
         """Return the plan with more replicates, whose test images are to be opened anew.
 

@@ -71,7 +71,7 @@ def score_sealed(study: OpenStudy, plan: Plan, sealed: SealedTest) -> ArmScores:
 
     The access to the images is logged before they are scored.
     """
-    if not plan.is_opened:
+    if not plan.access_id:
         earlier = earlier_access(study.study_folder.path, sealed, before=CONFIRM)
         opened = {
             "access_id": open_images(study, SCORES_FILE),
