@@ -186,6 +186,16 @@ def judge_hospitals(
     return confirmation
 
 
+def _new_record(study: OpenStudy, plan: Plan, hospital: SealedTest) -> OpenedHospital:
+    """Return the record of a hospital that is about to be opened."""
+    name = hospital.name
+    fingerprint = hospital.ordered_fingerprint
+    if name in {record.name for record in plan.hospitals}:
+        name += f" {fingerprint[:6]}"
+    exploratory = earlier_access(study.study_folder.path, hospital)
+    return OpenedHospital(name=name, ordered_fingerprint=fingerprint, exploratory=exploratory)
+
+
 def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[Plan, Hospital]:
     """Score all runs on a hospital's images, unless they are scored, and judge the first finalist.
 
@@ -197,18 +207,9 @@ def judge_hospital(study: OpenStudy, plan: Plan, hospital: SealedTest) -> tuple[
     fingerprint = hospital.ordered_fingerprint
     scores_file = f"test-{fingerprint}.npy"
     records = {record.ordered_fingerprint: record for record in plan.hospitals}
-    record = records.get(fingerprint)
-    if not (record and record.access_id):
-        access_id = open_images(study, scores_file)
-        if record is None:
-            name = hospital.name
-            if name in {record.name for record in plan.hospitals}:
-                name += f" {fingerprint[:6]}"
-            exploratory = earlier_access(study.study_folder.path, hospital)
-            record = OpenedHospital(
-                name=name, ordered_fingerprint=fingerprint, exploratory=exploratory
-            )
-        record = record.with_values({"access_id": access_id})
+    record = records.get(fingerprint) or _new_record(study, plan, hospital)
+    if not record.access_id:
+        record = record.with_values({"access_id": open_images(study, scores_file)})
         records[fingerprint] = record
         plan = plan.with_values({"hospitals": tuple(records.values())})
         write_plan(plan, study.runs_folder.path)
