@@ -8,6 +8,7 @@ computed as for the verdict (`stats/verdict.py`), on the group's images. Neither
 several outcomes or groups, one may differ by chance.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from xraytune.confirm.arms import Arm
 from xraytune.confirm.compare import ArmScores
 from xraytune.confirm.record import FinalistVerdict, SecondaryOutcome, Subgroup
 from xraytune.data.images import ImageTable
-from xraytune.stats.classification import Labels, ScoredImages, scored_findings
+from xraytune.stats.classification import Floats, Labels, ScoredImages, scored_findings
 from xraytune.stats.intervals import subgroups
 from xraytune.stats.placements import StructuralComponents, sample_of_sites
 from xraytune.stats.secondary import SECONDARY, secondary_components, weighted_outcomes
@@ -77,10 +78,10 @@ def add_secondary(
 
 def _measure_at_sites(test: ArmScores) -> dict[str, StructuralComponents]:
     """Return each outcome as a sample of sites: of each run, on the site that the run left out."""
-    replicate_of_run = np.arange(len(test.results)) // len(test.plan.trainings)
-    values: dict[str, list[float]] = {}
-    for run, replicate in enumerate(replicate_of_run.tolist()):
-        site_scores = test.at_site(test.plan.sites[replicate])
+    runs_of_site = len(test.plan.trainings)
+    values: dict[str, list[Floats]] = defaultdict(list)
+    for run in range(len(test.results)):
+        site_scores = test.at_site(test.plan.sites[run // runs_of_site])
         images = ScoredImages(
             site_scores.labels,
             site_scores.results[run],
@@ -88,9 +89,9 @@ def _measure_at_sites(test: ArmScores) -> dict[str, StructuralComponents]:
             threshold=test.thresholds.get(run, 0.5),
         )
         for name, value in weighted_outcomes(images, np.ones((1, len(site_scores.labels)))).items():
-            values.setdefault(name, []).append(float(value[0]))
+            values[name].append(value)
     names = [metric.name for metric in SECONDARY if metric.name in values]
-    return {name: sample_of_sites(np.array(values[name])) for name in names}
+    return {name: sample_of_sites(np.concatenate(values[name])) for name in names}
 
 
 def _compare(name: str, components: StructuralComponents, runs: Labels) -> SecondaryOutcome:
@@ -159,8 +160,7 @@ def compare_in_groups(
 
     `columns` has the value of each file, by column; files without a value are in no group.
     """
-    arms = {arm.name: arm for arm in test.plan.arms}
-    pair = (arms[finalist.arm], arms[finalist.strongest])
+    pair = _strongest_pair(test, finalist)
     groups = []
     for column, value, has_value in subgroups(columns, test.files):
         group_scores = test.on_images(has_value)
@@ -176,15 +176,15 @@ def compare_in_groups(
         if is_of_one_class:
             group_scores = test.on_images(has_value | (test.labels != classes[0]))
         if _is_large(group_scores):
-            components = group_scores.measure(*pair)
+            components = group_scores.measure(*pair.values())
             scores = components.scores.mean(axis=1).tolist()
             group = replace(
                 group,
                 difference=compare(components),
-                scores=dict(zip([arm.name for arm in pair], scores, strict=True)),
+                scores=dict(zip(pair, scores, strict=True)),
             )
             if test.is_binary and test.thresholds and not is_of_one_class:
-                rates = {arm.name: _rates(group_scores, arm) for arm in pair}
+                rates = {name: _rates(group_scores, arm) for name, arm in pair.items()}
                 group = replace(group, rates=rates)
         groups.append(group)
     return tuple(groups)
@@ -195,11 +195,10 @@ def compare_sites(test: ArmScores, finalist: FinalistVerdict) -> tuple[Subgroup,
 
     The interval of a site is over its patients alone; the interval of the verdict is over sites.
     """
-    arms = {arm.name: arm for arm in test.plan.arms}
-    names = (finalist.arm, finalist.strongest)
+    pair = _strongest_pair(test, finalist)
     groups = []
     for site in test.plan.sites:
-        pair = test.measure_at(site, *(arms[name] for name in names))
+        components = test.measure_at(site, *pair.values())
         site_scores = test.at_site(site)
         groups.append(
             Subgroup(
@@ -207,11 +206,17 @@ def compare_sites(test: ArmScores, finalist: FinalistVerdict) -> tuple[Subgroup,
                 value=site,
                 images=len(site_scores.labels),
                 patients=len({*site_scores.patients}),
-                difference=patient_interval(pair),
-                scores=dict(zip(names, pair.scores.tolist(), strict=True)),
+                difference=patient_interval(components),
+                scores=dict(zip(pair, components.scores.tolist(), strict=True)),
             )
         )
     return tuple(groups)
+
+
+def _strongest_pair(test: ArmScores, finalist: FinalistVerdict) -> dict[str, Arm]:
+    """Return a finalist's arm and that of its strongest control, by name."""
+    arms = {arm.name: arm for arm in test.plan.arms}
+    return {name: arms[name] for name in (finalist.arm, finalist.strongest)}
 
 
 def _is_large(group: ArmScores) -> bool:
