@@ -7,6 +7,7 @@ predictions, such as the labels of the test images, which no training may read.
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from xraytune.base.errors import DataError, StudyError
@@ -14,6 +15,7 @@ from xraytune.base.files import csv_table, read_json, require_recorded, write_js
 from xraytune.base.records import frozen, to_json
 from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import TestKind
+from xraytune.stats.classification import Labels
 from xraytune.study.folder import explain_damage
 
 DRAWS_FILE = "draws.csv"
@@ -70,6 +72,15 @@ class Drawn:
         if self.outputs == ("dice",):
             return self.outputs
         return tuple(f"p_{name}" for name in self.outputs)
+
+    def labels_of(self, files: Iterable[str]) -> Labels:
+        """Return the class, [N], or the findings, [N, C], of test images; zeros for masks."""
+        labels = [self.labels[file] for file in files]
+        if self.outputs == ("dice",):
+            return np.zeros(len(labels), dtype=np.int64)
+        if self.findings:
+            return np.array(labels, dtype=np.int64)
+        return np.array([self.outputs.index(str(name)) for name in labels])
 
     def trained_on(self, replicate: int) -> frozenset[str]:
         """Return the training patients of a replicate, counted from 1.

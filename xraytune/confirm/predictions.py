@@ -369,21 +369,17 @@ def _read_labels(
     table: pd.DataFrame, images: pd.DataFrame, drawn: Drawn | None
 ) -> tuple[tuple[str, ...], Labels]:
     """Return the outputs, and the class [N] or the findings [N, C] of each image."""
+    if drawn:
+        return drawn.outputs, drawn.labels_of(images["file"])
     columns = tuple(str(name)[2:] for name in table if str(name).startswith("p_"))
-    if drawn is None and ("dice" in table) == bool(columns):
+    if ("dice" in table) == bool(columns):
         what = "both dice and probabilities" if columns else "no column of probabilities"
         raise DataError(
             f"there is {what}",
             fix="write p_CLASS for each class, p_FINDING for each finding, or dice",
         )
-    if drawn.outputs == ("dice",) if drawn else not columns:
+    if not columns:
         return ("dice",), np.zeros(len(images), dtype=np.int64)
-    if drawn and drawn.findings:
-        labels = np.array([drawn.labels[file] for file in images["file"]], dtype=np.int64)
-        return drawn.findings, labels
-    if drawn:
-        classes = [str(drawn.labels[file]) for file in images["file"]]
-        return drawn.outputs, np.array([drawn.outputs.index(name) for name in classes])
     if any(f"label_{name}" in table for name in columns):
         states = [_read_states(table, images, f"label_{name}") for name in columns]
         return columns, np.stack(states, axis=1)
