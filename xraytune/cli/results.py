@@ -217,10 +217,9 @@ def count_images(counts: Mapping[str, int], task: TaskName) -> str:
 def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Path) -> None:
     """Log what the verdict on a starting search could tell, and how long it takes to get it."""
     from xraytune.confirm.design import design_study
-    from xraytune.stats.precision import LIKELY_AUROC
     from xraytune.trial.baseline import expected_auroc
 
-    auroc = expected_auroc(space, prepared, cache) or LIKELY_AUROC
+    auroc = expected_auroc(space, prepared, cache)
     design = design_study(space, prepared, index, auroc=auroc)
     console.event(f"plan: {design.outlook}")
     console.event(f"plan: {design.time}")

@@ -105,14 +105,16 @@ def design_study(
     prepared: SplitData,
     index: ImageIndex,
     *,
-    auroc: float = LIKELY_AUROC,
+    auroc: float | None,
     sd: float = REPLICATE_SD,
     gpus: int | None = None,
 ) -> Design:
     """Return the design of a study of prepared images.
 
-    `auroc`, `sd` and `gpus` are as for `study_outlook`.
+    `auroc` is the expected AUROC of all arms, if it is known. `sd` and `gpus` are as for
+    `study_outlook`.
     """
+    auroc = auroc or LIKELY_AUROC
     settings = space.settings
     search = search_work(space, prepared)
     synthetic_trials = [trial for trial in search.trainings if trial.has_synthetic_images]
@@ -209,7 +211,7 @@ def design_confirmation(view: StudyView) -> Design:
     space = study_folder.space()
     prepared = study_folder.prepared()
     best = view.for_export
-    auroc = LIKELY_AUROC
+    auroc = None
     if best and best.val_b_score and space.settings.objective.metric == "val_auroc":
         auroc = clip_auroc(best.val_b_score)
     return design_study(space, prepared, prepared.index(space.settings.data.path), auroc=auroc)

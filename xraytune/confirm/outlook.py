@@ -25,7 +25,7 @@ from xraytune.search.ray.setup import ray_parent, why_ray_cannot_start
 from xraytune.space.load import load_space, with_data_options
 from xraytune.space.shipped import describe_space
 from xraytune.space.space import Space, missing_packages, require_extensions
-from xraytune.stats.precision import LIKELY_AUROC, REPLICATE_SD
+from xraytune.stats.precision import REPLICATE_SD
 from xraytune.study.samplers import require_sampler
 
 if TYPE_CHECKING:
@@ -153,9 +153,7 @@ def study_outlook(
     )
     if auroc is None:
         auroc = expected_auroc(loaded_space, prepared, cache, on_progress=on_progress)
-    design = design_study(
-        loaded_space, prepared, index, auroc=auroc or LIKELY_AUROC, sd=sd, gpus=gpus
-    )
+    design = design_study(loaded_space, prepared, index, auroc=auroc, sd=sd, gpus=gpus)
     return Outlook(checks=tuple(checks), design=design)
 
 
