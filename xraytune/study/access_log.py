@@ -11,6 +11,7 @@ second study on the same test images is no independent confirmation.
 import uuid
 from collections.abc import Collection
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -87,13 +88,9 @@ def accesses(study: Path, contents: Collection[str], *, before: str = "") -> lis
         row_of_id.setdefault(str(row.get("id")), row)
     own_ids = {row.get("id") for row in _read(study) if row["command"] == before}
     images = {*contents}
-    access_rows = []
-    for row in sorted(row_of_id.values(), key=lambda row: str(row.get("time"))):
-        if not images.isdisjoint(row["contents"]):
-            if row.get("id") in own_ids:
-                break
-            access_rows.append(row)
-    return access_rows
+    rows_in_order = sorted(row_of_id.values(), key=lambda row: str(row.get("time")))
+    access_rows = [row for row in rows_in_order if not images.isdisjoint(row["contents"])]
+    return [*takewhile(lambda row: row.get("id") not in own_ids, access_rows)]
 
 
 def _read(folder: Path) -> list[TestAccess]:
