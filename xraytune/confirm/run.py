@@ -31,7 +31,7 @@ from xraytune.confirm.plan import (
 )
 from xraytune.confirm.record import Confirmation, read_verdict
 from xraytune.confirm.run_list import OpenStudy, train_replicates
-from xraytune.confirm.score import judge, score_sealed, with_outcomes
+from xraytune.confirm.score import judge_study, score_sealed, with_outcomes
 from xraytune.confirm.sealed import SealedTest
 from xraytune.confirm.unused import left_out_sites
 from xraytune.data.columns import subgroup_columns
@@ -161,7 +161,7 @@ def confirm(
         if sealed:
             scores = score_sealed(open_study, plan, sealed)
             plan = scores.plan
-            confirmation = judge(open_study, scores, sealed)
+            confirmation = judge_study(open_study, scores, sealed)
             confirmation = with_outcomes(confirmation, open_study, scores, sealed, columns)
         assert confirmation, "without a verdict, its own images are scored"
         return judge_hospitals(open_study, plan, hospitals, confirmation)

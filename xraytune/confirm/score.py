@@ -210,7 +210,7 @@ def require_trained_networks(study_folder: StudyFolder) -> None:
         raise StudyError(*problems)
 
 
-def judge(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation:
+def judge_study(study: OpenStudy, test: ArmScores, sealed: SealedTest) -> Confirmation:
     """Judge the finalists by their scores on the `sealed` images."""
     plan = test.plan
     prepared = study.prepared
