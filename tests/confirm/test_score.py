@@ -19,6 +19,7 @@ from xraytune.confirm.score import quality_caveat
 from xraytune.present.verdict import verdict_frame, verdict_sentence
 from xraytune.space.parameters import Parameters
 from xraytune.stats.classification import Floats
+from xraytune.stats.verdict import decisive_rope
 from xraytune.synth.generator_quality import ClassQuality, PoolReport, Quality
 
 IMAGES = 300
@@ -131,21 +132,38 @@ def test_an_undecided_answer_says_what_would_decide() -> None:
     undecided = replace(far_from_it, rope=0.05)
 
     assert undecided.verdict == "undecided"
-    widest = max(pair.high - pair.low for pair in undecided.finalists[0].comparisons)
+    rope = decisive_rope(undecided.finalists[0].comparisons)
     match = re.search(r"about ([\d,]+) patients to score and about (\d+)", undecided.missing)
     assert match
-    growth = (widest / undecided.rope) ** 2
+    growth = (rope / undecided.rope) ** 2
     assert int(match[1].replace(",", "")) == pytest.approx(300 * growth, rel=0.05)
     assert int(match[2]) == pytest.approx(REPLICATES * growth, rel=0.05)
     assert undecided.missing in answer_of(undecided)
     assert undecided.missing in verdict_frame(undecided)
-    assert f"margin of {widest:.2g}" in far_from_it.missing
+    assert f"margin of {rope:.2g}" in far_from_it.missing
     assert "More replicates will not decide" in far_from_it.missing
     assert helped().missing == ""
     noisy = scores(own_noise=1.0, images=-0.5)
     with_images_alone = confirmation(noisy, arms=(*ARMS[:3], IMAGES_ALONE))
     without = confirmation(noisy, arms=ARMS[:3])
     assert with_images_alone.missing == without.missing != "", "no verdict rests on them"
+
+
+def test_what_would_decide_is_more_than_there_is() -> None:
+    """Intervals as narrow as the ROPE do not decide among several controls (Holm's correction)."""
+    results = scores(gan=1.535)
+    test = arm_scores(lambda one: results(one if one.role == "finalist" else ARMS[1]))
+    (found,) = judge_finalists(test, rope=0.01)
+    rope = 1.02 * max(pair.high - pair.low for pair in found.comparisons)
+    (undecided,) = judge_finalists(test, rope=rope)
+
+    missing = replace(CONFIRMATION, finalists=(undecided,), rope=rope).missing
+
+    match = re.search(r"about ([\d,]+) patients", missing)
+    assert match, undecided.verdict
+    assert int(match[1]) > IMAGES
+    wide = 1.02 * decisive_rope(found.comparisons)
+    assert judge_finalists(test, rope=wide)[0].verdict == "no_better"
 
 
 def test_a_better_encoder_without_synthetic_images_explains_a_gain() -> None:

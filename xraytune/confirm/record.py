@@ -19,7 +19,7 @@ from xraytune.base.records import frozen, to_json
 from xraytune.base.templates import open_templates
 from xraytune.confirm.arms import MOST_REPLICATES, UNUSED_KINDS, TestKind
 from xraytune.stats.classification import LEAST_FIT
-from xraytune.stats.verdict import Interval, Overall, PairVerdict
+from xraytune.stats.verdict import Interval, Overall, PairVerdict, decisive_rope
 from xraytune.study.folder import explain_damage
 
 if TYPE_CHECKING:
@@ -339,24 +339,24 @@ class Confirmation:
     def missing(self) -> str:
         """What would decide an undecided verdict.
 
-        An interval no wider than the ROPE excludes a gain of 0, or one of the ROPE. If the numbers
-        of patients and replicates are both multiplied by a factor, its variance is divided by this
-        factor or more. The text is "" for other verdicts, and over sites.
+        If the numbers of patients and replicates are both multiplied by a factor, the variances are
+        divided by this factor or more. The text is "" for other verdicts, and over sites.
         """
         if self.verdict != "undecided" or self.sites:
             return ""
         pairs = [pair for pair in self.finalists[0].comparisons if pair.kind != "synthetic_only"]
-        width = max(pair.high - pair.low for pair in pairs)
-        growth = (width / self.rope) ** 2
+        rope = decisive_rope(pairs)
+        growth = (rope / self.rope) ** 2
         patients = about(growth * self.test.patients)
         replicates = growth * self.replicates
         if replicates <= MOST_REPLICATES:
             needed = f"{patients} patients to score and {about(replicates)} replicates"
             return f"To decide takes at most {needed}."
+        width = max(pair.high - pair.low for pair in pairs)
         return (
             f"More replicates will not decide it, since the widest interval is {width:.2g} wide, "
             f"and the equivalence margin is {self.rope:g}: it takes {patients} patients to score, "
-            f"or a new study with a margin of {width:.2g}."
+            f"or a new study with a margin of {rope:.2g}."
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -345,6 +345,22 @@ def overall_verdict(comparisons: Sequence[PairVerdict]) -> tuple[Overall, tuple[
     return word, tuple(pair.control for pair in pairs)
 
 
+def decisive_rope(comparisons: Sequence[Interval]) -> float:
+    """Return the smallest ROPE that comparisons of these precisions decide, whatever they find.
+
+    If the finalist is not better than a control, the estimated difference is no larger than half of
+    its 95 % interval. So the ROPE must exceed this half and that of the interval at the level of
+    Holm's first step, for an improvement over this control to be ruled out.
+    """
+    ropes = []
+    for pair in comparisons:
+        usual, first_step = stdtrit(
+            pair.degrees_of_freedom, [1 - LEVEL / 2, 1 - LEVEL / 2 / len(comparisons)]
+        )
+        ropes.append((pair.high - pair.low) / 2 * (1 + first_step / usual))
+    return float(max(ropes))
+
+
 def _rule_out_improvement(comparisons: Sequence[PairVerdict]) -> list[PairVerdict]:
     """Return the controls over which an improvement of one ROPE is ruled out, in order."""
     ranked = sorted(comparisons, key=lambda pair: pair.p_better_by_rope)
