@@ -205,8 +205,8 @@ class Plan(StrictModel, validate_by_name=True, serialize_by_alias=True):
     def run_numbers(self, arm: Arm) -> list[int]:
         """Return the number of the run of each replicate of an arm."""
         trainings = [*self.trainings]
-        index = trainings.index(arm.training)
-        return [replicate * len(trainings) + index for replicate in range(self.replicates)]
+        first = trainings.index(arm.training)
+        return [*range(first, self.replicates * len(trainings), len(trainings))]
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
