@@ -229,9 +229,7 @@ def curve(
     trial = base_space.experiment()
     settings = trial.settings
     baseline = trial.parameters
-    # For a range, its two ends.
-    trials = loaded_space.extreme_parameters("source", "synthetic_ratio")
-    ratios = sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio}) or [1.0]
+    ratios = _ratios(loaded_space)
 
     # Patients whose images a gift was made from are neither trained on nor scored.
     gifts = _gifts(settings, baseline, optional_path(donor), optional_path(folder))
@@ -302,6 +300,12 @@ def _baseline_space(space: Space) -> Space:
     settings = space.settings.with_values({"data.train_patients": None})
     values = {**flat_values(_without_extra(space)), "early_stop_epochs": None}
     return replace(space, settings=settings).at(values)
+
+
+def _ratios(space: Space) -> list[float]:
+    """Return the ratios of a space, of a range its two ends; 1 if there are none."""
+    trials = space.extreme_parameters("source", "synthetic_ratio")
+    return sorted({trial.synthetic_ratio for trial in trials if trial.synthetic_ratio}) or [1.0]
 
 
 def _own_arms(baseline: Parameters, ratios: Sequence[float]) -> list[Arm]:

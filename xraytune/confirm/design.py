@@ -24,7 +24,7 @@ from xraytune.data.prepare import SplitData
 from xraytune.data.sides import SideSize, side_size, side_sizes
 from xraytune.nets.compute import gpu_count
 from xraytune.search.run import search_work
-from xraytune.space.cost import Machine, describe_time, smaller_search
+from xraytune.space.cost import Machine, Work, describe_time, smaller_search
 from xraytune.space.parameters import CLASSICAL_METHODS, Parameters
 from xraytune.space.settings import Settings
 from xraytune.space.space import Space
@@ -146,15 +146,9 @@ def design_study(
 
     counts = count_trials(settings, finalists, search.trainings).values()
     top_ups = sum(top_up_count for trial_count, top_up_count in counts if trial_count)
-    confirmation = replace(
-        search,
-        trainings=[arm.parameters for arm in plan.trainings],
-        scored_images=len(sealed.images) if sealed else 0,
-        replicates=replicates,
-    )
     machine = Machine(cores=cpu_count(), gpus=gpu_count() if gpus is None else gpus)
     search_seconds = search.seconds(machine)
-    confirm_seconds = confirmation.seconds(machine)
+    confirm_seconds = _confirmation_work(search, plan, sealed).seconds(machine)
     confirm_seconds += search_seconds * top_ups / len(search.trainings)
     time = (
         f"on {machine}, expect about {describe_time(search_seconds)} of search and "
@@ -195,6 +189,16 @@ def _expected_test(
     except XraytuneError as error:  # `confirm` would raise it
         return None, error.problems[0]
     return sealed, None
+
+
+def _confirmation_work(search: Work, plan: Plan, sealed: SealedTest | None) -> Work:
+    """Return the trainings of a plan, without its top-ups."""
+    return replace(
+        search,
+        trainings=[arm.parameters for arm in plan.trainings],
+        scored_images=len(sealed.images) if sealed else 0,
+        replicates=plan.replicates,
+    )
 
 
 def _scored_size(sealed: SealedTest) -> SideSize:
@@ -278,7 +282,7 @@ def _stand_in(parameters: Parameters, label: str) -> TrialRow:
 
 
 def _why_unknown(settings: Settings, finalists: Sequence[Parameters], sites: Sequence[str]) -> str:
-    """Say why the half-width of the interval is not known beforehand; "" if it is known."""
+    """Return a note on why the half-width is not known beforehand; "" if it is known."""
     unknown = "the width of the verdict's interval is not known beforehand"
     if not finalists:
         return f"{unknown}: the space has no trial with synthetic images to confirm"

@@ -134,10 +134,9 @@ def choose_test(
     )
     folder_problem = too_few_tested(folder_test.images, prepared.outputs)
     can_score_folder = test is not None or not folder_problem
-    kinds: Sequence[TestKind] = (
-        (planned_kind,)
-        if planned_kind
-        else _preferred_kinds(settings, mixes, notes, name, can_score_folder=can_score_folder)
+    kinds: Sequence[TestKind] = [planned_kind] if planned_kind else []
+    kinds = kinds or _preferred_kinds(
+        settings, mixes, notes, name, can_score_folder=can_score_folder
     )
     fewest_tested = fewest_scored(
         settings, len(prepared.class_names), can_score_folder=can_score_folder
@@ -181,14 +180,14 @@ def choose_test(
 
 
 def _describe_unknown_weights(mixes: Iterable[Parameters]) -> str:
-    """Say of which weights nobody knows what they were trained on; "" if there are none."""
+    """Return a note on weights of which nobody knows their training images; "" without any."""
     weights = {mix.weights for mix in mixes if has_unknown_origin(mix.backbone, mix.weights)}
     names = join_names(sorted(Path(file).name for file in weights))
     return f"it is not known which images the weights were trained on: {names}" if names else ""
 
 
 def _describe_exclusion(seen_patients: Collection[str]) -> str:
-    """Say how many patients are left out because their images were seen; "" if none are."""
+    """Return a note on patients who are left out, as their images were seen; "" without any."""
     if not seen_patients:
         return ""
     return (
