@@ -20,7 +20,8 @@ from xraytune.base.sha256_lists import DECLARED_IMAGES, read_sha256_list
 from xraytune.base.tensors import explain_unreadable
 from xraytune.data.folders import PROVENANCE_FILE, list_images
 from xraytune.data.image_set import ImageSet, stored_image_set
-from xraytune.data.images import NO_ROW, ImageTable
+from xraytune.data.images import NO_ROW, ImageFile, ImageIndex, ImageTable
+from xraytune.data.index import LabelledImages
 from xraytune.data.patients import EQUAL_IDS, PATIENTS_CSV
 from xraytune.data.pixels import require_unbroken, store_images
 from xraytune.data.prepare import HELD_OUT, RunContext
@@ -101,40 +102,62 @@ def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Pat
         DataError: The folder is malformed, has a broken image, no usable image, or an image of a
             test patient.
     """
-    prepared = study_images.prepared
-    index = study_images.data_index
-    group_regex = study_images.data.split.group_regex
     labelled = study_images.read_extra(root)
-    folder_images = labelled.images
-    folder = labelled.data.path
-    if index is not None:
-        study_files = {index.root.resolve() / image.file for image in index.images}
-        known_files = [
-            image.file for image in folder_images if folder.resolve() / image.file in study_files
-        ]
-        if known_files:
-            what = f"{len(known_files)} of these extra images are among the images of {index.root}"
-            raise DataError(
-                f"{what}: {join_names(known_files, 3)}",
-                root,
-                "move the extra images out of the data folder: they would count as real",
-            )
-        # Of the test folder, only names and hashes are read.
-        owners = patients_by_file_name(index.all_images)
-        extra = patients_by_key(folder_images, group_regex, owners=owners)
-        test_patients = shared_patients(patients_by_key(index.test, group_regex), extra)
-        shared = [image.file for image in index.test if image.patient in test_patients]
-        if shared:
-            raise DataError(
-                f"{len(shared)} held-out test images have the ID, name or content of patients of "
-                f"these extra images: {join_names(shared)}",
-                root,
-                f"remove the images of these patients, or rename files of others; {EQUAL_IDS}",
-            )
+    group_regex = study_images.data.split.group_regex
+    if study_images.data_index is not None:
+        _refuse_images_of_study(root, labelled, study_images.data_index, group_regex)
+    images = _without_validation_patients(
+        root, labelled.images, study_images.prepared.images, group_regex
+    )
+    # The images are not of the study's hospital, so that they are not shifted.
+    data = study_images.data.model_copy(update={"shift": None})
+    store = store_images(labelled.data.path, images, data, cache=study_images.cache)
+    require_unbroken(store, root, "repair or remove them")
+    return images, store
 
-    owners = patients_by_file_name(prepared.images)
-    extra = patients_by_key(folder_images, group_regex, owners=owners)
-    ambiguous = ambiguous_files(folder_images, extra, prepared.images)
+
+def _refuse_images_of_study(
+    root: Path, labelled: LabelledImages, index: ImageIndex, group_regex: str | None
+) -> None:
+    """Refuse (DataError) files of the study's data folder, and images of its test patients.
+
+    Of the test folder, only names and hashes are read.
+    """
+    folder = labelled.data.path.resolve()
+    study_files = {index.root.resolve() / image.file for image in index.images}
+    known_files = [image.file for image in labelled.images if folder / image.file in study_files]
+    if known_files:
+        what = f"{len(known_files)} of these extra images are among the images of {index.root}"
+        raise DataError(
+            f"{what}: {join_names(known_files, 3)}",
+            root,
+            "move the extra images out of the data folder: they would count as real",
+        )
+    owners = patients_by_file_name(index.all_images)
+    extra = patients_by_key(labelled.images, group_regex, owners=owners)
+    test_patients = shared_patients(patients_by_key(index.test, group_regex), extra)
+    shared = [image.file for image in index.test if image.patient in test_patients]
+    if shared:
+        raise DataError(
+            f"{len(shared)} held-out test images have the ID, name or content of patients of "
+            f"these extra images: {join_names(shared)}",
+            root,
+            f"remove the images of these patients, or rename files of others; {EQUAL_IDS}",
+        )
+
+
+def _without_validation_patients(
+    root: Path, images: ImageTable, study_images: Sequence[ImageFile], group_regex: str | None
+) -> ImageTable:
+    """Return the images of a folder whose patients are not in val-A or val-B, with warnings.
+
+    They are sorted by content, so that the first ones are a fair sample whatever their names.
+
+    Raises DataError if no image is left.
+    """
+    owners = patients_by_file_name(study_images)
+    extra = patients_by_key(images, group_regex, owners=owners)
+    ambiguous = ambiguous_files(images, extra, study_images)
     if ambiguous:
         _logger.warning(
             "%s: %d extra images, such as %s, have a file name that several patients of the study "
@@ -146,27 +169,20 @@ def store_folder(root: Path, study_images: StudyImages) -> tuple[ImageTable, Pat
             PATIENTS_CSV,
         )
     validation = [  # without rows of a table, as trials read them from `split.json`
-        replace(image, in_table=NO_ROW) for image in prepared.images if image.side in HELD_OUT
+        replace(image, in_table=NO_ROW) for image in study_images if image.side in HELD_OUT
     ]
     held_out = shared_patients(extra, patients_by_key(validation, group_regex))
-    usable = [image for image in folder_images if image.patient not in held_out]
-    # Images are sorted by content, so that the first ones are a fair sample whatever their names.
-    images = ImageTable(sorted(usable, key=attrgetter("sha256", "file")))
-    if len(images) < len(folder_images):
-        count = f"{len(folder_images) - len(images)} of {len(folder_images)} extra images"
+    usable = [image for image in images if image.patient not in held_out]
+    if len(usable) < len(images):
+        count = f"{len(images) - len(usable)} of {len(images)} extra images"
         what = (
             f"{count} are left out: they have the ID, name or content of patients in val-A or val-B"
         )
-        if not images:
+        if not usable:
             raise DataError(
                 what,
                 root,
                 "use images of other patients, with distinct names, such as of the train side",
             )
         _logger.warning("%s: %s; %s", root, what, EQUAL_IDS)
-    data = study_images.data.model_copy(
-        update={"shift": None}
-    )  # images are not of the study's hospital
-    store = store_images(folder, images, data, cache=study_images.cache)
-    require_unbroken(store, root, "repair or remove them")
-    return images, store
+    return ImageTable(sorted(usable, key=attrgetter("sha256", "file")))
