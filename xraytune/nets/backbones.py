@@ -330,20 +330,7 @@ def find_weights(
     if weights == "none":
         return None
     if weights == "hub":
-        repository = timm_config(backbone).get("hf_hub_id") or ""
-        from huggingface_hub import hf_hub_download  # comes with timm
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        with explain_hub_errors(backbone):
-            try:
-                downloaded = hf_hub_download(
-                    repository, "model.safetensors", local_files_only=not may_download
-                )
-                return Path(downloaded)
-            except LocalEntryNotFoundError:
-                if may_download:
-                    raise
-                return None
+        return _find_on_hub(backbone, may_download=may_download)
     if is_path("weights", weights):
         file = Path(weights)
         if is_model(weights):
@@ -353,16 +340,7 @@ def find_weights(
                 "no such weights file", file, f"give the path of a file, or set {without_weights}"
             )
         return file
-    sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
-    official = {each.name: each.url for each in sets}
-    set_names = _IMAGENET if weights == "imagenet" else (weights,)
-    urls = [official[name] for name in set_names if name in official]
-    if not urls:
-        raise ConfigError(
-            f"{backbone} has no weight set {weights}",
-            "weights",
-            f"use one of: {', '.join(['imagenet', *official, 'none'])}",
-        )
+    urls = _official_urls(backbone, weights)
     names = " or ".join(Path(url).name for url in urls)
     origin = f"(from {urls[0].rpartition('/')[0]}/)"
     if weights_dir is not None:
@@ -396,6 +374,39 @@ def find_weights(
             f"put {file.name} into {file.parent}; or set {without_weights}",
         ) from error
     return _require_official(file, url)
+
+
+def _find_on_hub(backbone: str, *, may_download: bool) -> Path | None:
+    """Return the file of timm's weights; None if it must not be downloaded and is not there."""
+    from huggingface_hub import hf_hub_download  # comes with timm
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repository = timm_config(backbone).get("hf_hub_id") or ""
+    with explain_hub_errors(backbone):
+        try:
+            downloaded = hf_hub_download(
+                repository, "model.safetensors", local_files_only=not may_download
+            )
+        except LocalEntryNotFoundError:
+            if may_download:
+                raise
+            return None
+    return Path(downloaded)
+
+
+def _official_urls(backbone: str, weights: str) -> list[str]:
+    """Return where torchvision has the sets of weights that a word stands for, best first."""
+    sets = models.get_model_weights(backbone) if is_of_torchvision(backbone) else ()
+    official = {each.name: each.url for each in sets}
+    set_names = _IMAGENET if weights == "imagenet" else (weights,)
+    urls = [official[name] for name in set_names if name in official]
+    if not urls:
+        raise ConfigError(
+            f"{backbone} has no weight set {weights}",
+            "weights",
+            f"use one of: {', '.join(['imagenet', *official, 'none'])}",
+        )
+    return urls
 
 
 def _require_official(file: Path, url: str) -> Path:
