@@ -168,52 +168,11 @@ def parse_yaml(text: str, where: Path | str) -> Any:
     the folder of the file, or to the current folder. Raises ConfigError if the text is not in the
     dialect that the docstring of this module describes.
     """
-    folder = where.parent if isinstance(where, Path) else Path()
-    most_nodes = max(len(text), _MOST_NODES)
-    node_count = 0
-    lines = [*text.splitlines(), ""]
-
-    def place_of(mark: yaml.Mark | None) -> Place:
-        line = mark.line if mark else 0
-        return FileLine(where, line + 1, lines[line]) if isinstance(where, Path) else where
-
-    def read_node(node: yaml.Node) -> Any:
-        nonlocal node_count
-        node_count += 1
-        if node_count > most_nodes:
-            raise ConfigError(
-                f"its aliases stand for more than {most_nodes:,} values",
-                place_of(node.start_mark),
-                "write values without aliases",
-            )
-        if isinstance(node, yaml.MappingNode):
-            block = Block()
-            for key, value in node.value:
-                name = str(key.value)
-                if name in block:
-                    raise ConfigError(
-                        f"'{name}' is given twice, first at {block.places[name]}",
-                        place_of(key.start_mark),
-                        "keep one",
-                    )
-                block.put(name, read_node(value), place_of(key.start_mark))
-            return block
-        if isinstance(node, yaml.SequenceNode):
-            items = Items(map(read_node, node.value))
-            items.places = {
-                number: place_of(item.start_mark) for number, item in enumerate(node.value)
-            }
-            return items
-        value = loader.construct_object(node)
-        if isinstance(value, str):
-            value = Text(value)
-            value.folder = folder
-        return value
-
+    reader = _Reader(text, where)
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        return read_node(root) if root else None
+        return reader.read(root, loader) if root else None
     except RecursionError:
         raise ConfigError(
             "the values are nested too deeply",
@@ -227,9 +186,58 @@ def parse_yaml(text: str, where: Path | str) -> Any:
             what += f" (in what begins on line {opened.line + 1})"
         raise ConfigError(
             what,
-            place_of(getattr(error, "problem_mark", None)),
+            reader.place_of(getattr(error, "problem_mark", None)),
             "check the indentation (spaces, not tabs), colons, quotes and brackets up to this line",
         ) from None
+
+
+class _Reader:
+    """Reads the nodes of a text, with the place of each key and item."""
+
+    def __init__(self, text: str, where: Path | str) -> None:
+        self._where = where
+        self._lines = [*text.splitlines(), ""]
+        self._most_nodes = max(len(text), _MOST_NODES)
+        self._node_count = 0
+
+    def place_of(self, mark: yaml.Mark | None) -> Place:
+        """Return the line of a mark, or the option that has the text."""
+        if not isinstance(self._where, Path):
+            return self._where
+        line = mark.line if mark else 0
+        return FileLine(self._where, line + 1, self._lines[line])
+
+    def read(self, node: yaml.Node, loader: yaml.SafeLoader) -> Any:
+        """Return the content of a node."""
+        self._node_count += 1
+        if self._node_count > self._most_nodes:
+            raise ConfigError(
+                f"its aliases stand for more than {self._most_nodes:,} values",
+                self.place_of(node.start_mark),
+                "write values without aliases",
+            )
+        if isinstance(node, yaml.MappingNode):
+            block = Block()
+            for key, value in node.value:
+                name = str(key.value)
+                if name in block:
+                    raise ConfigError(
+                        f"'{name}' is given twice, first at {block.places[name]}",
+                        self.place_of(key.start_mark),
+                        "keep one",
+                    )
+                block.put(name, self.read(value, loader), self.place_of(key.start_mark))
+            return block
+        if isinstance(node, yaml.SequenceNode):
+            items = Items(self.read(item, loader) for item in node.value)
+            places = (self.place_of(item.start_mark) for item in node.value)
+            items.places = dict(enumerate(places))
+            return items
+        value = loader.construct_object(node)
+        if isinstance(value, str):
+            value = Text(value)
+            value.folder = self._where.parent if isinstance(self._where, Path) else Path()
+        return value
 
 
 class _Dumper(yaml.SafeDumper):
