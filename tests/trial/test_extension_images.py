@@ -123,6 +123,21 @@ def test_an_error_of_xraytune_is_not_blamed_on_the_extension(bench: Bench, tmp_p
             train(blend(bench, noise=2.5), context)
 
 
+def test_images_may_be_read_only(bench: Bench, tmp_path: Path) -> None:
+    """As those of JAX are."""
+    images = "np.stack(mixes).clip(0, 255).astype(np.uint8)"
+    EXTENSIONS.register([write_blend(tmp_path)])
+    experiment = blend(bench, noise=4.0)
+    source = source_of(experiment.parameters)
+    expected = source.block(experiment.settings, bench.context, 1, 0)
+    read_only = f"np.broadcast_to({images}, np.shape(mixes))"
+    EXTENSIONS.register([write_blend(tmp_path, images, read_only)])
+
+    block = source.block(experiment.settings, bench.context, 1, 0)
+
+    assert np.array_equal(block.pixels, expected.pixels)
+
+
 @pytest.mark.parametrize(
     ("returned", "what"),
     [

@@ -107,7 +107,7 @@ class ExtensionImages(Source):
 
     def _planes(self, images: object, prepared: SplitData) -> UInt8Array:
         """Return what `sample` returned as [256, C, S, S]; raise TrialError if it is not that."""
-        array = np.asarray(images)
+        array = np.array(images)  # a copy, since its masks are changed, and it may be read-only
         channels = (2,) if prepared.has_masks else ()
         side_px = array.shape[-1] if array.ndim > 2 else 0
         expected = (BLOCK, *channels, side_px, side_px)
