@@ -109,6 +109,13 @@ def test_a_program_is_trained_and_makes_images_of_a_class(description: Path, mod
     assert [file.name for file in model.iterdir()] == ["model"]
 
 
+def test_the_log_of_a_program_need_not_be_text(description: Path, model: Path) -> None:
+    changed = TOOL.replace('print("a line of a log")', "sys.stdout.buffer.write(bytes([255, 10]))")
+    (description.parent / "tool.py").write_text(changed)
+
+    assert [*fit(Program(description), model)] == [(1, 2), (2, 2)]
+
+
 def test_a_program_that_fails_is_shown_with_its_last_lines(description: Path, model: Path) -> None:
     (description.parent / "tool.py").write_text("import sys\nsys.exit('no CUDA here')\n")
 

@@ -201,6 +201,7 @@ class Program:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
+                    errors="replace",
                     preexec_fn=_die_with_parent,
                 )
             except OSError as error:
