@@ -163,6 +163,17 @@ def test_images_of_several_sizes_are_a_failure_of_the_program(
         sample(program, model)
 
 
+def test_images_of_16_bits_are_a_failure_of_the_program(description: Path, model: Path) -> None:
+    """All grey values above 255 would become white."""
+    tool = description.parent / "tool.py"
+    tool.write_text(TOOL.replace("clip(0, 255).astype(np.uint8)", "astype(np.uint16)"))
+    program = Program(description)
+    [*fit(program, model)]
+
+    with pytest.raises(TrialError, match=r"sample of tool\.yaml .* more than 8 bits"):
+        sample(program, model)
+
+
 def test_a_program_ends_when_the_process_of_its_trial_is_killed(
     description: Path, model: Path
 ) -> None:

@@ -179,6 +179,12 @@ class Program:
 
     def _read(self, file: Path, size: int) -> NDArray[np.uint8]:
         with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise TrialError(
+                    f"sample of {self.file.name} wrote images of more than 8 bits",
+                    self.file,
+                    "write grey values from 0 to 255",
+                )
             side = min(size, *image.size)
             return np.asarray(image.convert("L").resize((side, side)))
 
