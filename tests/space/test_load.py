@@ -69,6 +69,7 @@ def test_all_problems_are_reported_at_once_in_file_order(
         ("batch_size: {min: 1, max: 5000}", "less than or equal to 4096"),
         # Conditions, and values that exclude each other.
         ("lr: {value: 1, when: {source: [gann]}}", "'gan'?"),
+        ("lr.when: {source: gan}", "unknown key 'lr.when'"),
         ("backbone: {values: [small_cnn, resnet18]}", "small_cnn: the backbone has no weights"),
         # Tasks.
         ("loss: {value: bce} | task: segmentation", "loss has no effect"),
@@ -108,6 +109,7 @@ def test_a_wrong_parameter_or_setting_is_reported_at_its_line(
         ("parameters.gan.parameters.steps.value=5", "--set source="),
         ("source=diffusion", "use one of: none, duplicate"),
         ("gan.steps=5", "--set source="),
+        ("lr.when={source: gan}", "unknown key 'lr.when'"),
     ],
 )
 def test_a_wrong_override_is_reported(

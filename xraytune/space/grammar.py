@@ -159,10 +159,11 @@ def _read_declared(document: Document, task: TaskName) -> dict[str, ParameterSpe
     specs = {}
     for name, content in parameters.items():
         block, _, key = name.rpartition(".")
-        if key == "when":
+        if key == "when" and block in BLOCKS:
             continue
         path = ("parameters", name)
         with document.collect():
+            _require_known(document, path, name)
             if not isinstance(content, dict):
                 raise document.error(
                     path,
@@ -199,6 +200,15 @@ def _read_conditions(document: Document, path: tuple[str, ...]) -> Conditions:
     return conditions
 
 
+def _require_known(document: Document, path: KeyPath, name: str, prefix: str = "") -> None:
+    if name not in PARAMETERS:
+        settings = list_fields(Settings)
+        fix = nearest(name, [*PARAMETERS, *settings])
+        if name in settings:
+            fix = "it is a setting: write it at the top level of the file, not in parameters"
+        raise document.error(path, f"{prefix}unknown key '{name}'", fix)
+
+
 @cache
 def _adapter(name: str, _block: type | None) -> TypeAdapter[tuple[Any, ...]]:
     field = PARAMETERS[name]
@@ -211,12 +221,7 @@ def _read_values(
     document: Document, path: KeyPath, name: str, values: object, prefix: str = ""
 ) -> tuple[Value, ...]:
     """Return values of a parameter."""
-    if name not in PARAMETERS:
-        settings = list_fields(Settings)
-        fix = nearest(name, [*PARAMETERS, *settings])
-        if name in settings:
-            fix = "it is a setting: write it at the top level of the file, not in parameters"
-        raise document.error(path, f"{prefix}unknown key '{name}'", fix)
+    _require_known(document, path, name, prefix)
     adapter = _adapter(name, BLOCKS.get(name.partition(".")[0]))
     valid_values = validate(document, adapter, path, values, name=f"{prefix}{name}")
     return tuple(str(value) if isinstance(value, Path) else value for value in valid_values)
