@@ -349,8 +349,7 @@ def _label_images(labels: Labels, task: TaskName) -> bool:
 def _have_a_donor(labels: Labels, source: str, of_folder: str | None, of_start: str | None) -> bool:
     """Only a folder of another hospital has a classifier that can label its images."""
     donors = {"folder": of_folder, "gan": of_start, "generator": source}
-    is_useless = source in ("none", "duplicate", "statistics")
-    return labels == "donor" and not is_useless and donors.get(source) is None
+    return labels == "donor" and donors.get(source) is None
 
 
 @refuses("balance", "source", "task", instead="natural", is_useless=True)

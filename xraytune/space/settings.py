@@ -90,8 +90,9 @@ class FinalSettings(StrictModel):
         values = self.model_dump(exclude={"image_size", "max_epochs"}, exclude_none=True)
         if self.image_size:
             values["input_size"] = self.image_size
-        sizes = get_args(GanSettings.model_fields["image_size"].annotation)
-        return values | ({"gan.image_size": self.image_size} if self.image_size in sizes else {})
+        if self.image_size in get_args(GanSettings.model_fields["image_size"].annotation):
+            values["gan.image_size"] = self.image_size
+        return values
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings of a training with them."""

@@ -77,19 +77,16 @@ def validate(
 def _explain(name: str, error: ErrorDetails) -> tuple[str, str]:
     kind = error["type"]
     value = error["input"]
-    block, _, key = name.rpartition(".")
+    key = name.rpartition(".")[2]
     if kind == "missing":
         option = " or give --data FOLDER" if name.startswith("data") else ""
         return f"{name}: is missing", f"write {key}: ...{option}"
     if kind == "extra_forbidden":
         if name in (*PARAMETERS, *BLOCKS):
             return f"unknown key '{name}'", f"did you mean 'parameters.{name}'?"
-        names = [*list_fields(Settings), *SPACE_KEYS]
-        names_in_block = (
-            [name_in_block for name_in_block in names if name_in_block.startswith(f"{block}.")]
-            if block
-            else names
-        )
+        block = name.removesuffix(key)
+        names = (*list_fields(Settings), *SPACE_KEYS)
+        names_in_block = [known for known in names if known.startswith(block)]
         return f"unknown key '{name}'", nearest(key, names_in_block)
     if kind == "literal_error":
         choices = re.findall(r"[\w.+-]+", error["ctx"]["expected"].replace(" or ", " "))
