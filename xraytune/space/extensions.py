@@ -382,10 +382,7 @@ def _find_code(place: str) -> ExtensionCode:
     if Path(place).suffix in (".yaml", ".yml"):
         return Program(Path(place))
     file_name, _, class_name = place.rpartition(":")
-    return _import_class(Path(file_name), class_name)
-
-
-def _import_class(file: Path, class_name: str) -> ExtensionCode:
+    file = Path(file_name)
     if not file.is_file():
         raise ConfigError("there is no such file", file, _HOW_TO_NAME)
     try:

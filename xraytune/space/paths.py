@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, Strict
 from xraytune.space.domains import Value
 
 _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|hub|none|IMAGENET1K_\w+")
-_WEIGHTS = ("weights", "gan.features")
+"""The words that `weights` and `gan.features` may have in place of a path."""
 
 PATHS = (
     "folder.path",
@@ -32,11 +32,8 @@ PATHS = (
 
 def is_path(name: str, value: object) -> bool:
     """Return whether this value of a parameter is the path of a file or folder."""
-    if not isinstance(value, str):
-        return False
-    if name in _WEIGHTS:
-        return not _WEIGHTS_WITHOUT_FILE.fullmatch(value)
-    return name in PATHS
+    may_be_path = name in ("weights", *PATHS) and isinstance(value, str)
+    return may_be_path and not _WEIGHTS_WITHOUT_FILE.fullmatch(str(value))
 
 
 def absolute_path(path: Path | str, folder: Path) -> str:
