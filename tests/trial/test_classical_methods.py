@@ -7,7 +7,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from tests.trial.conftest import Bench
 from xraytune.space.parameters import Parameters
-from xraytune.tasks.task import Findings, Task, soft_cross_entropy
+from xraytune.tasks.task import Findings, Task
 from xraytune.trial.training import TrialTraining
 
 
@@ -32,7 +32,7 @@ def test_the_focal_loss_is_that_of_its_source() -> None:
     loss = Task().loss_of(Parameters(imbalance="focal", batch_size=12), labels.numpy(), "cpu")
     torch.testing.assert_close(loss(outputs, labels), expected)
     torch.testing.assert_close(
-        soft_cross_entropy(outputs, labels), F.cross_entropy(outputs, labels)
+        Task().balanced_loss(outputs, labels), F.cross_entropy(outputs, labels)
     )
 
     findings = (torch.rand(12, 3) > 0.5).long()

@@ -79,8 +79,24 @@ class Task:
     def balanced_loss(
         self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
     ) -> Tensor:
-        """Return the loss of `imbalance`: weighted by class, [C], or the focal loss."""
-        return soft_cross_entropy(outputs, targets, weights, gamma)
+        """Return the loss of `imbalance`: weighted by class, [C], or the focal loss.
+
+        It is the cross-entropy of logits, [B, C], and labels, [B], or probabilities, [B, C]: the
+        mean over images, weighted by the weights of their classes. With `gamma`, images that the
+        network is sure of count less.
+
+        From: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002), equation
+        4.
+        """
+        if targets.ndim == 1:
+            targets = one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+        if weights is not None:
+            targets = targets * weights
+        total = targets.sum()
+        logarithms = outputs.log_softmax(dim=1)
+        if gamma:
+            targets = targets * (1 - logarithms.exp()) ** gamma
+        return -(targets * logarithms).sum() / total
 
     def loss_of(self, parameters: Parameters, real: AnyArray, device: str) -> Loss:
         """Return the loss of a trial's training steps.
@@ -144,27 +160,6 @@ class Task:
     def thresholds(self, prepared: SplitData, validated: Validated) -> dict[str, float]:
         """Return the thresholds of findings; classes and masks have none."""
         return {}
-
-
-def soft_cross_entropy(
-    outputs: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
-) -> Tensor:
-    """Return the cross-entropy of logits, [B, C], and labels, [B], or probabilities, [B, C].
-
-    This is the mean over images, weighted by the weights of their classes, [C]. With `gamma`, it is
-    the focal loss, in which images that the network is sure of count less.
-
-    From: Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002), equation 4.
-    """
-    if targets.ndim == 1:
-        targets = one_hot(targets, outputs.shape[1]).to(outputs.dtype)
-    if weights is not None:
-        targets = targets * weights
-    total = targets.sum()
-    logarithms = outputs.log_softmax(dim=1)
-    if gamma:
-        targets = targets * (1 - logarithms.exp()) ** gamma
-    return -(targets * logarithms).sum() / total
 
 
 def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
