@@ -7,7 +7,7 @@ import pytest
 
 from tests.space.conftest import Complaints, WriteSpace
 from xraytune.base.errors import ConfigError
-from xraytune.space.load import load_space
+from xraytune.space.load import load_space, refuse_unused
 from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import GanSettings
 
@@ -119,6 +119,14 @@ def test_a_wrong_override_is_reported(
 
     assert message.startswith(f"--set {override}: ")
     assert words in message
+
+
+@pytest.mark.parametrize(
+    "key", ["gan.steps", " gan.steps", "parameters.gan.parameters.steps.value"]
+)
+def test_an_override_that_a_command_does_not_use_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"gan\.steps: `train` does not use it"):
+        refuse_unused(["lr=1e-4", f"{key}=5"], "train", ["gan"])
 
 
 @pytest.mark.parametrize(

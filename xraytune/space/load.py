@@ -132,7 +132,7 @@ def refuse_unused(
     """Refuse (ConfigError) overrides of settings and parameters that a command does not use."""
     problems = []
     for override in overrides:
-        name = override.partition("=")[0].strip()
+        name = _name_of(override.partition("=")[0])
         if any(f"{name}.".startswith(f"{start}.") for start in unused):
             what = f"{name}: `{command}` does not use it"
             problems.append(Problem(what, f"--set {override}", fix))
@@ -210,7 +210,7 @@ def _apply_override(document: Document, override: str) -> None:
     Unknown names are refused later.
     """
     key, equals, text = override.partition("=")
-    key = key.strip().replace("parameters.", "").removesuffix(".value")  # as the file nests it
+    key = _name_of(key)
     place = f"--set {override}"
     if not equals:
         raise ConfigError("not key=value", place, f"write --set {key or 'lr'}=VALUE")
@@ -227,6 +227,11 @@ def _apply_override(document: Document, override: str) -> None:
     if when is not None and "when" not in value:
         value.put("when", when, document.locate(("parameters", key, "when")))
     document.put(("parameters", key), value, place)
+
+
+def _name_of(key: str) -> str:
+    """Return the dotted name of a setting or parameter whose key is written as a file nests it."""
+    return key.strip().replace("parameters.", "").removesuffix(".value")
 
 
 def with_data_options(
