@@ -5,7 +5,7 @@ no dropout.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ their last stage starts.
 class _Network(nn.Module):
     """A network whose submodule `backbone_name` is a backbone."""
 
-    backbone_name: ClassVar[str] = "backbone"
+    backbone_name = "backbone"
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; modules of the backbone with a frozen parameter stay in eval mode."""

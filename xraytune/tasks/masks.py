@@ -1,8 +1,6 @@
 """Images with masks: a segmenter, scored by the mean Dice."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +14,22 @@ from xraytune.nets.inputs import MASK_THRESHOLD
 from xraytune.nets.networks import build_segmenter
 from xraytune.stats.classification import Labels
 from xraytune.tasks.mask_reports import MaskReports
-from xraytune.tasks.reports import ClassReports
 from xraytune.tasks.task import Results, Task
 
 _SMOOTHING = 1.0
 """Pixels added to both sides of the Dice loss, so that an empty mask has a gradient."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Masks(Task):
     """Images of a single class, with masks."""
 
-    metric: ClassVar[str] = "Dice"
-    network: ClassVar[str] = "segmenter"
-    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "segmentation-models-pytorch")
-    has_classes: ClassVar[bool] = False
-    trains_heads: ClassVar[bool] = False
-    build_network: ClassVar[Callable[..., nn.Module]] = staticmethod(build_segmenter)
-    reports: ClassVar[ClassReports] = MaskReports()
+    metric = "Dice"
+    network = "segmenter"
+    packages = ("torch", "torchvision", "segmentation-models-pytorch")
+    has_classes = False
+    trains_heads = False
+    build_network = staticmethod(build_segmenter)
+    reports = MaskReports()
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy plus the soft Dice loss of logits and masks, the mean of images.

@@ -182,7 +182,6 @@ def weigh_extra_images(loss: Loss, parameters: Parameters) -> Loss:
     return weigh
 
 
-@dataclass(frozen=True, kw_only=True)
 class Findings(Task):
     """Images with findings, each present, absent or unknown, scored by macro AUROC.
 
@@ -190,9 +189,9 @@ class Findings(Task):
     images has no score, and is not in the means.
     """
 
-    metric: ClassVar[str] = "macro AUROC"
-    has_classes: ClassVar[bool] = False
-    reports: ClassVar[ClassReports] = FindingReports()
+    metric = "macro AUROC"
+    has_classes = False
+    reports = FindingReports()
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean binary cross-entropy of known findings, or of their probabilities."""

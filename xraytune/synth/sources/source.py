@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -72,9 +72,9 @@ class Source:
     """
 
     settings: Any
-    colour: ClassVar[str] = "#8c8c8c"
-    repeats_real: ClassVar[bool] = False
-    is_shuffled: ClassVar[bool] = False
+    colour = "#8c8c8c"
+    repeats_real = False
+    is_shuffled = False
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
