@@ -85,8 +85,9 @@ def train_gan(config: dict[str, Any]) -> Generator:
         Generator(settings, len(images.classes)),
         Discriminator(settings, len(images.classes)),
     )
-    optimizer_g = torch.optim.Adam(generator.parameters(), lr=GAN.lr_g, betas=GAN.betas)
-    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=GAN.lr_d, betas=GAN.betas)
+    betas = 0.5, 0.999
+    optimizer_g = torch.optim.Adam(generator.parameters(), lr=GAN.lr_g, betas=betas)
+    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=GAN.lr_d, betas=betas)
     criterion = nn.BCEWithLogitsLoss()
     ones, zeros = torch.ones(GAN.batch_size), torch.zeros(GAN.batch_size)
     for _ in range(int(config["gan_steps"])):

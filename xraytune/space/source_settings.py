@@ -47,21 +47,6 @@ class GanSettings(StrictModel):
         """All settings but the length: a longer run continues a shorter one of its lineage."""
         return self.model_copy(update={"steps": 0})
 
-    @property
-    def betas(self) -> tuple[float, float]:
-        """Adam's momentum and the decay of its squared gradients."""
-        return (0.5, 0.999) if self.architecture == "dcgan" else (0.0, 0.99)
-
-    @property
-    def shifts_images(self) -> bool:
-        """Whether all images that the discriminator sees are shifted: DiffAugment's translation."""
-        return self.architecture == "pca"
-
-    @property
-    def ema_half_life_images(self) -> int | None:
-        """Half-life of the average of the generator's weights, in images; None without average."""
-        return None if self.architecture == "dcgan" else 10_000
-
 
 @refuses("gan.steps", "gan.start_from", instead=1000)
 def _train_gan(steps: int | None, start_from: str | None) -> bool:

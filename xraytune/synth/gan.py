@@ -51,6 +51,10 @@ _FEATURE_PX = 128
 _FEATURE_BATCH = 64
 _MAX_SHIFT = 0.125
 """The largest shift of a real or generated image, as a share of its side."""
+_BETAS = {"dcgan": (0.5, 0.999), "pca": (0.0, 0.99)}
+"""Adam's momentum and the decay of its squared gradients."""
+_HALF_LIFE_IMAGES = 10_000
+"""Half-life of the average of the weights of a `pca` generator."""
 _EMA_WARM_UP = 0.05
 
 
@@ -90,6 +94,7 @@ class GanTraining:
         self, settings: GanSettings, class_count: int, compute: Compute, channels: int = 1
     ) -> None:
         self.settings = settings
+        self._is_pca = settings.architecture == "pca"
         self.step = 0
         self._compute = compute
         self._features: Tensor | None = None
@@ -105,7 +110,7 @@ class GanTraining:
                 device=compute.device, memory_format=torch.channels_last
             )
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        adam = partial(build_optimizer, "adam", betas=settings.betas)
+        adam = partial(build_optimizer, "adam", betas=_BETAS[settings.architecture])
         self.parts: dict[str, Any] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -164,9 +169,9 @@ class GanTraining:
         # The half-life of the average is at most a twentieth of the images seen, so that it soon
         # forgets the initial weights (the EMA warm-up of StyleGAN2-ADA, arXiv:2006.06676).
         decay = 0.0
-        half_life = settings.ema_half_life_images
-        if half_life is not None:
-            decay = 0.5 ** (batch / min(half_life, _EMA_WARM_UP * (self.step + 1) * batch))
+        if self._is_pca:
+            half_life = min(_HALF_LIFE_IMAGES, _EMA_WARM_UP * (self.step + 1) * batch)
+            decay = 0.5 ** (batch / half_life)
         return rows, z, shifts, torch.full((), decay, dtype=torch.float64, device=device)
 
     def update(self, step_inputs: StepInputs) -> Tensor:
@@ -178,7 +183,7 @@ class GanTraining:
         prior = self.generator.prior
 
         def discriminate(images: Tensor, shifts: Tensor) -> Tensor:
-            if self.settings.shifts_images:
+            if self._is_pca:
                 images = translate(images, shifts)
             image_labels = torch.cat([labels] * (len(images) // len(labels)))
             with autocast(self._compute):
@@ -194,8 +199,7 @@ class GanTraining:
         fake = fake.float()
 
         detached = fake.detach()
-        is_hinge = self.settings.architecture == "pca"
-        if is_hinge:  # spectral norm allows one batch of both, which is faster
+        if self._is_pca:  # spectral norm allows one batch of both, which is faster
             logits_of_both = discriminate(
                 torch.cat([images, detached]), torch.cat([*shifts[:2]], dim=1)
             )
@@ -209,7 +213,7 @@ class GanTraining:
 
         self.discriminator.requires_grad_(False)  # its own gradients are not needed here
         logits = discriminate(fake, shifts[2])
-        g_loss = -logits.mean() if is_hinge else F.softplus(-logits).mean()
+        g_loss = -logits.mean() if self._is_pca else F.softplus(-logits).mean()
         if prior is not None:
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
         if self._features is not None:
