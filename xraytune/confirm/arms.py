@@ -234,9 +234,8 @@ def replicate(arm: Arm, settings: Settings, number: int, test: TestKind) -> Expe
     seed = derive_seed(settings.seed, "confirm", number) % 2**31
     parameters = arm.training.parameters
     if parameters.gan is not None:
-        parameters = parameters.with_gan(
-            seed=derive_seed(parameters.gan.seed, "confirm", number) % 2**31
-        )
+        gan_seed = derive_seed(parameters.gan.seed, "confirm", number) % 2**31
+        parameters = parameters.with_values({"gan.seed": gan_seed})
     return Experiment(
         # Without gates: excluding replicates would select among them.
         settings=without_gate(settings.with_values({"seed": seed})),

@@ -130,7 +130,7 @@ class Kind:
         if not self.has(name):
             return name
         EXTENSIONS.declare_installed([name], self.name)
-        declared = EXTENSIONS.names(self.name)
+        declared = [known for known, each in EXTENSIONS.declared.items() if each.kind == self.name]
         if name in declared:
             return name
         expected = ", ".join(map(repr, (*self.built_in, *declared, *_installed(self.name).names)))
@@ -163,14 +163,6 @@ class Extensions:
     code: dict[str, ExtensionCode] = field(default_factory=dict)
     roots: dict[str, Path] = field(default_factory=dict)
     reserved: set[str] = field(default_factory=set)
-
-    def names(self, kind: str) -> list[str]:
-        """Return the names of the extensions of a kind."""
-        return [name for name, extension in self.declared.items() if extension.kind == kind]
-
-    def kind_of(self, block: str) -> str:
-        """Return the parameter whose value decides whether a block of parameters has an effect."""
-        return self.declared[block].kind if block in self.declared else "source"
 
     def register(self, extensions: Iterable[str | ExtensionCode]) -> list[str]:
         """Load the code of extensions, and declare them; return their names.

@@ -3,7 +3,7 @@
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -162,11 +162,6 @@ class Parameters(StrictModel):
             effective[name] = EXTENSIONS.blocks[name].model_validate(effective[name]).model_dump()
         return effective
 
-    def with_gan(self, **changes: object) -> Self:
-        """Return a copy with changed settings of the GAN."""
-        assert self.gan is not None, "the source trains a GAN"
-        return self.with_values({f"gan.{name}": value for name, value in changes.items()})
-
     def size_px(self, data: DataSettings) -> int:
         """Return the side of the images that a trial is trained on."""
         return side_px(self.backbone, self.weights, self.input_size, data.image_size)
@@ -291,7 +286,8 @@ def unless_of(name: str) -> Unless | None:
     """Return where a parameter, also one of a block, has no effect."""
     block = name.partition(".")[0]
     if block in BLOCKS:
-        return Unless(EXTENSIONS.kind_of(block), (block,), is_inverse=True)
+        extension = EXTENSIONS.declared.get(block)
+        return Unless(extension.kind if extension else "source", (block,), is_inverse=True)
     metadata = Parameters.model_fields[name].metadata
     return next((each for each in metadata if isinstance(each, Unless)), None)
 
@@ -358,33 +354,31 @@ def _keep_proportions(balance: Balance, source: str, task: TaskName) -> bool:
     return balance != "natural" and source == "folder" and task == "findings"
 
 
-@refuses("synthetic_ratio", "batch_size", "mixing", "source", instead=1.0)
-def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> bool:
+@refuses("synthetic_ratio", "batch_size", "mixing", instead=1.0)
+def _add_images(ratio: float, batch_size: int, mixing: str) -> bool:
     """Steps would have no extra images."""
     per_step = extra_image_count(ratio, batch_size)
-    is_empty = ratio == 0 or (mixing == "additive" and per_step == 0)
-    return source != "none" and is_empty
+    return ratio == 0 or (mixing == "additive" and per_step == 0)
 
 
-@refuses("synthetic_ratio", "pool_size", "source", "training_images")
-def _add_an_image(ratio: float, pool_size: int | None, source: str, training_images: int) -> Change:
+@refuses("synthetic_ratio", "pool_size", "training_images")
+def _add_an_image(ratio: float, pool_size: int | None, training_images: int) -> Change:
     """The training set would have no extra image."""
     is_empty = pool_size is None and extra_image_count(ratio, training_images) == 0
-    least_ratio = float(f"{1 / training_images:.2g}")
-    return {"synthetic_ratio": least_ratio} if source != "none" and is_empty else {}
+    return {"synthetic_ratio": float(f"{1 / training_images:.2g}")} if is_empty else {}
 
 
-@refuses("synthetic_ratio", "mixing", "source", "total_steps", instead=1.0)
-def _leave_both_phases(ratio: float, mixing: str, source: str, total_steps: int) -> bool:
+@refuses("synthetic_ratio", "mixing", "total_steps", instead=1.0)
+def _leave_both_phases(ratio: float, mixing: str, total_steps: int) -> bool:
     """Pretraining and the training after it need at least a step each."""
     is_split = 0 < pretraining_steps(ratio, total_steps) < total_steps
-    return source != "none" and mixing == "pretrain" and not is_split
+    return mixing == "pretrain" and not is_split
 
 
-@refuses("synthetic_weight", "mixing", "source", instead=1.0)
-def _weigh_pretraining(weight: float, mixing: str, source: str) -> bool:
+@refuses("synthetic_weight", "mixing", instead=1.0)
+def _weigh_pretraining(weight: float, mixing: str) -> bool:
     """Pretraining has no real images in a step that extra ones could be weighed against."""
-    return weight != 1 and mixing == "pretrain" and source != "none"
+    return weight != 1 and mixing == "pretrain"
 
 
 @refuses("weights", "backbone")
