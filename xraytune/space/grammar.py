@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from xraytune.base.errors import ConfigError, Problem
+from xraytune.space.contract import Unless
 from xraytune.space.document import Block, Document, KeyPath
 from xraytune.space.domains import Conditions, ParameterSpec, Point, Value, with_parents
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.fields import PARAMETERS, flatten_blocks
 from xraytune.space.messages import nearest
-from xraytune.space.parameters import BLOCKS, has_effect, unless_of
+from xraytune.space.parameters import BLOCKS, unless_of
 from xraytune.space.settings import Settings
 from xraytune.space.space import corner_points
 from xraytune.space.strict_model import Several, list_fields
@@ -113,12 +114,11 @@ def _complete(
         if name in ordered or is_missing or name in TASK_RULES[task].unused:
             return
         spec = declared.get(name) or ParameterSpec(name=name, values=_default(name))
-        deciding = _deciding(name)
-        for parent in sorted({*spec.when, *deciding}):
+        for parent in sorted({*spec.when, *_deciding(name)}):
             place(parent, (*children, name))
-        for parent in sorted(deciding):
-            unplaced = ParameterSpec(name=parent, values=_default(parent))
-            spec = _restrict(spec, ordered.get(parent, unplaced))
+        if unless := unless_of(name):
+            unplaced = ParameterSpec(name=unless.parameter, values=_default(unless.parameter))
+            spec = _restrict(spec, unless, ordered.get(unless.parameter, unplaced))
         if any(name in point for point in corner_points([*ordered.values(), spec], [name])):
             ordered[name] = spec
 
@@ -127,15 +127,13 @@ def _complete(
     return ordered
 
 
-def _restrict(spec: ParameterSpec, parent: ParameterSpec) -> ParameterSpec:
+def _restrict(spec: ParameterSpec, unless: Unless, parent: ParameterSpec) -> ParameterSpec:
     """Return a parameter that is active only at those values of another where it has an effect."""
     possible = parent.points
     assert possible is not None, "values of these parents can be listed"
-    accepted = [value for value in possible if has_effect(spec.name, {parent.name: value})]
+    accepted = [value for value in possible if unless.permits(value)]
     # A parent that is not active has its default.
-    may_be_default = not parent.when or has_effect(
-        spec.name, {parent.name: PARAMETERS[parent.name].default}
-    )
+    may_be_default = not parent.when or unless.permits(PARAMETERS[parent.name].default)
     if len(accepted) == len(possible) and may_be_default:
         return spec
     accepted_by_both = tuple(
@@ -313,16 +311,15 @@ def read_points(document: Document, specs: Sequence[ParameterSpec]) -> tuple[Poi
             for name, value in row_values.items():
                 problem = _why_not_in_space(name, value, spec_of, {**constants, **row_values})
                 deciding = _with_deciding(name, spec_of)
-                is_excused = any(document.is_option(("parameters", each)) for each in deciding)
                 if not problem:
                     usable_values[name] = value
-                elif not is_excused:
+                elif not any(document.is_option(("parameters", each)) for each in deciding):
                     raise document.error((*place, number, name), *problem)
         point: Point = {}
-        for name, spec in spec_of.items():
+        for spec in specs:
             is_active = spec.is_active_at({**constants, **point})
-            if spec.is_open and name in usable_values and is_active:
-                point[name] = usable_values[name]
+            if spec.is_open and is_active and spec.name in usable_values:
+                point[spec.name] = usable_values[spec.name]
         if ("source" in usable_values or "source" not in row) and point and point not in points:
             points.append(point)
     return tuple(points)

@@ -300,21 +300,13 @@ def has_effect(name: str, values: Mapping[str, Any]) -> bool:
     return unless.permits(values[unless.parameter])
 
 
-REQUIRED = tuple(
-    f"{name}.{field}"
-    for name, block in _BUILT_IN_BLOCKS.items()
-    for field, info in block.model_fields.items()
-    if info.is_required()
-)
-"""The parameters that a source cannot do without."""
-
-
-@refuses("source", *REQUIRED)
-def _give_paths(source: str, *paths: str | None) -> Change:
+@refuses("source", "folder.path", "generator.path", "statistics.path")
+def _give_path(
+    source: str, folder: str | None, generator: str | None, statistics: str | None
+) -> Change:
     """A source of given images needs their path."""
-    path_of = dict(zip(REQUIRED, paths, strict=True))
-    needed = f"{source}.path"
-    return {needed: "PATH"} if path_of.get(needed, "") is None else {}
+    paths = {"folder": folder, "generator": generator, "statistics": statistics}
+    return {f"{source}.path": "PATH"} if paths.get(source, "") is None else {}
 
 
 @refuses("source", "task", instead="gan")
