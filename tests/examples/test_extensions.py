@@ -16,8 +16,13 @@ from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
 
 CODE = """\
+from dataclasses import dataclass
 from torch import nn
 class Whole(nn.Flatten): pass
+class Sized(Whole):
+    @dataclass
+    class Settings:
+        width: int = 8
 class Few:
     def fit(self, images, targets, **_): pass
     def sample(self, targets, **_): pass
@@ -29,6 +34,7 @@ def package(tmp_path: Path) -> Iterator[Path]:
     """Install a small package, and return its file."""
     (tmp_path / "of_somebody.py").write_text(CODE)
     points = {"whole": "of_somebody:Whole", "gone": "nowhere:Net", "resnet18": "of_somebody:Whole"}
+    points["sized"] = "of_somebody:Sized"
     sources = {"few": "of_somebody:Few", "lost": "of_somebody:Lost"}
     groups = {"xraytune.backbones": points, "xraytune.sources": sources}
     project = {"name": "somebody", "version": "2.1", "entry-points": groups}
@@ -61,7 +67,18 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(
     assert "source lost cannot be loaded: module 'of_somebody' has no attribute 'Lost'" in lost.what
     assert lost.where == "of_somebody:Lost"
     assert lost.fix.endswith("installed are few, lost")
-    assert gone.fix.endswith("installed are gone, resnet18, whole")
+    assert gone.fix.endswith("installed are gone, resnet18, sized, whole")
+
+
+@pytest.mark.usefixtures("package")
+def test_the_settings_of_an_installed_backbone_are_a_block_of_a_space(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "name: x\ndata: {path: xrays}\nparameters:\n  weights: {value: none}\n"
+        "  backbone: {value: sized}\n  sized: {parameters: {width: {values: [4, 8]}}}\n"
+    )
+
+    assert load_space(space).searched == ("sized.width",)
 
 
 @pytest.mark.usefixtures("installed")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -186,7 +186,7 @@ class Extensions:
         """Return what the extensions among some names are: class, files and hash."""
         return [f"extension {self.declared[name]}" for name in names if name in self.declared]
 
-    def declare_installed(self, names: Iterable[str], *kinds: str) -> None:
+    def declare_installed(self, names: Collection[str], *kinds: str) -> None:
         """Declare those of some names, of some kinds or all, that installed packages have."""
         for kind in kinds or _METHODS:
             points = _installed(kind)

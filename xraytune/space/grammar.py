@@ -37,7 +37,7 @@ def lift_blocks(document: Document) -> None:
     """
     parameters = document.get("parameters")
     if isinstance(parameters, Block):
-        EXTENSIONS.declare_installed(key.partition(".")[0] for key in parameters)
+        EXTENSIONS.declare_installed([key.partition(".")[0] for key in parameters])
     for name in [*BLOCKS]:
         block = document.get("parameters", name)
         if not isinstance(block, Block):
