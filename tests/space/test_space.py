@@ -248,6 +248,23 @@ def test_a_search_begins_with_plain_real_images_unless_they_are_listed(
     assert space.baseline() == {"source": "none", "augmentation": "none", "lr": 1e-3}
 
 
+def test_networks_differ_only_in_what_their_weights_and_features_depend_on(
+    write_space: WriteSpace,
+) -> None:
+    path = write_space(
+        "backbone: {values: [small_cnn, resnet18]}",
+        "weights: {value: none}",
+        "lr: {min: 1e-5, max: 1e-2}",
+        "dropout: {values: [0.1, 0.3, 0.5]}",
+    )
+
+    space = load_space(path)
+
+    assert [trial.backbone for trial in space.networks()] == ["small_cnn", "resnet18"]
+    assert {trial.dropout for trial in space.networks()} == {0.0}
+    assert space.backbone_settings() == []
+
+
 @pytest.mark.parametrize(
     "only",
     [

@@ -164,6 +164,10 @@ class Extensions:
     roots: dict[str, Path] = field(default_factory=dict)
     reserved: set[str] = field(default_factory=set)
 
+    def kind_of(self, block: str) -> str:
+        """Return the parameter whose value decides whether a block of parameters has an effect."""
+        return self.declared[block].kind if block in self.declared else "source"
+
     def register(self, extensions: Iterable[str | ExtensionCode]) -> list[str]:
         """Load the code of extensions, and declare them; return their names.
 

@@ -286,8 +286,7 @@ def unless_of(name: str) -> Unless | None:
     """Return where a parameter, also one of a block, has no effect."""
     block = name.partition(".")[0]
     if block in BLOCKS:
-        extension = EXTENSIONS.declared.get(block)
-        return Unless(extension.kind if extension else "source", (block,), is_inverse=True)
+        return Unless(EXTENSIONS.kind_of(block), (block,), is_inverse=True)
     metadata = Parameters.model_fields[name].metadata
     return next((each for each in metadata if isinstance(each, Unless)), None)
 

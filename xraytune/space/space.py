@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from xraytune.base.errors import ConfigError, MachineError, Problem
 from xraytune.base.records import Json, frozen
-from xraytune.space.backbones import BACKBONES
 from xraytune.space.document import write_yaml
 from xraytune.space.domains import ParameterSpec, Point, with_parents
 from xraytune.space.encoders import architecture_of
@@ -152,9 +151,13 @@ class Space:
 
     def networks(self) -> list[Parameters]:
         """Return trials with the possible backbones: their weights, input sizes and settings."""
-        names = (spec.name for spec in self.specs)
-        settings = [name for name in names if BACKBONES.has(name.partition(".")[0])]
-        return self.extreme_parameters("backbone", "weights", "input_size", *settings)
+        names = ("backbone", "weights", "input_size", *self.backbone_settings())
+        return self.extreme_parameters(*names)
+
+    def backbone_settings(self) -> list[str]:
+        """Return the names of the settings of the user's backbones."""
+        names = [spec.name for spec in self.specs]
+        return [name for name in names if EXTENSIONS.kind_of(name.partition(".")[0]) == "backbone"]
 
     def extensions(self) -> list[str]:
         """Return the names of the extensions that trials use."""

@@ -18,7 +18,6 @@ from xraytune.base.records import frozen
 from xraytune.base.tensors import explain_unreadable
 from xraytune.data.prepare import read_prepared
 from xraytune.nets.backbones import find_weights
-from xraytune.space.backbones import BACKBONES
 from xraytune.space.domains import Value
 from xraytune.space.encoders import RECORD_FILE
 from xraytune.space.fields import flat_values
@@ -163,8 +162,7 @@ def donor_tensors(
 
 def feature_parameters(space: Space) -> tuple[str, ...]:
     """Return the names of the parameters that the features of a space's trials depend on."""
-    names = [spec.name for spec in space.specs if BACKBONES.has(spec.name.partition(".")[0])]
-    return (*_OF_FEATURES, *names)
+    return (*_OF_FEATURES, *space.backbone_settings())
 
 
 def feature_values(parameters: Parameters) -> dict[str, Value]:
