@@ -51,15 +51,16 @@ def check_space(space: Space, document: Document) -> Space:
 
 
 def _with_change(space: Space, refusal: _Refusal) -> Space:
-    """Return the space with the value to which a refusal changes a setting or parameter."""
+    """Return the space with the value to which a refusal changes a setting, or refused values."""
     ((name, value),) = refusal.change.items()
     if name not in PARAMETERS:
         return replace(space, settings=space.settings.with_values({name: value}))
     specs = []
     for spec in space.specs:
         if spec.name == name:
-            values = [each for each in spec.values if each != refusal.values[name]]
-            spec = replace(spec, values=tuple(dict.fromkeys([*values, value])), distribution=None)
+            points = [{**refusal.values, name: each} for each in spec.points or spec.values]
+            kept = [point[name] for point in points if not refusal.rule.change(*point.values())]
+            spec = replace(spec, values=tuple(dict.fromkeys([*kept, value])), distribution=None)
         specs.append(spec)
     return replace(space, specs=tuple(specs))
 
