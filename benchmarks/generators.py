@@ -26,7 +26,7 @@ from xraytune.data.prepare import RunContext, prepare
 from xraytune.model.generator_folder import fixed_generator
 from xraytune.nets.compute import choose_compute, configure_torch
 from xraytune.space.load import load_space
-from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
+from xraytune.synth.generator_inputs import GAN_STAGE, inputs_of
 from xraytune.synth.sources.gan import trained_generator
 from xraytune.trial.quality import measure_quality
 
@@ -90,7 +90,7 @@ def _measure(
     seconds = (
         cache
         / "seconds"
-        / artifact_path(cache, GAN_STAGE, generator_inputs(settings, prepared, compute)).name
+        / artifact_path(cache, GAN_STAGE, inputs_of(settings, prepared, compute)).name
     )
     context = RunContext(prepared=prepared, cache=cache, compute=compute)
     trained_generator(settings, context)

@@ -20,7 +20,7 @@ from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import RunContext, prepare, restore_pixels, side_image_set
 from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.space.settings import Experiment
-from xraytune.synth.generator_inputs import GAN_STAGE, generator_inputs
+from xraytune.synth.generator_inputs import GAN_STAGE, inputs_of
 from xraytune.synth.memorisation import MEMORISATION_STAGE
 from xraytune.synth.sources.source import POOL_STAGE
 from xraytune.trial.run import run_trial
@@ -189,4 +189,4 @@ def test_pixels_of_another_decoder_are_not_reused(done: Done, cache: Path) -> No
 
     with pytest.raises(StudyError, match=r"Pillow .* decodes the images differently"):
         restore_pixels(done.bench.settings, began, cache)
-    assert generator_inputs(gan(), began, CPU) != generator_inputs(gan(), prepared, CPU)
+    assert inputs_of(gan(), began, CPU) != inputs_of(gan(), prepared, CPU)

@@ -63,33 +63,6 @@ def with_features(gan: GanSettings, weights_dir: Path | None) -> GanSettings:
     return gan.model_copy(update={"features": file})
 
 
-def generator_inputs(
-    settings: GanSettings, prepared: SplitData, compute: Compute
-) -> dict[str, Any]:
-    """Return everything that a trained generator depends on.
-
-    `settings` must name the file of `features`; see `with_features`.
-    """
-    names = [*prepared.outputs]
-    if len(prepared.findings) == 1:  # a network of a single class ignores the class
-        names.append(f"no {names[0]}")
-    inputs = {
-        "settings": settings.model_dump(exclude={"start_from", "features"}),
-        "makes_masks": prepared.has_masks,
-        "train": prepared.train_fingerprint,
-        "pixels_sha256": prepared.pixels_sha256,
-        "image_size_px": prepared.image_size_px,
-        "class_names": names,
-        "compute": [compute.device, compute.threads, compute.precision],
-        "releases": releases("torch"),
-    }
-    if settings.start_from:
-        inputs["start"] = sha256_of(settings.start_from / NETWORK_FILE)
-    if settings.features:
-        inputs["features"] = sha256_of(Path(settings.features))
-    return inputs
-
-
 def training_of(experiment: Experiment) -> Training | None:
     """Return the generator that a trial trains, unless the cache has it; None if it trains none.
 
@@ -114,22 +87,40 @@ def extension_training(parameters: Parameters, settings: Settings) -> ExtensionT
 
 
 def inputs_of(training: Training, prepared: SplitData, compute: Compute) -> dict[str, Any]:
-    """Return everything that a trained generator depends on; see `generator_inputs`."""
-    if isinstance(training, GanSettings):
-        return generator_inputs(training, prepared, compute)
-    extension = EXTENSIONS.declared[training.name]
-    return {
-        "extension": extension.identity,
-        "releases": extension.releases,
-        "longer_by": extension.longer_by,
-        "settings": dict(training.settings),
-        "seed": training.seed,
+    """Return everything that a trained generator depends on.
+
+    The settings of a GAN must name the file of `features`; see `with_features`.
+    """
+    inputs: dict[str, Any] = {
         "train": prepared.train_fingerprint,
         "pixels_sha256": prepared.pixels_sha256,
         "image_size_px": prepared.image_size_px,
-        "outputs": [*prepared.outputs],
         "compute": [compute.device, compute.threads, compute.precision],
     }
+    names = [*prepared.outputs]
+    if isinstance(training, ExtensionTraining):
+        extension = EXTENSIONS.declared[training.name]
+        return inputs | {
+            "extension": extension.identity,
+            "releases": extension.releases,
+            "longer_by": extension.longer_by,
+            "settings": dict(training.settings),
+            "seed": training.seed,
+            "outputs": names,
+        }
+    if len(prepared.findings) == 1:  # a network of a single class ignores the class
+        names.append(f"no {names[0]}")
+    inputs |= {
+        "settings": training.model_dump(exclude={"start_from", "features"}),
+        "makes_masks": prepared.has_masks,
+        "class_names": names,
+        "releases": releases("torch"),
+    }
+    if training.start_from:
+        inputs["start"] = sha256_of(training.start_from / NETWORK_FILE)
+    if training.features:
+        inputs["features"] = sha256_of(Path(training.features))
+    return inputs
 
 
 def lineage_to_train(

@@ -22,7 +22,7 @@ from xraytune.synth.generator_inputs import (
     GAN_PROGRESS,
     GAN_STAGE,
     NETWORK_FILE,
-    generator_inputs,
+    inputs_of,
     with_features,
 )
 from xraytune.synth.saved_generator import (
@@ -86,7 +86,7 @@ def trained_generator(settings: GanSettings, context: RunContext) -> Path:
     The artifact has the files `generator.safetensors` and `checkpoint.pt`; see `train_generator`.
     """
     prepared = context.prepared
-    inputs = generator_inputs(settings, prepared, context.compute)
+    inputs = inputs_of(settings, prepared, context.compute)
 
     def train(folder: Path) -> None:
         if not (folder / CHECKPOINT_FILE).exists():
