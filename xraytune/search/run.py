@@ -274,7 +274,8 @@ def _notes(space: Space, prepared: SplitData, index: ImageIndex) -> Iterator[str
     for size in sizes:
         yield f"{size.name}: {size.image_count:,} images of {size.patient_count:,} patients"
     yield from filter(None, (chance_warning(sizes), settings.idle_asha))
-    yield from EXTENSIONS.describe(space.extensions())
+    for name in space.extensions():
+        yield f"extension {EXTENSIONS.declared[name]}"
     networks = [(trial.backbone, trial.weights) for trial in space.networks()]
     for note in describe_seen(networks, settings.data.set):
         yield f"{note} (data.set): a verdict of `confirm` on it will be exploratory"

@@ -186,10 +186,6 @@ class Extensions:
             self._declare_code(_kind_of(code, file), file.stem, code, file)
         return names
 
-    def describe(self, names: Iterable[str]) -> list[str]:
-        """Return what the extensions among some names are: class, files and hash."""
-        return [f"extension {self.declared[name]}" for name in names if name in self.declared]
-
     def declare_installed(self, names: Collection[str], *kinds: str) -> None:
         """Declare those of some names, of some kinds or all, that installed packages have."""
         for kind in kinds or _METHODS:
@@ -219,13 +215,13 @@ class Extensions:
         """
         if name not in self.code:
             recorded = self.declared[name]
-            points = _installed(recorded.kind)
-            if recorded.package and name not in points.names:
-                raise MachineError(
-                    f"{recorded.kind} {name} needs {recorded.package}, which is not installed",
-                    fix="install it, on every machine that runs trials",
-                )
             if recorded.package:
+                points = _installed(recorded.kind)
+                if name not in points.names:
+                    raise MachineError(
+                        f"{recorded.kind} {name} needs {recorded.package}, which is not installed",
+                        fix="install it, on every machine that runs trials",
+                    )
                 self._declare_package(recorded.kind, points[name])
             elif name in self.roots:
                 code = _find_code(str(self.roots[name] / recorded.place))

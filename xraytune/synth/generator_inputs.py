@@ -64,7 +64,7 @@ def with_features(gan: GanSettings, weights_dir: Path | None) -> GanSettings:
 
 
 def training_of(experiment: Experiment) -> Training | None:
-    """Return the generator that a trial trains, unless the cache has it; None if it trains none.
+    """Return the generator that a trial trains; None if it trains none.
 
     The errors are those of `with_features`.
     """
@@ -72,9 +72,7 @@ def training_of(experiment: Experiment) -> Training | None:
     settings = experiment.settings
     if parameters.gan:
         return with_features(parameters.gan, settings.weights_dir)
-    if not parameters.trains_generator:
-        return None
-    return extension_training(parameters, settings)
+    return extension_training(parameters, settings) if parameters.trains_generator else None
 
 
 def extension_training(parameters: Parameters, settings: Settings) -> ExtensionTraining:

@@ -288,7 +288,7 @@ def find_copies(experiment: Experiment, context: RunContext) -> tuple[str, Path]
     prepared = context.prepared
     pool = sample_pool(experiment, context)
     samples = [sample for label in pool for sample in pool[label]]
-    size_px = samples[0].pixels.shape[1] if samples else 0
+    size_px = samples[0].pixels.shape[1]
     compared = [
         [image.sha256, image.label, image.patient, image.side]
         for image in prepared.images
