@@ -78,6 +78,7 @@ def test_all_problems_are_reported_at_once_in_file_order(
         (" | budget: {epochs: 30}", "'budget.max_epochs'?"),
         (" | lr: {value: 1e-3}", "'parameters.lr'?"),
         (" | scheduler: asha", "mapping"),
+        (" | sampler: {name: [tpe]}", "a valid string"),
         (" | budget: {hours: 1:30}", "number"),
         (" | resources: {gpus_per_trial: -1}", "greater than"),
         (" | resources: {gpus_per_trial: 2}", "a trial trains on one GPU"),

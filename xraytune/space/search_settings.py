@@ -67,8 +67,8 @@ class SamplerSettings(StrictModel):
     @field_validator("name", mode="before")
     @classmethod
     def _explain(cls, name: object) -> object:
-        if name in _OTHER_SAMPLERS:
-            raise ValueError(_OTHER_SAMPLERS[str(name)])
+        if isinstance(name, str) and name in _OTHER_SAMPLERS:
+            raise ValueError(_OTHER_SAMPLERS[name])
         return name
 
 
