@@ -102,6 +102,21 @@ def test_a_class_that_is_no_extension_is_refused(
     assert "blend.py" in str(caught.value) or "gone.txt" in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["blend.py", ":Blend"])
+def test_a_place_without_a_file_or_a_class_is_shown(place: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{place}: .*\n.*write --extension FILE\.py:NAME"):
+        EXTENSIONS.register([place])
+
+
+def test_an_extension_may_say_that_it_has_no_settings(tmp_path: Path) -> None:
+    with_none = 'Settings = None\n    longer_by = ""'
+    EXTENSIONS.register(
+        [write_blend(tmp_path, 'Settings = Settings\n    longer_by = "steps"', with_none)]
+    )
+
+    assert EXTENSIONS.build("blend", {}).Settings is None
+
+
 def test_seen_images_may_be_listed_in_capitals_and_in_a_file(tmp_path: Path) -> None:
     place = write_blend(tmp_path, "pretrained_on = ()", "pretrained_on = 'seen.txt'")
     (tmp_path / "seen.txt").write_text(f"{'A' * 64}\n{'b' * 64}\n")

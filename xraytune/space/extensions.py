@@ -243,7 +243,8 @@ class Extensions:
     def build(self, name: str, values: Mapping[str, Value]) -> Any:
         """Return an object of an extension's class, which takes its settings if it has any."""
         code = self.load(name)
-        return code(code.Settings(**values)) if hasattr(code, "Settings") else code()
+        settings = settings_of(name, values)
+        return code() if settings is None else code(settings)
 
     @contextmanager
     def calling(self, name: str, method: str) -> Iterator[None]:
@@ -374,6 +375,8 @@ def _find_code(place: str) -> ExtensionCode:
     if Path(place).suffix in (".yaml", ".yml"):
         return Program(Path(place))
     file_name, _, class_name = place.rpartition(":")
+    if not file_name:
+        raise ConfigError("no class or function is named", place, _HOW_TO_NAME)
     file = Path(file_name)
     if not file.is_file():
         raise ConfigError("there is no such file", file, _HOW_TO_NAME)
