@@ -20,8 +20,10 @@ from xraytune.space.space import Space
 
 
 @pytest.fixture(autouse=True)
-def _own_augmentation(tmp_path_factory: pytest.TempPathFactory) -> None:
-    EXTENSIONS.register([write_noise(tmp_path_factory.mktemp("code"))])
+def _own_extensions(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "of_program.yaml").write_text("fit: [train]\nsample: [make]\n")
+    EXTENSIONS.register([write_noise(folder), str(folder / "of_program.yaml")])
 
 
 SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))
@@ -134,6 +136,7 @@ sampler.name=grid sampler.seed=3
 sampler.name=random sampler.options={population_size:3}
 final.trainable=head weights=none
 augmentation=noise task=segmentation backbone=resnet18
+source=of_program task=segmentation backbone=resnet18
 final.image_size=96 source=gan gan.image_size=128
 """.splitlines()
 

@@ -21,9 +21,10 @@ from xraytune.space.domains import Value
 from xraytune.space.encoders import ONE_CHANNEL, XRAY_ENCODERS, expected_images
 from xraytune.space.extensions import AUGMENTATIONS, EXTENSIONS, SOURCES
 from xraytune.space.paths import WeightsName
+from xraytune.space.program import Program
 from xraytune.space.source_settings import FolderSettings, GanSettings, GivenFolder
 from xraytune.space.strict_model import ImageSize, OptionalCount, StrictModel
-from xraytune.space.task_settings import TASK_RULES, TaskName
+from xraytune.space.task_settings import CLASS_TASKS, TASK_RULES, TaskName
 
 Trainable = Literal["head", "last_stage", "all"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
@@ -312,6 +313,12 @@ def _give_path(
 def _suit_task(source: str, task: TaskName) -> bool:
     """Statistics have neither findings nor masks."""
     return source in TASK_RULES[task].unused_sources
+
+
+@refuses("source", "task", instead="gan")
+def _draw_classes(source: str, task: TaskName) -> bool:
+    """A program makes images of classes, without masks or findings; a class can make both."""
+    return task not in CLASS_TASKS and isinstance(EXTENSIONS.code.get(source), Program)
 
 
 @refuses("augmentation", "task", instead="affine")
