@@ -23,7 +23,9 @@ from xraytune.space.space import Space
 def _own_extensions(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("code")
     (folder / "of_program.yaml").write_text("fit: [train]\nsample: [make]\n")
-    EXTENSIONS.register([write_noise(folder), str(folder / "of_program.yaml")])
+    (folder / "of_net.py").write_text("class Net:\n    def forward(self): ...\n")
+    of_net = f"{folder / 'of_net.py'}:Net"
+    EXTENSIONS.register([write_noise(folder), str(folder / "of_program.yaml"), of_net])
 
 
 SETTINGS = Settings(name="small", data=DataSettings(path=Path("images")))
@@ -108,6 +110,7 @@ source=duplicate synthetic_ratio=100 mixing=pretrain budget.max_epochs=2 budget.
 source=duplicate synthetic_weight=.5 mixing=pretrain
 backbone=small_cnn
 trainable=head weights=none
+trainable=last_stage backbone=of_net weights=there
 task=segmentation backbone=swin_t
 pixel_mean=.5 pixel_std=.1
 pixel_mean=.5 weights=there

@@ -327,6 +327,14 @@ def _move_masks(augmentation: str, task: TaskName) -> bool:
     return AUGMENTATIONS.has(augmentation) and task == "segmentation"
 
 
+@refuses("trainable", "backbone", instead="all")
+def _find_last_stage(trainable: Trainable, backbone: str) -> bool:
+    """The backbone does not say where its last stage starts (`last_stage`)."""
+    code = EXTENSIONS.code.get(backbone)
+    is_unknown = code is not None and not getattr(code, "last_stage", "")
+    return trainable == "last_stage" and is_unknown
+
+
 @refuses("trainable", "source", instead="head")
 def _train_on_features(trainable: Trainable, source: str) -> bool:
     """Statistics yield features, on which only a head can be trained."""
