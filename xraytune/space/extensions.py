@@ -300,14 +300,16 @@ class Extensions:
         root = file.parent if is_program else import_root(file)
         files = code.files if is_program else code_files(file)
         list_of_seen = _list_of_seen(code, file)
-        if list_of_seen and list_of_seen.is_relative_to(root) and not is_program:
-            files = (*files, list_of_seen)  # it is copied with the code, which reads it again
-        elif list_of_seen and not (is_program or package or Path(code.pretrained_on).is_absolute()):
-            raise ConfigError(
-                f"pretrained_on: {list_of_seen} is not beside the code, so trials would lack it",
-                file,
-                "move it there, or give its absolute path",
-            )
+        if list_of_seen and not is_program:
+            if list_of_seen.is_relative_to(root):
+                files = (*files, list_of_seen)  # it is copied with the code, which reads it again
+            elif not (package or Path(code.pretrained_on).is_absolute()):
+                raise ConfigError(
+                    f"pretrained_on: {list_of_seen} is not beside the code, so trials would "
+                    "lack it",
+                    file,
+                    "move it there, or give its absolute path",
+                )
         extension = Extension(
             name=name,
             place=file.name if is_program else f"{file.relative_to(root)}:{_name_of(code)}",
