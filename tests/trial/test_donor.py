@@ -19,6 +19,7 @@ from xraytune.space.settings import Experiment
 from xraytune.stats.classification import auroc
 from xraytune.synth.donor import donor_tensors, read_donor
 from xraytune.synth.saved_generator import GENERATOR_FILE
+from xraytune.trial.donate import find_donor_experiment
 from xraytune.trial.network import TrialNetwork
 from xraytune.trial.run import run_trial
 from xraytune.trial.training_set import build_training_set
@@ -45,6 +46,17 @@ def trained_on(hospital: Path) -> tuple[Experiment, RunContext]:
     compute = choose_compute(gpus=0, threads=1)  # as `generator train` has it
     context = RunContext(prepared=prepared, cache=hospital / "cache", compute=compute)
     return Experiment(settings=settings, parameters=parameters), context
+
+
+def test_the_head_that_is_sent_is_linear_whatever_head_the_trials_have() -> None:
+    """Its weights are those of the features, which another hospital computes."""
+    space = load_space("vgg16_two_class")
+
+    experiment = find_donor_experiment(space)
+
+    assert {trial.head for trial in space.extreme_parameters("head")} == {"vgg16_two_class"}
+    assert experiment is not None
+    assert (experiment.parameters.head, experiment.parameters.batch_size) == ("linear", 32)
 
 
 def test_a_head_and_the_statistics_of_its_features_are_sent(hospital: Path) -> None:
