@@ -387,13 +387,13 @@ def _find_code(place: str) -> ExtensionCode:
     except XraytuneError:
         raise
     except Exception as error:  # whatever the code of a user raises
-        place = failed_line(error, code_files(file)) or file
+        where = failed_line(error, code_files(file)) or file
         what = f"this cannot be imported: {type(error).__name__}: {error}"
         if isinstance(error, ImportError):
             raise MachineError(
-                what, place, "install what it imports on every machine that runs trials"
+                what, where, "install what it imports on every machine that runs trials"
             ) from error
-        raise ConfigError(what, place, "correct it") from error
+        raise ConfigError(what, where, "correct it") from error
     code = getattr(module, class_name, None)
     if not isinstance(code, type | FunctionType):
         raise ConfigError(f"there is no class or function {class_name!r} here", file, _HOW_TO_NAME)
