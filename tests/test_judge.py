@@ -26,6 +26,7 @@ from xraytune.confirm.outcomes import write_predictions
 from xraytune.data.phantom import paint_phantoms
 from xraytune.draws import draws
 from xraytune.judge import judge
+from xraytune.present.verdict import subgroup_tables
 
 ROPE = 0.01
 
@@ -396,6 +397,26 @@ def test_subgroups_come_from_a_table(tmp_path: Path) -> None:
     of_some.to_csv(groups, index=False)
     notes = judged(rows, tmp_path / "some", by=["sex"], table=groups).notes
     assert "sex is known of 230 of 240 images" in notes
+
+
+@pytest.mark.parametrize("small", ["01", "02"])
+def test_a_group_that_is_too_small_hides_no_other_group(tmp_path: Path, small: str) -> None:
+    rows = table()
+    groups = tmp_path / "groups.csv"
+    patients = rows["patient"].unique()
+    large = "02" if small == "01" else "01"
+    sexes = [small, small, *[large] * (len(patients) - 2)]
+    pd.DataFrame({"patient": patients, "sex": sexes}).to_csv(groups, index=False)
+
+    confirmation = judged(rows, tmp_path, by=["sex"], table=groups)
+
+    [of_sexes] = subgroup_tables(confirmation)
+    cells = {row["sex"]: {name: row[name] for name in of_sexes.columns} for row in of_sexes.rows}
+    differences = {group.value: group.difference for group in confirmation.subgroups}
+    assert differences[small] is None
+    assert cells[small]["95 % interval"] == "too few patients of a class"
+    assert cells[large]["difference"] == f"{differences[large].difference:+.4f}"
+    assert "too few patients of a class" in (tmp_path / "judged/report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -67,29 +67,35 @@ def subgroup_tables(record: Confirmation) -> Iterator[Table]:
     finalist = record.finalists[0]
     for column in dict.fromkeys(group.column for group in record.subgroups):
         groups = [group for group in record.subgroups if group.column == column]
-        rows: list[Row] = []
-        for group in groups:
-            class_text = " and the other class" if group.is_of_one_class else ""
-            row: dict[str, Cell | str | float | None] = {column: f"{group.value}{class_text}"}
-            row["patients"] = f"{group.patients:,}"
-            if group.difference is None:
-                row["95 % interval"] = "too few patients of a class"
-                rows.append(row)
-                continue
-            row[record.metric] = f"{group.scores[finalist.arm]:.3f}"
-            row["of the control"] = f"{group.scores[finalist.strongest]:.3f}"
-            row["difference"] = f"{group.difference.difference:+.4f}"
-            row["95 % interval"] = f"{group.difference.low:+.4f} to {group.difference.high:+.4f}"
-            for arm, words in ((finalist.arm, ""), (finalist.strongest, " of the control")):
-                if arm in group.rates:
-                    sensitivity, specificity = group.rates[arm]
-                    row[f"sensitivity, specificity{words}"] = (
-                        f"{sensitivity:.2f}, {specificity:.2f}"
-                    )
-            rows.append(row)
+        rows = [_group_row(group, finalist, record.metric) for group in groups]
         title = f"{finalist.arm} minus {finalist.strongest}, by {column} ({_gaps(groups)})"
         optional = ("sensitivity, specificity of the control", "sensitivity, specificity")
         yield Table(rows, title, optional=optional)
+
+
+def _group_row(group: Subgroup, finalist: FinalistVerdict, metric: str) -> Row:
+    """Return the row of a group, with empty cells for what cannot be said of so few patients."""
+    class_text = " and the other class" if group.is_of_one_class else ""
+    scores = {name: f"{score:.3f}" for name, score in group.scores.items()}
+    rates = {
+        name: f"{sensitivity:.2f}, {specificity:.2f}"
+        for name, (sensitivity, specificity) in group.rates.items()
+    }
+    difference = ""
+    interval = "too few patients of a class"
+    if group.difference:
+        difference = f"{group.difference.difference:+.4f}"
+        interval = f"{group.difference.low:+.4f} to {group.difference.high:+.4f}"
+    return {
+        group.column: f"{group.value}{class_text}",
+        "patients": f"{group.patients:,}",
+        metric: scores.get(finalist.arm),
+        "of the control": scores.get(finalist.strongest),
+        "difference": difference,
+        "95 % interval": interval,
+        "sensitivity, specificity": rates.get(finalist.arm),
+        "sensitivity, specificity of the control": rates.get(finalist.strongest),
+    }
 
 
 def secondary_table(record: Confirmation) -> Table | None:
