@@ -77,6 +77,22 @@ def test_it_must_be_said_which_folders_are_sites_if_no_name_tells(xrays: DataFol
     assert sites_of(index) == {"oslo": 1, "paris": 6, "rome": 6}
 
 
+def test_folders_are_sites_where_a_table_gives_the_classes(xrays: DataFolder) -> None:
+    files = paths("{paris,rome}/{1,2,3,4}.png")
+    xrays.images(files)
+    rows = [f"{file},{name}" for file, name in zip(files, ["covid", "tb"] * 4, strict=True)]
+    xrays.table("file,disease", *rows, name="labels.csv")
+
+    index = xrays.index(
+        positive="tb",
+        table={"file": "labels.csv", "image": "file", "label": "disease"},
+        split={"site": "folder"},
+    )
+
+    assert index.class_names == ("covid", "tb")
+    assert sites_of(index) == {"paris": 4, "rome": 4}
+
+
 def test_inspect_names_sites_and_classes_and_a_study_records_the_sites(
     xrays: DataFolder, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ finding are left out and counted.
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from xraytune.base.errors import DataError, Problem, join_names
@@ -97,13 +98,14 @@ def _list_classes(
 ) -> ImageIndex:
     """List images with their classes."""
     has_classes = table.settings.gives_classes
-    words_of = {}
-    for image in images:
-        words_of[image.file] = inner_folders(image.file) if not has_classes else ()
-        if image.in_table.class_name:
-            words_of[image.file] = (image.in_table.class_name,)
-    words = [*table.settings.labels.values()]
-    words = words or class_words([*filter(None, words_of.values())], data.split.site)
+    if has_classes:
+        words_of = {
+            image.file: tuple(filter(None, [image.in_table.class_name])) for image in images
+        }
+        words = [*table.settings.labels.values()] or [*chain(*words_of.values())]
+    else:
+        words_of = {image.file: inner_folders(image.file) for image in images}
+        words = class_words([*filter(None, words_of.values())], data.split.site)
     fix = "give each class a label in data.table.labels"
     classes = "binary" if data.classes == "auto" and are_binary(words_of) else data.classes
     names = name_classes(class_names or classes, words, table.path, fix)
