@@ -360,6 +360,19 @@ def test_unequal_trainings_are_refused(tmp_path: Path) -> None:
     assert any("as declared" in item and "steps" in item for item in declared)
 
 
+@pytest.mark.parametrize("option", ["donor", "synthetic_only"])
+def test_an_arm_without_the_real_images_need_not_have_equal_trainings(
+    tmp_path: Path, option: str
+) -> None:
+    trainings = [("gan", 1000, 400), ("none", 1000, 400), ("twice", 700, 0)]
+    rows = [(arm, replicate, *numbers) for arm, *numbers in trainings for replicate in range(1, 5)]
+    runs = tmp_path / "runs.csv"
+    columns = ["arm", "replicate", "steps", "real_images"]
+    pd.DataFrame(rows, columns=columns).to_csv(runs, index=False)
+
+    assert judged(table(), tmp_path, runs=runs, duplicate="", **{option: "twice"}).finalists
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

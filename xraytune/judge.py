@@ -9,7 +9,7 @@ such as the steps of a training, is named in the answer. This file loads neither
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -60,7 +60,7 @@ _SEED = 0
 """The seed of the resamples of secondary outcomes."""
 _FEWEST_REPLICATES = 2
 _EQUAL = {"steps": "optimiser steps", "real_images": "real images"}
-"""Columns of the trainings that must be equal in all arms of a replicate."""
+"""Columns of the trainings that must be equal in a replicate's arms."""
 
 
 def judge(
@@ -103,7 +103,7 @@ def judge(
         draws: A folder of `xraytune draws`, which knows labels, patients, and who must not be
             scored. Each call is logged there.
         runs: A CSV file with `arm`, `replicate`, `steps` and `real_images`, which must be equal in
-            all arms of a replicate.
+            all arms of a replicate but `donor` and `synthetic_only`.
         by: Columns of `table` that define subgroups.
         table: A CSV file with `file` or `patient`, and the columns of `by`.
         positive: The positive one of two classes; by default, that of `draws`, or the class whose
@@ -165,7 +165,7 @@ def judge(
             where,
             f"predict with the networks of {_FEWEST_REPLICATES} or more replicates",
         )
-    declared = _check_trainings(optional_path(runs), content)
+    declared = _check_trainings(optional_path(runs), content, {donor, synthetic_only})
     if content.sites:
         declared += ("each replicate was trained without the site that it is scored on",)
     elif drawn is None and any(content.unscored_patients):
@@ -212,8 +212,13 @@ def _locate_problems(where: Path) -> Iterator[None]:
         raise type(error)(problem.what, where, problem.fix) from error
 
 
-def _check_trainings(runs: Path | None, content: Predictions) -> tuple[str, ...]:
-    """Return what nobody has checked of the trainings; refuse (DataError) unequal ones."""
+def _check_trainings(
+    runs: Path | None, content: Predictions, others: Collection[str]
+) -> tuple[str, ...]:
+    """Return what nobody has checked of the trainings; refuse (DataError) unequal ones.
+
+    The arms `others` are not trained on the same real images.
+    """
     declared = [
         "the trainings were not run by xraytune",
         "who was trained, tuned or validated on is as declared",
@@ -222,10 +227,10 @@ def _check_trainings(runs: Path | None, content: Predictions) -> tuple[str, ...]
         return (*declared, "nothing says that all arms had equal steps and equal real images")
     with _locate_problems(runs):
         table = with_columns(read_table(runs), names=("arm",))
-        table = table[table["arm"].isin(content.arms)]
+        table = table[table["arm"].isin({*content.arms}.difference(others))]
         table = with_columns(table, numbers=("replicate", *_EQUAL))
         rows = Counter(zip(table["replicate"], table["arm"], strict=True))
-        expected = Counter(content.runs)
+        expected = Counter(run for run in content.runs if run[1] not in others)
         for number, arm in sorted({*rows, *expected}):
             run = (number, arm)
             if rows[run] != expected[run]:
