@@ -132,18 +132,10 @@ def judge(
         (synthetic_only, "synthetic_only"),
     ]
     controls = [(name, kind) for name, kind in given if name]
-    arms = [finalist, *(name for name, _ in controls)]
-    if all(kind == "synthetic_only" for _, kind in controls):
-        raise ConfigError(
-            "there is nothing to compare the finalist with",
-            fix="name its controls, at least --none or --duplicate",
-        )
+    arms = [finalist, *(name for name, _ in controls), *filter(None, [real_images])]
+    _require_comparison(arms, controls)
     if leave_out_site and by:
         raise ConfigError("a verdict over sites is in no other groups", "--by", "omit it")
-    if real_images:
-        arms.append(real_images)
-    if len({*arms}) < len(arms):
-        raise ConfigError("an arm is named twice", fix="name a different arm for each control")
 
     where = Path("predictions")
     if isinstance(predictions, str | Path):
@@ -165,41 +157,34 @@ def judge(
             where,
             f"predict with the networks of {_FEWEST_REPLICATES} or more replicates",
         )
-    declared = _check_trainings(optional_path(runs), content, {donor, synthetic_only})
-    if content.sites:
-        declared += ("each replicate was trained without the site that it is scored on",)
-    elif drawn is None and any(content.unscored_patients):
-        declared += ("the patients without predictions in a replicate were trained on there",)
+    if runs is not None:
+        _check_trainings(Path(runs), content, {donor, synthetic_only})
     groups = _read_groups(optional_path(table), by, content)
 
-    plan = _plan(content, controls, real_images, drawn)
-    if draws:
-        plan = plan.with_values({"exploratory": _judged_before(draws, content)})
-    scores = _scores(content, plan)
-    confirmation = _confirmation(content, scores, drawn, declared, rope=rope, out=out)
-    finalists = add_secondary(confirmation.finalists, scores, seed=_SEED)
-    subgroups = compare_in_groups(scores, finalists[0], groups)
-    images = len(content.files)
-    notes = (
-        f"{column} is known of {len(values):,} of {images:,} images"
-        for column, values in groups.items()
-        if len(values) < images
-    )
-    confirmation = replace(
-        confirmation,
-        finalists=finalists,
-        subgroups=subgroups,
-        notes=(*confirmation.notes, *notes),
-    )
+    earlier = _judged_before(draws, content) if draws else ()
+    plan = _plan(content, controls, real_images, drawn, earlier)
+    declared = _name_unchecked(content, drawn, has_runs=runs is not None)
+    confirmation = _confirmation(content, plan, drawn, groups, declared, rope=rope, out=out)
+    methods = paragraph("methods", confirmation)
+    verdict = verdict_parts(confirmation)
+    page = render_page("judged.html", record=confirmation, methods=methods, verdict=verdict)
     if draws:  # only now, since a call that fails has shown nobody a verdict
         _log_access(draws, content)
     with new_folder(out) as folder:
         write_verdict(folder, confirmation)
-        methods = paragraph("methods", confirmation)
-        verdict = verdict_parts(confirmation)
-        page = render_page("judged.html", record=confirmation, methods=methods, verdict=verdict)
         write_text(folder / "report.html", page, is_durable=False)
     return confirmation
+
+
+def _require_comparison(arms: Sequence[str], controls: Sequence[tuple[str, ControlKind]]) -> None:
+    """Refuse (ConfigError) arms without a control, or one that is named twice."""
+    if all(kind == "synthetic_only" for _, kind in controls):
+        raise ConfigError(
+            "there is nothing to compare the finalist with",
+            fix="name its controls, at least --none or --duplicate",
+        )
+    if len({*arms}) < len(arms):
+        raise ConfigError("an arm is named twice", fix="name a different arm for each control")
 
 
 @contextmanager
@@ -212,19 +197,11 @@ def _locate_problems(where: Path) -> Iterator[None]:
         raise type(error)(problem.what, where, problem.fix) from error
 
 
-def _check_trainings(
-    runs: Path | None, content: Predictions, others: Collection[str]
-) -> tuple[str, ...]:
-    """Return what nobody has checked of the trainings; refuse (DataError) unequal ones.
+def _check_trainings(runs: Path, content: Predictions, others: Collection[str]) -> None:
+    """Refuse (DataError) unequal trainings of a replicate.
 
     The arms `others` are not trained on the same real images.
     """
-    declared = [
-        "the trainings were not run by xraytune",
-        "who was trained, tuned or validated on is as declared",
-    ]
-    if runs is None:
-        return (*declared, "nothing says that all arms had equal steps and equal real images")
     with _locate_problems(runs):
         table = with_columns(read_table(runs), names=("arm",))
         table = table[table["arm"].isin({*content.arms}.difference(others))]
@@ -245,7 +222,25 @@ def _check_trainings(
                         f"replicate {replicate}: the arms had different numbers of {meaning}",
                         fix="train all arms of a replicate equally long, on the same real images",
                     )
-    return (*declared, "the steps and real images of each training are as declared")
+
+
+def _name_unchecked(
+    content: Predictions, drawn: Drawn | None, *, has_runs: bool
+) -> tuple[str, ...]:
+    """Return what nobody has checked of the trainings."""
+    equality = "nothing says that all arms had equal steps and equal real images"
+    if has_runs:
+        equality = "the steps and real images of each training are as declared"
+    unchecked = [
+        "the trainings were not run by xraytune",
+        "who was trained, tuned or validated on is as declared",
+        equality,
+    ]
+    if content.sites:
+        unchecked.append("each replicate was trained without the site that it is scored on")
+    elif drawn is None and any(content.own_patients):
+        unchecked.append("the patients without predictions in a replicate were trained on there")
+    return tuple(unchecked)
 
 
 def _read_groups(
@@ -285,6 +280,7 @@ def _plan(
     controls: Sequence[tuple[str, ControlKind]],
     real_images: str,
     drawn: Drawn | None,
+    earlier: tuple[str, ...],
 ) -> Plan:
     """Return the plan that a confirmation of these arms would have."""
     finalist = content.arms[0]
@@ -315,15 +311,28 @@ def _plan(
     return Plan(
         test=drawn.kind if drawn else "folder",
         replicates=content.replicates,
+        exploratory=earlier,
         sites=tuple(sorted({*content.sites})),
         arms=tuple(arms),
     )
 
 
-def _scores(content: Predictions, plan: Plan) -> ArmScores:
-    """Return the results of all runs as those of a confirmation."""
-    has_overlap = any(content.unscored_patients) and not content.sites
-    return ArmScores(
+def _confirmation(
+    content: Predictions,
+    plan: Plan,
+    drawn: Drawn | None,
+    groups: Mapping[str, Mapping[str, str]],
+    declared: tuple[str, ...],
+    *,
+    rope: float,
+    out: Path,
+) -> Confirmation:
+    """Return the verdict of `confirm` on these results."""
+    metric = "macro AUROC" if content.findings else "AUROC"
+    if content.outputs == ("dice",):
+        metric = "Dice"
+    has_overlap = any(content.own_patients) and not content.sites
+    scores = ArmScores(
         plan=plan,
         results=content.results,
         labels=scorable_labels(content.labels, content.results),
@@ -333,55 +342,54 @@ def _scores(content: Predictions, plan: Plan) -> ArmScores:
         sites=content.sites,
         overlap=mean_overlap(content.unscored_patients) if has_overlap else 0.0,
     )
-
-
-def _confirmation(
-    content: Predictions,
-    scores: ArmScores,
-    drawn: Drawn | None,
-    declared: tuple[str, ...],
-    *,
-    rope: float,
-    out: Path,
-) -> Confirmation:
-    """Return the verdict without secondary outcomes."""
-    metric = "macro AUROC" if content.findings else "AUROC"
-    if content.outputs == ("dice",):
-        metric = "Dice"
-    kinds = {arm.kind for arm in scores.plan.controls(scores.plan.finalists[0])}
-    notes = [*unscored_findings(scores, content.findings)]
-    if "duplicate" not in kinds:
-        notes.append(
-            "no arm repeats real images, so an effect of larger batches cannot be told from that "
-            "of synthetic images"
-        )
-    notes += [f"{first} and {second} have the same results" for first, second in content.equal_arms]
-    if "tuned" not in kinds:
-        notes.append("no arm without synthetic images was tuned as much as the finalist")
+    judged = tuple(map(_without_network, judge_finalists(scores, rope=rope)))
+    finalists = add_secondary(judged, scores, seed=_SEED)
     return Confirmation(
         study=out,
         metric=metric,
         objective=metric,
         network="segmenter" if metric == "Dice" else "classifier",
-        exploratory=scores.plan.why_exploratory,
+        exploratory=plan.why_exploratory,
         rope=rope,
         replicates=content.replicates,
         train_images=0,
         train_patients=drawn.train_patients if drawn else 0,
         test=HeldOutSet(
-            kind=scores.plan.test,
+            kind=plan.test,
             name="the predictions",
             images=len(content.files),
             patients=len({*content.patients}),
             fingerprint=drawn.fingerprint if drawn else "",
             positive=content.outputs[scores.positive] if content.is_binary else "",
         ),
-        finalists=tuple(map(_without_network, judge_finalists(scores, rope=rope))),
-        notes=tuple(notes),
-        sites=scores.plan.sites,
+        finalists=finalists,
+        subgroups=compare_in_groups(scores, finalists[0], groups),
+        notes=tuple(_notes(content, scores, groups)),
+        sites=plan.sites,
         searched=None,
         declared=declared,
     )
+
+
+def _notes(
+    content: Predictions, scores: ArmScores, groups: Mapping[str, Mapping[str, str]]
+) -> Iterator[str]:
+    """Yield what limits the verdict."""
+    yield from unscored_findings(scores, content.findings)
+    kinds = {arm.kind for arm in scores.plan.arms if arm.role != "finalist"}
+    if "duplicate" not in kinds:
+        yield (
+            "no arm repeats real images, so an effect of larger batches cannot be told from that "
+            "of synthetic images"
+        )
+    for first, second in content.equal_arms:
+        yield f"{first} and {second} have the same results"
+    if "tuned" not in kinds:
+        yield "no arm without synthetic images was tuned as much as the finalist"
+    images = len(content.files)
+    for column, values in groups.items():
+        if len(values) < images:
+            yield f"{column} is known of {len(values):,} of {images:,} images"
 
 
 def _without_network(finalist: FinalistVerdict) -> FinalistVerdict:
