@@ -250,6 +250,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"none": "", "duplicate": "", "synthetic_only": "twice"}, "nothing to compare"),
         ({"duplicate": "none"}, "twice"),
         ({"by": ["sex"]}, "no table"),
+        ({"table": "groups.csv"}, "no column of it is asked for"),
         ({"by": ["sex"], "leave_out_site": True}, "over sites"),
         ({"positive": "FOO"}, "no class"),
     ):

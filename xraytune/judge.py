@@ -247,10 +247,12 @@ def _read_groups(
     table: Path | None, by: Sequence[str], content: Predictions
 ) -> Mapping[str, Mapping[str, str]]:
     """Return the value of each file for each column that defines subgroups."""
-    if not by:
+    if table is None and not by:
         return {}
     if table is None:
         raise ConfigError("there is no table with these columns", "--by", "give it: --table FILE")
+    if not by:
+        raise ConfigError("no column of it is asked for", table, "name one: --by COLUMN")
     rows = read_table(table, (*NAME_COLUMNS, *by))
     key = "file" if "file" in rows else "patient"
     if missing := [name for name in (key, *by) if name not in rows]:
