@@ -218,6 +218,50 @@ def paint_patient(
         )
 
 
+class _Chest:
+    """The canvas of a patient, and the outline of the lungs on it.
+
+    Attributes:
+        size_px: Side of the canvas, which is larger than the images that are cut out of it.
+        edge: Half the width of a pixel.
+        x, y, off_axis: Coordinates, float32 [1, W] and [H, 1], and the distance from the midline.
+        apex, base: Upper and lower end of the lungs.
+        dome: Height of the diaphragm.
+        centre, half_width: Distance of the middle of a lung from the midline, and from its sides.
+    """
+
+    def __init__(self, image_size_px: int, rng: np.random.Generator) -> None:
+        self.size_px = 2 * round(1.1 * image_size_px / 2)
+        self.edge = 1 / image_size_px
+        steps = np.arange(self.size_px) - (self.size_px - 1) / 2
+        axis = (steps * (2 / image_size_px)).astype(np.float32)
+        self.x = axis[None, :]
+        self.y = axis[:, None]
+        self.off_axis = np.abs(self.x)
+        self.apex = rng.uniform(-0.76, -0.56)
+        self.base = rng.uniform(0.30, 0.65)
+        self.dome = rng.uniform(0.32, 0.62)
+        self.centre = rng.uniform(0.34, 0.42)
+        self.half_width = rng.uniform(0.34, 0.44)
+
+    def wall(self, at_y: float) -> float:
+        """Return the distance of the lungs' outer edge from the midline."""
+        height = min(max((self.base - at_y) / (self.base - self.apex), 0.0), 0.98)
+        return float(self.centre - 0.1 * height + self.half_width * (1 - height**2.3) ** (1 / 2.3))
+
+    def noise(self, rng: np.random.Generator, cells: int) -> Field:
+        """Return a smooth random field of about unit standard deviation, `cells` bumps wide."""
+        coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
+        size = (self.size_px, self.size_px)
+        return 1.4 * np.asarray(coarse.resize(size, Image.Resampling.BICUBIC))
+
+    def ellipsoid(self, at_x: float, at_y: float, width: float, height: float) -> Field:
+        """Return the depth of an ellipsoid seen from the front, 1 in the middle."""
+        out = (self.x - at_x) / width
+        down = (self.y - at_y) / height
+        return np.sqrt(np.maximum(0, 1 - out**2 - down**2))
+
+
 def _paint_chest(
     findings: tuple[str, ...],
     image_size_px: int,
@@ -228,122 +272,126 @@ def _paint_chest(
 
     The fluid is due to the findings. The maps are larger than an image, which is cut out of them.
     """
-    size_px = 2 * round(1.1 * image_size_px / 2)
-    axis = ((np.arange(size_px) - (size_px - 1) / 2) * (2 / image_size_px)).astype(np.float32)
-    x = axis[None, :]
-    y = axis[:, None]
-    off_axis = np.abs(x)
-    uniform = anatomy.uniform
+    chest = _Chest(image_size_px, anatomy)
+    air, lungs = _paint_lungs(chest, anatomy)
+    body = _paint_body(chest, air, anatomy)
+    thickness = np.maximum(body + _paint_bones(chest, anatomy), 0)
+    extent: Field = np.zeros_like(air)
+    for finding in findings:
+        extent = extent + _PAINTERS[finding](chest, disease)
+    return thickness, 0.74 * air * np.minimum(extent, 1.3), lungs
 
-    def noise(rng: np.random.Generator, cells: int) -> Field:
-        """Return a smooth random field of about unit standard deviation, `cells` bumps wide."""
-        coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
-        return 1.4 * np.asarray(coarse.resize((size_px, size_px), Image.Resampling.BICUBIC))
 
-    def ellipsoid(at_x: float, at_y: float, width: float, height: float) -> Field:
-        """Return the depth of an ellipsoid seen from the front, 1 in the middle."""
-        return np.sqrt(np.maximum(0, 1 - ((x - at_x) / width) ** 2 - ((y - at_y) / height) ** 2))
+def _paint_lungs(chest: _Chest, rng: np.random.Generator) -> tuple[Field, BoolArray]:
+    """Return the air in the lungs, and where they are visible.
 
-    # The lungs, between the heart, great vessels and spine, above the diaphragm.
-    apex = uniform(-0.76, -0.56)
-    base = uniform(0.30, 0.65)
-    dome = uniform(0.32, 0.62)  # of the diaphragm
-    centre = uniform(0.34, 0.42)
-    half_width = uniform(0.34, 0.44)
-    rise = (base - y) / (base - apex)
-    across = np.abs(off_axis - centre + 0.1 * np.clip(rise, 0, 1)) / half_width
+    The lungs are between the heart, great vessels and spine, above the diaphragm.
+    """
+    off_axis = chest.off_axis
+    rise = (chest.base - chest.y) / (chest.base - chest.apex)
+    across = np.abs(off_axis - chest.centre + 0.1 * np.clip(rise, 0, 1)) / chest.half_width
     outline = np.maximum(1 - across**2.3 - np.maximum(rise, 0) ** 2.3, 0)
-    cavity = uniform(0.62, 0.86) * outline**0.4
-    heart_x = uniform(0.12, 0.18)
-    heart_y = dome - uniform(0.20, 0.28)
-    heart = 0.58 * ellipsoid(heart_x, heart_y, uniform(0.26, 0.40), uniform(0.28, 0.40))
-    great_vessels = 0.46 * ellipsoid(0.01, -0.20, 0.13, 0.70)
-    organs = np.maximum.reduce([heart, great_vessels, 0.34 * ellipsoid(0, 0.1, 0.115, 1.6)])
-    above_dome = dome + uniform(0.6, 1.6) * np.maximum(off_axis - centre, 0) ** 2 - y
+    cavity = rng.uniform(0.62, 0.86) * outline**0.4
+    heart_x = rng.uniform(0.12, 0.18)
+    heart_y = chest.dome - rng.uniform(0.20, 0.28)
+    heart = 0.58 * chest.ellipsoid(
+        heart_x, heart_y, rng.uniform(0.26, 0.40), rng.uniform(0.28, 0.40)
+    )
+    great_vessels = 0.46 * chest.ellipsoid(0.01, -0.20, 0.13, 0.70)
+    spine = 0.34 * chest.ellipsoid(0, 0.1, 0.115, 1.6)
+    organs = np.maximum.reduce([heart, great_vessels, spine])
+    slope = rng.uniform(0.6, 1.6)
+    above_dome = chest.dome + slope * np.maximum(off_axis - chest.centre, 0) ** 2 - chest.y
     air = np.maximum(cavity - organs, 0) * _step(above_dome, 0.006)
-    edge = 1 / image_size_px
-    lungs = _step((cavity - 0.16) / 2, edge) * _step((0.20 - organs) / 3, edge)
-    lungs = lungs * _step(above_dome, edge)
-    texture = uniform(0.7, 1.6) + 0.10 * noise(anatomy, 40) + 0.07 * noise(anatomy, 110)
-    vessels = _paint_branches(anatomy, size_px, edge, 0.036, 5) * _step(air - 0.12, 0.03)
+    lungs = _step((cavity - 0.16) / 2, chest.edge) * _step((0.20 - organs) / 3, chest.edge)
+    return air, lungs * _step(above_dome, chest.edge) > 0.5
 
-    def wall(at_y: float) -> float:
-        """Return the distance of the lungs' outer edge from the midline."""
-        height = min(max((base - at_y) / (base - apex), 0.0), 0.98)
-        return float(centre - 0.1 * height + half_width * (1 - height**2.3) ** (1 / 2.3))
 
-    # Torso, shoulders and neck, as if all were soft tissue.
-    chest = centre + half_width + uniform(0.07, 0.16)
-    width = chest + (1.0 - chest) * _step(-0.42 - y, 0.06)
-    torso = np.sqrt(np.maximum(1 - (off_axis / width) ** 2.6, 0))
-    shoulders = apex - 0.4 + 0.3 * np.clip(off_axis - 0.3, 0, 1)
-    trunk = torso * np.sqrt(np.clip((y - shoulders) / 0.65, 0, 1))
-    neck = 0.62 * ellipsoid(0, -1, uniform(0.26, 0.38), 0.75)
-    body = np.maximum(uniform(0.92, 1.10) * trunk, neck) * (1 + 0.03 * noise(anatomy, 6))
-    body = body - air * (1 - 0.26 * texture) + uniform(0.9, 1.7) * vessels
+def _paint_body(chest: _Chest, air: Field, rng: np.random.Generator) -> Field:
+    """Return torso, shoulders and neck, as if all were soft tissue, with the lungs in them."""
+    texture = rng.uniform(0.7, 1.6) + 0.10 * chest.noise(rng, 40) + 0.07 * chest.noise(rng, 110)
+    vessels = _paint_branches(chest, rng, 0.036, 5) * _step(air - 0.12, 0.03)
+    half_width = chest.centre + chest.half_width + rng.uniform(0.07, 0.16)
+    width = half_width + (1.0 - half_width) * _step(-0.42 - chest.y, 0.06)
+    torso = np.sqrt(np.maximum(1 - (chest.off_axis / width) ** 2.6, 0))
+    shoulders = chest.apex - 0.4 + 0.3 * np.clip(chest.off_axis - 0.3, 0, 1)
+    trunk = torso * np.sqrt(np.clip((chest.y - shoulders) / 0.65, 0, 1))
+    neck = 0.62 * chest.ellipsoid(0, -1, rng.uniform(0.26, 0.38), 0.75)
+    body = np.maximum(rng.uniform(0.92, 1.10) * trunk, neck) * (1 + 0.03 * chest.noise(rng, 6))
+    return body - air * (1 - 0.26 * texture) + rng.uniform(0.9, 1.7) * vessels
 
-    # Ribs are half an ellipse: out from the spine, and back lower down in front.
-    bone_density = uniform(0.8, 1.7)
-    pitch = uniform(0.135, 0.170)
-    drop = uniform(0.26, 0.60)
-    radius = uniform(0.019, 0.029)
-    bones: Field = np.zeros_like(air)
+
+def _paint_bones(chest: _Chest, rng: np.random.Generator) -> Field:
+    """Return ribs and clavicles.
+
+    Ribs are half an ellipse: out from the spine, and back lower down in front.
+    """
+    density = rng.uniform(0.8, 1.7)
+    pitch = rng.uniform(0.135, 0.170)
+    drop = rng.uniform(0.26, 0.60)
+    radius = rng.uniform(0.019, 0.029)
+    ribs: Field = np.zeros((chest.size_px, chest.size_px), dtype=np.float32)
     for number in range(1, 12):
         height = drop * (0.20 + 0.045 * min(number, 8))
-        middle = apex - 0.07 + pitch * number + height
-        reach = wall(middle) + 0.015
-        out = x / reach
-        down = (y - middle) / height
+        middle = chest.apex - 0.07 + pitch * number + height
+        reach = chest.wall(middle) + 0.015
+        out = chest.x / reach
+        down = (chest.y - middle) / height
         q = np.hypot(out, down)
         distance = (q - 1) * q / np.maximum(np.hypot(out / reach, down / height), 1e-3)
         is_cartilage = _step(down, 0.1) * _step(0.8 - np.abs(out), 0.03)
-        bones += 1.8 * (1 - is_cartilage) * _tube(distance, radius)
-    along = (off_axis - 0.12) / 0.65
-    clavicle = _tube(
-        y - (apex + 0.05 - uniform(0.02, 0.20) * np.abs(along) ** 1.5), 1.3 * radius
-    ) * _step(0.5 - np.abs(along - 0.5), 0.005)
-    thickness = np.maximum(body + bone_density * (bones + 2.5 * clavicle), 0)
-
-    uniform = disease.uniform
-    extent: Field = np.zeros_like(air)
-    if "lobar" in findings:  # one or two consolidated areas, in which the airways stay dark
-        area: Field = np.zeros_like(air)
-        for _ in range(1 + (disease.random() < 0.35)):
-            side = -1 if disease.random() < 0.55 else 1
-            at_y = uniform(apex + 0.25, dome - 0.12)
-            at_x = side * uniform(0.55, 0.85) * wall(at_y)
-            distance = np.hypot((x - at_x) / uniform(0.20, 0.33), (y - at_y) / uniform(0.18, 0.35))
-            filled = _step(1 - distance + 0.22 * noise(disease, 9), 0.10) * (x * side > 0)
-            area = np.maximum(area, filled)
-        patches = np.clip(0.85 + 0.22 * noise(disease, 14) + 0.12 * noise(disease, 40), 0, 1.4)
-        airways = _paint_branches(disease, size_px, edge, 0.024, 4)
-        extent = area * patches * np.clip(1 - 0.5 * airways / 0.02, 0.5, 1)
-    if "diffuse" in findings:  # haze and fine lines in both lungs, strongest around the hila
-        haze: Field = np.zeros_like(air)
-        for at_x, at_y in _HILA:
-            out = (x - at_x) / uniform(0.30, 0.47)
-            down = (y - at_y - 0.1) / uniform(0.38, 0.62)
-            haze = haze + uniform(0.75, 1.0) * np.exp(-np.square(out) - np.square(down))
-        haze = np.clip(haze * (1 + 0.35 * noise(disease, 7)), 0, 1)
-        lines = np.exp(-np.abs(noise(disease, 44)) / 0.25)
-        lines = lines + np.exp(-np.abs(noise(disease, 80)) / 0.25)
-        extent = extent + 0.7 * haze * (0.55 + 0.55 * lines)
-    if "effusion" in findings:  # fluid at the bottom, whose surface rises towards the ribs
-        side = -1 if disease.random() < 0.5 else 1
-        climb = np.clip(off_axis / wall(dome), 0, 1.2) ** 3
-        surface = dome + 0.06 - uniform(0.10, 0.28) - uniform(0.08, 0.20) * climb
-        extent = extent + _step(y - surface, 0.02) * (x * side > 0)
-    return thickness, 0.74 * air * np.minimum(extent, 1.3), lungs > 0.5
+        ribs += 1.8 * (1 - is_cartilage) * _tube(distance, radius)
+    along = (chest.off_axis - 0.12) / 0.65
+    axis = chest.apex + 0.05 - rng.uniform(0.02, 0.20) * np.abs(along) ** 1.5
+    clavicle = _tube(chest.y - axis, 1.3 * radius) * _step(0.5 - np.abs(along - 0.5), 0.005)
+    return density * (ribs + 2.5 * clavicle)
 
 
-def _paint_branches(
-    rng: np.random.Generator, size_px: int, edge: float, width: float, levels: int
-) -> Field:
-    """Return vessels or airways that fork from the hila outwards, with soft edges.
+def _paint_lobar(chest: _Chest, rng: np.random.Generator) -> Field:
+    """Return one or two consolidated areas, in which the airways stay dark."""
+    areas = []
+    for _ in range(1 + (rng.random() < 0.35)):
+        side = -1 if rng.random() < 0.55 else 1
+        at_y = rng.uniform(chest.apex + 0.25, chest.dome - 0.12)
+        at_x = side * rng.uniform(0.55, 0.85) * chest.wall(at_y)
+        out = (chest.x - at_x) / rng.uniform(0.20, 0.33)
+        down = (chest.y - at_y) / rng.uniform(0.18, 0.35)
+        filled = _step(1 - np.hypot(out, down) + 0.22 * chest.noise(rng, 9), 0.10)
+        areas.append(filled * (chest.x * side > 0))
+    patches = np.clip(0.85 + 0.22 * chest.noise(rng, 14) + 0.12 * chest.noise(rng, 40), 0, 1.4)
+    airways = _paint_branches(chest, rng, 0.024, 4)
+    area: Field = np.maximum.reduce(areas)
+    return area * patches * np.clip(1 - 0.5 * airways / 0.02, 0.5, 1)
 
-    `edge` is half the width of a pixel.
-    """
-    pixel = 2 * edge
+
+def _paint_diffuse(chest: _Chest, rng: np.random.Generator) -> Field:
+    """Return haze and fine lines in both lungs, strongest around the hila."""
+    haze: Field = np.zeros((chest.size_px, chest.size_px), dtype=np.float32)
+    for at_x, at_y in _HILA:
+        out = (chest.x - at_x) / rng.uniform(0.30, 0.47)
+        down = (chest.y - at_y - 0.1) / rng.uniform(0.38, 0.62)
+        haze = haze + rng.uniform(0.75, 1.0) * np.exp(-np.square(out) - np.square(down))
+    haze = np.clip(haze * (1 + 0.35 * chest.noise(rng, 7)), 0, 1)
+    lines = np.exp(-np.abs(chest.noise(rng, 44)) / 0.25)
+    lines = lines + np.exp(-np.abs(chest.noise(rng, 80)) / 0.25)
+    return 0.7 * haze * (0.55 + 0.55 * lines)
+
+
+def _paint_effusion(chest: _Chest, rng: np.random.Generator) -> Field:
+    """Return fluid at the bottom of a lung, whose surface rises towards the ribs."""
+    side = -1 if rng.random() < 0.5 else 1
+    climb = np.clip(chest.off_axis / chest.wall(chest.dome), 0, 1.2) ** 3
+    surface = chest.dome + 0.06 - rng.uniform(0.10, 0.28) - rng.uniform(0.08, 0.20) * climb
+    return _step(chest.y - surface, 0.02) * (chest.x * side > 0)
+
+
+_PAINTERS = {"lobar": _paint_lobar, "diffuse": _paint_diffuse, "effusion": _paint_effusion}
+
+
+def _paint_branches(chest: _Chest, rng: np.random.Generator, width: float, levels: int) -> Field:
+    """Return vessels or airways that fork from the hila outwards, with soft edges."""
+    size_px = chest.size_px
+    pixel = 2 * chest.edge
     fan = np.linspace(-1.35, 1.35, 8)
     starts = np.repeat(np.array(_HILA), 8, axis=0)
     angles = np.concatenate([np.pi - fan, fan]) + rng.normal(0, 0.12, 16)
