@@ -7,13 +7,15 @@ from typing import Literal
 
 import numpy as np
 
+from xraytune.base.arrays import UInt8Array
 from xraytune.base.cores import map_on_cores
 from xraytune.base.files import StrPath
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.checks import check_content
 from xraytune.data.copies import NearDuplicates
-from xraytune.data.decoding import BrokenImage, decode_files
+from xraytune.data.decoding import BrokenImage, GreyImage, decode_files
 from xraytune.data.findings import ABSENT, PRESENT, UNKNOWN
+from xraytune.data.images import ImageFile, ImageIndex
 from xraytune.data.index import identical_images, read_folder
 from xraytune.data.masks import connected_parts, use_mask
 from xraytune.data.sides import SideSize, sizes_of_index
@@ -106,22 +108,7 @@ def inspect_folder(
     index = read_folder(settings, on_progress=on_progress)
     sizes = sizes_of_index(index, settings)
     names = index.class_names
-    readable = []
-    pixels = []
-    formats: Counter[str] = Counter()
-    broken = []
-    files = [image.file for image in index.all_images]
-    decoded = decode_files(index.root, files, _SIZE_PX, on_progress=on_progress)
-    for image, square in zip(index.all_images, decoded, strict=True):
-        is_training = image.part != "test"
-        if isinstance(square, BrokenImage):
-            if is_training:
-                broken.append(square)
-            continue
-        readable.append(image)
-        pixels.append(square.pixels)
-        if is_training:
-            formats[square.kind] += 1
+    readable, pixels, formats, broken = _decode(index, on_progress)
     checks = check_content(
         readable,
         pixels,
@@ -129,18 +116,7 @@ def inspect_folder(
         group_regex=settings.split.group_regex,
         on_progress=on_progress,
     )
-
-    with_masks = [image for image in index.images if image.masks]
-    areas = {}
-    parts: Counter[int] = Counter()
-    masks = map_on_cores(lambda image: use_mask(index.root, image, np.copy), with_masks)
-    for image, mask in zip(with_masks, masks, strict=True):
-        if isinstance(mask, BrokenImage):
-            broken.append(mask)
-        else:
-            areas[image.file] = float(mask.mean())
-            parts[connected_parts(mask)] += 1
-        on_progress("reading masks", len(areas), len(with_masks))
+    areas, parts, broken_masks = _measure_masks(index, on_progress)
 
     counts: dict[str, dict[str, int]] = {}
     for image in index.all_images:
@@ -172,7 +148,7 @@ def inspect_folder(
         duplicates=tuple(sorted(tuple(image.file for image in same) for same in duplicates)),
         near_duplicates=checks.near_duplicates,
         formats=dict(sorted(formats.items())),
-        broken=tuple(broken),
+        broken=(*broken, *broken_masks),
         shortcuts=checks.shortcuts,
         warnings=(*index.warnings, *checks.notes),
         mask_areas=dict(sorted(areas.items(), key=lambda item: item[1])),
@@ -181,3 +157,44 @@ def inspect_folder(
         parts=part_notes(index),
         sides={size.name: size for size in sizes},
     )
+
+
+def _decode(
+    index: ImageIndex, on_progress: Progress
+) -> tuple[list[ImageFile], list[UInt8Array], Counter[str], list[BrokenImage]]:
+    """Return all intact images, their pixels, and the formats and broken files of the training."""
+    readable = []
+    pixels = []
+    formats: Counter[str] = Counter()
+    broken = []
+    files = [image.file for image in index.all_images]
+    decoded = decode_files(index.root, files, _SIZE_PX, on_progress=on_progress)
+    for image, square in zip(index.all_images, decoded, strict=True):
+        is_training = image.part != "test"
+        if isinstance(square, GreyImage):
+            readable.append(image)
+            pixels.append(square.pixels)
+            if is_training:
+                formats[square.kind] += 1
+        elif is_training:
+            broken.append(square)
+    return readable, pixels, formats, broken
+
+
+def _measure_masks(
+    index: ImageIndex, on_progress: Progress
+) -> tuple[dict[str, float], Counter[int], list[BrokenImage]]:
+    """Return the share of each training image that its masks cover, numbers of parts, and flaws."""
+    with_masks = [image for image in index.images if image.masks]
+    areas = {}
+    parts: Counter[int] = Counter()
+    broken = []
+    masks = map_on_cores(lambda image: use_mask(index.root, image, np.copy), with_masks)
+    for image, mask in zip(with_masks, masks, strict=True):
+        if isinstance(mask, BrokenImage):
+            broken.append(mask)
+        else:
+            areas[image.file] = float(mask.mean())
+            parts[connected_parts(mask)] += 1
+        on_progress("reading masks", len(areas), len(with_masks))
+    return areas, parts, broken
