@@ -43,6 +43,7 @@ from xraytune.synth.sources.source import StudyImages
 from xraytune.trial.preflight import open_space, require_inputs
 from xraytune.trial.quality import report_pool
 
+_SPACE = Path("commands/audit")
 _GIVE_TEST = "give test images of other patients: --test DATA"
 _FEWEST_PATIENTS = 25
 _MOST_PATIENTS = 100
@@ -135,13 +136,8 @@ def audit(
     """
     real = Path(real)
     synthetic = Path(synthetic)
-    folder = synthetic.resolve().parent if synthetic.is_file() else synthetic.resolve()
-    name = f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64]
-    task = "findings" if synthetic.is_file() else "classification"
-    folder_path = override_of("folder.path", synthetic.absolute())
-    changes = [f"name={name}", f"task={task}", folder_path, f"data.classes={classes}", *overrides]
-    space_name = Path("commands/audit")
-    space = open_space(space_name, changes, data=real, weights_dir=weights_dir)
+    changes = [*_describe_folder(synthetic), f"data.classes={classes}", *overrides]
+    space = open_space(_SPACE, changes, data=real, weights_dir=weights_dir)
     settings = space.settings
     experiment = space.experiment()
     data = experiment.settings.data
@@ -182,20 +178,16 @@ def audit(
         return result.without_verdict(error)
     prepared, _ = prepare(data.with_values({"train_patients": patients}))
     counts = source_of(mix).count_available(StudyImages(data, prepared, cache))
-    ratios: list[float] = []
     try:
-        for ratio in (0.25, 0.5, 1.0, 2.0):
-            require_enough(counts, mix.with_values({"synthetic_ratio": ratio}), prepared)
-            ratios.append(ratio)
+        ratios = _choose_ratios(mix, counts, prepared)
     except DataError as error:
-        if not ratios:
-            return result.without_verdict(error)
+        return result.without_verdict(error)
 
     # The rest is a study: a search over the ratios, a confirmation, and a report.
     grid = ["sampler.name=grid", "points_to_evaluate=[]", f"synthetic_ratio={{values: {ratios}}}"]
     grid.append(f"data.train_patients={patients or 'null'}")
     search(
-        space_name,
+        _SPACE,
         data=real,
         weights_dir=weights_dir,
         overrides=[*grid, *changes],
@@ -204,21 +196,22 @@ def audit(
         skip_broken=skip_broken,
         callbacks=callbacks,
     )
-    try:
-        verdict = confirm(
-            study_folder.path,
-            test=[test] if test else [],
-            weights_dir=weights_dir,
-            cache=cache,
-            reason="audit",
-            callbacks=callbacks,
-        )
-        result = replace(result, verdict=verdict)
-    except DataError as error:
-        result = result.without_verdict(error)
+    result = _confirm(result, test, weights_dir, cache, callbacks)
     write_report(study_folder.path, cache=cache)
     write_json(study_folder.path / "audit.json", result.to_json())
     return result
+
+
+def _describe_folder(synthetic: Path) -> list[str]:
+    """Return the settings of the study of a folder of synthetic images."""
+    is_data_file = synthetic.is_file()
+    folder = synthetic.resolve().parent if is_data_file else synthetic.resolve()
+    name = f"audit-{re.sub(r'[^A-Za-z0-9._-]+', '-', folder.name)}"[:64]
+    return [
+        f"name={name}",
+        f"task={'findings' if is_data_file else 'classification'}",
+        override_of("folder.path", synthetic.absolute()),
+    ]
 
 
 def _measure(
@@ -306,3 +299,44 @@ def _choose_patients(
     if patients is None and (share >= _FEWEST_PATIENTS or not has_test):
         return min(max(share, _FEWEST_PATIENTS), _MOST_PATIENTS)
     return patients
+
+
+def _choose_ratios(
+    mix: Parameters, counts: Sequence[int] | None, prepared: SplitData
+) -> list[float]:
+    """Return the ratios of synthetic to real images for which there are enough of each class.
+
+    Raises DataError if there are too few for any.
+    """
+    ratios: list[float] = []
+    for ratio in (0.25, 0.5, 1.0, 2.0):
+        try:
+            require_enough(counts, mix.with_values({"synthetic_ratio": ratio}), prepared)
+        except DataError:
+            if not ratios:
+                raise
+            break
+        ratios.append(ratio)
+    return ratios
+
+
+def _confirm(
+    result: Audit,
+    test: StrPath | None,
+    weights_dir: StrPath | None,
+    cache: Path,
+    callbacks: Callbacks,
+) -> Audit:
+    """Return the audit with the verdict on its study, or with the reason why there is none."""
+    try:
+        verdict = confirm(
+            result.study,
+            test=[test] if test else [],
+            weights_dir=weights_dir,
+            cache=cache,
+            reason="audit",
+            callbacks=callbacks,
+        )
+    except DataError as error:
+        return result.without_verdict(error)
+    return replace(result, verdict=verdict)
