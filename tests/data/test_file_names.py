@@ -20,7 +20,7 @@ from xraytune.data.file_names import (
 )
 from xraytune.data.index import read_index
 from xraytune.data.patients import match_patients
-from xraytune.data.prepare import prepare, read_prepared, write_prepared
+from xraytune.data.prepare import prepare, prepare_index, read_prepared, write_prepared
 from xraytune.space.data_settings import DataSettings
 from xraytune.space.settings import Settings
 
@@ -140,7 +140,8 @@ def test_a_study_keeps_the_patients_that_it_was_recorded_with(
             f"{part}/PNEUMONIA/0000{number}{{321,654,987}}_00{{1,2}}.png"
         )
     settings = Settings.model_validate({"name": "any", "data": xrays.settings(image_size=32)})
-    prepared, _ = prepare(settings, tmp_path / "cache", name_sets=OLDEST_SETS)
+    began = read_index(settings.data, name_sets=OLDEST_SETS)
+    prepared, _ = prepare_index(began, settings.data, tmp_path / "cache")
     record = tmp_path / "split.json"
     write_prepared(prepared, record)
     content = without_checksum(read_json(record))

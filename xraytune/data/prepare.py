@@ -30,7 +30,7 @@ from xraytune.base.errors import (
 from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, frozen, ignore_progress
 from xraytune.data.decoding import Resize
-from xraytune.data.file_names import OLDEST_SETS, SETS
+from xraytune.data.file_names import OLDEST_SETS
 from xraytune.data.image_set import ImageSet
 from xraytune.data.images import LENDERS, RECORDED, ImageFile, ImageIndex, ImageTable, SideName
 from xraytune.data.index import read_index
@@ -245,24 +245,19 @@ def prepare(
     *,
     sizes_px: Sequence[int] = (),
     seen_sha256: Collection[str] = (),
-    name_sets: Sequence[str] = SETS,
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> tuple[SplitData, tuple[str, ...]]:
     """Index, decode and split the images of `settings.data`, in all sizes that trials use.
 
     The default size is `data.image_size`. Returns the record, and warnings for the user. Patients
-    with images in `seen_sha256` are on no validation side. For `name_sets`, see `read_index`.
+    with images in `seen_sha256` are on no validation side.
 
     Raises DataError if the folder, its labels or an image is invalid; `skip_broken` leaves broken
     images out.
     """
-    index = read_index(
-        settings.data,
-        pairs=settings.task == "segmentation",
-        name_sets=name_sets,
-        on_progress=on_progress,
-    )
+    pairs = settings.task == "segmentation"
+    index = read_index(settings.data, pairs=pairs, on_progress=on_progress)
     return prepare_index(
         index,
         settings.data,
@@ -401,18 +396,18 @@ def restore_pixels(
         store = cache / sized.pixels
         if is_intact(store) and store_sha256(store) == sized.pixels_sha256:
             continue
-        sized_settings = settings.of_size(size_px)
-        again, _ = prepare(
-            sized_settings,
-            cache,
+        data = settings.of_size(size_px).data
+        index = read_index(
+            data,
+            pairs=prepared.has_masks,
             name_sets=prepared.name_sets,
-            skip_broken=True,
             on_progress=on_progress,
         )
-        if (again.pixels, again.pixels_sha256) == (sized.pixels, sized.pixels_sha256):
+        again = store_images(index.root, index.images, data, cache=cache, on_progress=on_progress)
+        if again == store and store_sha256(store) == sized.pixels_sha256:
             continue
         what = "the cache has lost the study's pixels, and the images changed since"
-        if again.pixels == sized.pixels:
+        if again == store:
             pillow = releases("pillow")["pillow"]
             what = f"Pillow {pillow} decodes the images differently from the study"
         raise StudyError(
