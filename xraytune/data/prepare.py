@@ -29,7 +29,7 @@ from xraytune.base.errors import (
 )
 from xraytune.base.files import read_json, with_checksum, without_checksum, write_json
 from xraytune.base.records import Compute, Progress, frozen, ignore_progress
-from xraytune.data.decoding import Resize
+from xraytune.data.decoding import BrokenImage, Resize
 from xraytune.data.file_names import OLDEST_SETS
 from xraytune.data.image_set import ImageSet
 from xraytune.data.images import LENDERS, RECORDED, ImageFile, ImageIndex, ImageTable, SideName
@@ -296,18 +296,7 @@ def prepare_index(
     files, broken = stored_files(store)
     row_of = {file: row for row, file in enumerate(files)}
     images = ImageTable(image for image in index.images if image.file in row_of)
-    if len(np.unique(images.labels)) < len(np.unique(index.images.labels)):
-        labels = {*images.labels.tolist()}
-        lost = [image for image in index.images if image.label not in labels]
-        names = sorted({index.class_names[image.label] for image in lost})
-        lost_files = {file for image in lost for file in (image.file, *image.masks)}
-        reasons = [f"{image.file}: {image.reason}" for image in broken if image.file in lost_files]
-        raise DataError(
-            f"without broken images, there is none of {join_names(names)} "
-            f"({join_names(reasons, 3)})",
-            index.root,
-            "repair some of them",
-        )
+    _require_classes(index, images, broken)
     if all(row.min() == row.max() for row in open_pixels(store)):
         what = (
             f"all {len(files)} images are blank: each has a single grey, so nothing can be learnt"
@@ -355,6 +344,22 @@ def prepare_index(
             "side, and trained on last"
         )
     return prepared, tuple(notes)
+
+
+def _require_classes(index: ImageIndex, images: ImageTable, broken: Iterable[BrokenImage]) -> None:
+    """Refuse (DataError) a folder that has only broken images of a class."""
+    labels = {*images.labels.tolist()}
+    lost = [image for image in index.images if image.label not in labels]
+    if lost:
+        names = sorted({index.class_names[image.label] for image in lost})
+        lost_files = {file for image in lost for file in (image.file, *image.masks)}
+        reasons = [f"{image.file}: {image.reason}" for image in broken if image.file in lost_files]
+        raise DataError(
+            f"without broken images, there is none of {join_names(names)} "
+            f"({join_names(reasons, 3)})",
+            index.root,
+            "repair some of them",
+        )
 
 
 def _require_equal_rows(stores: Mapping[int, Path], root: Path) -> None:
