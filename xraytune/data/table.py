@@ -24,6 +24,7 @@ from xraytune.data.findings import ABSENT, PRESENT
 from xraytune.data.guesses import (
     EMPTY,
     READ_CELLS,
+    PartName,
     casefold_text,
     is_view_column,
     normalise_text,
@@ -156,23 +157,7 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
     Raises DataError if the file is no such table, two columns have the same name, or some rows do
     not fit the header.
     """
-    try:
-        text = normalise_text(read_bytes(path, DataError).decode("utf-8-sig"))
-    except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror})", path, "data.table.file is relative to data.path"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not a table in UTF-8: {error}", path, "unpack it (gunzip), or save it as CSV in UTF-8"
-        ) from error
-    if re.match(r"\s*(\[\s*)?\{", text):
-        raise DataError(
-            "this is JSON, and tables are CSV",
-            path,
-            "save it as CSV: pandas.read_json(FILE).to_csv(OTHER, index=False); of JSON lines, "
-            "read_json(FILE, lines=True)",
-        )
+    text = _read_text(path)
     lines = [*io.StringIO(text, newline="")]
     first, second, *_ = [*text.lstrip().split("\n", 2), ""]
     counts = {mark: (first.count(mark), second.count(mark)) for mark in ",;\t"}
@@ -221,6 +206,28 @@ def _read_rows(path: Path, image: str) -> tuple[list[str], _Rows]:
                 "rename or remove all but one of them",
             )
     return names, rows
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a table; raise DataError if it cannot be read, or is no table."""
+    try:
+        text = normalise_text(read_bytes(path, DataError).decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", path, "data.table.file is relative to data.path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not a table in UTF-8: {error}", path, "unpack it (gunzip), or save it as CSV in UTF-8"
+        ) from error
+    if re.match(r"\s*(\[\s*)?\{", text):
+        raise DataError(
+            "this is JSON, and tables are CSV",
+            path,
+            "save it as CSV: pandas.read_json(FILE).to_csv(OTHER, index=False); of JSON lines, "
+            "read_json(FILE, lines=True)",
+        )
+    return text
 
 
 def _refuse_enclosed(
@@ -350,31 +357,13 @@ def _require_columns(needed: Mapping[str, str | None], columns: Sequence[str], p
 def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
     """Unite the rows of an image; raise DataError if they contradict each other."""
     settings = reader.settings
-    patient = ""
-    part = None
+    patient = _patient_of(name, rows, settings.patient)
+    part = _part_of(name, rows, settings.side_column)
     left_out_as = ""
     labels: dict[str, None] = {}
     votes: set[str | None] = set()  # for a class or, with None, against all
     states = []
-    for where, cells in rows:
-        row_patient = _patient(cells.get(settings.patient or "", ""), where)
-        if row_patient and patient_key(patient or row_patient) != patient_key(row_patient):
-            raise DataError(
-                f"{name} belongs to patient {row_patient} here, but to {patient} in another row",
-                where,
-                "keep one patient for each image",
-            )
-        patient = patient or row_patient
-        side = cells.get(settings.side_column or "")
-        if side is not None:
-            row_part = part_named(side)
-            if row_part is None or row_part != (part or row_part):
-                raise DataError(
-                    f"the side of {name} is {side!r}; it must be train, val or test in all rows",
-                    where,
-                    "write one side for each image",
-                )
-            part = row_part
+    for _, cells in rows:
         for column, accepted in settings.rows.items():
             content = cells.get(column)
             if content is not None and casefold_text(content) not in map(casefold_text, accepted):
@@ -417,6 +406,38 @@ def _unite(name: str, rows: _Rows, reader: CellReader) -> TableRow:
         left_out_as=left_out_as,
         cells=tuple(cells for _, cells in rows),
     )
+
+
+def _patient_of(name: str, rows: _Rows, column: str | None) -> str:
+    """Return the patient of an image, "" without one; raise DataError if there are several."""
+    patient = ""
+    for where, cells in rows:
+        row_patient = _patient(cells.get(column or "", ""), where)
+        if row_patient and patient_key(patient or row_patient) != patient_key(row_patient):
+            raise DataError(
+                f"{name} belongs to patient {row_patient} here, but to {patient} in another row",
+                where,
+                "keep one patient for each image",
+            )
+        patient = patient or row_patient
+    return patient
+
+
+def _part_of(name: str, rows: _Rows, column: str | None) -> PartName | None:
+    """Return the part of an image, None without one; raise DataError if rows do not agree on it."""
+    part = None
+    for where, cells in rows:
+        side = cells.get(column or "")
+        if side is not None:
+            row_part = part_named(side)
+            if row_part is None or row_part != (part or row_part):
+                raise DataError(
+                    f"the side of {name} is {side!r}; it must be train, val or test in all rows",
+                    where,
+                    "write one side for each image",
+                )
+            part = row_part
+    return part
 
 
 def _patient(cell: str, where: FileLine) -> str:
