@@ -65,25 +65,10 @@ def list_class_folders(
     two classes.
     """
     root = base if len(folders) > 1 else folders["train"]
-    files = []
-    notes = []
-    for part, folder in folders.items():
-        paths, folder_notes = walk_folder(folder, base, refuse_parts=len(folders) == 1)
-        notes += [f"{folder}: {note}" for note in folder_notes]
-        files += [ImageFile(file=path, label=0, part=part) for path in paths]
-    if not files:
-        raise no_images_error(root, notes)
-    images = add_rows(files, patients_csv)
+    images, notes = _list_images(folders, base, root, patients_csv)
     class_in_csv = {
         image.file: image.in_table.class_name for image in images if image.in_table.class_name
     }
-    if not class_in_csv and holds_pairs(root):
-        raise DataError(
-            "this is a folder of pairs (images/ and masks/), for segmentation",
-            root,
-            f"use task: segmentation; or {_FIX}",
-        )
-
     folders_of = {image.file: inner_folders(image.file) for image in images}
     class_paths = [
         folders_of[image.file]
@@ -108,7 +93,7 @@ def list_class_folders(
     if unknown or not labelled:
         folder_names = sorted({parents[0] for parents in folders_of.values() if parents})
         what = (
-            f"{len(unknown) or len(files)} images are in none of the classes {join_names(names)}, "
+            f"{len(unknown) or len(images)} images are in none of the classes {join_names(names)}, "
             f"or in two: {join_names(unknown or outside_classes, 3)}; "
             f"folders found: {join_names(folder_names) or 'none'}"
         )
@@ -133,11 +118,39 @@ def list_class_folders(
     )
 
 
+def _list_images(
+    folders: Mapping[PartName, Path], base: Path, root: Path, patients_csv: LabelTable | None
+) -> tuple[ImageTable, list[str]]:
+    """Return the images of class folders with their rows of the table, and notes.
+
+    Raises DataError if there are none, or if they are pairs without a class in the table.
+    """
+    files = []
+    notes = []
+    for part, folder in folders.items():
+        paths, folder_notes = walk_folder(folder, base, refuse_parts=len(folders) == 1)
+        notes += [f"{folder}: {note}" for note in folder_notes]
+        files += [ImageFile(file=path, label=0, part=part) for path in paths]
+    if not files:
+        raise no_images_error(root, notes)
+    images = add_rows(files, patients_csv)
+    if not any(image.in_table.class_name for image in images) and holds_pairs(root):
+        raise DataError(
+            "this is a folder of pairs (images/ and masks/), for segmentation",
+            root,
+            f"use task: segmentation; or {_FIX}",
+        )
+    return images, notes
+
+
 def _find_empty_folders(folder: Path, with_images: Iterable[str]) -> list[str]:
     """Return the names of the subfolders that have no images, though they might be classes."""
-    empty = sorted({path.name for path in subfolders(folder)}.difference(with_images))
-    empty = [name for name in empty if not (shows_overlays(name) or shows_generated(name))]
-    return [name for name in empty if inner_folders(f"{name}/file")]
+    empty = {path.name for path in subfolders(folder)}.difference(with_images)
+    return sorted(
+        name
+        for name in empty
+        if inner_folders(f"{name}/file") and not (shows_overlays(name) or shows_generated(name))
+    )
 
 
 def _label_images(
