@@ -63,7 +63,7 @@ def split_of(images: ImageTable, train_patients: int) -> SplitData:
 def test_a_confirmation_has_patients_to_draw_and_to_score(patients: tuple[int, ...]) -> None:
     images = images_of(*patients)
     trainable = split_by_patient(images, SPLIT).count("train")
-    draws = choose_draws(population(*patients), trainable, SIZES, lambda _: 0.9)
+    draws = choose_draws(population(*patients), trainable, SIZES, 0.9)
     assert draws
 
     settings = Settings(
@@ -98,8 +98,8 @@ def test_the_fewest_patients_of_a_verdict_are_known(patients: tuple[int, ...]) -
     known = population(*patients)
     needed = patients_needed(known, SIZES)
 
-    assert choose_draws(known, needed, SIZES, lambda _: 0.9)
-    assert choose_draws(known, needed - 1, SIZES, lambda _: 0.9) is None
+    assert choose_draws(known, needed, SIZES, 0.9)
+    assert choose_draws(known, needed - 1, SIZES, 0.9) is None
 
 
 def test_more_patients_are_trained_on_where_the_interval_allows_it() -> None:
@@ -107,7 +107,7 @@ def test_more_patients_are_trained_on_where_the_interval_allows_it() -> None:
     known = population(500, 500)
 
     def choose(patients: int, auroc: float, enough: float = 0.0) -> DrawDesign:
-        draws = choose_draws(known, patients, SIZES, lambda _: auroc, enough=enough)
+        draws = choose_draws(known, patients, SIZES, auroc, enough=enough)
         assert draws
         return draws
 
@@ -117,10 +117,10 @@ def test_more_patients_are_trained_on_where_the_interval_allows_it() -> None:
     easy = choose(1500, 0.98, enough=0.01)
 
     assert few.train_patients <= many.train_patients
-    assert few.half_width > many.half_width
-    assert hard.half_width > many.half_width > easy.half_width
+    assert few.precision.half_width > many.precision.half_width
+    assert hard.precision.half_width > many.precision.half_width > easy.precision.half_width
     assert easy.train_patients == SIZES[-1]
-    assert choose_draws(known, 1500, SIZES, lambda _: 0.9, fewest_tested=1495) is None
+    assert choose_draws(known, 1500, SIZES, 0.9, fewest_tested=1495) is None
 
 
 def test_findings_that_are_never_scored_make_no_verdict() -> None:

@@ -5,7 +5,7 @@ scored; otherwise, each replicate is scored on everyone outside its draw.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from operator import attrgetter
 
@@ -33,7 +33,7 @@ _OUTSIDE = 1.5
 fifths of their patients, too few simulated intervals cover (docs/decisions/0056)."""
 _WIDEST = 2.0
 """A design with more training patients may widen the interval at most by this factor."""
-_HALF_WIDTH = attrgetter("half_width")
+_HALF_WIDTH = attrgetter("precision.half_width")
 
 
 def scored_patients(unused: int, per_draw: int, replicates: int) -> tuple[int, float]:
@@ -159,11 +159,6 @@ class DrawDesign:
     train_patients: int
     precision: Precision
 
-    @property
-    def half_width(self) -> float:
-        """The expected half-width of the verdict's interval."""
-        return self.precision.half_width
-
 
 @frozen
 class Population:
@@ -223,7 +218,7 @@ def choose_draws(
     population: Population,
     patients: int,
     sizes: Sequence[int],
-    auroc: Callable[[int], float],
+    auroc: float,
     *,
     fewest_tested: int = 1,
     enough: float = 0.0,
@@ -238,7 +233,7 @@ def choose_draws(
         population: All patients.
         patients: Number of patients that are not on a validation side.
         sizes: The numbers of training patients to choose from.
-        auroc: The expected AUROC of a network that trains on a number of patients.
+        auroc: The expected AUROC of a network.
         fewest_tested: The fewest patients to score.
         enough: The half-width of an interval that is narrow enough, in AUROC.
 
@@ -246,13 +241,13 @@ def choose_draws(
     """
     designs = []
     for size in sizes:
-        size_designs = _designs(population, patients, size, auroc(size), fewest_tested)
+        size_designs = _designs(population, patients, size, auroc, fewest_tested)
         if narrowest := min(size_designs, key=_HALF_WIDTH, default=None):
             designs.append(narrowest)
     if not designs:
         return None
     widest = max(enough, _WIDEST * min(map(_HALF_WIDTH, designs)))
-    narrow_designs = [design for design in designs if design.half_width <= widest]
+    narrow_designs = [design for design in designs if _HALF_WIDTH(design) <= widest]
     return max(narrow_designs, key=attrgetter("train_patients"))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from xraytune.base.errors import ConfigError, add_notes, counted, join_names, printable
+from xraytune.base.errors import ConfigError, counted, join_names, printable
 from xraytune.base.files import require_writable, write_text
 from xraytune.base.records import Note, Progress, ignore_progress
 from xraytune.base.templates import open_templates
@@ -28,8 +28,7 @@ from xraytune.data.draws import (
 from xraytune.data.file_names import propose_patients
 from xraytune.data.images import ImageIndex
 from xraytune.data.index import read_folder
-from xraytune.data.sides import too_few_tested
-from xraytune.data.split import split_by_patient
+from xraytune.data.sides import sizes_of_index, too_few_tested
 from xraytune.space.data_settings import DataSettings, SplitSettings
 from xraytune.space.load import FINDING_KEYS, data_settings, is_data_file
 from xraytune.space.search_settings import Confirm
@@ -200,30 +199,26 @@ def _choose_draws(
 
     Also returns what will be scored, in words.
     """
-    images = index.images
-    with add_notes(index.warnings):
-        sides = split_by_patient(images, SplitSettings(**split))
-    sided_images = zip(images, sides, strict=True)
-    trainable_count = len({image.patient for image, side in sided_images if side == "train"})
+    data = DataSettings(path=index.root, split=SplitSettings(**split))
+    train, *_ = sizes_of_index(index, data)
     can_score_folder = not too_few_tested(index.test, index.outputs)
     fewest_tested = 1
     if can_score_folder:
         fewest_tested = FEWEST_UNUSED
         sizes = [size for size in sizes if size >= _FEWEST_TRAINED]
-    population = population_of(images, index.positive)
-    enough = Confirm().rope
+    population = population_of(index.images, index.positive)
     draws = None
     if population:
         draws = choose_draws(
             population,
-            trainable_count,
+            train.patient_count,
             sizes,
-            lambda _: LIKELY_AUROC,
+            LIKELY_AUROC,
             fewest_tested=fewest_tested,
-            enough=enough,
+            enough=Confirm().rope,
         )
     if draws:
-        unused = trainable_count - draws.train_patients
+        unused = train.patient_count - draws.train_patients
         return draws, (
             f"each on its own draw of {draws.train_patients} of the {unused:,} patients that the "
             "search does not use, and scored on others of these"
@@ -232,7 +227,7 @@ def _choose_draws(
         return None, "on the test folder"
     needed = "more patients with and without a finding"
     if population:
-        scale = population.patients / trainable_count
+        scale = population.patients / train.patient_count
         needed = f"about {math.ceil(scale * patients_needed(population, sizes)):,} patients"
     return None, (
         f"no verdict can be had: it takes {needed}, or test images of others "
