@@ -374,3 +374,14 @@ def test_a_labelled_folder_can_lack_a_class_but_has_no_other(kermany: DataFolder
 
     with pytest.raises(DataError, match=r"or move them away$"):
         read_labelled(kermany, CLASSES)
+
+
+def test_a_link_to_test_images_is_read_where_it_leads(xrays: DataFolder, tmp_path: Path) -> None:
+    """Another folder with the name of the link may be there."""
+    xrays.images("{test,later}/{NORMAL,PNEUMONIA}/p{1,2}_1.png later/NORMAL/p3_1.png")
+    (tmp_path / "test").symlink_to(xrays / "later")
+
+    labelled = read_labelled(tmp_path / "test", CLASSES, group_regex="(p[0-9])_")
+
+    assert len(labelled.images) == 5
+    assert all((xrays / image.file).is_relative_to(xrays / "later") for image in labelled.images)

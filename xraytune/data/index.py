@@ -230,10 +230,10 @@ def read_labelled(
         require_folder(folder)
         root = folder
         if not all_parts and part_named(folder.name) and not (folder / PATIENTS_CSV).exists():
-            parent = folder.resolve().parent
-            if data.split.group_regex is not None or (parent / PATIENTS_CSV).exists():
-                root = parent
-                folder = parent / folder.name
+            place = folder.resolve()
+            if data.split.group_regex is not None or (place.parent / PATIENTS_CSV).exists():
+                root = place.parent
+                folder = place
         data = data.model_copy(update={"path": root})
         if (root / PATIENTS_CSV).exists():
             data = data.with_values({"split.group_regex": None})
