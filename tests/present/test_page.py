@@ -187,6 +187,21 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     assert any(line.endswith("--test FOLDER") for line in commands), "the data have no test images"
 
 
+def test_no_command_inspects_hospitals_that_only_a_setting_names(tmp_path: Path) -> None:
+    """No option of it says that these folders are no classes, so it would refuse them."""
+    paint_phantoms(tmp_path / "xrays", patients=40, seed=1, image_size_px=32, sites=2)
+    for folder, name in (("NORMAL", "tb"), ("PNEUMONIA", "covid")):
+        for images in (tmp_path / "xrays").glob(f"*/{folder}"):
+            images.rename(images.with_name(name))
+    (tmp_path / "xrays/patients.csv").unlink()
+    data = "xrays, classes: auto, positive: tb,"
+    text = SPACE.replace("xrays,", data).replace("val_b: 0.25", "val_b: 0.25, site: folder")
+
+    page = write_report(search_space(tmp_path, text.replace("trials: 5", "trials: 1")))
+
+    assert "xraytune data inspect" not in page.read_text("utf-8")
+
+
 def test_a_study_without_a_trial_has_a_page(private: Path) -> None:
     (private / "confirm/verdict.json").unlink()
     journal = private / "optuna.journal"

@@ -125,7 +125,12 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
 
 
 def _inspect_command(data: DataSettings) -> str:
-    """Return the arguments of xraytune that inspect a study's images as its settings read them."""
+    """Return the arguments of xraytune that inspect a study's images as its settings read them.
+
+    Returns "" if no option says how they are read.
+    """
+    if data.table or data.split.site == "folder":
+        return ""
     options = {
         "--classes": data.classes,
         "--positive": data.positive,
