@@ -138,11 +138,11 @@ def find_table(data: DataSettings) -> LabelTable | None:
     Raises ConfigError if there are both, and DataError if the table is missing or malformed.
     """
     file = data.path / PATIENTS_CSV
-    if not os.path.lexists(file):
-        return _read_table(data.table, data) if data.table else None
+    has_patients = os.path.lexists(file)
     if data.table is None:
-        return _read_table(_PATIENTS_TABLE, DataSettings(path=data.path))
-    if PATIENTS_CSV not in data.table.file:
+        folder = DataSettings(path=data.path)
+        return _read_table(_PATIENTS_TABLE, folder) if has_patients else None
+    if has_patients and PATIENTS_CSV not in data.table.file:
         raise ConfigError(
             f"data.table is given, so {PATIENTS_CSV} would be ignored", file, "move it away"
         )
