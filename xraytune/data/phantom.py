@@ -118,7 +118,6 @@ def paint_phantoms(
             "omit the other options, or --sites",
         )
     rows = []
-    people_rows = []
     with new_folder(out.resolve()) as folder:
 
         def save(pixels: AnyArray, name: str) -> None:
@@ -127,6 +126,8 @@ def paint_phantoms(
 
         def paint(patient: int) -> list[list[str]]:
             patient_rows = []
+            person = numpy_generator(seed, "person", patient + 1)
+            cells = [person.choice(["female", "male"]), str(person.integers(1, 6))]
             images = paint_patient(seed, patient, image_size_px, difficulty, has_findings=findings)
             for image in images:
                 kind = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
@@ -141,26 +142,23 @@ def paint_phantoms(
                 save(pixels, file)
                 if pairs:
                     save(image.lungs, f"{image.part}/masks/{image.stem}.png")
-                reader = numpy_generator(seed, "reader", image.stem)
-                cells = [
-                    reader.choice(["-1", "", str(int(name in image.findings))], p=(0.05, 0.05, 0.9))
-                    for name in FINDINGS
-                ]
-                patient_rows.append([file, f"{seed}-{patient + 1}", image.part, *cells])
+                if findings:
+                    reader = numpy_generator(seed, "reader", image.stem)
+                    states = (["-1", "", str(int(name in image.findings))] for name in FINDINGS)
+                    chosen = [reader.choice(state, p=(0.05, 0.05, 0.9)) for state in states]
+                    cells = [image.part, *chosen]
+                patient_rows.append([file, f"{seed}-{patient + 1}", *cells])
             return patient_rows
 
         for done, patient_rows in enumerate(map_on_cores(paint, range(patients)), start=1):
             rows += patient_rows
-            person = numpy_generator(seed, "person", done)
-            person_cells = [person.choice(["female", "male"]), str(person.integers(1, 6))]
-            people_rows += [[file, name, *person_cells] for file, name, *_ in patient_rows]
             on_progress("drawing phantoms (patients)", done, patients)
         if findings:
             table = csv_table(["file", "patient", "side", *FINDINGS], rows)
             write_text(folder / "labels.csv", table)
             write_text(folder / "data.yaml", _DATA_FILE)
         if sites:
-            table = csv_table(["file", "patient", "sex", "age"], people_rows)
+            table = csv_table(["file", "patient", "sex", "age"], rows)
             write_text(folder / PATIENTS_CSV, table)
     return PhantomSet(path=out, patient_count=patients, image_count=len(rows))
 
@@ -238,11 +236,12 @@ class _Chest:
         self.x = axis[None, :]
         self.y = axis[:, None]
         self.off_axis = np.abs(self.x)
-        self.apex = rng.uniform(-0.76, -0.56)
-        self.base = rng.uniform(0.30, 0.65)
-        self.dome = rng.uniform(0.32, 0.62)
-        self.centre = rng.uniform(0.34, 0.42)
-        self.half_width = rng.uniform(0.34, 0.44)
+        uniform = rng.uniform
+        self.apex = uniform(-0.76, -0.56)
+        self.base = uniform(0.30, 0.65)
+        self.dome = uniform(0.32, 0.62)
+        self.centre = uniform(0.34, 0.42)
+        self.half_width = uniform(0.34, 0.44)
 
     def wall(self, at_y: float) -> float:
         """Return the distance of the lungs' outer edge from the midline."""
@@ -288,19 +287,18 @@ def _paint_lungs(chest: _Chest, rng: np.random.Generator) -> tuple[Field, BoolAr
     The lungs are between the heart, great vessels and spine, above the diaphragm.
     """
     off_axis = chest.off_axis
+    uniform = rng.uniform
     rise = (chest.base - chest.y) / (chest.base - chest.apex)
     across = np.abs(off_axis - chest.centre + 0.1 * np.clip(rise, 0, 1)) / chest.half_width
     outline = np.maximum(1 - across**2.3 - np.maximum(rise, 0) ** 2.3, 0)
-    cavity = rng.uniform(0.62, 0.86) * outline**0.4
-    heart_x = rng.uniform(0.12, 0.18)
-    heart_y = chest.dome - rng.uniform(0.20, 0.28)
-    heart = 0.58 * chest.ellipsoid(
-        heart_x, heart_y, rng.uniform(0.26, 0.40), rng.uniform(0.28, 0.40)
-    )
+    cavity = uniform(0.62, 0.86) * outline**0.4
+    heart_x = uniform(0.12, 0.18)
+    heart_y = chest.dome - uniform(0.20, 0.28)
+    heart = 0.58 * chest.ellipsoid(heart_x, heart_y, uniform(0.26, 0.40), uniform(0.28, 0.40))
     great_vessels = 0.46 * chest.ellipsoid(0.01, -0.20, 0.13, 0.70)
     spine = 0.34 * chest.ellipsoid(0, 0.1, 0.115, 1.6)
     organs = np.maximum.reduce([heart, great_vessels, spine])
-    slope = rng.uniform(0.6, 1.6)
+    slope = uniform(0.6, 1.6)
     above_dome = chest.dome + slope * np.maximum(off_axis - chest.centre, 0) ** 2 - chest.y
     air = np.maximum(cavity - organs, 0) * _step(above_dome, 0.006)
     lungs = _step((cavity - 0.16) / 2, chest.edge) * _step((0.20 - organs) / 3, chest.edge)
@@ -309,16 +307,17 @@ def _paint_lungs(chest: _Chest, rng: np.random.Generator) -> tuple[Field, BoolAr
 
 def _paint_body(chest: _Chest, air: Field, rng: np.random.Generator) -> Field:
     """Return torso, shoulders and neck, as if all were soft tissue, with the lungs in them."""
-    texture = rng.uniform(0.7, 1.6) + 0.10 * chest.noise(rng, 40) + 0.07 * chest.noise(rng, 110)
+    uniform = rng.uniform
+    texture = uniform(0.7, 1.6) + 0.10 * chest.noise(rng, 40) + 0.07 * chest.noise(rng, 110)
     vessels = _paint_branches(chest, rng, 0.036, 5) * _step(air - 0.12, 0.03)
-    half_width = chest.centre + chest.half_width + rng.uniform(0.07, 0.16)
+    half_width = chest.centre + chest.half_width + uniform(0.07, 0.16)
     width = half_width + (1.0 - half_width) * _step(-0.42 - chest.y, 0.06)
     torso = np.sqrt(np.maximum(1 - (chest.off_axis / width) ** 2.6, 0))
     shoulders = chest.apex - 0.4 + 0.3 * np.clip(chest.off_axis - 0.3, 0, 1)
     trunk = torso * np.sqrt(np.clip((chest.y - shoulders) / 0.65, 0, 1))
-    neck = 0.62 * chest.ellipsoid(0, -1, rng.uniform(0.26, 0.38), 0.75)
-    body = np.maximum(rng.uniform(0.92, 1.10) * trunk, neck) * (1 + 0.03 * chest.noise(rng, 6))
-    return body - air * (1 - 0.26 * texture) + rng.uniform(0.9, 1.7) * vessels
+    neck = 0.62 * chest.ellipsoid(0, -1, uniform(0.26, 0.38), 0.75)
+    body = np.maximum(uniform(0.92, 1.10) * trunk, neck) * (1 + 0.03 * chest.noise(rng, 6))
+    return body - air * (1 - 0.26 * texture) + uniform(0.9, 1.7) * vessels
 
 
 def _paint_bones(chest: _Chest, rng: np.random.Generator) -> Field:
@@ -326,10 +325,11 @@ def _paint_bones(chest: _Chest, rng: np.random.Generator) -> Field:
 
     Ribs are half an ellipse: out from the spine, and back lower down in front.
     """
-    density = rng.uniform(0.8, 1.7)
-    pitch = rng.uniform(0.135, 0.170)
-    drop = rng.uniform(0.26, 0.60)
-    radius = rng.uniform(0.019, 0.029)
+    uniform = rng.uniform
+    density = uniform(0.8, 1.7)
+    pitch = uniform(0.135, 0.170)
+    drop = uniform(0.26, 0.60)
+    radius = uniform(0.019, 0.029)
     ribs: Field = np.zeros((chest.size_px, chest.size_px), dtype=np.float32)
     for number in range(1, 12):
         height = drop * (0.20 + 0.045 * min(number, 8))
@@ -342,20 +342,21 @@ def _paint_bones(chest: _Chest, rng: np.random.Generator) -> Field:
         is_cartilage = _step(down, 0.1) * _step(0.8 - np.abs(out), 0.03)
         ribs += 1.8 * (1 - is_cartilage) * _tube(distance, radius)
     along = (chest.off_axis - 0.12) / 0.65
-    axis = chest.apex + 0.05 - rng.uniform(0.02, 0.20) * np.abs(along) ** 1.5
+    axis = chest.apex + 0.05 - uniform(0.02, 0.20) * np.abs(along) ** 1.5
     clavicle = _tube(chest.y - axis, 1.3 * radius) * _step(0.5 - np.abs(along - 0.5), 0.005)
     return density * (ribs + 2.5 * clavicle)
 
 
 def _paint_lobar(chest: _Chest, rng: np.random.Generator) -> Field:
     """Return one or two consolidated areas, in which the airways stay dark."""
+    uniform = rng.uniform
     areas = []
     for _ in range(1 + (rng.random() < 0.35)):
         side = -1 if rng.random() < 0.55 else 1
-        at_y = rng.uniform(chest.apex + 0.25, chest.dome - 0.12)
-        at_x = side * rng.uniform(0.55, 0.85) * chest.wall(at_y)
-        out = (chest.x - at_x) / rng.uniform(0.20, 0.33)
-        down = (chest.y - at_y) / rng.uniform(0.18, 0.35)
+        at_y = uniform(chest.apex + 0.25, chest.dome - 0.12)
+        at_x = side * uniform(0.55, 0.85) * chest.wall(at_y)
+        out = (chest.x - at_x) / uniform(0.20, 0.33)
+        down = (chest.y - at_y) / uniform(0.18, 0.35)
         filled = _step(1 - np.hypot(out, down) + 0.22 * chest.noise(rng, 9), 0.10)
         areas.append(filled * (chest.x * side > 0))
     patches = np.clip(0.85 + 0.22 * chest.noise(rng, 14) + 0.12 * chest.noise(rng, 40), 0, 1.4)
