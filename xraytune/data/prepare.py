@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from xraytune.base.artifacts import is_intact, releases
 from xraytune.base.errors import (
@@ -470,13 +471,7 @@ def read_prepared(path: Path) -> SplitData:
         for name in content.keys() & {*_IMAGES}:
             columns = content[name]
             rows = zip(*columns.values(), strict=True)
-            content[name] = tuple(ImageFile(**dict(zip(columns, row, strict=True))) for row in rows)
-        names = ("class_names", "findings", "left_out_sites", "name_sets")
-        for name in content.keys() & {*names}:
-            content[name] = tuple(content[name])
-        content["draws"] = tuple(map(tuple, content.pop("draws", ())))
-        sizes = content.pop("other_sizes", ())
-        content["other_sizes"] = tuple(StoredPixels(**stored) for stored in sizes)
-        return SplitData(**content)
+            content[name] = [dict(zip(columns, row, strict=True)) for row in rows]
     except (AttributeError, TypeError) as error:
         raise ValueError(f"not a split: {error}") from error
+    return TypeAdapter(SplitData).validate_python(content, extra="forbid")
