@@ -160,10 +160,9 @@ def write_first_space(
 def _describe(index: ImageIndex, task: TaskName) -> str:
     """Return a text with the numbers of images and patients, and the classes or findings."""
     patients = counted(len({*index.images.patients}), "patient")
-    images = counted(len(index.images), "image")
+    facts = f"{counted(len(index.images), 'image')} of {patients}"
     if task == "segmentation":
-        return f"{images} of {patients} with masks"
-    facts = f"{images} of {patients}"
+        return f"{facts} with masks"
     kind = "findings" if task == "findings" else "classes"
     return f"{facts} ({kind}: {join_names(index.outputs)})"
 

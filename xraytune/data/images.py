@@ -28,9 +28,6 @@ SideName: TypeAlias = Annotated[
 """A side of a study's split: train, val_a or val_b. `data.train_patients` leaves other images
 unused. In a confirmation on unused patients, unused images are on test, draw_0, draw_1 ... For a
 replicate, its own draw is train, and the images of other draws and of the search are on others."""
-LENDERS: SideName = "others"
-"""The side of the patients who lend real images in the place of synthetic ones."""
-SHORT_SHA256 = 16
 SINGLE_CLASS = ("image",)
 """The only class of images with masks, or with findings."""
 
@@ -119,7 +116,7 @@ class ImageFile:
     @property
     def short_sha256(self) -> str:
         """The first 16 hex digits of the hash, which identify the image in the access log."""
-        return self.sha256[:SHORT_SHA256]
+        return self.sha256[:16]
 
     @property
     def content(self) -> str:
@@ -127,10 +124,7 @@ class ImageFile:
         return self.sha256 + self.masks_sha256 + self.findings
 
 
-RECORDED = (
-    *("file", "patient", "site", "label", "side", "row"),
-    *("sha256", "masks_sha256", "findings"),
-)
+RECORDED = "file patient site label side row sha256 masks_sha256 findings".split()
 """The columns that a study records of its images."""
 
 
