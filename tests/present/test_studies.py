@@ -10,7 +10,7 @@ from xraytune.study.start import create_study
 
 
 def test_status_without_a_study_lists_all_of_the_studies_folder(here: Path) -> None:
-    names = ("confirmed", "damaged", "garbled", "searched")
+    names = ("altered", "confirmed", "damaged", "garbled", "searched")
     folders = {name: StudyFolder(here / "studies" / name) for name in names}
     overrides = ("scheduler.name=none", "budget.trials=1", "source=duplicate")
     space = write_space(here, *overrides)
@@ -20,6 +20,8 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(here: Path) -> N
         loop = direct(folders[name], *overrides)
         run_trial(loop, 0, value)
     write_verdict(folders["confirmed"].path, {0: "no_better"})
+    (folders["altered"].path / "extensions").mkdir()
+    (folders["altered"].path / "extensions/record.json").write_text("{}")
     folders["damaged"].journal_path.write_bytes(b"no journal")
     write_verdict(folders["garbled"].path, {0: "no_better"})
     checksums = folders["garbled"].path / "confirm" / "sha256.jsonl"
@@ -32,13 +34,14 @@ def test_status_without_a_study_lists_all_of_the_studies_folder(here: Path) -> N
     confirmed = command("status", "studies/confirmed").stdout
 
     assert {name: study["state"] for name, study in listed.items()} == {
+        "altered": "damaged",
         "confirmed": "finished",
         "damaged": "damaged",
         "garbled": "damaged",
         "searched": "searching",
     }
-    assert [listed[name]["best"] for name in names] == [0.75, None, None, 0.5]
-    assert [listed[name]["verdict"] for name in names] == ["no_better", None, None, None]
+    assert [listed[name]["best"] for name in names] == [None, 0.75, None, None, 0.5]
+    assert [listed[name]["verdict"] for name in names] == [None, "no_better", None, None, None]
     assert "1 of 1" in shown
     lines = {line.split()[0]: line for line in compared.stdout.splitlines() if line.strip()}
     assert lines["state"].split()[1:] == ["finished", "searching"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from xraytune.base.errors import StudyError, counted
+from xraytune.base.errors import ArtifactError, StudyError, counted
 from xraytune.base.records import frozen
 from xraytune.base.tables import Cell, Entry, Frame, Row, Table, shown_path
 from xraytune.confirm.record import read_verdict
@@ -74,7 +74,7 @@ def _summarise(study_folder: StudyFolder) -> StudySummary:
         view = StudyWatcher(study_folder).refresh()
         arms = view.arms
         verdict = read_verdict(study_folder.confirm_path)
-    except StudyError:
+    except (ArtifactError, StudyError):  # the former of the record of its extensions
         return StudySummary(name=study_folder.path.name, path=study_folder.path, state="damaged")
     ended = sum(trial.seconds is not None for trial in view.trials)
     idle = "finished" if ended >= view.trial_budget else "stopped"
