@@ -82,10 +82,9 @@ class CellReader:
         self._unclear = {}
         """The findings that each label leaves unknown, all in lower case."""
         for word in words:
-            self._unclear[word] = names - words
-            if word not in listed_words and not means_no_disease(word):
-                mentioned = {name for name in names if mentions(word, name)}
-                self._unclear[word] = self._unclear[word] | mentioned
+            is_clear = word in listed_words or means_no_disease(word)
+            mentioned = set() if is_clear else {name for name in names if mentions(word, name)}
+            self._unclear[word] = (names - words) | mentioned
 
     def labels_of(self, cells: Cells) -> list[str]:
         """Return the labels of a row: the labels in its cell, or the columns that say yes."""
