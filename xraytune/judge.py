@@ -49,7 +49,6 @@ from xraytune.present.rendering import render_page
 from xraytune.space.parameters import Parameters
 from xraytune.space.settings import DonorControl
 from xraytune.stats.placements import mean_overlap, scorable_labels
-from xraytune.stats.verdict import ControlKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,17 +122,17 @@ def judge(
     out = Path(out)
     draws = optional_path(draws)
     require_new(out)
-    given: list[tuple[str, ControlKind]] = [
-        (none, "none"),
-        (duplicate, "duplicate"),
-        *((name, "tuned") for name in tuned),
-        (donor, "donor"),
-        (donor_start, "donor_start"),
-        (synthetic_only, "synthetic_only"),
+    others = [
+        _arm(none, finalist, "matched"),
+        _arm(duplicate, finalist, "matched", source="duplicate"),
+        *(_arm(name, finalist, "tuned") for name in tuned),
+        _arm(donor, finalist, "donor", control="donor"),
+        _arm(donor_start, finalist, "donor", control="donor_start"),
+        _arm(synthetic_only, finalist, "donor", control="synthetic_only"),
+        _arm(real_images, finalist, "perfect"),
     ]
-    controls = [(name, kind) for name, kind in given if name]
-    arms = [finalist, *(name for name, _ in controls), *filter(None, [real_images])]
-    _require_comparison(arms, controls)
+    arms = [_arm(finalist, finalist, "finalist"), *(arm for arm in others if arm.name)]
+    _require_comparison(arms)
     if leave_out_site and by:
         raise ConfigError("a verdict over sites is in no other groups", "--by", "omit it")
 
@@ -145,7 +144,7 @@ def judge(
     with _locate_problems(where):
         content = read_predictions(
             predictions,
-            arms,
+            [arm.name for arm in arms],
             drawn=drawn,
             positive=positive,
             one_network=donor,
@@ -162,7 +161,13 @@ def judge(
     groups = _read_groups(optional_path(table), by, content)
 
     earlier = _judged_before(draws, content) if draws else ()
-    plan = _plan(content, controls, real_images, drawn, earlier)
+    plan = Plan(
+        test=drawn.kind if drawn else "folder",
+        replicates=content.replicates,
+        exploratory=earlier,
+        sites=tuple(sorted({*content.sites})),
+        arms=tuple(arms),
+    )
     declared = _name_unchecked(content, drawn, has_runs=runs is not None)
     confirmation = _confirmation(content, plan, drawn, groups, declared, rope=rope, out=out)
     methods = paragraph("methods", confirmation)
@@ -176,14 +181,34 @@ def judge(
     return confirmation
 
 
-def _require_comparison(arms: Sequence[str], controls: Sequence[tuple[str, ControlKind]]) -> None:
-    """Refuse (ConfigError) arms without a control, or one that is named twice."""
-    if all(kind == "synthetic_only" for _, kind in controls):
+def _arm(
+    name: str,
+    finalist: str,
+    role: Role,
+    *,
+    source: str = "none",
+    control: DonorControl | None = None,
+) -> Arm:
+    """Return an arm as a confirmation would plan it."""
+    return Arm(
+        name=name,
+        role=role,
+        trial=finalist,
+        parameters=Parameters(source=source),
+        control=control,
+        trainings=name,
+    )
+
+
+def _require_comparison(arms: Sequence[Arm]) -> None:
+    """Refuse (ConfigError) a finalist without a control, or an arm that is named twice."""
+    controls = [arm for arm in arms if arm.role not in ("finalist", "perfect")]
+    if all(arm.control == "synthetic_only" for arm in controls):
         raise ConfigError(
             "there is nothing to compare the finalist with",
             fix="name its controls, at least --none or --duplicate",
         )
-    if len({*arms}) < len(arms):
+    if len({arm.name for arm in arms}) < len(arms):
         raise ConfigError("an arm is named twice", fix="name a different arm for each control")
 
 
@@ -275,48 +300,6 @@ def _read_groups(
             what = f"no {key} of the predictions has a value of {column}"
             raise DataError(what, table, f"write each {key} as in the predictions")
     return columns
-
-
-def _plan(
-    content: Predictions,
-    controls: Sequence[tuple[str, ControlKind]],
-    real_images: str,
-    drawn: Drawn | None,
-    earlier: tuple[str, ...],
-) -> Plan:
-    """Return the plan that a confirmation of these arms would have."""
-    finalist = content.arms[0]
-
-    def arm(
-        name: str, role: Role, source: str = "none", control: DonorControl | None = None
-    ) -> Arm:
-        return Arm(
-            name=name,
-            role=role,
-            trial_label=finalist,
-            parameters=Parameters(source=source),
-            control=control,
-            unknown_training=name,
-        )
-
-    arms = [arm(finalist, "finalist")]
-    for name, kind in controls:
-        match kind:
-            case "none" | "duplicate":
-                arms.append(arm(name, "matched", source=kind))
-            case "tuned":
-                arms.append(arm(name, "tuned"))
-            case _:
-                arms.append(arm(name, "donor", control=kind))
-    if real_images:
-        arms.append(arm(real_images, "perfect"))
-    return Plan(
-        test=drawn.kind if drawn else "folder",
-        replicates=content.replicates,
-        exploratory=earlier,
-        sites=tuple(sorted({*content.sites})),
-        arms=tuple(arms),
-    )
 
 
 def _confirmation(
