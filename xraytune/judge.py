@@ -193,10 +193,10 @@ def _arm(
     return Arm(
         name=name,
         role=role,
-        trial=finalist,
+        trial_label=finalist,
         parameters=Parameters(source=source),
         control=control,
-        trainings=name,
+        unknown_training=name,
     )
 
 
@@ -263,7 +263,7 @@ def _name_unchecked(
     ]
     if content.sites:
         unchecked.append("each replicate was trained without the site that it is scored on")
-    elif drawn is None and any(content.own_patients):
+    elif drawn is None and any(content.unscored_patients):
         unchecked.append("the patients without predictions in a replicate were trained on there")
     return tuple(unchecked)
 
@@ -316,7 +316,7 @@ def _confirmation(
     metric = "macro AUROC" if content.findings else "AUROC"
     if content.outputs == ("dice",):
         metric = "Dice"
-    has_overlap = any(content.own_patients) and not content.sites
+    has_overlap = any(content.unscored_patients) and not content.sites
     scores = ArmScores(
         plan=plan,
         results=content.results,
@@ -361,7 +361,7 @@ def _notes(
 ) -> Iterator[str]:
     """Yield what limits the verdict."""
     yield from unscored_findings(scores, content.findings)
-    kinds = {arm.kind for arm in scores.plan.arms if arm.role != "finalist"}
+    kinds = {arm.kind for arm in scores.plan.controls(scores.plan.finalists[0])}
     if "duplicate" not in kinds:
         yield (
             "no arm repeats real images, so an effect of larger batches cannot be told from that "

@@ -28,6 +28,8 @@ SideName: TypeAlias = Annotated[
 """A side of a study's split: train, val_a or val_b. `data.train_patients` leaves other images
 unused. In a confirmation on unused patients, unused images are on test, draw_0, draw_1 ... For a
 replicate, its own draw is train, and the images of other draws and of the search are on others."""
+LENDERS: SideName = "others"
+"""The side of the patients who lend real images in the place of synthetic ones."""
 SINGLE_CLASS = ("image",)
 """The only class of images with masks, or with findings."""
 
