@@ -22,7 +22,7 @@ from xraytune.confirm.compare import ArmScores
 from xraytune.confirm.record import FinalistVerdict, SecondaryOutcome, Subgroup
 from xraytune.data.images import ImageTable
 from xraytune.stats.classification import Floats, Labels, ScoredImages, scored_findings
-from xraytune.stats.intervals import subgroups
+from xraytune.stats.intervals import scored_rows, subgroups
 from xraytune.stats.placements import StructuralComponents, sample_of_sites
 from xraytune.stats.secondary import SECONDARY, secondary_components, weighted_outcomes
 from xraytune.stats.verdict import compare, patient_interval
@@ -155,26 +155,22 @@ def compare_in_groups(
 ) -> tuple[Subgroup, ...]:
     """Return a finalist minus its strongest control on the images with each value of some columns.
 
-    If there are two classes and all images with a value are of one of them, they are scored
-    together with all images of the other class.
+    The images that a group is scored on are its `scored_rows`.
 
     `columns` has the value of each file, by column; files without a value are in no group.
     """
     pair = _strongest_pair(test, finalist)
     groups = []
     for column, value, has_value in subgroups(columns, test.files):
-        group_scores = test.on_images(has_value)
-        classes = np.unique(group_scores.labels)
-        is_of_one_class = test.is_binary and len(classes) == 1  # as types of pneumonia are
+        rows, other_class = scored_rows(test.labels, has_value, test.results.shape[2])
         group = Subgroup(
             column=column,
             value=value,
-            images=len(group_scores.labels),
-            patients=len({*group_scores.patients}),
-            is_of_one_class=is_of_one_class,
+            images=int(has_value.sum()),
+            patients=len({*test.on_images(has_value).patients}),
+            is_of_one_class=other_class is not None,
         )
-        if is_of_one_class:
-            group_scores = test.on_images(has_value | (test.labels != classes[0]))
+        group_scores = test.on_images(rows)
         if _is_large(group_scores):
             components = group_scores.measure(*pair.values())
             scores = components.scores.mean(axis=1).tolist()
@@ -183,7 +179,7 @@ def compare_in_groups(
                 difference=compare(components),
                 scores=dict(zip(pair, scores, strict=True)),
             )
-            if test.is_binary and test.thresholds and not is_of_one_class:
+            if test.is_binary and test.thresholds and not group.is_of_one_class:
                 rates = {name: _rates(group_scores, arm) for name, arm in pair.items()}
                 group = replace(group, rates=rates)
         groups.append(group)

@@ -193,6 +193,19 @@ def subgroups(
             yield column, value, value_of_image == value
 
 
+def scored_rows(labels: Labels, has_value: Flags, class_count: int) -> tuple[Flags, int | None]:
+    """Return the images that a subgroup is scored on, [N], and the class that it is compared with.
+
+    If there are two classes and all images of the subgroup are of one, as types of pneumonia are,
+    these are scored together with all images of the other class. Else, the class is None.
+    """
+    classes = np.unique(labels[has_value])
+    if labels.ndim == 2 or class_count != 2 or len(classes) != 1:
+        return has_value, None
+    other = 1 - int(classes[0])
+    return has_value | (labels == other), other
+
+
 def subgroup_metrics(
     images: ScoredImages,
     patients: Sequence[str],
@@ -206,14 +219,9 @@ def subgroup_metrics(
     Other arguments are as for `measure`. Every class must have an image.
     """
     names = np.asarray(patients)
-    rows = has_value
-    other = None
+    rows, other = scored_rows(images.labels, has_value, images.class_count)
     outside = ""
-    classes = np.unique(images.labels[has_value])
-    if images.class_count == 2 and len(classes) == 1:
-        other = 1 - int(classes[0])
-        rows = has_value | (images.labels == other)
-        # The recall of the other class is measured on images outside the subgroup only.
+    if other is not None:  # its recall is measured on images outside the subgroup only
         outside = "sensitivity" if other == images.positive else "specificity"
     labels = images.labels[rows]
     measured = Measured(metrics={}, intervals={})
