@@ -52,7 +52,7 @@ def test_a_ratio_that_adds_less_than_half_an_image_is_an_error(
         check_images(space_of(ratios), training_images=50)
 
     (problem,) = error.value.problems
-    assert problem.what.startswith("synthetic_ratio: 0.0099, 50 training images: ")
+    assert problem.what.startswith("synthetic_ratio: 0.0099, source: gan, 50 training images: ")
     assert problem.fix.startswith("write synthetic_ratio: 0.02")
 
 

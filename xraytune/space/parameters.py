@@ -360,18 +360,20 @@ def _keep_proportions(balance: Balance, source: str, task: TaskName) -> bool:
     return balance != "natural" and source == "folder" and task == "findings"
 
 
-@refuses("synthetic_ratio", "batch_size", "mixing", instead=1.0)
-def _add_images(ratio: float, batch_size: int, mixing: str) -> bool:
+@refuses("synthetic_ratio", "batch_size", "mixing", "source", instead=1.0)
+def _add_images(ratio: float, batch_size: int, mixing: str, source: str) -> bool:
     """Steps would have no extra images."""
     per_step = extra_image_count(ratio, batch_size)
-    return ratio == 0 or (mixing == "additive" and per_step == 0)
+    is_empty = ratio == 0 or (mixing == "additive" and per_step == 0)
+    return source != "none" and is_empty
 
 
-@refuses("synthetic_ratio", "pool_size", "training_images")
-def _add_an_image(ratio: float, pool_size: int | None, training_images: int) -> Change:
+@refuses("synthetic_ratio", "pool_size", "source", "training_images")
+def _add_an_image(ratio: float, pool_size: int | None, source: str, training_images: int) -> Change:
     """The training set would have no extra image."""
     is_empty = pool_size is None and extra_image_count(ratio, training_images) == 0
-    return {"synthetic_ratio": float(f"{1 / training_images:.2g}")} if is_empty else {}
+    least_ratio = float(f"{1 / training_images:.2g}")
+    return {"synthetic_ratio": least_ratio} if source != "none" and is_empty else {}
 
 
 @refuses("synthetic_ratio", "mixing", "total_steps", instead=1.0)
