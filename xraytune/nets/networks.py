@@ -133,8 +133,8 @@ def trained_parameters(backbone: str, network: Any) -> frozenset[str]:
             "set its last_stage, or use trainable: all",
         )
     trained = {*modules[modules.index(stage) :]}
-    names = [name for name, _ in network.named_parameters()]
-    return frozenset(name for name in names if name.rpartition(".")[0] in trained)
+    parameters = network.named_parameters()
+    return frozenset(name for name, _ in parameters if name.rpartition(".")[0] in trained)
 
 
 def build_head(

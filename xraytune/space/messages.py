@@ -42,11 +42,9 @@ def nearest(word: object, choices: Iterable[str], otherwise: str = "") -> str:
     word = str(word).lower()
     canonical = _SYNONYMS.get(word, word)
     longer = [name for name in names if name.endswith((f".{canonical}", f"_{canonical}"))]
-    similar = (
-        longer
-        if longer and canonical not in names
-        else difflib.get_close_matches(canonical, names, n=1)
-    )
+    similar = difflib.get_close_matches(canonical, names, n=1)
+    if longer and canonical not in names:
+        similar = longer
     if similar:
         return f"did you mean '{names[min(similar, key=len)]}'?"
     return otherwise or f"use one of: {join_names([*names.values()], _NAMES_SHOWN)}"

@@ -56,6 +56,10 @@ class Sample:
         """Yield each column and value that define a subgroup, and which images are in it."""
         return subgroups(self.columns, self.files)
 
+    def empty_groups(self) -> dict[str, dict[str, Measured]]:
+        """Return a mapping for the metrics of the subgroups of each column."""
+        return {column: {} for column in self.columns}
+
 
 @frozen
 class Evaluation(Measured):

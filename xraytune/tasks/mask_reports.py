@@ -35,7 +35,6 @@ from xraytune.stats.classification import Floats
 from xraytune.stats.intervals import Measured
 from xraytune.stats.segmentation import (
     MASK_METRICS,
-    MaskMetrics,
     ScoredMask,
     mask_metrics,
     measure_means,
@@ -124,7 +123,7 @@ class MaskReports(ClassReports):
     def describe(self, sample: Sample) -> dict[str, Any]:
         """Return the fields of `Evaluation` about masks."""
         total = mask_metrics(sample.scored, resample_count=sample.resample_count)
-        subgroups: dict[str, dict[str, MaskMetrics]] = {column: {} for column in sample.columns}
+        subgroups = sample.empty_groups()
         for column, value, rows in sample.subgroups():
             masks = [*compress(sample.scored, rows)]
             subgroups[column][value] = mask_metrics(masks, resample_count=sample.resample_count)

@@ -188,7 +188,7 @@ class ClassReports:
             by_patient = measure(means, owners, resample_count=sample.resample_count)
             further["by_patient"] = by_patient.metrics
             facts["by_patient_intervals"] = with_names(by_patient.intervals)
-        subgroups: dict[str, dict[str, Measured]] = {column: {} for column in sample.columns}
+        subgroups = sample.empty_groups()
         for column, value, rows in sample.subgroups():
             subgroup = subgroup_metrics(
                 scored, patients, value, rows, resample_count=sample.resample_count
@@ -303,7 +303,7 @@ class FindingReports(ClassReports):
         )
         left_out = [name for name in names if name not in by_finding]
         notes = [f"too few of each kind for a score: {join_names(left_out)}"] if left_out else []
-        subgroups: dict[str, dict[str, Measured]] = {column: {} for column in sample.columns}
+        subgroups = sample.empty_groups()
         patients = np.asarray(sample.patients)
         for column, value, rows in sample.subgroups():
             group = replace(
