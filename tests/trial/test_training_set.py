@@ -16,7 +16,6 @@ from xraytune.data.folders import PROVENANCE_FILE
 from xraytune.data.images import ImageFile
 from xraytune.data.pixels import PIXELS_STAGE, stored_files
 from xraytune.space.data_settings import SplitSettings
-from xraytune.space.settings import without_gate
 from xraytune.space.source_settings import FolderSettings
 from xraytune.synth.sources.folder import store_folder
 from xraytune.synth.sources.registry import source_of
@@ -139,7 +138,7 @@ def test_a_trial_on_transformed_copies_sees_no_validation_patient(
     )
     with pytest.raises(TrialError, match="are copies of training images"):
         build_training_set(extra, bench.context)
-    extra = extra.model_copy(update={"settings": without_gate(extra.settings)})
+    extra = extra.with_values({"settings.quality.allow_memorised": True})
 
     training_set = build_training_set(extra, bench.context)
     caplog.clear()

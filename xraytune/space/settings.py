@@ -203,11 +203,6 @@ RULES: tuple[Rule, ...] = (
 """All that a study may refuse."""
 
 
-def without_gate(settings: Settings) -> Settings:
-    """Return settings that refuse no synthetic images."""
-    return settings.with_values({"quality.allow_memorised": True})
-
-
 class Experiment(StrictModel):
     """The complete settings of one trial or one final training."""
 
