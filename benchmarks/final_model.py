@@ -30,7 +30,7 @@ from xraytune.base.arrays import Float32Array, Int64Array
 from xraytune.data.index import read_index
 from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.data.split import split_into_folds
-from xraytune.model.folds import with_everyone
+from xraytune.model.folds import with_all_on_train
 from xraytune.model.predict import predict
 from xraytune.model.train import train
 from xraytune.nets.compute import compute_here
@@ -164,7 +164,7 @@ def _features(folder: Path, images: Path) -> tuple[Float32Array, Int64Array]:
     cache = folder / "cache"
     prepared, _ = prepare(experiment.settings, cache)
     compute = compute_here(experiment.settings)
-    context = with_everyone(RunContext(prepared=prepared, cache=cache, compute=compute))
+    context = RunContext(prepared=with_all_on_train(prepared), cache=cache, compute=compute)
     image_set = side_image_set("train", context.prepared, cache)
     features = TrialNetwork(experiment, context).plain_features(image_set)
     return features, (image_set.labels == prepared.positive).astype(np.int64)

@@ -1,14 +1,14 @@
 """Write a model bundle (`trial/saved_model.py`) with its model card, `README.md`."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from xraytune.base.files import markdown, sha256_of, write_json, write_text
+from xraytune.base.files import append_jsonl, markdown, sha256_of, write_json, write_text
 from xraytune.base.records import EpochRecord, TrialResult, frozen
 from xraytune.base.templates import open_templates
 from xraytune.base.tensors import save_state
@@ -69,15 +69,53 @@ def write_bundle(
     Paths in its files are relative to `final_path`. The card, `README.md`, has no path, time or
     date, and may be edited; it states the `benefit` of the synthetic images.
     """
+    parameters = experiment.parameters
+    record = _build_record(experiment, final_path, overrides, context, trained, trained_on)
+    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
+    header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
+    write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
+    write_prepared(context.prepared, folder / SPLIT_FILE)
+    write_extensions(folder, parameters.extensions, final_path)
+    append_jsonl(folder / EPOCHS_FILE, *_epoch_rows(trained))
+    network_files = model_files(record.members)
+    for name, network in zip(network_files, trained.networks, strict=True):
+        save_state(network.state_dict(), folder / name)
+    names = [RECORD_FILE, CONFIG_FILE, SPLIT_FILE, EPOCHS_FILE, *network_files]
+    checksums = {name: sha256_of(folder / name) for name in names}
+    write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
+
+    templates = open_templates(
+        "xraytune.model",
+        keep_trailing_newline=True,
+        finalize=lambda value: markdown(value) if isinstance(value, str) else value,
+    )
+    card = templates.get_template("card.md").render(
+        record=record,
+        benefit=benefit,
+        settings=experiment.settings,
+        parameters=parameters,
+        epochs=trained.result.epochs,
+    )
+    write_text(folder / "README.md", card)
+    return record
+
+
+def _build_record(
+    experiment: Experiment,
+    final_path: Path,
+    overrides: Sequence[str],
+    context: RunContext,
+    trained: TrainedNetworks,
+    trained_on: TrainedOn,
+) -> BundleRecord:
     settings = experiment.settings
     parameters = experiment.parameters
     origin = settings.exported_from
     task = TASKS[settings.task]
     prepared = context.prepared
     result = trained.result
-    members = len(trained.networks)
     packages = sorted({*_PACKAGES, *task.packages})
-    record = BundleRecord(
+    return BundleRecord(
         task=settings.task,
         class_names=prepared.outputs,
         positive=prepared.class_names[prepared.positive] if task.has_classes else None,
@@ -87,7 +125,7 @@ def write_bundle(
         **parameters.model_dump(include=NETWORK_PARAMETERS),
         backbone_settings={**parameters.settings_of(parameters.backbone)},
         arm=parameters.arm,
-        members=members,
+        members=len(trained.networks),
         val_score=result.value,
         val_b_score=result.val_b_score,
         best_epoch=result.best_epoch,
@@ -102,36 +140,13 @@ def write_bundle(
         packages={name: version(name) for name in packages} | identities_of(parameters),
         metrics=task.reports.card_metrics(prepared, result.threshold, trained.validated),
     )
-    write_text(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
-    header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
-    write_text(folder / CONFIG_FILE, experiment_to_yaml(experiment, final_path, header))
-    write_prepared(prepared, folder / SPLIT_FILE)
-    write_extensions(folder, parameters.extensions, final_path)
-    lines = []
+
+
+def _epoch_rows(trained: TrainedNetworks) -> Iterator[dict[str, Any]]:
+    """Yield the epochs of each network, without the time that they took."""
     for number, epochs in enumerate(trained.epochs, start=1):
-        member = {"network": number} if members > 1 else {}
+        member = {"network": number} if len(trained.epochs) > 1 else {}
         for epoch in epochs:
             row = {"version": 1, **member, **asdict(epoch)}
             del row["seconds"]
-            lines.append(f"{json.dumps(row)}\n")
-    write_text(folder / EPOCHS_FILE, "".join(lines))
-    names = [RECORD_FILE, CONFIG_FILE, SPLIT_FILE, EPOCHS_FILE, *model_files(members)]
-    for name, network in zip(model_files(members), trained.networks, strict=True):
-        save_state(network.state_dict(), folder / name)
-    checksums = {name: sha256_of(folder / name) for name in names}
-    write_json(folder / MANIFEST_FILE, {"version": 1, "files": checksums})
-
-    templates = open_templates(
-        "xraytune.model",
-        keep_trailing_newline=True,
-        finalize=lambda value: markdown(value) if isinstance(value, str) else value,
-    )
-    card = templates.get_template("card.md").render(
-        record=record,
-        benefit=benefit,
-        settings=settings,
-        parameters=parameters,
-        epochs=result.epochs,
-    )
-    write_text(folder / "README.md", card)
-    return record
+            yield row

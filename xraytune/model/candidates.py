@@ -4,18 +4,18 @@ The first candidate has the settings of a file, or of the trial that `export` ch
 the second, if there are other settings under `final`, has those.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from xraytune.base.files import StrPath, write_text
-from xraytune.base.records import Compute, Note, Progress, frozen
+from xraytune.base.records import Compute, Note, Progress, frozen, ignore_note
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import SplitData, patients_seen
-from xraytune.model.export import export
-from xraytune.model.folds import leave_out
+from xraytune.model.export import describe_benefit, export
+from xraytune.model.folds import leave_out, with_all_on_train
 from xraytune.nets.compute import compute_alone, compute_here, gpu_count
 from xraytune.space.fields import PARAMETERS, flat_values, parameters_from
 from xraytune.space.load import SEARCH_ONLY, experiment_to_yaml, refuse_unused
@@ -41,15 +41,24 @@ class Candidate:
         folds: The images, once for each network.
         contents: Hashes of the contents of weights, extensions and other inputs.
         patients: The patient of each image of the folder that could be decoded, without `test/`.
-        uses_everyone: Whether a single network is trained on all patients. To find copies of
+        is_refit: Whether a single network is trained on all patients in the end. To find copies of
             a generator's training images, patients that it has not seen are kept aside.
+        benefit: Whether the benefit of its synthetic images is confirmed, as a text.
     """
 
     experiment: Experiment
     folds: Sequence[SplitData]
     contents: Sequence[str]
     patients: Sequence[str]
-    uses_everyone: bool
+    is_refit: bool
+    benefit: str
+
+    @property
+    def final_images(self) -> SplitData:
+        """The images, on the sides that the model is trained on in the end."""
+        prepared = self.folds[0]
+        uses_all = self.is_refit or len(self.folds) > 1
+        return with_all_on_train(prepared) if uses_all else prepared
 
     def identity(self) -> dict[str, Any]:
         """Return everything that its networks depend on, besides this machine."""
@@ -111,8 +120,8 @@ def open_candidates(
     return [trial, changed.at(changed.first_point())]
 
 
-def prepare_candidate(
-    space: Space,
+def prepare_candidates(
+    spaces: Sequence[Space],
     origin: StudyFolder | None,
     cache: Path,
     *,
@@ -120,45 +129,51 @@ def prepare_candidate(
     skip_broken: bool,
     note: Note,
     on_progress: Progress,
-) -> Candidate:
-    """Check the inputs of a candidate, and prepare its images and their folds.
+) -> Iterator[Candidate]:
+    """Check the inputs of each candidate, and prepare its images and their folds.
 
-    Raises StudyError if the study `origin` began with other weights or extensions.
+    Problems of the images are noted once. Raises StudyError if the study `origin` began with other
+    weights or extensions.
     """
-    experiment = space.experiment()
-    settings = experiment.settings
-    parameters = experiment.parameters
-    if origin:
-        require_same_code(origin.path, parameters.extensions)
-    require_inputs(settings, [parameters])
-    prepared, index = prepare_space(
-        space,
-        cache,
-        recorded=origin.prepared() if origin else None,
-        is_complete=False,
-        skip_broken=skip_broken,
-        note=note,
-        on_progress=on_progress,
-    )
-    folds = [prepared]
-    uses_everyone = not (is_exact(settings) or parameters.has_synthetic_pixels)
-    if members > 1 or uses_everyone:
-        seen_patients = patients_seen(index.images, seen_by(mixes_of(space)))
-        folds = leave_out(prepared, settings.data.split.seed, members, seen_patients)
-    inputs = inputs_of_trials([parameters])
-    if origin:
-        fixed_inputs = {item for item in inputs if item[0] not in PATHS}
-        recorded = read_inputs(fixed_inputs, settings, prepared, cache)
-        require_same_inputs(origin, recorded, is_complete=False)
-    contents = read_inputs(inputs, settings, prepared, cache, mixes=[parameters])
-    decoded = {*stored_files(cache / prepared.pixels)[0]}
-    return Candidate(
-        experiment=experiment,
-        folds=folds,
-        contents=[*contents.values()],
-        patients=[image.patient for image in index.images if image.file in decoded],
-        uses_everyone=uses_everyone,
-    )
+    for space in spaces:
+        experiment = space.experiment()
+        settings = experiment.settings
+        parameters = experiment.parameters
+        if origin:
+            require_same_code(origin.path, parameters.extensions)
+        require_inputs(settings, [parameters])
+        prepared, index = prepare_space(
+            space,
+            cache,
+            recorded=origin.prepared() if origin else None,
+            is_complete=False,
+            skip_broken=skip_broken,
+            note=note if space is spaces[0] else ignore_note,
+            on_progress=on_progress,
+        )
+        folds = [prepared]
+        is_refit = members == 1 and not (is_exact(settings) or parameters.has_synthetic_pixels)
+        if members > 1 or is_refit:
+            seen_patients = patients_seen(index.images, seen_by(mixes_of(space)))
+            folds = leave_out(prepared, settings.data.split.seed, members, seen_patients)
+        inputs = inputs_of_trials([parameters])
+        if origin:
+            fixed_inputs = {item for item in inputs if item[0] not in PATHS}
+            recorded = read_inputs(fixed_inputs, settings, prepared, cache)
+            require_same_inputs(origin, recorded, is_complete=False)
+        contents = read_inputs(inputs, settings, prepared, cache, mixes=[parameters])
+        decoded = {*stored_files(cache / prepared.pixels)[0]}
+        benefit = ""
+        if origin and settings.exported_from:
+            benefit = describe_benefit(origin, settings.exported_from.trial, parameters)
+        yield Candidate(
+            experiment=experiment,
+            folds=folds,
+            contents=[*contents.values()],
+            patients=[image.patient for image in index.images if image.file in decoded],
+            is_refit=is_refit,
+            benefit=benefit,
+        )
 
 
 def is_exact(settings: Settings) -> bool:
@@ -178,7 +193,7 @@ def find_study(settings: Settings, note: Note) -> StudyFolder | None:
     return None
 
 
-def choose_compute(
+def choose_final_compute(
     settings: Settings,
     origin: StudyFolder | None,
     prepared: SplitData,

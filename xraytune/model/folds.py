@@ -2,7 +2,7 @@
 
     folds = leave_out(...)          the images of each fold, on train, val-A and val-B
     trained = cross_validate(...)   a network for each fold, trained as in a trial
-    train_on_all(...)               a single network, for as many epochs as were best in the folds
+    refit(...)                      a single network, for as many epochs as were best in the folds
 
 An ensemble consists of the networks of the folds, so each of its members leaves out other patients.
 """
@@ -76,10 +76,9 @@ def leave_out(
     return [prepared]
 
 
-def with_everyone(context: RunContext) -> RunContext:
+def with_all_on_train(prepared: SplitData) -> SplitData:
     """Return the images of a fold, all of them on the train side."""
-    prepared = context.prepared
-    return replace(context, prepared=prepared.with_sides(["train"] * len(prepared.images)))
+    return prepared.with_sides(["train"] * len(prepared.images))
 
 
 def cross_validate(
@@ -91,7 +90,8 @@ def cross_validate(
     """
     if len(contexts) > 1 and experiment.parameters.weights == "none":
         # The networks of an ensemble have one input format, that of all patients.
-        input_format = TrialNetwork(experiment, with_everyone(contexts[0])).input_format
+        everyone = replace(contexts[0], prepared=with_all_on_train(contexts[0].prepared))
+        input_format = TrialNetwork(experiment, everyone).input_format
         constants = {
             "parameters.pixel_mean": input_format.mean[0],
             "parameters.pixel_std": input_format.std[0],
@@ -141,7 +141,7 @@ def cross_validate(
     )
 
 
-def train_on_all(
+def refit(
     experiment: Experiment,
     context: RunContext,
     trained: TrainedNetworks,

@@ -11,7 +11,9 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,12 @@ from xraytune.model.bundle import TrainedNetworks, write_bundle
 from xraytune.model.candidates import (
     CANDIDATES,
     Candidate,
-    choose_compute,
+    choose_final_compute,
     find_study,
     open_candidates,
-    prepare_candidate,
+    prepare_candidates,
 )
-from xraytune.model.export import describe_benefit
-from xraytune.model.folds import Listeners, cross_validate, train_on_all, with_everyone
+from xraytune.model.folds import Listeners, cross_validate, refit
 from xraytune.nets.compute import configure_torch
 from xraytune.search.trackers import begin_tracking
 from xraytune.search.tracking import TrackedRun
@@ -140,10 +141,75 @@ def train(
         TrialError: The loss is not finite.
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
-    out = Path(out)
     started = time.monotonic()
-    config_or_study = config or study
-    if config_or_study is None or (config and study):
+    out = Path(out)
+    source = _choose_source(study, config)
+    require_new(out)
+    if members < 1:
+        raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
+
+    # Everything is checked before the first step: settings, packages, images and other inputs.
+    EXTENSIONS.register(extensions)
+    spaces = open_candidates(source, overrides, data=data, weights_dir=weights_dir, note=note)
+    settings = spaces[0].settings
+    origin = find_study(settings, note)
+    default_cache = "cache" if origin is None else origin.default_cache
+    cache = Path(cache or default_cache).resolve()
+    candidates = [
+        *prepare_candidates(
+            spaces,
+            origin,
+            cache,
+            members=members,
+            skip_broken=skip_broken,
+            note=note,
+            on_progress=on_progress,
+        )
+    ]
+    prepared = candidates[0].folds[0]
+    compute = choose_final_compute(settings, origin, prepared, note)
+    configure_torch(compute)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+    on_generator = partial(_show_samples, out, note)
+    listeners = Listeners(on_epoch=on_epoch, on_generator=on_generator, note=note)
+
+    with _work_folder(candidates, context, members) as work:
+        number, trained = _train_best(candidates, context, work, listeners)
+        best = candidates[number]
+        context = replace(context, prepared=best.final_images)
+        trained_on = _count_images(best, context.prepared, trained, origin)
+        _note_images(trained_on, note)
+        if best.is_refit:
+            trained = refit(best.experiment, context, trained, work / "all", listeners)
+        with new_folder(out) as folder:
+            record = write_bundle(
+                folder,
+                out,
+                experiment=best.experiment,
+                overrides=overrides,
+                context=context,
+                trained=trained,
+                trained_on=trained_on,
+                benefit=best.benefit,
+            )
+            for grid in work.glob(f"candidate_{number}/samples/*.png"):
+                copy_file(grid, folder / _SAMPLES)
+
+    _send_to_trackers(best.experiment, origin, trained, out, key=work.name)
+    return Trained(
+        path=out,
+        record=record,
+        metric=settings.metric,
+        test_data=_find_test_data(settings.data, data, context.prepared),
+        epochs=len(trained.epochs[0]),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _choose_source(study: StrPath | None, config: StrPath | None) -> Path:
+    """Return the study or the file of settings to train, one of which must be given."""
+    source = config or study
+    if source is None or (config and study):
         raise ConfigError(
             "give a study or --config FILE", fix="write e.g. xraytune train studies/NAME -o model"
         )
@@ -153,100 +219,28 @@ def train(
             study,
             "`xraytune status` lists the studies; a file of settings is given with --config",
         )
-    require_new(out)
-    if members < 1:
-        raise ConfigError(f"cannot train {members} networks", "--members", "give 1 or more")
+    return Path(source)
 
-    # Everything is checked before the first step: settings, packages, images and other inputs.
-    EXTENSIONS.register(extensions)
-    spaces = open_candidates(
-        Path(config_or_study), overrides, data=data, weights_dir=weights_dir, note=note
-    )
-    settings = spaces[0].settings
-    origin = find_study(settings, note)
-    default_cache = "cache" if origin is None else origin.default_cache
-    cache = Path(cache or default_cache).resolve()
-    candidates = [
-        prepare_candidate(
-            space,
-            origin,
-            cache,
-            members=members,
-            skip_broken=skip_broken,
-            note=note if space is spaces[0] else _logger.debug,
-            on_progress=on_progress,
-        )
-        for space in spaces
-    ]
-    compute = choose_compute(settings, origin, candidates[0].folds[0], note)
-    configure_torch(compute)
 
-    exported = settings.exported_from
-    benefits = [
-        describe_benefit(origin, exported.trial, candidate.experiment.parameters)
-        if origin and exported
-        else ""
-        for candidate in candidates
-    ]
+@contextmanager
+def _work_folder(
+    candidates: Sequence[Candidate], context: RunContext, members: int
+) -> Iterator[Path]:
+    """Hold the folder with the checkpoints of a training, and remove it in the end.
 
-    # The same training, started again, finds its checkpoints in the same folder.
+    The same training, started again, finds it. Raises ArtifactError if it is already running.
+    """
+    settings = candidates[0].experiment.settings
     depends_on: dict[str, Any] = {
         "candidates": [candidate.identity() for candidate in candidates],
         "members": members,
-        "compute": asdict(compute),
+        "compute": asdict(context.compute),
         "releases": releases(*TASKS[settings.task].packages),
     }
-    work = start_folder(cache, f"{_STAGE}.work", depends_on)
-
-    def context_of(fold: SplitData) -> RunContext:
-        return RunContext(prepared=fold, cache=cache, compute=compute, on_progress=on_progress)
-
-    def show_samples(folder: Path, member: Experiment, context: RunContext) -> None:
-        samples = folder / "samples"
-        if not samples.exists():  # of several networks, the generator of the first one is shown
-            grid = save_generator_grid(member, context, samples)
-            where = f"{grid} (at the end: {out / _SAMPLES})"
-            note(f"the generator has been trained; its images next to real ones: {where}")
-
-    listeners = Listeners(on_epoch=on_epoch, on_generator=show_samples, note=note)
+    work = start_folder(context.cache, f"{_STAGE}.work", depends_on)
     try:
         with hold(work / ".lock"):
-            results = []
-            for number, candidate in enumerate(candidates):
-                if len(candidates) > 1:
-                    note(f"candidate: {CANDIDATES[number]}")
-                contexts = [context_of(fold) for fold in candidate.folds]
-                folder = work / f"candidate_{number}"
-                results.append(cross_validate(candidate.experiment, contexts, folder, listeners))
-            best = _choose(results, settings.metric, note)
-            trained = results[best]
-            candidate = candidates[best]
-            experiment = candidate.experiment
-            context = context_of(candidate.folds[0])
-            if candidate.uses_everyone or members > 1:
-                context = with_everyone(context)
-            trained_on = _count_images(candidate, context.prepared, trained, origin)
-            note(
-                f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
-                f"({trained_on.patients:,} of {trained_on.of_patients:,} patients)"
-            )
-            for change in trained_on.changes:
-                note(f"  {change}")
-            if candidate.uses_everyone and members == 1:
-                trained = train_on_all(experiment, context, trained, work / "all", listeners)
-            with new_folder(out) as folder:
-                record = write_bundle(
-                    folder,
-                    out,
-                    experiment=experiment,
-                    overrides=overrides,
-                    context=context,
-                    trained=trained,
-                    trained_on=trained_on,
-                    benefit=benefits[best],
-                )
-                for grid in work.glob(f"candidate_{best}/samples/*.png"):
-                    copy_file(grid, folder / _SAMPLES)
+            yield work
             shutil.rmtree(work)
     except LockHeldError as error:
         raise ArtifactError(
@@ -255,15 +249,31 @@ def train(
             "wait for it, or stop it with Ctrl-C and run the same command again to resume",
         ) from None
 
-    _send_to_trackers(experiment, origin, trained, out, key=work.name)
-    return Trained(
-        path=out,
-        record=record,
-        metric=settings.metric,
-        test_data=_find_test_data(settings.data, data, context.prepared),
-        epochs=len(trained.epochs[0]),
-        seconds=time.monotonic() - started,
-    )
+
+def _train_best(
+    candidates: Sequence[Candidate], context: RunContext, work: Path, listeners: Listeners
+) -> tuple[int, TrainedNetworks]:
+    """Train all candidates on their folds; return the number of the best one, and its networks."""
+    results = []
+    for number, candidate in enumerate(candidates):
+        if len(candidates) > 1:
+            listeners.note(f"candidate: {CANDIDATES[number]}")
+        contexts = [replace(context, prepared=fold) for fold in candidate.folds]
+        folder = work / f"candidate_{number}"
+        results.append(cross_validate(candidate.experiment, contexts, folder, listeners))
+    best = _choose(results, candidates[0].experiment.settings.metric, listeners.note)
+    return best, results[best]
+
+
+def _show_samples(
+    out: Path, note: Note, folder: Path, member: Experiment, context: RunContext
+) -> None:
+    """Save images of a generator; of several networks, those of the first one's generator."""
+    samples = folder / "samples"
+    if not samples.exists():
+        grid = save_generator_grid(member, context, samples)
+        where = f"{grid} (at the end: {out / _SAMPLES})"
+        note(f"the generator has been trained; its images next to real ones: {where}")
 
 
 def _find_test_data(
@@ -314,6 +324,16 @@ def _send_to_trackers(
     for epoch in trained.epochs[0]:
         trackers.log(epoch)
     trackers.finish({"status": "complete", **asdict(trained.result)}, model=out)
+
+
+def _note_images(trained_on: TrainedOn, note: Note) -> None:
+    """Note what the model is trained on, and how that differs from the exported trial."""
+    note(
+        f"training on {trained_on.images:,} of {trained_on.of_images:,} images "
+        f"({trained_on.patients:,} of {trained_on.of_patients:,} patients)"
+    )
+    for change in trained_on.changes:
+        note(f"  {change}")
 
 
 def _count_images(
