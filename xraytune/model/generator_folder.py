@@ -57,8 +57,9 @@ from xraytune.space.document import write_yaml
 from xraytune.space.domains import Value
 from xraytune.space.fields import parameters_from
 from xraytune.space.load import SEARCH_ONLY, load_space, refuse_unused
-from xraytune.space.settings import Experiment
+from xraytune.space.settings import Experiment, Settings
 from xraytune.space.shipped import describe_space
+from xraytune.space.source_settings import GanSettings
 from xraytune.space.space import Space
 from xraytune.space.task_settings import TaskName
 from xraytune.synth.donor import Donor
@@ -180,26 +181,17 @@ def generator_train(
     gan = None
     if experiment:
         gan = with_features(Gan(experiment.parameters).settings, settings.weights_dir)
-    networks = [donor_experiment.parameters] if donor_experiment else []
-    if experiment and settings.weights_dir:
-        networks.append(experiment.parameters)
     require_folder(settings.data.path)
-    try:
-        for network in networks:
-            find_weights(network.backbone, network.weights, settings.weights_dir)
-    except MachineError as error:
-        if without_generator or settings.weights_dir:
-            raise
-        note(error.problems[0].what)
+    if problem := _lacking_weights(settings, donor_experiment, experiment):
+        note(problem)
         donor_experiment = None
     require_writable(cache)
-    seen_sha256 = seen_by_sources([experiment.parameters]) if experiment else ()
     sizes_px = [each.settings.data.image_size for each in (experiment, donor_experiment) if each]
     prepared, warnings = prepare(
         settings,
         cache,
         sizes_px=[*dict.fromkeys(sizes_px)],
-        seen_sha256=seen_sha256,
+        seen_sha256=seen_by_sources([experiment.parameters]) if experiment else (),
         skip_broken=skip_broken,
         on_progress=on_progress,
     )
@@ -213,17 +205,45 @@ def generator_train(
     generator = donor = None
     with new_folder(out) as folder:
         if experiment and gan:
-            if gan.start_from:
-                usable_generator_hash(gan.start_from, prepared, is_start=True)
-            artifact = trained_generator(gan, context)
-            report = report_pool(experiment, context)
-            generator = fill_generator_folder(folder, artifact, experiment, context, report=report)
-            save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+            generator = _write_generator(folder, experiment, gan, context)
         if donor_experiment:
             sized = prepared.sizes[donor_experiment.settings.data.image_size]
             donor = write_donor(folder, donor_experiment, replace(context, prepared=sized))
         write_card(folder)
     return TrainedGenerator(path=out, generator=generator, donor=donor)
+
+
+def _lacking_weights(
+    settings: Settings, donor_experiment: Experiment | None, experiment: Experiment | None
+) -> str:
+    """Return why the weights of a donor's backbone are not here; "" if they are, or none is needed.
+
+    Raises MachineError instead if there is no generator, or `settings.weights_dir` lacks weights.
+    """
+    networks = [donor_experiment.parameters] if donor_experiment else []
+    if experiment and settings.weights_dir:
+        networks.append(experiment.parameters)
+    try:
+        for network in networks:
+            find_weights(network.backbone, network.weights, settings.weights_dir)
+    except MachineError as error:
+        if experiment is None or settings.weights_dir:
+            raise
+        return error.problems[0].what
+    return ""
+
+
+def _write_generator(
+    folder: Path, experiment: Experiment, gan: GanSettings, context: RunContext
+) -> SavedGenerator:
+    """Train a generator, and write it to a folder, with its quality and samples."""
+    if gan.start_from:
+        usable_generator_hash(gan.start_from, context.prepared, is_start=True)
+    artifact = trained_generator(gan, context)
+    report = report_pool(experiment, context)
+    generator = fill_generator_folder(folder, artifact, experiment, context, report=report)
+    save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+    return generator
 
 
 def fixed_generator(space: Space) -> Experiment:
