@@ -5,6 +5,7 @@ validation set are counted, because they bias the metrics.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from xraytune.base.errors import ConfigError, DataError, counted
@@ -82,19 +83,16 @@ def evaluate(
     columns = subgroup_columns(labelled.images, by, labelled.data.path)
     sealed_among(bundle, labelled.images)  # check that their log can be written
 
+    files_of = partial(_files_of, skip_broken=skip_broken, on_progress=on_progress)
     predictor = bundle.predictor()
     calibration = None
     if calibrate_on:
-        calibration_images = _read_labelled(record, Path(calibrate_on), on_progress)
-        _require_other_patients(bundle, calibration_images, labelled, reason)
-        calibration = fit_calibration(
-            predictor,
-            calibration_images,
-            _files_of(calibration_images, on_progress, skip_broken=skip_broken),
-        )
+        calibrated = _read_labelled(record, Path(calibrate_on), on_progress)
+        _require_other_patients(bundle, calibrated, labelled, reason)
+        calibration = fit_calibration(predictor, calibrated, files_of(calibrated))
         predictor = calibration.apply(predictor)
 
-    files = _files_of(labelled, on_progress, skip_broken=skip_broken)
+    files = files_of(labelled)
     images, scored, broken = task.reports.predict_labelled(predictor, labelled.images, files)
     sample = Sample(
         model=predictor,
@@ -151,7 +149,7 @@ def _read_labelled(record: BundleRecord, data_path: Path, on_progress: Progress)
     return labelled
 
 
-def _files_of(labelled: LabelledImages, on_progress: Progress, *, skip_broken: bool) -> ImageFiles:
+def _files_of(labelled: LabelledImages, *, skip_broken: bool, on_progress: Progress) -> ImageFiles:
     return ImageFiles(
         root=labelled.data.path,
         files=[image.file for image in labelled.images],
