@@ -142,14 +142,28 @@ def prepare_space(
     for warning in warnings:
         note(warning)
     if prepared.findings:
-        for side in side_sizes(prepared)[1:]:
-            if few := side.lacking():
-                raise DataError(
-                    f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images "
-                    f"on {side.name} ({few})",
-                    "data.split",
-                    "use larger validation sides, or more images",
-                )
+        _require_scored_findings(prepared)
+    _require_inputs_of_mixes(space, prepared)
+    steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
+    check_images(space, training_images=sum(prepared.train_counts), total_steps=steps)
+    return prepared, index
+
+
+def _require_scored_findings(prepared: SplitData) -> None:
+    """Check that a finding can be scored on each validation side; raise DataError."""
+    for side in side_sizes(prepared)[1:]:
+        if few := side.lacking():
+            raise DataError(
+                f"no finding has {FEWEST_LABELS} positive and {FEWEST_LABELS} negative images "
+                f"on {side.name} ({few})",
+                "data.split",
+                "use larger validation sides, or more images",
+            )
+
+
+def _require_inputs_of_mixes(space: Space, prepared: SplitData) -> None:
+    """Check that generators, classifiers and statistics from elsewhere fit the study."""
+    settings = space.settings
     generator_parameters = (f"gan.{name}" for name in (*OF_NETWORK, "features"))
     for trial in space.extreme_parameters("source", "gan.start_from", *generator_parameters):
         if trial.gan:
@@ -159,25 +173,14 @@ def prepare_space(
             require_labeller(trial, settings, prepared.outputs)
     for trial in space.extreme_parameters("source", "statistics.path", *feature_parameters(space)):
         if trial.statistics:
-            path = trial.statistics.path
-            donor_tensors(path, prepared.class_names, trial, settings)
-    steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
-    check_images(space, training_images=sum(prepared.train_counts), total_steps=steps)
-    return prepared, index
+            donor_tensors(trial.statistics.path, prepared.class_names, trial, settings)
 
 
 def _require_batches(space: Space) -> None:
     """Check that no batch norm is trained on a single value; raise ConfigError."""
-    names = (
-        "backbone",
-        "input_size",
-        "trainable",
-        "batch_size",
-        "source",
-        "synthetic_ratio",
-        "mixing",
-    )
-    for parameters in space.extreme_parameters(*names):
+    of_network = ("backbone", "input_size", "trainable", "batch_size")
+    of_mix = ("source", "synthetic_ratio", "mixing")
+    for parameters in space.extreme_parameters(*of_network, *of_mix):
         is_alone = parameters.source == "none" or parameters.mixing == "pretrain"
         if parameters.trainable == "head" or parameters.batch_size > 1 or not is_alone:
             continue
