@@ -150,30 +150,12 @@ def search(
         # 4. Ray
         runner = Runner(study_folder, cache=cache, address=address, callbacks=callbacks)
         stack.enter_context(closing(runner))
-        machine: Compute | Mapping[str, Any]
-        if is_resumed:
-            machine = study_folder.compute()
-            runner.allocation = allocation_of(settings, has_gpu=machine.device == "cuda")
-        elif address:
-            machine = runner.survey(settings)
-        else:
-            runner.allocation, machine = resources_here(settings)
-            runner.launch()
+        machine = _choose_machine(runner, settings, is_resumed=is_resumed)
 
         # 5. The images
-        prepared, index = prepare_space(
-            loaded_space,
-            cache,
-            recorded=study_folder.prepared() if is_resumed else None,
-            skip_broken=skip_broken,
-            note=note,
-            on_progress=callbacks.on_progress,
-            on_index=(lambda: None) if is_resumed else runner.start,
+        prepared, index = _prepare_images(
+            loaded_space, runner, is_resumed=is_resumed, skip_broken=skip_broken
         )
-        for text in _notes(loaded_space, prepared, index):
-            note(text)
-        if not is_resumed:
-            callbacks.on_prepared(loaded_space, prepared, index, cache)
 
         # 6. The other inputs
         contents = read_inputs(
@@ -182,11 +164,7 @@ def search(
 
         # 7. The study
         if not is_resumed:
-            context = RunContext(
-                prepared=prepared, cache=cache, compute=choose_compute(gpus=0, threads=1)
-            )
-            for text in misfit_warnings(donor_mixes(loaded_space), settings, context):
-                note(text)
+            _warn_of_misfits(loaded_space, prepared, runner)
             create_study(study_folder, loaded_space, prepared, machine, contents)
             stack.enter_context(locked(study_folder))
             loaded_space = _require_same_study(study_folder, loaded_space, data, address)
@@ -230,6 +208,53 @@ def _require_same_study(
             f"write resources.cpus_per_trial: {compute.threads}, or give the study another name",
         )
     return space
+
+
+def _choose_machine(
+    runner: Runner, settings: Settings, *, is_resumed: bool
+) -> Compute | Mapping[str, Any]:
+    """Set what the trials of a runner hold, and return what they compute on.
+
+    A new search on this machine launches the runner.
+    """
+    if is_resumed:
+        compute = runner.study_folder.compute()
+        runner.allocation = allocation_of(settings, has_gpu=compute.device == "cuda")
+        return compute
+    if runner.address:
+        return runner.survey(settings)
+    runner.allocation, compute = resources_here(settings)
+    runner.launch()
+    return compute
+
+
+def _prepare_images(
+    space: Space, runner: Runner, *, is_resumed: bool, skip_broken: bool
+) -> tuple[SplitData, ImageIndex]:
+    """Prepare the images, while Ray starts, and note what the user should know about them."""
+    callbacks = runner.callbacks
+    prepared, index = prepare_space(
+        space,
+        runner.cache,
+        recorded=runner.study_folder.prepared() if is_resumed else None,
+        skip_broken=skip_broken,
+        note=callbacks.note,
+        on_progress=callbacks.on_progress,
+        on_index=(lambda: None) if is_resumed else runner.start,
+    )
+    for text in _notes(space, prepared, index):
+        callbacks.note(text)
+    if not is_resumed:
+        callbacks.on_prepared(space, prepared, index, runner.cache)
+    return prepared, index
+
+
+def _warn_of_misfits(space: Space, prepared: SplitData, runner: Runner) -> None:
+    """Note each donor whose classifier is at chance on the training images."""
+    compute = choose_compute(gpus=0, threads=1)
+    context = RunContext(prepared=prepared, cache=runner.cache, compute=compute)
+    for warning in misfit_warnings(donor_mixes(space), space.settings, context):
+        runner.callbacks.note(warning)
 
 
 def resources_here(settings: Settings) -> tuple[Allocation, Compute]:
