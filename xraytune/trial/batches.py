@@ -329,9 +329,10 @@ def blend(
     targets = targets.to(torch.float32)
     partner_targets = targets[partner]
     is_unknown = (targets == _UNKNOWN) | (partner_targets == _UNKNOWN)
-    top, left, bottom, right = box.unbind(dim=-1)
-    is_cut = bottom > top
+    shares = share
     if inputs.ndim == 4:
+        top, left, bottom, right = box.unbind(dim=-1)
+        is_cut = bottom > top
         side = inputs.shape[-1]
         centres = (torch.arange(side, device=inputs.device) + 0.5) / side
         rows = (centres >= top) & (centres < bottom)
@@ -340,12 +341,7 @@ def blend(
         # With cutmix, the labels have the same shares as the pixels.
         share = torch.where(is_cut, 1 - is_others.mean(), share)
         shares = torch.where(is_cut, 1 - is_others, share.expand_as(is_others))
-        if targets.ndim == 4:
-            return torch.lerp(inputs[partner], inputs, shares), torch.lerp(
-                partner_targets, targets, shares
-            )
-        inputs = torch.lerp(inputs[partner], inputs, shares)
-    else:
-        inputs = torch.lerp(inputs[partner], inputs, share)
-    mixed = torch.lerp(partner_targets, targets, share)
-    return inputs, torch.where(is_unknown, torch.full_like(mixed, _UNKNOWN), mixed)
+    blended = torch.lerp(inputs[partner], inputs, shares)
+    has_masks = targets.ndim == 4
+    targets = torch.lerp(partner_targets, targets, shares if has_masks else share)
+    return blended, targets.masked_fill(is_unknown, _UNKNOWN)
