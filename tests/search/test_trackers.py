@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.search.wandb.offline_runs import EPOCHS
 from xraytune.base.errors import MachineError
-from xraytune.search.trackers import begin_tracking
-from xraytune.search.tracking import TrackedRun, Trackers
+from xraytune.search.trackers import Trackers
+from xraytune.search.tracking import TrackedRun
 from xraytune.space.parameters import Parameters
 from xraytune.space.search_settings import MlflowSettings, Tracking
 from xraytune.space.task_settings import PACKAGES
@@ -32,7 +32,7 @@ def begin(folder: Path, uri: str | None = None, key: int = 7) -> Trackers:
         name=f"#{key}",
     )
     mlflow = MlflowSettings(uri=uri, experiment="xrays") if uri else None
-    return begin_tracking(Tracking(mlflow=mlflow, tensorboard=True), run)
+    return Trackers(Tracking(mlflow=mlflow, tensorboard=True), run)
 
 
 def train_with_three_kills(folder: Path, uri: str | None = None) -> None:

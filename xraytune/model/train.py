@@ -45,7 +45,7 @@ from xraytune.model.candidates import (
 )
 from xraytune.model.folds import Listeners, cross_validate, refit
 from xraytune.nets.compute import configure_torch
-from xraytune.search.trackers import begin_tracking
+from xraytune.search.trackers import Trackers
 from xraytune.search.tracking import TrackedRun
 from xraytune.space.data_settings import DataSettings
 from xraytune.space.domains import Value
@@ -320,7 +320,7 @@ def _send_to_trackers(
         key=key,
         name=f"{settings.name} final {experiment.parameters.arm}",
     )
-    trackers = begin_tracking(settings.tracking, run)
+    trackers = Trackers(settings.tracking, run)
     for epoch in trained.epochs[0]:
         trackers.log(epoch)
     trackers.finish({"status": "complete", **asdict(trained.result)}, model=out)

@@ -1,17 +1,13 @@
-"""Experiment trackers of a trial: whatever they do, the trial continues.
+"""What experiment trackers know of a trial, and what they do.
 
-A tracker begins or resumes a run, takes its epochs and its samples, and ends it. It may raise
-anything: then a warning is logged once, and the rest of the run goes to the other trackers alone.
+A tracker begins or resumes a run, takes its epochs and its samples, and ends it.
 """
 
 import hashlib
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from xraytune.base.records import EpochRecord, frozen, name_scores
+from xraytune.base.records import frozen
 from xraytune.space.fields import flat_values
 from xraytune.space.parameters import Parameters
 from xraytune.space.task_settings import ObjectiveName
@@ -19,7 +15,6 @@ from xraytune.space.task_settings import ObjectiveName
 TRACKER_FOLDERS = ("wandb", "tensorboard")
 """Folders that trackers write in a trial's folder."""
 Values: TypeAlias = dict[str, Any]
-_logger = logging.getLogger(__name__)
 
 
 @frozen
@@ -68,44 +63,3 @@ class Tracker(Protocol):
 
     def finish(self, summary: Values, model: Path | None) -> None:
         """End the run with its status, scores and other results, and the folder of a model."""
-
-
-BeginRun: TypeAlias = Callable[[TrackedRun], Tracker]
-
-
-class Trackers:
-    """All trackers of a run; `begin` has the function that begins each, by its name."""
-
-    def __init__(self, run: TrackedRun, begin: Mapping[str, BeginRun]) -> None:
-        self._metric = run.metric
-        self._trackers: dict[str, Tracker] = {}
-        for name, begin_run in begin.items():
-            try:
-                self._trackers[name] = begin_run(run)
-            except Exception as error:  # noqa: BLE001  whatever a tracker raises
-                self._warn(name, error)
-
-    def log(self, record: EpochRecord) -> None:
-        """Send an epoch."""
-        values = name_scores(asdict(record), self._metric)
-        self._send(lambda tracker: tracker.log(record.epoch, values))
-
-    def log_samples(self, grid: Path) -> None:
-        """Send the sample grid of the trial's generator."""
-        self._send(lambda tracker: tracker.log_samples(grid))
-
-    def finish(self, summary: Values, model: Path | None = None) -> None:
-        """End the run; `summary` has its `status`."""
-        values = name_scores(summary, self._metric)
-        self._send(lambda tracker: tracker.finish(values, model))
-
-    def _send(self, send: Callable[[Tracker], None]) -> None:
-        for name, tracker in [*self._trackers.items()]:
-            try:
-                send(tracker)
-            except Exception as error:  # noqa: BLE001  whatever a tracker raises
-                del self._trackers[name]
-                self._warn(name, error)
-
-    def _warn(self, name: str, error: Exception) -> None:
-        _logger.warning("%s failed: %r; its metrics are in epochs.jsonl", name, error)

@@ -26,8 +26,8 @@ from xraytune.base.files import explain_disk_errors, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import configure_torch, require_device, require_precision
-from xraytune.search.trackers import begin_tracking
-from xraytune.search.tracking import TrackedRun, Trackers
+from xraytune.search.trackers import Trackers
+from xraytune.search.tracking import TrackedRun
 from xraytune.space.recorded import declare_recorded
 from xraytune.space.settings import Experiment
 from xraytune.study.folder import other_releases
@@ -98,7 +98,7 @@ class TrialWorker:
             key=self._key(),
             name=self._job.label,
         )
-        self._trackers = begin_tracking(settings.tracking, run)
+        self._trackers = Trackers(settings.tracking, run)
         show_samples = partial(self._show_samples, experiment, context)
         return (yield from trial_epochs(experiment, context, self._folder, show_samples))
 

@@ -25,7 +25,7 @@ import os, sys
 from pathlib import Path
 from tests.search.wandb.offline_runs import EPOCHS
 from xraytune.search import wandb
-from xraytune.search.trackers import begin_tracking
+from xraytune.search.trackers import Trackers
 from xraytune.search.tracking import TrackedRun
 from xraytune.space.parameters import Parameters
 from xraytune.space.search_settings import Tracking, WandbSettings
@@ -43,7 +43,7 @@ for key in (7, 8):
         key=key,
         name=f"#{key}",
     )
-    run = begin_tracking(Tracking(wandb=WandbSettings()), tracked)
+    run = Trackers(Tracking(wandb=WandbSettings()), tracked)
     for record in EPOCHS:
         run.log(record)
     run.finish({"status": "complete"})

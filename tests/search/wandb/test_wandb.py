@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.search.wandb.offline_runs import EPOCHS, read_run, run_files
-from xraytune.search.trackers import begin_tracking
-from xraytune.search.tracking import TrackedRun, Trackers
+from xraytune.search.trackers import Trackers
+from xraytune.search.tracking import TrackedRun
 from xraytune.space.parameters import Parameters
 from xraytune.space.search_settings import Tracking, WandbSettings
 from xraytune.space.source_settings import GanSettings
@@ -36,7 +36,7 @@ def start_run(folder: Path) -> Trackers:
         key=7,
         name="small #7 gan r=1 (20 steps)",
     )
-    return begin_tracking(Tracking(wandb=WandbSettings()), run)
+    return Trackers(Tracking(wandb=WandbSettings()), run)
 
 
 def test_a_resumed_trial_is_one_run_with_curves_named_after_the_metric(tmp_path: Path) -> None:
