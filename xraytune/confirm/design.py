@@ -214,8 +214,8 @@ def design_confirmation(view: StudyView) -> Design:
     study_folder = StudyFolder(view.path)
     space = study_folder.space()
     prepared = study_folder.prepared()
-    best = view.for_export
-    auroc = None
+    best = view.best_on_val_b
+    auroc = LIKELY_AUROC
     if best and best.val_b_score and space.settings.objective.metric == "val_auroc":
         auroc = clip_auroc(best.val_b_score)
     return design_study(space, prepared, prepared.index(space.settings.data.path), auroc=auroc)

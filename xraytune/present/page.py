@@ -77,10 +77,10 @@ def page_content(study_folder: StudyFolder, cache: Path) -> dict[str, Any]:
 
     # The trial that `export` writes, or the best trial on val-B if it would fail.
     number, reason = trial_to_export(study_folder) or (None, "")
-    best = next((trial for trial in view.trials if trial.number == number), view.for_export)
+    best = next((trial for trial in view.trials if trial.number == number), view.best_on_val_b)
     with_results = [
         trial
-        for trial in (best, view.for_export)
+        for trial in (best, view.best_on_val_b)
         if trial and study_folder.results_path(trial.number).exists()
     ]
     mistakes = None

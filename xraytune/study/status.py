@@ -263,7 +263,7 @@ class StudyView:
         return any(trial.parameters.has_synthetic_images for trial in ended_trials)
 
     @property
-    def for_export(self) -> TrialRow | None:
+    def best_on_val_b(self) -> TrialRow | None:
         """The complete trial with the best val-B score; of equal ones, the simplest."""
         return next(iter(rank(self.trials)), None)
 
