@@ -50,6 +50,24 @@ def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, 
             assert grid.format == "PNG"
 
 
+def test_samples_that_a_kill_kept_from_being_written_are_written_after_it(private: Lab) -> None:
+    """Their folder is made first, and a full disk may come between, too."""
+    exact = private.path / "exact.yaml"
+    export(private.study, out=exact, trial=0, exact=True)
+
+    def interrupt(_: EpochRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(exact, out=private.path / "again", on_epoch=interrupt)
+    (samples,) = private.path.glob("cache/train-1.work/*/candidate_0/samples/*.png")
+    samples.unlink()
+
+    train(exact, out=private.path / "again")
+
+    assert (private.path / "again/samples.png").exists()
+
+
 @pytest.mark.filterwarnings("default")  # wandb's own
 def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
     private: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -270,7 +270,7 @@ def _show_samples(
 ) -> None:
     """Save images of a generator; of several networks, those of the first one's generator."""
     samples = folder / "samples"
-    if not samples.exists():
+    if not [*samples.glob("*.png")]:  # a kill may have left an empty folder
         grid = save_generator_grid(member, context, samples)
         where = f"{grid} (at the end: {out / _SAMPLES})"
         note(f"the generator has been trained; its images next to real ones: {where}")
