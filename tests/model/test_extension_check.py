@@ -10,6 +10,7 @@ import pytest
 from tests.extension_files import write_blend
 from tests.in_process import one_thread, other_process
 from tests.pair_files import draw_xrays
+from xraytune.base.errors import ConfigError
 from xraytune.model.extension_check import Promise, extension_check
 
 
@@ -69,6 +70,11 @@ def test_broken_promises_say_what_to_change(
     assert {name for name, promise in promises.items() if not promise.is_kept} == broken
     assert all(promises[name].fix for name in broken)
     assert promises["same seed"].found == "other images"
+
+
+def test_a_size_that_no_study_may_have_is_refused(xrays: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="image_size"):
+        extension_check(write_blend(tmp_path), data=xrays, image_size=4)
 
 
 def test_a_training_that_is_not_killed_is_not_said_to_resume(xrays: Path, tmp_path: Path) -> None:

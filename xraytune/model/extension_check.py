@@ -74,12 +74,12 @@ def extension_check(
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: The extension or a setting is invalid.
+        ConfigError: The extension, a setting or the size is invalid.
         DataError: The images cannot be used.
         MachineError: A package is missing.
         TrialError: The code of the extension fails, or does not return images.
     """
-    data = Path(data)
+    data = Path(data).resolve()
     (name,) = EXTENSIONS.register([extension])
     kind = EXTENSIONS.declared[name].kind
     if kind != SOURCES.name:
@@ -98,10 +98,8 @@ def extension_check(
                 f"use one of {', '.join(block)}",
             )
         values[f"{name}.{setting}"] = parse_yaml(text, f"--set {override}")
-    settings = Settings(
-        name="check",
-        data=data_settings(data, DataSettings(path=data)).with_values({"image_size": image_size}),
-    )
+    size = f"data.image_size={image_size}"
+    settings = Settings(name="check", data=data_settings(data, DataSettings(path=data), [size]))
     try:
         parameters = parameters_from({"source": name, **values})
     except ValidationError as error:
