@@ -1,6 +1,7 @@
 """The files of `predict`, and the examples server.py and export_onnx.py."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -84,6 +85,21 @@ def test_nothing_is_written_when_an_image_is_broken(lab: Lab, tmp_path: Path) ->
         with pytest.raises(DataError, match=r"empty\.png: .*the file is empty"):
             predict(lab.model, images, out=out, skip_broken=skip_broken)
     assert not out.exists()
+
+
+def test_a_link_to_nothing_and_a_pipe_are_broken_images(lab: Lab, tmp_path: Path) -> None:
+    images = shutil.copytree(lab.xrays / "test", tmp_path / "images")
+    (images / "gone.png").symlink_to(tmp_path / "unmounted/gone.png")
+    os.mkfifo(images / "pipe.png")
+
+    with pytest.raises(DataError, match=r"gone\.png"):
+        predict(lab.model, images, out=tmp_path / "table.csv")
+    predicted = predict(lab.model, images, out=tmp_path / "table.csv", skip_broken=True)
+
+    assert [image.file for image in predicted.broken] == ["gone.png", "pipe.png"]
+    assert (
+        predicted.images == len(read_rows(tmp_path / "table.csv")) == len([*images.rglob("*.jpeg")])
+    )
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -3,6 +3,7 @@
 The files are listed in docs/evaluate.md.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +69,11 @@ def predict(
     else:
         root = images
         files = [*list_images(images)]
-    hashed = [ImageFile(file=file, label=0, sha256=sha256_of(root / file)) for file in files]
+    hashed = [
+        ImageFile(file=file, label=0, sha256=sha256_of(root / file))
+        for file in files
+        if (root / file).is_file() and os.access(root / file, os.R_OK)  # others are broken
+    ]
     log_sealed(bundle, hashed, command="predict", reason="")
     image_files = ImageFiles(
         root=root, files=files, skip_broken=skip_broken, on_progress=on_progress
