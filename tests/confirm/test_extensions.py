@@ -26,6 +26,7 @@ from tests.study.studies import ended_trials
 from xraytune.base.errors import ConfigError, MachineError, StudyError
 from xraytune.base.files import read_json
 from xraytune.base.records import Node
+from xraytune.cli.results import print_search
 from xraytune.confirm.arms import read_plan
 from xraytune.model.export import export
 from xraytune.model.predict import predict
@@ -36,6 +37,7 @@ from xraytune.space.allocation import allocation_of
 from xraytune.space.extensions import EXTENSIONS
 from xraytune.space.load import load_space
 from xraytune.study.folder import StudyFolder
+from xraytune.study.status import status
 from xraytune.study.trial import OpenTrial
 from xraytune.trial.preflight import require_inputs
 
@@ -241,6 +243,16 @@ def test_proposed_commands_are_given_the_recorded_code_and_write_to_new_paths(
     page = (lab.study / "report.html").read_text("utf-8")
     commands = re.findall(r">xraytune ([^<]*)</code>", page)
     assert {line.split()[0] for line in commands if code in line} == {"confirm", "search", "train"}
+
+
+def test_a_search_on_a_cluster_proposes_to_confirm_there(
+    searched: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the address, `confirm` would refuse a study of GPUs on a machine without one."""
+    print_search(status(searched.study), "10.0.0.1:6379")
+
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "xraytune confirm" in line)
+    assert "--address 10.0.0.1:6379" in line
 
 
 def test_an_extension_trains_with_resources_of_its_own(searched: Lab, tmp_path: Path) -> None:

@@ -225,16 +225,17 @@ def _log_design(space: Space, prepared: SplitData, index: ImageIndex, cache: Pat
     console.event(f"plan: {design.time}")
 
 
-def print_search(view: StudyView) -> None:
+def print_search(view: StudyView, address: str | None) -> None:
     """Print how the search ended, its arms, and the next command."""
     console.show(*heading(view), *arms_frame(view))
-    propose_next(view)
+    propose_next(view, address)
 
 
-def propose_next(view: StudyView) -> None:
+def propose_next(view: StudyView, address: str | None = None) -> None:
     """Print the verdict on a searched study and what to do with it.
 
-    Before `confirm`, print what it will be able to tell, or why it cannot tell anything.
+    Before `confirm`, print what it will be able to tell, or why it cannot tell anything. A study
+    that was searched on the cluster of an `address` is confirmed there, too.
     """
     verdict = read_verdict(StudyFolder(view.path).confirm_path)
     if verdict:
@@ -249,7 +250,7 @@ def propose_next(view: StudyView) -> None:
         if design.problem is None:
             console.show(f"what `confirm` can tell: {design.outlook}")
             extensions = code_places(view.path, Path.cwd())
-            console.propose("confirm", view.path, extensions=extensions)
+            console.propose("confirm", view.path, address=address, extensions=extensions)
             _propose_export(view.path, when="without a verdict")
             return
         problem = design.problem

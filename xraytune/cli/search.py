@@ -62,7 +62,7 @@ def search(
     if as_json:
         console.show_json(view)
     else:
-        print_search(view)
+        print_search(view, address)
 
 
 def plan(
