@@ -3,7 +3,7 @@
 import logging
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -21,13 +21,19 @@ from xraytune.trial.preflight import open_space
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the trackers' own
 
 
-def begin(folder: Path, uri: str | None = None, key: int = 7) -> Trackers:
+def begin(
+    folder: Path,
+    uri: str | None = None,
+    key: int = 7,
+    kind: Literal["trial", "train"] = "trial",
+) -> Trackers:
     folder.mkdir(parents=True, exist_ok=True)
     run = TrackedRun(
         metric="val_auroc",
         study=("small", "3f9a1c77"),
         parameters=Parameters(lr=0.125),
         folder=folder,
+        kind=kind,
         key=key,
         name=f"#{key}",
     )
@@ -99,6 +105,24 @@ def test_a_trial_with_three_kills_is_one_run_of_tensorboard_with_each_epoch_once
     assert {event.step for event in events.Images("samples")} == {0}
     (text,) = [name for name in events.Tags()["tensors"] if name.startswith("result")]
     assert b"val_b_auroc: 0.85" in events.Tensors(text)[0].tensor_proto.string_val[0]
+
+
+def test_a_model_does_not_hide_the_curves_of_another_one_beside_it(tmp_path: Path) -> None:
+    """A training that starts again replaces its own epochs, and no others."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_multiplexer")
+
+    for key, count in ((1, 3), (2, 1), (2, 2)):
+        training = begin(tmp_path, key=key, kind="train")
+        for record in EPOCHS[:count]:
+            training.log(record)
+        training.finish({"status": "complete"})
+
+    events = reader.EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    events.Reload()
+    epochs = [
+        [event.step for event in events.Scalars(run, "val_auroc")] for run in sorted(events.Runs())
+    ]
+    assert epochs == [[1, 2, 3], [1, 2]]
 
 
 def test_a_tracker_that_cannot_be_reached_costs_one_warning_and_the_others_continue(

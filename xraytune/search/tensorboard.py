@@ -18,10 +18,12 @@ class TensorboardRun:
     def __init__(self, run: TrackedRun) -> None:
         from tensorboardX import SummaryWriter
 
-        folder = str(run.folder / "tensorboard")
+        folder = run.folder / "tensorboard"
+        if run.kind == "train":  # the folder is that of several models
+            folder /= str(run.key)
         # A restart within the same second would otherwise overwrite the last file.
         suffix = f".{time.time_ns()}"
-        self._writer = SummaryWriter(folder, purge_step=1, filename_suffix=suffix)
+        self._writer = SummaryWriter(str(folder), purge_step=1, filename_suffix=suffix)
         lines = [f"    {name}: {value}" for name, value in run.config.items()]
         self._writer.add_text("parameters", "\n".join(lines), 0)
 
