@@ -1,6 +1,9 @@
 """The final training: the trial's metrics, equal files, and resuming after an interruption."""
 
+import errno
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -66,6 +69,24 @@ def test_samples_that_a_kill_kept_from_being_written_are_written_after_it(privat
     train(exact, out=private.path / "again")
 
     assert (private.path / "again/samples.png").exists()
+
+
+def test_a_network_disk_that_keeps_open_files_does_not_stop_a_training_at_its_end(
+    private: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of the training is still open when its folder is removed."""
+    remove = shutil.rmtree
+
+    def remove_on_network_disk(path: Path, ignore_errors: bool = False, **more: Any) -> None:
+        if "train-1.work" in str(path) and not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        remove(path, ignore_errors, **more)
+
+    monkeypatch.setattr("shutil.rmtree", remove_on_network_disk)
+
+    trained = train(private.best, out=private.path / "again")
+
+    assert open_bundle(trained.path).record == trained.record
 
 
 @pytest.mark.filterwarnings("default")  # wandb's own

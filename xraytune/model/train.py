@@ -8,7 +8,6 @@ candidates and their images.
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from xraytune.base.artifacts import releases, start_folder
+from xraytune.base.artifacts import discard, releases, start_folder
 from xraytune.base.errors import ArtifactError, ConfigError, StudyError, counted
 from xraytune.base.files import StrPath, copy_file, new_folder, require_new
 from xraytune.base.locks import LockHeldError, hold
@@ -241,7 +240,7 @@ def _work_folder(
     try:
         with hold(work / ".lock"):
             yield work
-            shutil.rmtree(work)
+            discard(work)
     except LockHeldError as error:
         raise ArtifactError(
             f"the same training is already running: {error.owner or 'in another process'}",
