@@ -89,6 +89,23 @@ def test_a_network_disk_that_keeps_open_files_does_not_stop_a_training_at_its_en
     assert open_bundle(trained.path).record == trained.record
 
 
+def test_a_model_is_written_although_its_study_and_its_images_are_gone_at_the_end(
+    private: Lab,
+) -> None:
+    exact = private.path / "exact.yaml"
+    export(private.study, out=exact, trial=1, exact=True)
+
+    def move_away(text: str) -> None:
+        if text.startswith("training on"):
+            private.study.rename(private.path / "moved study")
+            private.xrays.rename(private.path / "moved images")
+
+    trained = train(exact, out=private.path / "again", note=move_away)
+
+    assert trained.test_data == private.xrays / "test"
+    assert open_bundle(trained.path).record == trained.record
+
+
 @pytest.mark.filterwarnings("default")  # wandb's own
 def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
     private: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -154,6 +154,7 @@ def train(
     origin = find_study(settings, note)
     default_cache = "cache" if origin is None else origin.default_cache
     cache = Path(cache or default_cache).resolve()
+    identity = origin.environment()["identity"] if origin else None
     candidates = [
         *prepare_candidates(
             spaces,
@@ -168,6 +169,7 @@ def train(
     prepared = candidates[0].folds[0]
     compute = choose_final_compute(settings, origin, prepared, note)
     configure_torch(compute)
+    test_data = _find_test_data(settings.data, data, prepared)
     context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     on_generator = partial(_show_samples, out, note)
     listeners = Listeners(on_epoch=on_epoch, on_generator=on_generator, note=note)
@@ -194,12 +196,13 @@ def train(
             for grid in work.glob(f"candidate_{number}/samples/*.png"):
                 copy_file(grid, folder / _SAMPLES)
 
-    _send_to_trackers(best.experiment, origin, trained, out, key=work.name)
+    # The study and the images may be gone by now.
+    _send_to_trackers(best.experiment, identity or work.name, trained, out, key=work.name)
     return Trained(
         path=out,
         record=record,
         metric=settings.metric,
-        test_data=_find_test_data(settings.data, data, context.prepared),
+        test_data=test_data,
         epochs=len(trained.epochs[0]),
         seconds=time.monotonic() - started,
     )
@@ -302,7 +305,7 @@ def _choose(results: Sequence[TrainedNetworks], metric: str, note: Note) -> int:
 
 def _send_to_trackers(
     experiment: Experiment,
-    origin: StudyFolder | None,
+    identity: str,
     trained: TrainedNetworks,
     out: Path,
     *,
@@ -312,7 +315,7 @@ def _send_to_trackers(
     settings = experiment.settings
     run = TrackedRun(
         metric=settings.objective.metric,
-        study=(settings.name, origin.environment()["identity"] if origin else key),
+        study=(settings.name, identity),
         parameters=experiment.parameters,
         folder=out.parent,
         kind="train",
