@@ -13,7 +13,7 @@ from tests.model.conftest import Lab
 from tests.search.wandb.offline_runs import read_run, run_files
 from tests.study.studies import ended_trials
 from xraytune.base.errors import ArtifactError, ConfigError, DataError, StudyError
-from xraytune.base.files import read_jsonl
+from xraytune.base.files import read_json, read_jsonl, write_json
 from xraytune.base.records import EpochRecord
 from xraytune.data.phantom import paint_phantoms
 from xraytune.model.export import export
@@ -51,6 +51,25 @@ def test_an_exact_export_repeats_its_trial_to_the_bit(lab: Lab, tmp_path: Path, 
     if trial == 0:
         with Image.open(model / "samples.png") as grid:
             assert grid.format == "PNG"
+
+
+def test_an_exact_training_says_if_this_machine_lacks_the_precision_of_the_study(
+    private: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is emulated, and rounds in another way."""
+    exact = private.path / "exact.yaml"
+    notes = list[str]()
+    export(private.study, out=exact, trial=1, exact=True)
+    file = private.study / "environment.json"
+    environment = read_json(file)
+    compute = {**environment["compute"], "precision": "bfloat16"}
+    write_json(file, {**environment, "compute": compute})
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
+
+    train(exact, out=private.path / "again", note=notes.append)
+
+    (said,) = (note for note in notes if "bfloat16" in note)
+    assert "metrics will differ" in said
 
 
 def test_samples_that_a_kill_kept_from_being_written_are_written_after_it(private: Lab) -> None:

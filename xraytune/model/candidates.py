@@ -10,13 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from xraytune.base.errors import MachineError
 from xraytune.base.files import StrPath, write_text
 from xraytune.base.records import Compute, Note, Progress, frozen, ignore_note
 from xraytune.data.pixels import stored_files
 from xraytune.data.prepare import SplitData, patients_seen
 from xraytune.model.export import describe_benefit, export
 from xraytune.model.folds import leave_out, with_all_on_train
-from xraytune.nets.compute import compute_alone, compute_here, gpu_count
+from xraytune.nets.compute import compute_alone, compute_here, gpu_count, require_precision
 from xraytune.space.fields import PARAMETERS, flat_values, parameters_from
 from xraytune.space.load import SEARCH_ONLY, experiment_to_yaml, refuse_unused
 from xraytune.space.parameters import identities_of
@@ -209,7 +210,11 @@ def choose_final_compute(
         differ = f"the images or their split differ from those of study {origin.path.name}"
         note(f"{differ}: so will the metrics")
     recorded = origin.compute()
-    if recorded.device == "cpu" or gpu_count():
-        return recorded
-    note("no GPU here, unlike in the study: metrics will differ slightly from the trial")
-    return compute
+    if recorded.device == "cuda" and not gpu_count():
+        note("no GPU here, unlike in the study: metrics will differ slightly from the trial")
+        return compute
+    try:
+        require_precision(recorded, origin.path)
+    except MachineError as error:
+        note(f"{error.problems[0].what}: metrics will differ slightly from the trial")
+    return recorded
