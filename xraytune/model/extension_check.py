@@ -13,21 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from pydantic import ValidationError
 
 from xraytune.base.arrays import UInt8Array
 from xraytune.base.errors import ConfigError
-from xraytune.base.files import StrPath
+from xraytune.base.files import StrPath, write_text
 from xraytune.base.records import Progress, frozen, ignore_progress
 from xraytune.data.prepare import RunContext, prepare, side_image_set
 from xraytune.nets.compute import compute_here, configure_torch
-from xraytune.space.data_settings import DataSettings
-from xraytune.space.document import parse_yaml
-from xraytune.space.domains import Value
 from xraytune.space.extensions import EXTENSIONS, SOURCES
-from xraytune.space.fields import parameters_from
-from xraytune.space.load import data_settings
-from xraytune.space.settings import Experiment, Settings
+from xraytune.space.load import load_space
+from xraytune.space.settings import Experiment
 from xraytune.synth.generator_quality import label_agreement
 from xraytune.synth.memorisation import find_copies
 from xraytune.synth.saved_generator import resize_images
@@ -79,7 +74,6 @@ def extension_check(
         MachineError: A package is missing.
         TrialError: The code of the extension fails, or does not return images.
     """
-    data = Path(data).resolve()
     (name,) = EXTENSIONS.register([extension])
     kind = EXTENSIONS.declared[name].kind
     if kind != SOURCES.name:
@@ -87,28 +81,19 @@ def extension_check(
             f"{name} is of the kind {kind}, and only generators are checked",
             fix="a search tries it on its first images",
         )
-    block = EXTENSIONS.blocks[name].model_fields
-    values: dict[str, Value] = {}
-    for override in overrides:
-        setting, _, text = override.partition("=")
-        if setting not in block:
-            raise ConfigError(
-                f"{setting!r} is no setting of {name}",
-                f"--set {override}",
-                f"use one of {', '.join(block)}",
-            )
-        values[f"{name}.{setting}"] = parse_yaml(text, f"--set {override}")
-    size = f"data.image_size={image_size}"
-    settings = Settings(name="check", data=data_settings(data, DataSettings(path=data), [size]))
-    try:
-        parameters = parameters_from({"source": name, **values})
-    except ValidationError as error:
-        raise ConfigError(f"a setting is not valid: {error}", "--set", "correct it") from error
-    experiment = Experiment(settings=settings, parameters=parameters)
-    compute = compute_here(settings)
-    configure_torch(compute)
+    settings_of_check = [
+        f"source={name}",
+        f"data.image_size={image_size}",
+        *(f"{name}.{override}" for override in overrides),
+    ]
     with TemporaryDirectory(prefix="xraytune-check-") as temporary:
-        cache = Path(temporary)
+        space = Path(temporary, "space.yaml")
+        write_text(space, "name: check\n")
+        experiment = load_space(space, settings_of_check, data=data).experiment()
+        settings = experiment.settings
+        compute = compute_here(settings)
+        configure_torch(compute)
+        cache = Path(temporary, "cache")
         prepared, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
         context = RunContext(
             prepared=prepared, cache=cache, compute=compute, on_progress=on_progress
