@@ -122,18 +122,17 @@ class TrialWorker:
         started = time.monotonic()
         while True:
             message = next_message(self._epochs, self._folder)
-            if isinstance(message, TrialFailed):
-                self._summary["status"] = "failed"
-                return message
-            if isinstance(message, TrialResult):
-                self._summary = {"status": "complete", **asdict(message)}
-                return message
-            if isinstance(message, GeneratorTrained):
-                return message
+            if not isinstance(message, EpochRecord):
+                break
             if self._trackers:
                 self._trackers.log(message)
             if self._job.reports_every_epoch or time.monotonic() > started + 1:
                 return message
+        if isinstance(message, TrialFailed):
+            self._summary["status"] = "failed"
+        if isinstance(message, TrialResult):
+            self._summary = {"status": "complete", **asdict(message)}
+        return message
 
     def close(self) -> None:
         """End the trial between two epochs, and wait for its trackers.

@@ -66,23 +66,19 @@ def expected_auroc(
     )
     images = side_image_set("val_a", sampled, cache)
     features = TrialNetwork(experiment, context).plain_features(images).astype(np.float64)
+    class_count = len(np.unique(images.labels))
     aurocs = []
     for draw in range(_DRAWS):
         order = nested_order(sample.patients, images.targets, draw)
         count = min(prepared.train_patient_count, len(order) // 2)
-        trained, scored = (_images_of(patients) for patients in (order[:count], order[count:]))
-        are_complete = all(
-            len(np.unique(images.labels[part])) == len(np.unique(images.labels))
-            for part in (trained, scored)
-        )
-        if are_complete:
-            auroc = transfer_auroc(
-                (features[trained], images.targets[trained]),
-                (features[scored], images.targets[scored]),
-                positive=prepared.positive,
-            )
-            aurocs += [auroc] if auroc is not None else []
-    return clip_auroc(float(np.mean(aurocs))) if aurocs else None
+        parts = [_images_of(patients) for patients in (order[:count], order[count:])]
+        if any(len(np.unique(images.labels[part])) < class_count for part in parts):
+            continue
+        trained, scored = ((features[part], images.targets[part]) for part in parts)
+        auroc = transfer_auroc(trained, scored, positive=prepared.positive)
+        if auroc is not None:
+            aurocs.append(auroc)
+    return possible_auroc(float(np.mean(aurocs))) if aurocs else None
 
 
 def _has_weights(trial: Parameters, folder: Path) -> bool:
