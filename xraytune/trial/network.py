@@ -7,7 +7,7 @@ torch and torchvision. The key of an image's features depends on its pixels and 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -173,7 +173,7 @@ class TrialNetwork:
             views = np.broadcast_to(_IDENTITY, (len(indices), len(_IDENTITY)))
         features, rows = open_store(self._context.cache, self.identity).find(
             _name_views(image_set, indices, views),
-            self._feature_function(image_set, indices, views),
+            partial(self._compute_features, image_set, indices, views),
             what=f"features of {image_set.name} images",
             on_progress=self._context.on_progress,
         )
@@ -187,37 +187,34 @@ class TrialNetwork:
         features, rows = self.features(image_set, np.arange(len(image_set.rows)))
         return np.asarray(features[rows])
 
-    def _feature_function(
-        self, image_set: ImageSet, indices: Int64Array, views: Float32Array
-    ) -> Callable[[Int64Array], Iterator[Float32Array]]:
-        """Return a function that computes the features of some of the images, given their numbers.
+    def _compute_features(
+        self, image_set: ImageSet, indices: Int64Array, views: Float32Array, numbers: Int64Array
+    ) -> Iterator[Float32Array]:
+        """Yield the features of some of the images in their views, by their `numbers`, in batches.
 
         All batches have the same size, and each is computed in one thread. So features depend
         neither on the other images of their batch nor on the number of threads.
         """
         parameters = self.experiment.parameters
         compute = self.compute
+        backbone = self._frozen_backbone
         # An extension's network may not be made for threads.
         in_threads = compute.device == "cpu" and not BACKBONES.has(parameters.backbone)
         threads = compute.threads if in_threads else 1
 
-        def compute_batch(backbone: nn.Module, numbers: Int64Array) -> Float32Array:
-            batch = np.resize(numbers, self._batch)  # repeats them if there are fewer
+        def compute_batch(in_batch: Int64Array) -> Float32Array:
+            batch = np.resize(in_batch, self._batch)  # repeats them if there are fewer
             images = self.read_scaled(image_set, indices[batch])
             images = augment(images, torch.from_numpy(views[batch]).to(compute.device))
             inputs = normalise(images, self.input_format)
             features = predict_logits(backbone, [inputs], compute=compute)
-            return features[: len(numbers)]
+            return features[: len(in_batch)]
 
-        def compute_all(numbers: Int64Array) -> Iterator[Float32Array]:
-            backbone = self._frozen_backbone
-            batches = np.split(numbers, range(self._batch, len(numbers), self._batch))
-            pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
-            with in_one_thread(), pool:
-                run = pool.map if threads > 1 else map
-                yield from run(partial(compute_batch, backbone), batches)
-
-        return compute_all
+        batches = np.split(numbers, range(self._batch, len(numbers), self._batch))
+        pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
+        with in_one_thread(), pool:
+            run = pool.map if threads > 1 else map
+            yield from run(compute_batch, batches)
 
     def read_scaled(self, image_set: ImageSet, indices: Int64Array | slice) -> Tensor:
         """Return images of a set on the device, float32 [n, 1, S, S] in [0, 1]."""
