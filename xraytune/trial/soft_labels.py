@@ -98,12 +98,10 @@ def misfit_warnings(
     prepared = context.prepared
     train = side_image_set("train", prepared, context.cache)
     order = numpy_generator(settings.seed, "donor's fit").permutation(len(train.rows))
-    chosen = order[:_FIT_IMAGES]
-    if settings.task == "classification":
-        count = math.ceil(_FIT_IMAGES / len(prepared.class_names))
-        classes = range(len(prepared.class_names))
-        labels_in_order = train.labels[order]
-        chosen = np.concatenate([order[labels_in_order == label][:count] for label in classes])
+    classes = range(len(prepared.class_names))
+    count = math.ceil(_FIT_IMAGES / len(classes))
+    in_order = train.labels[order]
+    chosen = np.concatenate([order[in_order == label][:count] for label in classes])
     images = subset(train, chosen)
     donors = {mix.donor: mix for mix in mixes if mix.donor}
     for donor, mix in donors.items():
