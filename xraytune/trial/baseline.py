@@ -78,7 +78,7 @@ def expected_auroc(
         auroc = transfer_auroc(trained, scored, positive=prepared.positive)
         if auroc is not None:
             aurocs.append(auroc)
-    return possible_auroc(float(np.mean(aurocs))) if aurocs else None
+    return clip_auroc(float(np.mean(aurocs))) if aurocs else None
 
 
 def _has_weights(trial: Parameters, folder: Path) -> bool:
