@@ -144,12 +144,6 @@ def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip torchvision's initialisation of weights, which takes seconds."""
     from torch import nn
 
-    for name in (
-        "kaiming_normal_",
-        "kaiming_uniform_",
-        "trunc_normal_",
-        "normal_",
-        "xavier_uniform_",
-        "uniform_",
-    ):
+    names = "kaiming_normal_ kaiming_uniform_ trunc_normal_ normal_ xavier_uniform_ uniform_"
+    for name in names.split():
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)

@@ -60,8 +60,12 @@ def finish(folder, step):
 def write_blend(folder: Path, old: str = "", new: str = "") -> str:
     """Write an extension of two files, one of them with a changed text; return its place."""
     (folder / "blend_steps.py").write_text(STEPS)
-    (folder / "blend.py").write_text(BLEND.replace(old, new) if old else BLEND)
-    return f"{folder / 'blend.py'}:Blend"
+    return _write(folder / "blend.py", BLEND, "Blend", old, new)
+
+
+def _write(file: Path, code: str, name: str, old: str = "", new: str = "") -> str:
+    file.write_text(code.replace(old, new) if old else code)
+    return f"{file}:{name}"
 
 
 NOISE = """\
@@ -93,8 +97,7 @@ def negative(image, seed):
 
 def write_noise(folder: Path, old: str = "", new: str = "", name: str = "Noise") -> str:
     """Write an augmentation, with a changed text; return its place."""
-    (folder / "noise.py").write_text(NOISE.replace(old, new) if old else NOISE)
-    return f"{folder / 'noise.py'}:{name}"
+    return _write(folder / "noise.py", NOISE, name, old, new)
 
 
 NET = """\
@@ -118,8 +121,7 @@ class Net(nn.Sequential):
 
 def write_net(folder: Path) -> str:
     """Write a backbone; return its place."""
-    (folder / "small_net.py").write_text(NET)
-    return f"{folder / 'small_net.py'}:Net"
+    return _write(folder / "small_net.py", NET, "Net")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Small folders of images: phantoms, and pairs with a bright block in the place of their mask."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,27 @@ def block(number: int) -> NDArray[np.bool_]:
 def draw_xrays(root: Path, patients: int, **options: Any) -> None:
     """Draw phantoms in `root / "xrays"`, by default of 32 px and with seed 1."""
     paint_phantoms(root / "xrays", patients=patients, **{"seed": 1, "image_size_px": 32, **options})
+
+
+def swap_classes(folder: Path) -> Path:
+    """Give each of two class folders the name of the other."""
+    (folder / "NORMAL").rename(folder / "healthy")
+    (folder / "PNEUMONIA").rename(folder / "NORMAL")
+    (folder / "healthy").rename(folder / "PNEUMONIA")
+    return folder
+
+
+def draw_others(folder: Path, patients: int, **options: Any) -> None:
+    """Draw phantoms of other patients: the names of their files begin with that of the folder."""
+    paint_phantoms(folder, patients=patients, **{"image_size_px": 32, **options})
+    for file in [*folder.rglob("*.*")]:
+        file.rename(file.with_name(f"{folder.name}_{file.name}"))
+
+
+def write_patients(folder: Path, patients: Mapping[Any, object]) -> None:
+    """Write `patients.csv`, which names the patient of each file."""
+    rows = [f"{file},{patient}\n" for file, patient in patients.items()]
+    (folder / "patients.csv").write_text("file,patient\n" + "".join(rows), "utf-8")
 
 
 def save(path: Path, pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> None:

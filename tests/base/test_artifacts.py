@@ -30,9 +30,9 @@ class Builder:
         (folder / "grids/one.txt").write_text("1")
 
 
-def put_another_manifest(path: Path, **changes: object) -> None:
+def put_another_stage(path: Path) -> None:
     manifest = path / "manifest.json"
-    write_json(manifest, read_json(manifest) | changes)
+    write_json(manifest, read_json(manifest) | {"stage": "pixels-0"})
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
@@ -41,7 +41,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "deleted": lambda path: (path / "pixels.bin").unlink(),
     "manifest torn": lambda path: (path / "manifest.json").write_text("{"),
     "manifest deleted": lambda path: (path / "manifest.json").unlink(),
-    "of another version": lambda path: put_another_manifest(path, stage="pixels-0"),
+    "of another version": put_another_stage,
 }
 
 

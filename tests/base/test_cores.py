@@ -26,6 +26,7 @@ from xraytune.base.cores import quota_cores
             math.inf,
         ),
         ("0::/", {"cpu.max": ""}, math.inf),
+        ("0::/of a machine without cgroups", {}, math.inf),
     ],
 )
 def test_quotas_of_a_process_and_of_the_groups_above_it_count(
@@ -38,7 +39,3 @@ def test_quotas_of_a_process_and_of_the_groups_above_it_count(
         (tmp_path / name).write_text(f"{content}\n")
 
     assert quota_cores(tmp_path) == cores
-
-
-def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
-    assert quota_cores(tmp_path) == math.inf

@@ -22,18 +22,6 @@ from xraytune.base.files import (
 )
 
 
-def test_a_torn_last_line_is_skipped_and_cut_before_the_next_row(tmp_path: Path) -> None:
-    log = tmp_path / "epochs.jsonl"
-    assert read_jsonl(log) == []
-    append_jsonl(log, {"epoch": 1})
-    with log.open("ab") as stream:
-        stream.write(b'{"epoch": 2, "val_')
-
-    assert read_jsonl(log) == [{"epoch": 1}]
-    append_jsonl(log, {"epoch": 2})
-    assert read_jsonl(log) == [{"epoch": 1}, {"epoch": 2}]
-
-
 def test_nan_is_not_written_and_no_temporary_file_stays(tmp_path: Path) -> None:
     for auroc in (0.5, 0.6):
         write_json(tmp_path / "result.json", {"auroc": auroc})
@@ -113,21 +101,26 @@ def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path, fails: bool) ->
     assert [file.name for file in tmp_path.rglob("*")] == ([] if fails else ["model", "a.txt"])
 
 
+@pytest.mark.parametrize("is_chained", [True, False])
 @pytest.mark.parametrize("row_bytes", [1, 4095, 4096, 5000, 20000])
-def test_a_torn_line_of_any_length_is_cut_off(tmp_path: Path, row_bytes: int) -> None:
+def test_a_torn_line_of_any_length_is_skipped_and_cut_off_before_the_next_row(
+    tmp_path: Path, row_bytes: int, is_chained: bool
+) -> None:
     log = tmp_path / "log.jsonl"
+    assert read_jsonl(log, is_chained=is_chained) == []
     rows = [{"text": letter * row_bytes} for letter in "abc"]
     for number, row in enumerate(rows):
-        append_jsonl(log, row, is_chained=True)
+        append_jsonl(log, row, is_chained=is_chained)
         with log.open("ab") as stream:
             stream.write(b'{"text": "' + b"d" * row_bytes * (number % 2))
+        assert read_jsonl(log, is_chained=is_chained) == rows[: number + 1]
 
-    append_jsonl(log, *rows, is_chained=True)
+    append_jsonl(log, *rows, is_chained=is_chained)
 
-    assert read_jsonl(log, is_chained=True) == rows * 2
+    assert read_jsonl(log, is_chained=is_chained) == rows * 2
     log.write_bytes(b"torn")
-    append_jsonl(log, {}, is_chained=True)
-    assert read_jsonl(log, is_chained=True) == [{}]
+    append_jsonl(log, {}, is_chained=is_chained)
+    assert read_jsonl(log, is_chained=is_chained) == [{}]
 
 
 def bytes_read() -> int:

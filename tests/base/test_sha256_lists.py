@@ -1,6 +1,7 @@
 """Lists of images that a generator has seen, as people and programs write them."""
 
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -54,3 +55,10 @@ def test_a_list_that_names_no_images_or_cannot_be_read_is_refused_with_its_line(
         read_sha256_list(tmp_path / "seen.txt")
     (problem,) = caught.value.problems
     assert str(problem.where) == f"{tmp_path}/seen.txt{line}"
+
+
+def test_a_pipe_in_place_of_a_list_is_refused_without_reading_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "seen.txt")
+
+    with pytest.raises(DataError, match="not a file"):
+        read_sha256_list(tmp_path / "seen.txt")

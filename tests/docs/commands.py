@@ -25,22 +25,20 @@ BLOCKS = [
 RUNNERS = {"docker", "ray", "time"}
 """Programs that run the command after them."""
 
+# The features of a GAN would be downloaded, and what is not frozen sends no classifier.
 TINY = (
-    *("backbone=small_cnn", "weights=none", "trainable=all", "batch_size=8", "data.image_size=32"),
-    *("data.train_patients=12", "data.split.val_a=0.2", "data.split.val_b=0.2"),
-    *("resources.gpus_per_trial=0", "resources.cpus_per_trial=1"),
-    *("budget.trials=4", "budget.max_epochs=2", "budget.steps_per_epoch=2", "scheduler.grace=1"),
-    *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
-    "gan.features=null",  # whose weights would be downloaded
-    "labels=class",  # these networks are not frozen, so that no classifier is sent
-    "quality.allow_memorised=true",
-    *("confirm.finalists=1", "confirm.replicates=2"),
+    *"backbone=small_cnn weights=none trainable=all batch_size=8 data.image_size=32".split(),
+    *"data.train_patients=12 data.split.val_a=0.2 data.split.val_b=0.2".split(),
+    *"resources.gpus_per_trial=0 resources.cpus_per_trial=1 quality.allow_memorised=true".split(),
+    *"budget.trials=4 budget.max_epochs=2 budget.steps_per_epoch=2 scheduler.grace=1".split(),
+    *"gan.image_size=32 gan.width=4 gan.batch_size=4 gan.steps=2 gan.features=null".split(),
+    *"labels=class confirm.finalists=1 confirm.replicates=2".split(),
     "confirm.controls={matched: [duplicate], tuned: [real_only]}",
 )
 TINY_PAIRS = (
     *(line for line in TINY if not line.startswith(("backbone", "gan."))),
-    *("backbone=resnet18", "gan.image_size=32", "gan.width=8", "gan.batch_size=8"),
-    *("gan.lr_g=2e-3", "gan.steps=200"),
+    *"backbone=resnet18 gan.image_size=32 gan.width=8 gan.batch_size=8".split(),
+    *"gan.lr_g=2e-3 gan.steps=200".split(),
 )
 
 

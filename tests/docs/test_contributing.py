@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.docs.commands import BLOCKS, ROOT
+from tests.in_process import other_process
 
 ADDITIONS = """
 from pathlib import Path
@@ -75,13 +75,7 @@ def test_the_metric_the_task_and_the_source_of_contributing_can_be_added(tmp_pat
         if page == "CONTRIBUTING.md" and block.language == "diff":
             apply(block.text, tmp_path)
 
-    found = subprocess.run(
-        [sys.executable, "-c", ADDITIONS],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    path = {"PYTHONPATH": str(tmp_path)}
+    found = other_process(sys.executable, "-c", ADDITIONS, cwd=tmp_path, env=os.environ | path)
 
     assert found.returncode == 0, found.stderr

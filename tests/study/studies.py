@@ -1,5 +1,6 @@
 """A study on disk whose trials are not trained: tests send the messages that trials would."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from xraytune.base.files import read_jsonl
@@ -10,6 +11,7 @@ from xraytune.search.callbacks import NO_CALLBACKS, Callbacks
 from xraytune.search.loop import LineageToTrain
 from xraytune.search.trials import SearchTrials
 from xraytune.space.load import load_space
+from xraytune.space.parameters import Parameters
 from xraytune.space.space import Space
 from xraytune.study.folder import StudyFolder
 from xraytune.study.journal import create_journal
@@ -116,6 +118,26 @@ def run_trial(loop: SearchTrials, number: int, value: float) -> None:
 def ended_trials(study: StudyFolder) -> dict[int, RunRow]:
     """The rows of `trials.jsonl` by number."""
     return {row["number"]: RunRow.model_validate(row) for row in read_jsonl(study.rows_path)}
+
+
+ENDED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def trial(number: int, status: str, *values: float, **more: object) -> TrialRow:
+    """A trial as it is shown, with a value after each epoch; it took 7 s if it has ended."""
+    has_ended = status in {"complete", "pruned", "failed"}
+    fields = {
+        "number": number,
+        "mix": f"gan r={number}",
+        "status": status,
+        "epochs": len(values),
+        "values": values,
+        "value": values[-1] if values else None,
+        "parameters": Parameters(),
+        "seconds": 7.0 if has_ended else None,
+        "ended_at": ENDED if has_ended else None,
+    }
+    return TrialRow(**{**fields, **more})  # type: ignore[arg-type]
 
 
 def view_of(*trials: TrialRow, **more: object) -> StudyView:
