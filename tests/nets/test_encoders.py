@@ -1,6 +1,7 @@
 """Published encoders of X-rays: their files, images and features; with random weights."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from examples.convert_xrv import convert
 from tests.space.conftest import WriteSpace, write_space
 from xraytune.base.errors import ConfigError, DataError, MachineError
 from xraytune.nets.backbones import build_backbone
@@ -42,17 +44,13 @@ def published(network: nn.Module) -> dict[str, Tensor]:
     return {**network.state_dict(), "op_threshs": torch.rand(18)}
 
 
-def format_of(parameters: Parameters) -> Experiment:
-    data = DataSettings(path=Path("images"))
-    return Experiment(settings=Settings(name="any", data=data), parameters=parameters)
-
-
 def test_a_dense_net_of_torchxrayvision_gets_its_own_pixels_and_gives_its_features(
     dense_net: nn.Module, tmp_path: Path
 ) -> None:
     torch.save(published(dense_net), tmp_path / "nih.pth")
     parameters = Parameters(backbone=XRV, weights=str(tmp_path / "nih.pth"), trainable="head")
-    experiment = format_of(parameters)
+    settings = Settings(name="any", data=DataSettings(path=tmp_path))
+    experiment = Experiment(settings=settings, parameters=parameters)
     form = input_format(experiment, train_mean=0, train_std=1)
     images = np.random.default_rng(0).integers(256, size=(2, 224, 224), dtype=np.uint8)
 
@@ -67,6 +65,24 @@ def test_a_dense_net_of_torchxrayvision_gets_its_own_pixels_and_gives_its_featur
     assert inputs.shape == (2, 1, 224, 224)
     assert count == 1024
     torch.testing.assert_close(features, maps.relu().mean(dim=(2, 3)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_the_example_converts_is_an_encoder(
+    dense_net: nn.Module, tmp_path: Path
+) -> None:
+    """The thresholds of outputs that it was not trained for are NaN, and are left out."""
+    network = deepcopy(dense_net)
+    network.register_buffer("op_threshs", torch.full((18,), float("nan")))
+
+    convert(network, tmp_path / "xrv.safetensors")
+    encoder, _ = build_backbone(XRV, weights=tmp_path / "xrv.safetensors")
+
+    expected = network.state_dict()
+    layers = encoder.state_dict()
+    torch.testing.assert_close(
+        layers.pop("features.conv0.weight"), expected["features.conv0.weight"]
+    )
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in layers.items())
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

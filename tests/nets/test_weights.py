@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from xraytune.base.errors import MachineError
 from xraytune.base.tensors import read_weights
@@ -78,26 +79,30 @@ def test_missing_weights_without_network_name_every_file_that_would_do(offline: 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
     """Unless it has more blocks than the network, as of a deeper one of the same family."""
-    parameters = Parameters(backbone="small_cnn", weights="none")
     path = tmp_path / f"mine{suffix}"
-    trained = build_classifier(parameters, 2, weights=None, seed=1).backbone
-    tensors = {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}
+
+    def backbone(weights: Path | None = path, seed: int = 1) -> dict[str, Tensor]:
+        parameters = Parameters(backbone="small_cnn", weights="none")
+        network = build_classifier(parameters, 2, weights=weights, seed=seed)
+        return network.backbone.state_dict()
+
+    tensors = {name: tensor.contiguous() for name, tensor in backbone(None).items()}
     save = save_file if suffix == ".safetensors" else torch.save
     save(tensors, path)
     assert find_weights("small_cnn", str(path), None) == path
 
-    loaded = build_classifier(parameters, 2, weights=path, seed=2).backbone
+    loaded = backbone(seed=2)
 
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in loaded.state_dict().items())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in loaded.items())
     save({f"module.{name}": tensor for name, tensor in tensors.items()}, path)  # of DataParallel
-    again = build_classifier(parameters, 2, weights=path, seed=3).backbone
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in again.state_dict().items())
+    again = backbone(seed=3)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in again.items())
     counted = {"0.1.num_batches_tracked": torch.tensor(float("inf"), dtype=torch.float16)}
     save(tensors | counted, path)  # a model in half precision
-    build_classifier(parameters, 2, weights=path, seed=3)
+    backbone()
     save(tensors | {"0.0.weight": tensors["0.0.weight"] * float("nan")}, path)
     with pytest.raises(MachineError, match=r"NaN or infinite in 1 of \d+ tensors: 0\.0\.weight"):
-        build_classifier(parameters, 2, weights=path, seed=1)
+        backbone()
     save(tensors | {"7.3.weight": torch.zeros(1)}, path)
     with pytest.raises(MachineError, match=r"first difference: 7\.3\.weight"):
-        build_classifier(parameters, 2, weights=path, seed=1)
+        backbone()

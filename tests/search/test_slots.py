@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ OUT_OF_MEMORY: Failure = {"epochs": 0, "steps": 0, "cause": "memory"}
 def allocation(gpus: float, cpus: int = 1) -> Allocation:
     """The resources of trials as in a space."""
     resources = Resources(gpus_per_trial=gpus, cpus_per_trial=cpus)
-    return allocation_of(SETTINGS.model_copy(update={"resources": resources}), has_gpu=True)
+    return allocation_of(SETTINGS.with_values({"resources": resources}), has_gpu=True)
 
 
 def reserved(allocation: Allocation, nodes: Sequence[Node], *failures: Failure) -> OpenTrial:
@@ -46,6 +47,25 @@ def placed(shares: Sequence[float], gpu_count: int) -> int:
             return count
         free[min(fitting, key=free.__getitem__)] -= units
     return len(shares)
+
+
+@pytest.mark.parametrize(
+    ("resources", "has_gpu", "expected"),
+    [
+        ({}, False, (1, 0.0)),
+        ({}, True, (1, 1.0)),
+        ({"cpus_per_trial": 4}, False, (4, 0.0)),
+        ({"gpus_per_trial": 0.3}, True, (1, 0.3333)),
+    ],
+)
+def test_a_trial_has_a_part_of_a_gpu_that_leaves_nothing_over_or_whole_ones(
+    resources: dict[str, Any], has_gpu: bool, expected: tuple[int, float]
+) -> None:
+    settings = SETTINGS.with_values({"resources": Resources(**resources)})
+
+    found = allocation_of(settings, has_gpu=has_gpu).trial
+
+    assert (found.cpus, found.gpus) == expected
 
 
 @pytest.mark.parametrize("gpu_count", [1, 4, 8])
@@ -84,7 +104,7 @@ def test_an_extension_that_trains_on_two_gpus_holds_their_slots(
 ) -> None:
     """Once it is trained, its trial holds a share of one."""
     resources = Resources(gpus_per_trial=share, generator=GeneratorResources(gpus=2))
-    settings = SETTINGS.model_copy(update={"resources": resources})
+    settings = SETTINGS.with_values({"resources": resources})
     two_gpus = [Node(cpus=16, gpus=2)]
 
     EXTENSIONS.register([write_blend(tmp_path)])
