@@ -84,12 +84,8 @@ def test_a_log_has_a_line_once_until_something_changes(
 
 
 def test_paths_below_the_current_folder_are_shown_relative(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-
     console.log(f"{here}/demo/xrays: a note ({here}/a, '{here}/b'); {here} /mnt{here}/c")
 
     assert capsys.readouterr().err == f"demo/xrays: a note (a, 'b'); {here} /mnt{here}/c\n"

@@ -69,7 +69,6 @@ def test_shipped_spaces_are_listed_with_their_purpose_and_copied_once(here: Path
         == load_space(SPACES / "imbalance.yaml").searched
     )
     assert "this path already exists" in again.stderr
-    assert "did you mean 'imbalance'?" in command("space copy imbalanced").stderr
 
 
 def first_trials(space: Space) -> list[Experiment]:
