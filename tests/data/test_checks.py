@@ -1,6 +1,5 @@
 """What images say against their names and folders."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -98,41 +97,33 @@ def test_on_real_x_rays_only_a_wrong_expression_is_contradicted(
 
 
 def write_noise(
-    path: Path, number: int, *, width_px: int = 40, mode: str = "L", **options: Any
+    path: Path, number: int, *, width_px: int = 40, mode: str = "L", level: int = 100
 ) -> None:
     noise = numpy_generator(number, path.parent.name)
-    level = options.get("level", 100)
     shape = (40, width_px + int(noise.integers(-3, 4)))
     pixels = noise.integers(level, level + 100, shape, dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).convert(mode).save(path)
 
 
-SHORTCUTS: dict[str, Callable[[Path, str, int], None]] = {
-    "": lambda root, name, n: write_noise(root / name / f"{n}.png", n),
-    "file format": lambda root, name, n: write_noise(
-        root / name / f"{n}.png", n, mode="RGB" if name == "COVID" else "L"
-    ),
-    "image size": lambda root, name, n: write_noise(
-        root / name / f"{n}.png", n, width_px=60 if name == "COVID" else 40
-    ),
-    "grey levels": lambda root, name, n: write_noise(
-        root / name / f"{n}.png", n, level=130 if name == "COVID" else 100
-    ),
-    "site": lambda root, name, n: write_noise(
-        root / f"site_{'a' if name == 'COVID' else 'b'}" / name / f"{n}.png", n
-    ),
+OF_COVID: dict[str, dict[str, Any]] = {
+    "": {},
+    "file format": {"mode": "RGB"},
+    "image size": {"width_px": 60},
+    "grey levels": {"level": 130},
+    "site": {},
 }
-"""How an image of a class is written, by the attribute that tells the class."""
+"""How images of COVID are written, by the attribute that tells the classes."""
 
 
-@pytest.mark.parametrize("attribute", SHORTCUTS)
+@pytest.mark.parametrize("attribute", OF_COVID)
 def test_classes_that_one_attribute_tells_are_said_before_a_search(
     tmp_path: Path, attribute: str
 ) -> None:
-    for name in ("COVID", "NORMAL"):
+    for name, options in (("COVID", OF_COVID[attribute]), ("NORMAL", {})):
+        folder = tmp_path / "xrays" / (f"site_{name[0]}" if attribute == "site" else "") / name
         for number in range(60):
-            SHORTCUTS[attribute](tmp_path / "xrays", name, number)
+            write_noise(folder / f"{number}.png", number, **options)
     site = ", site: folder" if attribute == "site" else ""
     (tmp_path / "space.yaml").write_text(
         f"name: any\ndata: {{path: xrays, image_size: 32, split: {{val_a: 0.2{site}}}}}\n"

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.data.conftest import DataFolder, paths
+from tests.pair_files import write_patients
 from xraytune.base.errors import ConfigError, DataError, Problem
 from xraytune.data.guesses import positive_class
 from xraytune.data.patients import patients_by_regex
@@ -30,16 +31,15 @@ def test_a_malformed_table_is_refused_with_its_line(
 
 
 def test_equal_ids_of_two_hospitals_may_get_the_hospital_before_them(official: DataFolder) -> None:
-    files = sorted(official.rglob("*.jpeg"))
-    rows = [f"{file.relative_to(official)},{number % 9}" for number, file in enumerate(files)]
-    official.table("file,patient", *rows)
+    files = sorted(file.relative_to(official) for file in official.rglob("*.jpeg"))
+    write_patients(official, {file: number % 9 for number, file in enumerate(files)})
 
     refusal = official.refusal()
     assert "by ID or file, both in " in refusal
     assert "write the hospital before each ID" in refusal
 
-    rows = [row.replace(",", ",B" if row.startswith("test") else ",A") for row in rows]
-    official.table("file,patient", *rows)
+    hospitals = {file: f"{file.parts[0]} {number % 9}" for number, file in enumerate(files)}
+    write_patients(official, hospitals)
     assert len(official.index().test) == 2
 
 
@@ -78,8 +78,7 @@ def test_an_id_in_other_case_is_the_same_patient_on_one_side(xrays: DataFolder) 
     xrays.images(files)
 
     def name_patients(*names: str) -> None:
-        rows = [f"{file},{name}" for file, name in zip(files, names, strict=True)]
-        xrays.table("file,patient", *rows)
+        write_patients(xrays, dict(zip(files, names, strict=True)))
 
     name_patients("P1", "p1", "P3", "P4", "q5", "q6")
     index = xrays.index()

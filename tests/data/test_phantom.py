@@ -79,11 +79,6 @@ def test_the_disease_can_be_learnt_from_the_pixels_but_not_from_trivial_statisti
     assert separability(pixels) > 0.70
 
 
-def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="this path already exists"):
-        paint_phantoms(tmp_path, patients=10, seed=0)
-
-
 def test_pairs_are_the_same_images_with_masks_of_the_lungs_which_are_darker_than_bone(
     phantoms: PhantomSet, tmp_path: Path
 ) -> None:
