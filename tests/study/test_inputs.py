@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.confirm.labs import draw_hospital
 from tests.in_process import confirm_in_process, save_backbone
 from tests.pair_files import draw_xrays
 from tests.study.studies import ended_trials
 from xraytune.base.errors import DataError, StudyError
 from xraytune.confirm.run import confirm
-from xraytune.data.phantom import paint_phantoms
 from xraytune.data.pixels import PIXELS_STAGE
 from xraytune.data.prepare import prepare
 from xraytune.model.train import train
@@ -38,17 +38,6 @@ scheduler: {name: none}
 
 def write_weights(root: Path, seed: int) -> None:
     save_backbone(root / "own.safetensors", seed=seed)
-
-
-def draw_extra(root: Path, seed: int) -> None:
-    """Images of other patients."""
-    shutil.rmtree(root / "extra", ignore_errors=True)
-    paint_phantoms(root / "drawn", patients=12, seed=seed, image_size_px=32)
-    for number, image in enumerate(sorted((root / "drawn/train").rglob("*.jpeg"))):
-        out = root / "extra" / image.parent.name / f"other{number}.jpeg"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        image.rename(out)
-    shutil.rmtree(root / "drawn")
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +75,9 @@ def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> No
 
 def test_extra_images_inside_the_data_folder_are_refused(lab: Path) -> None:
     """They would count as real; only folders that are called like generated ones are left out."""
-    draw_extra(lab, 2)
-    (lab / "extra").rename(lab / "xrays/train/more")
+    draw_hospital(lab / "xrays/train/more", seed=2)
 
-    with pytest.raises(DataError, match=r"are among the images of .*xrays: NORMAL/other0"):
+    with pytest.raises(DataError, match=r"are among the images of .*xrays: NORMAL/more-"):
         search_lab(lab, f"folder.path={lab}/xrays/train/more")
 
 
@@ -110,7 +98,7 @@ def test_one_patient_of_the_sealed_test_folder_among_the_extra_images_is_refused
 
 
 def test_a_study_without_its_record_of_inputs_is_refused(lab: Path) -> None:
-    draw_extra(lab, 2)
+    draw_hospital(lab / "extra", seed=2)
     study = search_lab(lab)
     (study.path / "inputs.json").unlink()
 
@@ -122,7 +110,7 @@ def test_a_study_without_its_record_of_inputs_is_refused(lab: Path) -> None:
 
 
 def test_other_weights_are_refused_by_train_too_and_restored_ones_are_accepted(lab: Path) -> None:
-    draw_extra(lab, 2)
+    draw_hospital(lab / "extra", seed=2)
     study = search_lab(lab)
     write_weights(lab, 3)
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.studies import direct, epoch, run_trial, view_of
+from tests.study.studies import direct, epoch, run_trial, trial, view_of
 from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import GanSettings
 from xraytune.study.folder import StudyFolder, locked
-from xraytune.study.row import TrialRow
 from xraytune.study.status import StudyWatcher, trials_dataframe
 from xraytune.study.trial import ProgressFile, TrialFailed, read_progress
 
@@ -85,11 +84,7 @@ def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder)
 
 def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
     """One at a time: the first took a minute, half of the second is done, four more will follow."""
-    trials = (
-        TrialRow(number=0, status="complete", parameters=Parameters(), seconds=60.0),
-        TrialRow(number=1, status="running", parameters=Parameters()),
-        TrialRow(number=2, status="waiting", parameters=Parameters()),
-    )
+    trials = (trial(0, "complete", seconds=60.0), trial(1, "running"), trial(2, "waiting"))
 
     view = view_of(*trials, trial_budget=6, seconds=90.0)
 
@@ -100,14 +95,9 @@ def test_the_time_left_follows_from_the_mean_of_ended_trials() -> None:
 
 def test_the_time_left_follows_from_trials_that_share_what_the_first_ones_computed() -> None:
     """Two trials trained generators; each of the other 18 takes two seconds, two at once."""
-    seconds = [30.0, 30.0, 2.0, 2.0]
-    trials = [
-        TrialRow(number=number, status="complete", parameters=Parameters(), seconds=each)
-        for number, each in enumerate(seconds)
-    ]
-    waiting = [
-        TrialRow(number=number, status="waiting", parameters=Parameters()) for number in range(4, 8)
-    ]
+    seconds = enumerate([30.0, 30.0, 2.0, 2.0])
+    trials = [trial(number, "complete", seconds=each) for number, each in seconds]
+    waiting = [trial(number, "waiting") for number in range(4, 8)]
 
     view = view_of(*trials, *waiting, trial_budget=20, seconds=32.0)
 
@@ -129,9 +119,9 @@ def test_the_time_left_waits_for_the_generators_that_others_wait_for(tmp_path: P
         for steps in (1000, 2000)
     )
     trials = [
-        TrialRow(number=0, status="complete", parameters=Parameters(), seconds=4.0),
-        TrialRow(number=1, status="running", parameters=short, preparing=read_progress(tmp_path)),
-        *(TrialRow(number=number, status="waiting", parameters=long) for number in (2, 3, 4)),
+        trial(0, "complete", seconds=4.0),
+        trial(1, "running", parameters=short, preparing=read_progress(tmp_path)),
+        *(trial(number, "waiting", parameters=long) for number in (2, 3, 4)),
     ]
 
     view = view_of(*trials, trial_budget=5, seconds=104.0)

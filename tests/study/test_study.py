@@ -33,6 +33,13 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
         require_same_images(study, replace(prepared, images=(*prepared.images, new)))
 
 
+def search_again(study: StudyFolder, *overrides: str) -> None:
+    """Search the space again, with images that are not there."""
+    studies = study.path.parent
+    root = studies.parent
+    search(root / "small.yaml", overrides=overrides, data=root / "nowhere", studies=studies)
+
+
 @pytest.mark.parametrize("work", ["searched", "confirmed"])
 def test_second_search_is_refused_with_the_owner(
     study: StudyFolder, work: Literal["searched", "confirmed"]
@@ -62,11 +69,9 @@ def test_waiting_for_the_ray_of_a_killed_search_is_said(
     assert message.startswith(f"{study.path}: waiting for Ray's process")
 
 
-def test_a_second_search_is_refused_before_it_looks_at_the_images(
-    study: StudyFolder, tmp_path: Path
-) -> None:
+def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFolder) -> None:
     with locked(study), pytest.raises(StudyError, match=r"searched by process"):
-        search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
+        search_again(study)
 
 
 def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,21 +80,14 @@ def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.Monke
     study = new_study(tmp_path, compute=replace(CPU, device="cuda"))
 
     with pytest.raises(MachineError, match="searched on a GPU"):
-        search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
+        search_again(study)
 
 
-def test_a_study_resumes_only_with_the_threads_of_its_trials(
-    study: StudyFolder, tmp_path: Path
-) -> None:
+def test_a_study_resumes_only_with_the_threads_of_its_trials(study: StudyFolder) -> None:
     """Before it reads the images; with others, its trials would have other numbers."""
     refused = "cpus_per_trial: 2, but .* 1 thread"
     with pytest.raises(StudyError, match=rf"{refused}(.|\n)*write resources.cpus_per_trial: 1"):
-        search(
-            tmp_path / "small.yaml",
-            overrides=["resources.cpus_per_trial=2"],
-            data=tmp_path / "nowhere",
-            studies=study.path.parent,
-        )
+        search_again(study, "resources.cpus_per_trial=2")
 
 
 def begun_with(study: StudyFolder, **packages: str) -> None:

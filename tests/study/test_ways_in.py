@@ -19,7 +19,7 @@ from tests.confirm.labs import draw_hospital
 from tests.examples.conftest import on_path, write_metadata
 from tests.extension_files import STEPS, write_blend
 from tests.in_process import TINY_GAN, confirm_in_process, save_backbone
-from tests.pair_files import draw_xrays
+from tests.pair_files import draw_xrays, write_patients
 from xraytune.base.errors import XraytuneError
 from xraytune.base.files import read_json, write_json
 from xraytune.confirm.record import Confirmation
@@ -76,11 +76,15 @@ class WayIn:
     is_search_concerned: bool = True
 
 
+def an_image(folder: Path) -> Path:
+    return min(folder.rglob("NORMAL/*.jpeg"))
+
+
 def brighten(folder: str) -> Callable[[Path], None]:
     """Save an image of a folder with other levels."""
 
     def change(root: Path) -> None:
-        file = min((root / folder).rglob("NORMAL/*.jpeg"))
+        file = an_image(root / folder)
         with Image.open(file) as image:
             image.point(lambda level: min(255, level + 20)).save(file)
 
@@ -91,7 +95,7 @@ def truncate(folder: str) -> Callable[[Path], None]:
     """Leave only the beginning of an image of a folder."""
 
     def spoil(root: Path) -> None:
-        file = min((root / folder).rglob("NORMAL/*.jpeg"))
+        file = an_image(root / folder)
         file.write_bytes(file.read_bytes()[:300])
 
     return spoil
@@ -201,11 +205,12 @@ def drawn(module_path: Path) -> Path:
     """X-rays, and everything else that a study of them can be given."""
     draw_xrays(module_path, patients=60)
     xrays = module_path / "xrays"
-    rows = ["file,patient"]
-    for part in ("train", "test"):
-        images = read_labelled(xrays / part, CLASSES).images
-        rows += [f"{part}/{image.file},{image.patient}" for image in images]
-    (xrays / "patients.csv").write_text("\n".join(rows))
+    patients = {
+        f"{part}/{image.file}": image.patient
+        for part in ("train", "test")
+        for image in read_labelled(xrays / part, CLASSES).images
+    }
+    write_patients(xrays, patients)
     draw_hospital(module_path / "extra", seed=2)
     draw_hospital(module_path / "hospital_b", seed=11)
     (module_path / "seen.txt").write_text("0" * 64)
