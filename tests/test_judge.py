@@ -573,6 +573,17 @@ def test_with_a_test_folder_and_few_patients_all_replicates_train_on_the_same(
     assert {*trained["patient"]}.isdisjoint(table[table["side"] == "test"]["patient"])
 
 
+def test_a_broken_test_image_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """Nobody could predict it, and a test folder is used as a whole."""
+    paint_phantoms(tmp_path / "xrays", patients=60, seed=3, image_size_px=32)
+    (tmp_path / "xrays/test/NORMAL/person999_bacteria_1.jpeg").write_bytes(b"")
+
+    with pytest.raises(DataError, match="broken"):
+        draws(tmp_path / "xrays", train_patients=10, skip_broken=True, out=tmp_path / "draws")
+
+    assert not (tmp_path / "draws").exists()
+
+
 @pytest.mark.parametrize("kind", ["findings", "pairs"])
 def test_findings_of_a_data_file_and_pairs_are_drawn_and_judged(tmp_path: Path, kind: str) -> None:
     has_findings = kind == "findings"

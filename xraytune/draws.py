@@ -7,7 +7,7 @@ from pathlib import Path
 from xraytune.base.files import StrPath, new_folder, optional_path, require_new
 from xraytune.base.records import Note, Progress, ignore_progress
 from xraytune.confirm.drawn import Drawn, DrawnImage, write_drawn
-from xraytune.confirm.sealed import SealedTest, choose_test
+from xraytune.confirm.sealed import SealedTest, choose_test, decode_unbroken
 from xraytune.confirm.unused import TEST
 from xraytune.data.draws import DRAWS_REMEDIES
 from xraytune.data.images import ImageFile, ImageTable
@@ -51,14 +51,15 @@ def draws(
         group_regex: As `data.split.group_regex` of a space.
         seed: The seed of the split.
         cache: The artifact cache; by default `cache` in the current folder.
-        skip_broken: Leave out broken images.
+        skip_broken: Leave out broken images, except test images.
         out: The folder to create.
         on_progress: Called with the progress of reading and decoding.
         note: Called with messages for the user.
 
     Raises:
         ConfigError: An option or the data file is not valid, or `out` exists.
-        DataError: The images cannot be used, or there are too few patients.
+        DataError: The images cannot be used, those of a test folder are broken, or there are too
+            few patients.
     """
     data = Path(data).resolve()
     seen = optional_path(seen)
@@ -95,6 +96,8 @@ def draws(
     )
     for text in sealed.notes:
         note(text)
+    if sealed.kind == "folder":  # others were decoded with the training images
+        decode_unbroken(sealed, of_images, cache, on_progress=on_progress)
     drawn = Drawn(
         kind=sealed.kind,
         outputs=("dice",) if prepared.has_masks else prepared.outputs,
