@@ -170,6 +170,16 @@ def test_an_audit_that_cannot_end_with_a_verdict_says_so_before_it_trains(
     assert not (here / "studies").exists()
 
 
+def test_without_a_test_folder_two_replicates_leave_patients_to_test_on(
+    clinic: Path, here: Path
+) -> None:
+    """A third of the patients would be too many to train each of them on."""
+    (here / "seen.txt").write_text("0" * 64)
+    more = ("data.split.val_a=0.1", "data.split.val_b=0.1", f"folder.seen={here}/seen.txt")
+
+    assert audit(clinic / "xrays/train", clinic / "new", overrides=[*SMALL, *more]).verdict
+
+
 @pytest.mark.usefixtures("here")
 def test_classes_of_any_name_are_audited(clinic: Path) -> None:
     for folder, name in (("xrays/train", "odd"), ("new", "odd_new")):

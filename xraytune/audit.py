@@ -296,9 +296,13 @@ def _choose_patients(
         )
         raise DataError(what, fix=f"list these images (--set folder.seen=FILE), or {_GIVE_TEST}")
     share = unseen // (1 + settings.confirm.replicates)
-    if patients is None and (share >= _FEWEST_PATIENTS or not has_test):
-        return min(max(share, _FEWEST_PATIENTS), _MOST_PATIENTS)
-    return patients
+    if patients is not None or (has_test and share < _FEWEST_PATIENTS):
+        return patients
+    most = min(max(share, _FEWEST_PATIENTS), _MOST_PATIENTS)
+    if has_test:
+        return most
+    sizes = range(_FEWEST_PATIENTS, most + 1)
+    return max(size for size in sizes if 2 * size + fewest_outside(size, fewest_tested) <= unseen)
 
 
 def _choose_ratios(
