@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from tests.cli.spaces import EXPERIMENT
+
 from xraytune.base.errors import ConfigError
 from xraytune.space.data_settings import DataSettings, SplitSettings
 from xraytune.space.load import data_settings, load_space
