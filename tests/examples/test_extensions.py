@@ -1,4 +1,7 @@
-"""What other packages bring: found by name, held to the same rules, and told apart by version."""
+"""What other packages bring: found by name, held to the same rules, and told apart by version.
+
+The examples are installed as a person would, and named in a file.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ import pytest
 import torch
 
 from tests.examples.conftest import on_path, write_metadata
+from tests.in_process import CPU, command
+from tests.pair_files import draw_xrays
 from xraytune.base.errors import MachineError
+from xraytune.base.files import read_json
 from xraytune.nets.backbones import accepts, build_backbone
 from xraytune.nets.networks import trained_parameters
 from xraytune.space.backbones import BACKBONES
 from xraytune.space.load import load_space
+from xraytune.trial.saved_model import open_bundle
 
 CODE = """\
 from dataclasses import dataclass
@@ -96,3 +103,53 @@ def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
         "layers.4.bias",
     }
     assert accepts("tiny_net", 32)
+
+
+SPACE = """\
+name: own
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {value: blend}
+  synthetic_ratio: {value: 0.5}
+  backbone: {value: tiny_net}
+  weights: {value: none}
+  augmentation: {value: flip}
+  lr: {value: 5e-3}
+  batch_size: {value: 8}
+budget: {trials: 2, max_epochs: 2, steps_per_epoch: 6}
+quality: {allow_memorised: true}
+resources: {gpus_per_trial: 0, concurrent: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(module_path: Path, examples_path: list[str]) -> Path:
+    """Return a folder with `xrays`, a space of the examples, and a `model` trained on it."""
+    draw_xrays(module_path, patients=40, seed=3, image_size_px=48)
+    (module_path / "own.yaml").write_text(SPACE)
+    with on_path(*map(Path, examples_path[:2])):
+        done = command(
+            f"train --config {module_path}/own.yaml -o {module_path}/model",
+            f"--cache={module_path}/cache",
+        )
+    assert done.exit_code == 0, done.stderr
+    return module_path
+
+
+def test_model_records_the_versions_of_its_extensions_and_is_refused_without_them(
+    lab: Path,
+) -> None:
+    packages = read_json(lab / "model/bundle.json")["packages"]
+
+    assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
+    assert packages["source blend"].startswith("blend of xraytune-examples 0.1.0 ")
+    with pytest.raises(MachineError, match=r"tiny_net needs xraytune-examples 0\.1\.0"):
+        open_bundle(lab / "model").network(CPU)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_unknown_name_suggests_an_installed_extension() -> None:
+    done = command("space check gan_ratio_cpu --set backbone=tinynet")
+
+    assert done.exit_code == 2
+    assert "backbone: unknown value 'tinynet'\n  fix: did you mean 'tiny_net'?" in done.stderr
