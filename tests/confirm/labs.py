@@ -9,6 +9,7 @@ from shutil import copytree, rmtree
 from typing import Any
 
 from tests.in_process import confirm_in_process, search_in_process
+from tests.pair_files import write_patients
 from xraytune.base.files import read_jsonl
 from xraytune.cli.results import print_confirmation
 from xraytune.confirm.arms import Plan, read_plan
@@ -164,10 +165,10 @@ def draw_hospital(folder: Path, seed: int, **options: Any) -> Path:
     (drawn / "train").rename(folder)
     rmtree(drawn)
     images = read_labelled(folder, ("NORMAL", "PNEUMONIA")).images
-    rows = ["file,patient"]
+    patients = {}
     for image in images:
         named = Path(image.file).with_name(f"{folder.name}-{Path(image.file).name}")
         (folder / image.file).rename(folder / named)
-        rows.append(f"{named.as_posix()},{folder.name} {image.patient}")
-    (folder / "patients.csv").write_text("\n".join(rows) + "\n")
+        patients[named] = f"{folder.name} {image.patient}"
+    write_patients(folder, patients)
     return folder

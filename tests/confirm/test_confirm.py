@@ -20,6 +20,8 @@ from tests.confirm.labs import (
     times_of,
 )
 from tests.in_process import shown
+from tests.pair_files import write_patients
+from tests.trial.conftest import flip_a_bit
 from xraytune.base.errors import ConfigError, MachineError, StudyError, XraytuneError
 from xraytune.base.files import read_json, read_jsonl, with_checksum, without_checksum, write_json
 from xraytune.confirm.record import Confirmation
@@ -50,12 +52,10 @@ def test_a_confirm_resumes_with_its_own_test_images_and_refuses_others(
         done.confirm(other)
     with pytest.raises(StudyError, match="other names"):
         done.confirm()
-    files = [image.relative_to(copy) for image in copy.rglob("*.jpeg")]
-    table = copy / "patients.csv"
-    table.write_text("\n".join(["file,patient", *(f"{file},{file.name[:3]}" for file in files)]))
+    write_patients(copy, {file.relative_to(copy): file.name[:3] for file in copy.rglob("*.jpeg")})
     with pytest.raises(StudyError, match="under other names"):
         done.confirm(copy)
-    table.unlink()
+    (copy / "patients.csv").unlink()
     (done.folder / "test.npy").unlink()
 
     assert done.confirm(copy).to_json() == first.to_json()
@@ -130,11 +130,11 @@ def test_the_test_images_stay_sealed_if_asked_and_their_access_is_logged_before_
     with pytest.raises(StudyError, match=r"4 replicates, and 3 .*\n.*omit --replicates"):
         lab.confirm(replicates=3)
     with pytest.raises(Stopped):
-        lab.confirm(callbacks=Callbacks(on_progress=stop_while_scoring))
+        lab.confirm(replicates=5, callbacks=Callbacks(on_progress=stop_while_scoring))
     logged = lab.log
     assert len(logged) == 1, "before the first score"
     found = lab.confirm()
-    assert (found.replicates, found.exploratory) == (4, ())
+    assert (found.replicates, found.exploratory) == (5, ()), "more of them, but before the scores"
     assert lab.log == logged
     assert lab.confirm(callbacks=Callbacks(before_test=leave_sealed)) == found, (
         "called only while they are sealed"
@@ -182,17 +182,6 @@ def test_a_confirmation_that_ended_is_extended_by_further_replicates_after_a_kil
     assert done.confirm().finalists == found.finalists
 
 
-def test_more_replicates_before_the_test_images_are_scored_leave_a_verdict_confirmatory(
-    lab: Lab,
-) -> None:
-    with pytest.raises(Stopped):
-        lab.confirm(callbacks=Callbacks(before_test=leave_sealed))
-
-    found = lab.confirm(replicates=5)
-
-    assert (found.replicates, found.exploratory) == (5, ())
-
-
 def test_results_that_were_changed_are_refused_until_they_are_computed_again(
     done: Lab, first: Confirmation
 ) -> None:
@@ -232,9 +221,8 @@ def test_a_changed_digit_of_what_a_verdict_rests_on_is_an_error(
 def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirmation) -> None:
     """Any other is found before the test images are accessed, and trained again afterwards."""
     network, *_ = sorted(done.folder.rglob("best.safetensors"))
-    content = bytearray(network.read_bytes())
-    content[-1] ^= 64
-    network.write_bytes(content)
+    flip_a_bit(network)
+    damaged = network.read_bytes()
     scores = done.folder / "test.npy"
     scores.unlink()
 
@@ -243,7 +231,7 @@ def test_only_the_network_that_a_run_trained_is_scored(done: Lab, first: Confirm
 
     assert not scores.exists()
     assert done.confirm().finalists == first.finalists
-    assert network.read_bytes() != content
+    assert network.read_bytes() != damaged
 
 
 def test_predictions_are_written_and_secondary_outcomes_have_the_thresholds_of_each_run(
@@ -276,13 +264,9 @@ def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdi
 
     The finalists come from the search as it was, which may have gone on.
     """
-    files = sorted(path.relative_to(done.test).as_posix() for path in done.test.rglob("*.jpeg"))
-    owners = {
-        image.file: image.patient
-        for image in read_labelled(done.test, ("NORMAL", "PNEUMONIA")).images
-    }
-    sexes = ["", *["FM"[len(owners[file]) % 2] for file in files[1:]]]
-    rows = [f"{file},{owners[file]},{sex}" for file, sex in zip(files, sexes, strict=True)]
+    images = read_labelled(done.test, ("NORMAL", "PNEUMONIA")).images
+    sexes = ["", *("FM"[len(patient) % 2] for patient in images.patients[1:])]
+    rows = [f"{image.file},{image.patient},{sex}" for image, sex in zip(images, sexes, strict=True)]
     (done.test / "patients.csv").write_text("file,patient,sex\n" + "\n".join(rows) + "\n")
     search(done.path / "space.yaml", studies=done.study.parent, overrides=["budget.trials=3"])
     trained = times_of(done.study, "*.safetensors")
@@ -298,7 +282,7 @@ def test_subgroups_can_be_asked_for_after_the_confirmation_and_stay_in_the_verdi
     unnamed, *named = asked.subgroups
     assert (unnamed.value, unnamed.images, unnamed.difference) == ("(no value)", 1, None)
     assert [(group.column, group.value) for group in named] == [("sex", "F"), ("sex", "M")]
-    assert sum(group.images for group in asked.subgroups) == len(files)
+    assert sum(group.images for group in asked.subgroups) == len(images)
     assert later == asked
     assert trained == times_of(done.study, "*.safetensors")
     report = (done.study / "report.html").read_text()
@@ -348,14 +332,8 @@ def test_weights_that_moved_after_the_training_are_scored_with_where_they_are_no
     old = lab.path / "old"
     new = lab.path / "new"
     shutil.copytree(official_mobilenet, old)
-    file = lab.path / "space.yaml"
-    space = (
-        file.read_text()
-        .replace("small_cnn", "mobilenet_v2")
-        .replace("value: none", "value: imagenet")
-    )
-    file.write_text(space)
-    official = lab.search("name=official", f"weights_dir={old}")
+    network = ("backbone=mobilenet_v2", "weights=imagenet", f"weights_dir={old}")
+    official = lab.search("name=official", *network)
     with pytest.raises(Stopped):
         official.confirm(callbacks=Callbacks(before_test=leave_sealed))
 

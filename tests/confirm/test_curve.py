@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.confirm.labs import draw_hospital
+from tests.confirm.verdicts import interval
 from tests.in_process import command, one_core, save_backbone
 from tests.pair_files import draw_xrays
 from xraytune.base.artifacts import artifacts_of
@@ -26,7 +27,6 @@ from xraytune.nets.feature_store import FEATURES_FILE, FEATURES_STAGE
 from xraytune.present.curve import curve_frame
 from xraytune.space.load import load_space
 from xraytune.stats.between import Estimate
-from xraytune.stats.verdict import Interval
 from xraytune.synth.donor import donor_images_sha256
 
 SPACE = """\
@@ -76,16 +76,7 @@ def curve_in(root: Path, **options: Any) -> Curve:
 def point(
     patients: int, ratio: float, low: float, difference: float, high: float, *worth: float
 ) -> CurvePoint:
-    gain = Interval(
-        difference=difference,
-        low=low,
-        high=high,
-        standard_error=0.01,
-        degrees_of_freedom=9.0,
-        low_90=low,
-        high_90=high,
-        p_value=0.5,
-    )
+    gain = interval(difference=difference, low=low, high=high)
     value, least, most = worth or (20.0, 10.0, 30.0)
     return CurvePoint(
         arm=f"other patients x{ratio:g}",
@@ -112,38 +103,33 @@ def curve_of(*points: CurvePoint) -> Curve:
     )
 
 
+LARGE_GAIN = point(20, 1.0, 0.1, 0.2, 0.3)
+SMALL_GAIN = point(40, 0.5, -0.001, 0.005, 0.008)
+
+
 @pytest.mark.parametrize(
-    ("other_high", "meaning"),
+    ("points", "meaning"),
     [
-        (0.009, "no generator can help at ratios up to 1"),
-        (0.015, "only a nearly perfect generator could help"),
-        (0.025, "too uncertain to compare with the margin of 0.01"),
+        # No ratio may exceed the margin, not only that with the largest mean gain.
+        (
+            [SMALL_GAIN, point(40, 1.0, -0.02, 0.002, 0.009)],
+            "no generator can help at ratios up to 1",
+        ),
+        (
+            [SMALL_GAIN, point(40, 1.0, -0.02, 0.002, 0.015)],
+            "only a nearly perfect generator could",
+        ),
+        ([SMALL_GAIN, point(40, 1.0, -0.02, 0.002, 0.025)], "gain 0.005 AUROC"),
+        ([SMALL_GAIN, point(40, 1.0, -0.02, 0.002, 0.025)], "too uncertain to compare with"),
+        ([point(40, 1.0, 0.001, 0.015, 0.060)], "too uncertain to compare with the margin of 0.01"),
+        ([], "too few other patients"),
     ],
 )
-def test_no_ratio_may_exceed_the_margin_before_generators_are_ruled_out(
-    other_high: float, meaning: str
+def test_generators_are_ruled_out_by_the_gain_of_perfect_images_at_the_number_of_the_space(
+    points: list[CurvePoint], meaning: str
 ) -> None:
-    """Not only that with the largest mean gain, of .005 (-.001 to .008), at the space's number."""
-    found = curve_of(
-        point(20, 1.0, 0.1, 0.2, 0.3),
-        point(40, 0.5, -0.001, 0.005, 0.008),
-        point(40, 1.0, -0.02, 0.002, other_high),
-    )
-
-    assert found.sentence.startswith("At 40 patients, even perfect images gain 0.005 AUROC")
-    assert meaning in found.sentence
-
-
-def test_a_gain_that_may_be_large_does_not_rule_out_all_but_a_nearly_perfect_generator() -> None:
-    found = curve_of(point(40, 1.0, 0.001, 0.015, 0.060))
-
-    assert "too uncertain to compare with the margin of 0.01" in found.sentence
-
-
-def test_a_number_without_enough_other_patients_says_nothing_about_generators() -> None:
-    found = curve_of(point(20, 1.0, -0.001, 0.005, 0.008))
-
-    assert "too few other patients" in found.sentence
+    """Which is 40 here."""
+    assert meaning in curve_of(LARGE_GAIN, *points).sentence
 
 
 @pytest.mark.parametrize(
@@ -268,13 +254,6 @@ def test_what_another_hospital_sent_is_compared_on_patients_that_it_has_not_seen
     assert len({score for point in classifier for score in point.scores}) == 1, "one network"
 
 
-def test_a_folder_without_gifts_is_refused_before_the_training(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="neither a classifier nor statistics"):
-        curve_in(root, donor=tmp_path)
-    with pytest.raises(ConfigError, match="mistaken for an X-ray"):
-        curve_in(root, out=root / "xrays/curve")
-
-
 def test_each_sample_has_the_class_shares_of_all_and_a_smaller_number_is_part_of_it() -> None:
     """Two thirds of the patients are of class 1, so that the classes recur in their order."""
     labels = [int(number % 3 > 0) for number in range(300)]
@@ -311,12 +290,10 @@ def test_samples_leave_a_quarter_of_the_patients_to_score_on(
     assert len({*division.scored}.union(*division.blocks)) == patients
 
 
-@pytest.mark.parametrize("wanted", [[20], [10, 31], [0, 10]])
-def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does(
-    wanted: Sequence[int],
-) -> None:
-    with pytest.raises(DataError, match="two or more, up to 30"):
-        divide([f"{number}" for number in range(206)], wanted, 0.5)
+def test_numbers_that_make_no_curve_are_refused_with_the_largest_that_does() -> None:
+    for wanted in ([20], [10, 31], [0, 10]):
+        with pytest.raises(DataError, match="two or more, up to 30"):
+            divide([f"{number}" for number in range(206)], wanted, 0.5)
 
 
 def test_too_few_patients_whom_a_generator_has_not_seen_make_no_curve() -> None:
@@ -330,13 +307,16 @@ def test_too_few_patients_whom_a_generator_has_not_seen_make_no_curve() -> None:
         divide(fewest[1:], [], 1.0)
 
 
-def test_a_space_without_a_baseline_or_with_a_sample_without_a_class_is_refused_before_the_training(
-    root: Path, tmp_path: Path
-) -> None:
+def test_what_makes_no_curve_is_refused_before_the_training(root: Path, tmp_path: Path) -> None:
+    """No gift, no baseline, an `out` among X-rays, or a sample without a class."""
     xrays = shutil.copytree(root / "xrays/train", tmp_path / "xrays")
     for file in sorted((xrays / "NORMAL").iterdir())[12:]:
         file.unlink()
 
+    with pytest.raises(DataError, match="neither a classifier nor statistics"):
+        curve_in(root, donor=tmp_path)
+    with pytest.raises(ConfigError, match="mistaken for an X-ray"):
+        curve_in(root, out=root / "xrays/curve")
     with pytest.raises(ConfigError, match="no arm without extra images"):
         curve_in(root, overrides=["source=duplicate", "points_to_evaluate=[]"])
     with pytest.raises(DataError, match="no image of NORMAL"):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.confirm.labs import Lab, changed, draw_hospital, search_space, sides_of
+from tests.confirm.labs import Lab, draw_hospital, search_space, sides_of
 from tests.in_process import command, said, shown
 from tests.pair_files import draw_xrays
 from xraytune.base.errors import ConfigError, DataError, StudyError
@@ -21,7 +21,7 @@ from xraytune.confirm.arms import write_plan
 from xraytune.confirm.design import Design
 from xraytune.confirm.outlook import study_outlook
 from xraytune.confirm.record import Confirmation
-from xraytune.confirm.sealed import SealedTest, choose_test
+from xraytune.confirm.sealed import SealedTest
 from xraytune.data.columns import subgroup_columns
 from xraytune.data.index import read_index, read_labelled
 from xraytune.data.phantom import paint_phantoms
@@ -68,12 +68,13 @@ def ended(module_path: Path) -> Lab:
 @pytest.mark.parametrize(("replicates", "seed"), [(REPLICATES, 0), (2, 1)])
 def test_no_patient_is_on_two_sides(ended: Lab, replicates: int, seed: int) -> None:
     """With many unused patients, as planned here, only those in no draw are scored."""
-    split = ended.settings.data.split.model_copy(update={"seed": seed})
-    settings = changed(ended.settings, split=split)
+    settings = ended.settings.with_values({"data.split.seed": seed})
     searched, _ = prepare(settings, ended.cache)
 
-    planned = {"replicates": replicates, "planned_kind": "unused"}
-    choice = ended.choose(settings, searched, **planned)
+    choice, again = (
+        ended.choose(settings, searched, replicates=replicates, planned_kind="unused")
+        for _ in range(2)
+    )
 
     sides = sides_of(choice.prepared)
     draws = [f"draw_{number}" for number in range(replicates)]
@@ -87,7 +88,7 @@ def test_no_patient_is_on_two_sides(ended: Lab, replicates: int, seed: int) -> N
     ill = {image.patient for image in choice.prepared.images if image.label == 1}
     assert np.ptp([len(sides[draw] & ill) for draw in draws]) <= 2, "about the same classes"
     assert {*choice.images.patients} == sides["test"]
-    assert choice == choose_test(settings, searched, replicates=replicates, planned_kind="unused")
+    assert choice == again
 
 
 @pytest.mark.parametrize("replicates", [REPLICATES, 25])
@@ -161,7 +162,7 @@ def test_nobody_is_scored_by_a_network_that_was_trained_on_them(
 
 def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended: Lab) -> None:
     def choose(test: str, replicates: int = REPLICATES) -> SealedTest:
-        settings = changed(ended.settings, confirm={"test": test})
+        settings = ended.settings.with_values({"confirm.test": test})
         return ended.choose(settings, replicates=replicates)
 
     instead = choose("auto")  # of 300 patients and more
@@ -172,7 +173,8 @@ def test_too_few_unused_patients_are_refused_or_the_test_folder_is_scored(ended:
     assert few.kind == "folder"
     assert few.notes[0].startswith("all replicates train on the same patients: ")
 
-    untested = changed(ended.settings, path=ended.xrays / "train", train_patients=60)
+    without_test = {"data.path": ended.xrays / "train", "data.train_patients": 60}
+    untested = ended.settings.with_values(without_test)
     alone, _ = prepare(untested, ended.cache)
     with pytest.raises(DataError, match=r"(?s)A draw of 60 leaves .* --test DIR"):
         ended.choose(untested, alone)
@@ -251,13 +253,13 @@ def test_images_of_unknown_origin_are_judged_on_the_test_folder(ended: Lab, tmp_
     shutil.copy(ended.xrays / known, tmp_path / "extra/NORMAL/another.jpeg")
     compared = [Parameters(source="folder", folder=FolderSettings(path=tmp_path / "extra"))]
 
-    auto = changed(ended.settings, confirm={"test": "auto"})
+    auto = ended.settings.with_values({"confirm.test": "auto"})
     choice = ended.choose(auto, mixes=compared)
 
     assert choice.kind == "draws"
     assert "leakage cannot be excluded" in choice.notes[0]
     with pytest.raises(DataError, match=r"leakage(.|\n)*use confirm.test: folder"):
-        ended.choose(changed(ended.settings, confirm={"test": "unused"}), mixes=compared)
+        ended.choose(mixes=compared)
 
 
 def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
@@ -287,7 +289,7 @@ def test_patients_that_a_generator_has_seen_are_neither_drawn_nor_scored(
 
     everyone = [image.sha256 for image in index.test]
     (tmp_path / "seen.txt").write_text("\n".join(everyone))
-    on_folder = changed(ended.settings, confirm={"test": "folder"})
+    on_folder = ended.settings.with_values({"confirm.test": "folder"})
     with pytest.raises(DataError, match=r"no patient to test on .* a generator"):
         ended.choose(on_folder, mixes=compared)
 
@@ -352,7 +354,7 @@ def test_images_that_were_added_since_the_search_are_neither_drawn_nor_scored(la
     assert lab.choose() == before
 
 
-def design_of(lab: Lab, cache: Path | None = None, *overrides: str) -> Design:
+def design_of(lab: Lab, *overrides: str, cache: Path | None = None) -> Design:
     """The design of a study of the lab's space."""
     space = lab.path / "space.yaml"
     outlook = study_outlook(space=space, overrides=overrides, cache=cache or lab.cache)
@@ -417,7 +419,7 @@ def test_a_plan_counts_the_patients_that_more_replicates_need(ended: Lab, design
     half_widths = [each.half_width for each in (design.precision, five.precision, ten.precision)]
     assert half_widths == sorted(half_widths, reverse=True)
 
-    folder = design_of(ended, None, "confirm.test=folder").alternatives
+    folder = design_of(ended, "confirm.test=folder").alternatives
     unused = len({image.patient for image in ended.searched.unused})
     assert folder[1].missing_patients == max(0, 10 * TRAINED_ON - unused)
 
@@ -427,7 +429,7 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
 ) -> None:
     before = sorted(ended.path.rglob("*"))
 
-    design = design_of(ended, tmp_path, "data.train_patients=60")
+    design = design_of(ended, "data.train_patients=60", cache=tmp_path)
 
     assert (design.scored, design.precision) == (None, None)
     assert design.problem
@@ -439,7 +441,7 @@ def test_a_plan_says_that_nothing_can_be_scored_and_trains_and_writes_nothing(
 
 
 def test_a_plan_names_the_metric_of_the_verdict_and_not_of_the_search(ended: Lab) -> None:
-    outlook = design_of(ended, None, "objective.metric=val_auprc").outlook
+    outlook = design_of(ended, "objective.metric=val_auprc").outlook
 
     assert "AUROC" in outlook
     assert "AUPRC" not in outlook
@@ -447,11 +449,9 @@ def test_a_plan_names_the_metric_of_the_verdict_and_not_of_the_search(ended: Lab
 
 def test_a_plan_says_that_there_is_no_control_to_compare_with(ended: Lab) -> None:
     """A control that the search has no trial of is trained by the confirmation."""
-    none = design_of(ended, None, "confirm.controls={matched: [], tuned: [duplicate]}")
+    none = design_of(ended, "confirm.controls={matched: [], tuned: [duplicate]}")
     one_trial = ("budget.trials=1", "points_to_evaluate=[{source: gan}]")
-    top_up = design_of(
-        ended, None, "confirm.controls={matched: [], tuned: [real_only]}", *one_trial
-    )
+    top_up = design_of(ended, "confirm.controls={matched: [], tuned: [real_only]}", *one_trial)
 
     assert (none.test, none.precision) == (None, None)
     assert none.problem

@@ -149,6 +149,8 @@ def test_every_arm_is_trained_on_its_own_patients_and_judged(
             real = {patient_of_row[row] for row in images.image_sets[0].rows.tolist()}
             assert real == patients_of[own]
             if arm.role == "perfect":
+                matched = [other.parameters for other in plan.arms if other.role == "matched"]
+                assert arm.parameters in matched, "it is trained like the duplicates"
                 others = {patient_of_row[row] for row in images.image_sets[1].rows.tolist()}
                 used = images.image_sets[1].rows[images.extra - len(images.real)].tolist()
                 assert len({*used}) == len(images.extra), "no image twice"

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 
-from xraytune.base.errors import StudyError
 from xraytune.confirm.arms import (
     Arm,
     Plan,
-    compared_arms,
     matched_control,
     read_plan,
     replicate,
@@ -80,11 +78,6 @@ def space(tmp_path: Path) -> Space:
     path = tmp_path / "small.yaml"
     path.write_text(SPACE)
     return load_space(path)
-
-
-def test_a_study_without_a_finalist_is_refused_with_a_fix() -> None:
-    with pytest.raises(StudyError, match=r"no finalist to confirm(.|\n)*fix:"):
-        choose_finalists(TRIALS[:1], 3)
 
 
 def test_controls_keep_every_setting_but_the_source() -> None:
@@ -183,23 +176,6 @@ def test_equal_arms_share_their_runs_in_every_replicate() -> None:
 
     assert runs == [[0, 3, 6], [1, 4, 7], [1, 4, 7], [2, 5, 8]]
     assert [*plan.trainings.values()] == ["gan #1", "none, matched to #1", "real images"]
-
-
-def test_with_draws_each_finalist_has_an_arm_of_real_images_in_the_place_of_its_synthetic_ones(
-    space: Space,
-) -> None:
-    """Trained like its duplicates, but never shared with them, and no control of the verdict."""
-    arms = compared_arms(TRIALS[1:2], space.settings, "unused")
-    plan = Plan(test="unused", replicates=2, arms=tuple(arms))
-
-    finalist, _, duplicate, perfect = arms
-    assert perfect.name == "real images of other patients, as #1"
-    assert perfect.parameters == duplicate.parameters
-    assert {*plan.run_numbers(perfect)}.isdisjoint(plan.run_numbers(duplicate))
-    assert perfect not in plan.controls(finalist)
-    experiments = [replicate(arm, space.settings, 1, "unused") for arm in (perfect, duplicate)]
-    assert [(one.draw, one.has_real_extra) for one in experiments] == [(1, True), (1, False)]
-    assert len(compared_arms(TRIALS[1:2], space.settings, "folder")) == 3
 
 
 def test_replicate_has_new_seeds_and_all_steps_and_the_real_images_of_other_arms() -> None:

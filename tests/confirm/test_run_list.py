@@ -80,33 +80,25 @@ def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
 def test_resumed_top_up_repeats_its_decisions(folder: StudyFolder) -> None:
     """Run 1 was the first at the rung; after run 0 it would have been pruned.
 
-    A resumed run reports its epochs again.
+    A resumed run reports its epochs again. Fewer runs than before are refused.
     """
 
-    def start() -> TrialLoop:
+    def start(count: int) -> TrialLoop:
         rungs = Rungs(SchedulerSettings(grace=1, reduction=3, within="all"), max_epochs=9)
-        top_ups = work(folder, 2, rungs=rungs)
+        top_ups = work(folder, count, rungs=rungs)
         assert [started(top_ups), started(top_ups)] == [0, 1]
         return top_ups
 
-    first = start()
+    first = start(2)
     assert first.on_result(1, epoch(1, 0.5))
     assert first.on_result(0, epoch(1, 0.9))
 
-    second = start()
+    with pytest.raises(StudyError, match="started with other settings"):
+        start(1)
+    second = start(2)
 
     assert second.on_result(0, epoch(1, 0.9))
     assert second.on_result(1, epoch(1, 0.5))
-
-
-def test_top_ups_that_are_fewer_than_before_the_restart_are_refused(folder: StudyFolder) -> None:
-    rungs = Rungs(SchedulerSettings(grace=1, reduction=3, within="all"), max_epochs=9)
-    first = work(folder, 2, rungs=rungs)
-    assert [started(first), started(first)] == [0, 1]
-    first.on_result(1, epoch(1, 0.5))
-
-    with pytest.raises(StudyError, match="started with other settings"):
-        work(folder, 1, rungs=rungs)
 
 
 def test_top_ups_are_compared_with_those_of_their_mixing(folder: StudyFolder) -> None:

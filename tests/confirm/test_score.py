@@ -52,12 +52,6 @@ KINDS = {
 }
 
 
-def plan(*exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Plan:
-    return Plan(
-        test="folder", replicates=REPLICATES, arms=arms, notes=("a note",), exploratory=exploratory
-    )
-
-
 def scores(own_noise: float = 0.1, **separation: float) -> Any:
     """Scores of arms with this separation of the classes (default 1.5), with noise per run."""
     patients = numpy_generator(1, "patients").normal(size=IMAGES)
@@ -76,22 +70,15 @@ def scores(own_noise: float = 0.1, **separation: float) -> Any:
 def arm_scores(
     results: Any, images: dict[str, Any] = SEALED, arms: tuple[Arm, ...] = ARMS
 ) -> ArmScores:
-    decided = plan(arms=arms)
+    plan = Plan(test="folder", replicates=REPLICATES, arms=arms)
     first = {arm.training: results(arm) for arm in reversed(arms)}
-    of_training = np.stack([first[training] for training in decided.trainings], axis=1)
-    return ArmScores(
-        plan=decided, results=of_training.reshape(-1, *of_training.shape[2:]), **images
-    )
+    of_training = np.stack([first[training] for training in plan.trainings], axis=1)
+    return ArmScores(plan=plan, results=of_training.reshape(-1, *of_training.shape[2:]), **images)
 
 
 def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Confirmation:
-    decided = plan(*exploratory, arms=arms)
-    return replace(
-        CONFIRMATION,
-        finalists=tuple(judge_finalists(arm_scores(scores_of, arms=arms), rope=0.01)),
-        exploratory=decided.exploratory,
-        notes=decided.notes,
-    )
+    finalists = judge_finalists(arm_scores(scores_of, arms=arms), rope=0.01)
+    return replace(CONFIRMATION, finalists=tuple(finalists), exploratory=exploratory)
 
 
 def answer_of(confirmation: Confirmation) -> str:
@@ -256,10 +243,11 @@ def test_test_images_that_were_given_are_called_by_the_name_of_their_folder() ->
 
 
 def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_verdict(tmp_path, helped())
+    record = replace(helped(), study=Path("small"), notes=("a note",))
+    write_verdict(tmp_path, record)
 
-    assert read_json(tmp_path / "verdict.json") == helped().to_json()
-    assert read_verdict(tmp_path) == replace(helped(), study=Path(helped().study.name))
+    assert read_json(tmp_path / "verdict.json") == record.to_json()
+    assert read_verdict(tmp_path) == record
 
 
 def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing() -> None:

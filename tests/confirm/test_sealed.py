@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.confirm.labs import Lab
-from tests.pair_files import draw_xrays
+from tests.pair_files import draw_xrays, write_patients
 from xraytune.base.errors import DataError, StudyError
-from xraytune.data.index import LabelledImages, read_labelled
+from xraytune.data.index import read_labelled
 from xraytune.data.prepare import SplitData, prepare
-from xraytune.space.parameters import Parameters
-from xraytune.space.source_settings import FolderSettings
 
 SPACE = """\
 name: any
@@ -39,8 +37,7 @@ def pneumonia(root: Path) -> list[Path]:
 def write_table(root: Path, **patients: str) -> None:
     """Write `patients.csv` with patients by file stem; every other file is its own patient."""
     files = sorted(path for path in root.rglob("*.jpeg") if "masks" not in path.parts)
-    lines = [f"{file.relative_to(root)},{patients.get(file.stem, file.stem)}\n" for file in files]
-    (root / "patients.csv").write_text("file,patient\n" + "".join(lines))
+    write_patients(root, {f.relative_to(root): patients.get(f.stem, f.stem) for f in files})
 
 
 def test_other_patients_of_the_test_images_are_refused(lab: Lab) -> None:
@@ -54,35 +51,6 @@ def test_other_patients_of_the_test_images_are_refused(lab: Lab) -> None:
     write_table(lab.xrays, **{first: "anna", second: "anna"})
     with pytest.raises(StudyError, match="the test folder, or its grouping"):
         lab.choose(prepared=prepared)
-
-
-@pytest.mark.parametrize(
-    ("by", "fix"),
-    [
-        ("patient", "start a new search"),
-        ("file", "remove them, or list them in patients.csv"),
-    ],
-)
-def test_patients_of_a_folder_of_extra_images_are_named(
-    lab: Lab, tmp_path: Path, by: str, fix: str
-) -> None:
-    """By the patient's name, in the study's own test folder; by content, in another."""
-    given: LabelledImages | None = None
-    extra = tmp_path / "extra/PNEUMONIA"
-    extra.mkdir(parents=True)
-    stranger = pneumonia(lab.xrays / "train")[0]
-    known = pneumonia(lab.xrays / "test")[0]
-    if by == "patient":
-        (extra / known.name).write_bytes(stranger.read_bytes())
-    else:
-        (extra / "synthetic1.jpeg").write_bytes(known.read_bytes())
-        (lab.xrays / "test").rename(lab.test)
-        given = read_labelled(lab.test, ("NORMAL", "PNEUMONIA"))
-    mix = Parameters(source="folder", folder=FolderSettings(path=extra.parent))
-
-    named = f"used for training or validation: .*{known.name}.*\n.*fix: {fix}"
-    with pytest.raises(DataError, match=named):
-        lab.choose(prepared=prepared_of(lab), mixes=[mix], test=given)
 
 
 def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_table(

@@ -194,38 +194,40 @@ def test_outcomes_are_those_of_scikit_learn(
         assert outcome.low < outcome.difference < outcome.high
 
 
+CLASSES = ["NORMAL", "BACTERIAL", "VIRAL"]
+FINDINGS = ["edema", "mass", "hernia"]
+
+
 @pytest.mark.parametrize(
-    ("make", "outputs", "suffixes"),
+    ("make", "outputs", "labels", "columns"),
     [
-        (binary, ["NORMAL", "PNEUMONIA"], {1: ""}),
-        (classes, ["NORMAL", "BACTERIAL", "VIRAL"], {1: ": BACTERIAL", 2: ": VIRAL"}),
-        (findings, ["edema", "mass", "hernia"], {0: ": edema", 2: ": hernia"}),
-        (masks, ["image"], {0: ""}),
+        (binary, CLASSES[:2], ["label"], [""]),
+        (classes, CLASSES, ["label"], [f": {name}" for name in CLASSES]),
+        (findings, FINDINGS, [f"label_{x}" for x in FINDINGS], [f": {x}" for x in FINDINGS]),
+        (masks, ["image"], [], [""]),
     ],
 )
 def test_the_predictions_of_all_runs_are_written_with_their_labels(
-    tmp_path: Path, make: Callable[[], ArmScores], outputs: list[str], suffixes: dict[int, str]
+    tmp_path: Path,
+    make: Callable[[], ArmScores],
+    outputs: list[str],
+    labels: list[str],
+    columns: list[str],
 ) -> None:
+    """Verdicts on the numbers that `judge` reads in them are compared in tests/test_judge.py."""
     test = make()
-    names = outputs if make is findings else []
-    images = images_of(test)
 
-    write_predictions(tmp_path, test, images, outputs, names)
+    write_predictions(tmp_path, test, images_of(test), outputs, FINDINGS * (make is findings))
 
-    rows = read_rows(tmp_path / PREDICTIONS_FILE)
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    assert columns["file"] == [image.file for image in images]
-    assert columns["patient"] == [*test.patients]
-    for number, name in enumerate(names):
-        assert columns[f"label_{name}"] == [image.findings[number] for image in images]
-    has_label = make in (binary, classes)
-    assert ("label" in columns) == has_label
-    if has_label:
-        assert columns["label"] == [outputs[label] for label in test.labels]
-    for replicate, run in enumerate(test.plan.run_numbers(FINALIST), start=1):
-        for number, suffix in suffixes.items():
-            written = columns[f"{FINALIST.name}, replicate {replicate}{suffix}"]
-            assert np.array(written, float).tolist() == test.results[run, :, number].tolist()
+    row, *_ = read_rows(tmp_path / PREDICTIONS_FILE)
+    runs = [
+        f"{arm.name}, replicate {number + 1}{column}"
+        for arm in (FINALIST, CONTROL)
+        for number in range(REPLICATES)
+        for column in columns
+    ]
+    assert [*row] == ["file", "patient", *labels, *runs]
+    assert "label" not in row or row["label"] == outputs[test.labels[0]]
 
 
 def test_an_outcome_that_improves_has_an_interval_above_zero_and_equal_arms_have_zero_in_it() -> (

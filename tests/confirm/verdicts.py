@@ -1,7 +1,7 @@
 """The files and the scores of confirmations that did not take place."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ def study(seed: int, patients: int = 240) -> tuple[ArmScores, dict[str, str], li
         positive=1,
     )
     return test, dict(zip(files, sexes, strict=True)), files
+
+
+def interval(**given: float) -> Interval:
+    """Return an interval; what is not given is 0."""
+    return Interval(**dict.fromkeys(Interval.__dataclass_fields__, 0.0) | given)
 
 
 CONFIRMATION = Confirmation(
@@ -159,7 +164,6 @@ def _finalist(
 
 
 def _comparison(control: str, score: float) -> ControlVerdict:
-    interval: dict[str, Any] = dict.fromkeys(Interval.__dataclass_fields__, 0.0)
     return ControlVerdict(
         control=control,
         arm="real_only",
@@ -169,5 +173,5 @@ def _comparison(control: str, score: float) -> ControlVerdict:
         verdict=("undecided",),
         variance_components={},
         p_better_by_rope=0.5,
-        **interval,
+        **asdict(interval()),
     )
