@@ -269,20 +269,6 @@ def test_search_stops_if_trials_fail_for_one_reason(
     assert start(direct(study)).number == len(ends), "once it is fixed the same command continues"
 
 
-def test_restart_resumes_unfinished_trials_first_without_counting_a_retry(
-    study: StudyFolder,
-) -> None:
-    first = direct(study)
-    trials = [start(first), start(first)]
-    first.on_result(0, epoch(1, 0.9))
-    complete(first, 0)
-
-    second = direct(study)
-
-    assert start(second).parameters == trials[1].parameters
-    assert start(second).number == 2
-
-
 def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Path) -> None:
     """Some settings may change between two starts, such as the folder of weights."""
     trial = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
@@ -449,9 +435,13 @@ def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(
     assert start(longer).number == 1
 
 
+ONE_MIX = ("source=none", "lr=0.001")
+"""A space in which all trials have the same settings."""
+
+
 def test_a_trial_with_the_settings_of_a_complete_one_gets_its_result(study: StudyFolder) -> None:
     """In a small space, a sampler draws the same settings again; they would give the same bits."""
-    one_mix = ["source=none", "lr=0.001", "budget.trials=3"]
+    one_mix = [*ONE_MIX, "budget.trials=3"]
     loop = direct(study, *one_mix)
     first = start(loop)
     loop.on_result(first.number, epoch(1, 0.7))
@@ -506,31 +496,25 @@ def test_kills_change_no_decision_on_trials_that_repeat_others(tmp_path: Path) -
 def test_a_repeat_that_was_killed_before_it_ended_ends_at_the_next_start(
     study: StudyFolder,
 ) -> None:
-    one_mix = ["source=none", "lr=0.001", "budget.trials=2"]
-    loop = direct(study, *one_mix)
+    two = [*ONE_MIX, "budget.trials=2"]
+    loop = direct(study, *two)
     complete(loop, start(loop).number)
     loop.journal.ask()  # and the search is killed
 
-    again = direct(study, *one_mix)
-
-    assert again.next_trial() == "done"
+    assert direct(study, *two).next_trial() == "done"
     assert ended_trials(study)[1].value == ended_trials(study)[0].value
 
 
-def test_a_trial_is_trained_again_if_the_folder_of_the_complete_one_was_removed(
-    study: StudyFolder,
-) -> None:
-    loop = direct(study, "source=none", "lr=0.001", "budget.trials=2")
-    complete(loop, start(loop).number)
-    shutil.rmtree(study.trial_path(0))
+def test_a_trial_whose_settings_have_no_result_is_trained(study: StudyFolder) -> None:
+    """The trial that has them is running, or its folder was removed."""
+    loop = direct(study, *ONE_MIX)
 
-    assert start(loop).number == 1
+    first, second = (start(loop).number for _ in range(2))
+    for number in (first, second):
+        complete(loop, number)
+        shutil.rmtree(study.trial_path(number))
 
-
-def test_a_trial_with_the_settings_of_a_running_one_is_trained(study: StudyFolder) -> None:
-    loop = direct(study, "source=none", "lr=0.001", "budget.trials=3")
-    start(loop)
-    assert start(loop).number == 1
+    assert (second, start(loop).number) == (1, 2)
 
 
 def test_a_search_ends_if_another_machine_took_its_lock(study: StudyFolder, clock: Clock) -> None:

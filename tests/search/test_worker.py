@@ -103,7 +103,7 @@ def test_worker_reports_epochs_and_end_and_an_offline_run_equals_them(
     assert (run.name, run.group) == ("one #80", f"one {study.environment()['identity'][:6]}")
     assert run.epochs == epochs(study, 80) == [1, 2, 3]
     assert "samples.path" in run.rows[0]
-    assert (run.config["arm"], run.summary["status"], run.exit_code) == ("gan", "complete", 0)
+    assert run.exit_code == 0
     assert (run.summary["value"], run.summary["val_b_auroc"]) == (end.value, end.val_b_score)
 
 

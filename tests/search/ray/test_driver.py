@@ -1,12 +1,12 @@
 """How trials of the loop become those of Tune, and the end of the process after its search."""
 
-import subprocess
 import sys
 from multiprocessing import Pipe
 from typing import Any
 
 import pytest
 
+from tests.in_process import other_process
 from tests.study.studies import direct
 from xraytune.search.loop import TuneRun, UnfitNodeError
 from xraytune.search.ray.tuning import JournalSearcher, Nodes, node_of_error
@@ -34,9 +34,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_a_release_of_ray_without_the_private_modules_can_be_used() -> None:
-    command = [sys.executable, "-c", CHANGED_RAY]
-
-    assert subprocess.run(command, capture_output=True, check=False).stderr == b""
+    assert other_process(sys.executable, "-c", CHANGED_RAY).stderr == ""
 
 
 def test_what_the_process_of_ray_writes_while_it_runs_trials_is_kept_in_the_study(
@@ -44,8 +42,7 @@ def test_what_the_process_of_ray_writes_while_it_runs_trials_is_kept_in_the_stud
 ) -> None:
     """Whatever ends it, and also that of earlier starts."""
     for _ in range(2):
-        command = [sys.executable, "-c", LOGS, str(study.log_path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = other_process(sys.executable, "-c", LOGS, str(study.log_path))
         assert (done.returncode, done.stdout) == (-9, "starting Ray\n")
 
     lines = study.log_path.read_text().splitlines()

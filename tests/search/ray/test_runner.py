@@ -68,11 +68,11 @@ def cluster_with(token: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> Path:
-    """A space file next to its X-rays."""
-    draw_xrays(tmp_path, patients=20)
-    write_space(tmp_path)
-    return tmp_path / "small.yaml"
+def space(here: Path) -> Path:
+    """A space file next to its X-rays, in the current folder."""
+    draw_xrays(here, patients=20)
+    write_space(here)
+    return here / "small.yaml"
 
 
 @pytest.fixture
@@ -116,14 +116,14 @@ def test_unreachable_cluster_is_reported_and_leaves_no_log(study: StudyFolder) -
 @pytest.mark.nightly
 @pytest.mark.ray
 def test_a_trial_that_ray_kills_for_want_of_memory_fails_for_that_reason(
-    space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     short = ("budget.trials=1", "budget.max_epochs=1")
 
     with pytest.raises(TrialError, match="killed: out of memory"):
-        search(space, overrides=(*SMALL, *short), studies=tmp_path / "studies")
+        search(space, overrides=(*SMALL, *short))
 
 
 @pytest.mark.ray
@@ -168,12 +168,12 @@ def test_a_ray_that_dies_is_started_again(
 
 
 def test_why_the_process_of_a_cluster_died_is_reported(
-    space: Path, tmp_path: Path, runs_instead: Callable[[str], None]
+    space: Path, runs_instead: Callable[[str], None]
 ) -> None:
     runs_instead("echo first; echo 'this is why' >&2; exit 1")
 
     with pytest.raises(MachineError, match="head:6379: Ray died: this is why"):
-        search(space, overrides=SMALL, studies=tmp_path / "studies", address="head:6379")
+        search(space, overrides=SMALL, address="head:6379")
 
 
 def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
@@ -188,7 +188,7 @@ def test_ray_that_starts_while_images_are_read_ends_if_they_cannot_be_used(
     with TemporaryDirectory(dir="/tmp") as short:
         monkeypatch.setenv("RAY_TMPDIR", short)
         with pytest.raises(DataError):
-            search(space, overrides=SMALL, studies=tmp_path / "studies")
+            search(space, overrides=SMALL)
         left = [*Path(short).iterdir()]
 
     assert left == []
@@ -212,7 +212,6 @@ def test_search_from_cpu_machine_uses_cluster_gpus(
         search(
             space,
             overrides=(*SMALL, "resources.cpus_per_trial=2"),
-            studies=tmp_path / "studies",
             address="head:6379",
         )
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.faults.small_disk import small_disk
+from tests.in_process import other_process
 from tests.search.ray.conftest import run
 from xraytune.base.errors import MachineError
 from xraytune.search.ray.setup import (
@@ -133,20 +134,16 @@ def test_a_token_that_other_users_can_read_or_nobody_is_refused(
 @pytest.mark.parametrize(
     ("before", "words"),
     [
-        (["prlimit", "--nofile=128:128"], "ulimit -n: only 128 "),
-        (["prlimit", "--nproc=99:99"], "ulimit -u: only 99 "),
-        (["prlimit", "--fsize=99:99"], "ulimit -f: only 99 "),
-        (["unshare", "--net"], "127.0.0.1: "),
+        ("prlimit --nofile=128:128", "ulimit -n: only 128 "),
+        ("prlimit --nproc=99:99", "ulimit -u: only 99 "),
+        ("prlimit --fsize=99:99", "ulimit -f: only 99 "),
+        ("unshare --net", "127.0.0.1: "),
     ],
 )
-def test_low_limits_and_a_missing_loopback_interface_are_reported(
-    before: list[str], words: str
-) -> None:
+def test_low_limits_and_a_missing_loopback_interface_are_reported(before: str, words: str) -> None:
     report = "from xraytune.search.ray import setup; print(setup.why_ray_cannot_start())"
 
-    done = subprocess.run(
-        [*before, sys.executable, "-c", report], capture_output=True, text=True, check=False
-    )
+    done = other_process(before, sys.executable, "-c", report)
 
     if "Operation not permitted" in done.stderr:
         pytest.skip(f"{before} is not allowed here")

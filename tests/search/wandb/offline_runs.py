@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.study.studies import epoch
+from xraytune.search.trackers import Trackers
+from xraytune.search.tracking import TrackedRun
+from xraytune.space.parameters import Parameters
+from xraytune.space.search_settings import Tracking
 
 EPOCHS = (epoch(1, 0.7), epoch(2, 0.9), epoch(3, 0.9))
 _HEADER_BYTES = 7
@@ -37,6 +41,14 @@ class OfflineRun:
     def epochs(self) -> list[int]:
         """Epochs in the curves, without the 0 of the sample grid."""
         return [row["epoch"] for row in self.rows if row["epoch"]]
+
+
+def begin(folder: Path, tracking: Tracking, key: int = 7, **about: Any) -> Trackers:
+    """Begin to track a trial in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields: dict[str, Any] = {"metric": "val_auroc", "parameters": Parameters(), "name": f"#{key}"}
+    run = TrackedRun(study=("small", "3f9a1c77"), folder=folder, key=key, **fields | about)
+    return Trackers(tracking, run)
 
 
 def run_files(trial: Path) -> list[Path]:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,27 +22,15 @@ pytestmark = pytest.mark.slow
 TRIAL = """
 import os, sys
 from pathlib import Path
-from tests.search.wandb.offline_runs import EPOCHS
+from tests.search.wandb.offline_runs import EPOCHS, begin
 from xraytune.search import wandb
-from xraytune.search.trackers import Trackers
-from xraytune.search.tracking import TrackedRun
-from xraytune.space.parameters import Parameters
 from xraytune.space.search_settings import Tracking, WandbSettings
 
 wandb._SECONDS["init"] = 3.0
-folder = Path(sys.argv[1])
 if sys.argv[2] != "auto":
     os.environ["WANDB_MODE"] = sys.argv[2]
 for key in (7, 8):
-    tracked = TrackedRun(
-        metric="val_auroc",
-        study=("small", "3f9a1c77"),
-        parameters=Parameters(),
-        folder=folder,
-        key=key,
-        name=f"#{key}",
-    )
-    run = Trackers(Tracking(wandb=WandbSettings()), tracked)
+    run = begin(Path(sys.argv[1]), Tracking(wandb=WandbSettings()), key)
     for record in EPOCHS:
         run.log(record)
     run.finish({"status": "complete"})
@@ -60,16 +47,12 @@ def output_of(folder: Path, mode: str, **environment: str) -> str:
         "WANDB_HTTP_TIMEOUT": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", TRIAL, str(folder), mode],
-        env=kept | own | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
+    done = other_process(
+        sys.executable, "-c", TRIAL, str(folder), mode, env=kept | own | environment
     )
-    assert "the trials have ended" in done.stdout, done.stdout
-    return done.stdout
+    output = done.stdout + done.stderr
+    assert "the trials have ended" in output, output
+    return output
 
 
 KEY = "0f" * 20

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.wandb.offline_runs import EPOCHS, read_run, run_files
+from tests.search.wandb.offline_runs import EPOCHS, begin, read_run, run_files
 from xraytune.search.trackers import Trackers
-from xraytune.search.tracking import TrackedRun
 from xraytune.space.parameters import Parameters
 from xraytune.space.search_settings import Tracking, WandbSettings
 from xraytune.space.source_settings import GanSettings
@@ -27,16 +26,10 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def start_run(folder: Path) -> Trackers:
-    folder.mkdir(exist_ok=True)
-    run = TrackedRun(
-        metric="val_dice",
-        study=("small", "3f9a1c77"),
-        parameters=Parameters(source="gan", gan=GanSettings(steps=20)),
-        folder=folder,
-        key=7,
-        name="small #7 gan r=1 (20 steps)",
-    )
-    return Trackers(Tracking(wandb=WandbSettings()), run)
+    parameters = Parameters(source="gan", gan=GanSettings(steps=20))
+    name = "small #7 gan r=1 (20 steps)"
+    tracking = Tracking(wandb=WandbSettings())
+    return begin(folder, tracking, parameters=parameters, metric="val_dice", name=name)
 
 
 def test_a_resumed_trial_is_one_run_with_curves_named_after_the_metric(tmp_path: Path) -> None:
