@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
-from tests.cli.spaces import EXPERIMENT
 
 from xraytune.base.errors import ConfigError
 from xraytune.space.data_settings import DataSettings, SplitSettings
 from xraytune.space.load import data_settings, load_space
 
+SPACE = """\
+name: fixed
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2, group_regex: (p)}}
+"""
 TABLE = """\
 data:
   classes: auto
@@ -40,7 +43,7 @@ def test_folder_replaces_only_the_path(tmp_path: Path) -> None:
 def test_data_file_replaces_keys_of_a_space(tmp_path: Path, file: Path) -> None:
     """Its path is its folder by default; a column of patients replaces the expression."""
     space = tmp_path / "fixed.yaml"
-    space.write_text(EXPERIMENT.replace("val_a: 0.2", "val_a: 0.2, group_regex: (p)"))
+    space.write_text(SPACE)
 
     data = load_space(space, data=file).settings.data
 
