@@ -263,6 +263,17 @@ def test_findings_have_no_positive_class(tmp_path: Path) -> None:
         judged(as_findings(table()), tmp_path, positive="mass")
 
 
+def test_a_finding_of_a_single_patient_is_named_and_left_out(tmp_path: Path) -> None:
+    rows = as_findings(table())
+    has_hernia = rows["file"] < "012.png"
+    rows = rows.assign(label_hernia=has_hernia.astype(int), p_hernia=0.5)
+    rows.loc[has_hernia, "patient"] = "one"
+
+    found = judged(rows, tmp_path)
+
+    assert "a single patient, are not in the mean: hernia" in found.notes[0]
+
+
 def test_fewer_than_four_replicates_are_exploratory(tmp_path: Path) -> None:
     assert judged(table(replicates=3), tmp_path).exploratory
 

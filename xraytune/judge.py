@@ -320,7 +320,7 @@ def _confirmation(
     scores = ArmScores(
         plan=plan,
         results=content.results,
-        labels=scorable_labels(content.labels, content.results),
+        labels=scorable_labels(content.labels, content.results, content.patients),
         patients=content.patients,
         files=content.files,
         positive=content.positive,

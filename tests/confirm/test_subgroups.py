@@ -100,7 +100,7 @@ def test_only_two_classes_have_a_sensitivity_and_a_specificity(kind: str) -> Non
         results = results[:, :, :1]
     test = replace(
         test,
-        labels=scorable_labels(labels, results),
+        labels=scorable_labels(labels, results, test.patients),
         results=results,
         thresholds=dict.fromkeys(range(runs), 0.5),
     )

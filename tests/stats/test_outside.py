@@ -83,8 +83,8 @@ def test_all_networks_are_scored_on_the_same_findings() -> None:
     results = without(probabilities(2), 0, range(5))
     elsewhere = without(probabilities(1), 0, range(40))
 
-    labels = scorable_labels(findings, results)
-    of_site = scorable_labels(findings, np.concatenate([results, elsewhere]))
+    labels = scorable_labels(findings, results, PATIENTS)
+    of_site = scorable_labels(findings, np.concatenate([results, elsewhere]), PATIENTS)
 
     assert (of_site == labels).all(), (
         "a network that is scored on none of the images does not count"
@@ -95,6 +95,20 @@ def test_all_networks_are_scored_on_the_same_findings() -> None:
     found = outside_components(labels, results, PATIENTS, positive=0)
     alone = structural_components(findings[:, :1], results[1:, :, :1], PATIENTS, positive=0)
     assert found.scores[1] == alone.scores[0]
+
+
+def test_a_finding_of_a_single_patient_is_not_scored() -> None:
+    """However many images show it, one patient tells nothing about other patients."""
+    findings = np.zeros((40, 2), dtype=np.int64)
+    findings[:20, 0] = 1
+    findings[:12, 1] = 1
+    patients = (*["one"] * 12, *PATIENTS[12:])
+
+    labels = scorable_labels(findings, probabilities(2), patients)
+
+    assert (labels[:, 0] == findings[:, 0]).all()
+    assert (labels[:, 1] == -1).all()
+    assert structural_components(labels, probabilities(2), patients, positive=0).scores.all()
 
 
 def test_the_overlap_is_the_mean_share_that_two_draws_have_in_common() -> None:

@@ -11,6 +11,7 @@ from tests.study.studies import CPU, direct, ended, epoch, two_images, write_spa
 from xraytune.base.files import write_array
 from xraytune.base.tables import text_of
 from xraytune.data.images import ImageFile
+from xraytune.data.prepare import write_prepared
 from xraytune.present.trials import heading
 from xraytune.study.folder import StudyFolder
 from xraytune.study.start import create_study
@@ -87,6 +88,27 @@ def test_the_standard_error_is_that_of_a_bootstrap_over_patients(searched: Study
         differences.append(roc_auc_score(labels, first[rows]) - roc_auc_score(labels, second[rows]))
 
     assert gan.standard_error == pytest.approx(np.std(differences), rel=0.15)
+
+
+def test_a_finding_of_a_single_patient_leaves_the_standard_error_unknown(
+    searched: StudyFolder,
+) -> None:
+    prepared = searched.prepared()
+    images = tuple(
+        replace(
+            image,
+            patient="one" if image.row in range(2, 14) else image.patient,
+            findings=f"{image.label}{int(image.row in range(2, 14))}",
+        )
+        for image in prepared.images
+    )
+    with_findings = replace(prepared, findings=("edema", "hernia"), images=images)
+    write_prepared(with_findings, searched.path / "split.json")
+
+    _, gan = status(searched.path).arms
+
+    assert gan.difference is not None
+    assert gan.standard_error is None
 
 
 def test_epochs_of_stopped_trials_are_saved_and_without_any_nothing_is_reported(

@@ -103,11 +103,12 @@ class ArmScores:
     def on_images(self, selection: BoolArray) -> ArmScores:
         """Return the results on the chosen images, [N], without their sites and files."""
         results = self.results[:, selection]
+        patients = tuple(np.asarray(self.patients)[selection].tolist())
         return replace(
             self,
             results=results,
-            labels=scorable_labels(self.labels[selection], results),
-            patients=tuple(np.asarray(self.patients)[selection].tolist()),
+            labels=scorable_labels(self.labels[selection], results, patients),
+            patients=patients,
             sites=(),
             files=(),
         )
@@ -200,4 +201,7 @@ def unscored_findings(test: ArmScores, findings: Sequence[str]) -> tuple[str, ..
     if not unscored_names:
         return ()
     shortage = f"fewer than {FEWEST_LABELS} positive or negative test images"
-    return (f"findings with {shortage} are not in the mean: {join_names(unscored_names, 20)}",)
+    return (
+        f"findings with {shortage}, or with those of a single patient, are not in the mean: "
+        f"{join_names(unscored_names, 20)}",
+    )

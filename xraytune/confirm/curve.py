@@ -43,7 +43,11 @@ from xraytune.space.parameters import Parameters, identities_of
 from xraytune.space.settings import Experiment, Settings
 from xraytune.space.space import Space
 from xraytune.stats.between import Estimate, mean_score, worth_between
-from xraytune.stats.placements import StructuralComponents, structural_components
+from xraytune.stats.placements import (
+    StructuralComponents,
+    scorable_labels,
+    structural_components,
+)
 from xraytune.stats.verdict import Interval, compare
 from xraytune.study.start import inputs_of_trials, read_inputs
 from xraytune.synth.donor import donor_records_sha256, donor_tensors
@@ -368,9 +372,9 @@ def _measure(
             context.on_progress("training on samples of patients (networks)", len(results), total)
     first_sample = next(iter(samples.values()))[0]  # all samples are scored on the same images
     test_images = first_sample.side(TEST)
-    components = structural_components(
-        test_images.targets, np.stack(results), test_images.patients, first_sample.positive
-    )
+    patients = test_images.patients
+    labels = scorable_labels(test_images.targets, np.stack(results), patients)
+    components = structural_components(labels, np.stack(results), patients, first_sample.positive)
     return components.by_arm(len(cells))
 
 

@@ -182,7 +182,7 @@ def read_scores(
         return ArmScores(
             plan=plan,
             results=results,
-            labels=scorable_labels(sealed.images.targets, results),
+            labels=scorable_labels(sealed.images.targets, results, sealed.images.patients),
             patients=sealed.images.patients,
             positive=sealed.prepared.positive,
             sites=tuple(image.site for image in sealed.images),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
 
+from xraytune.base.arrays import AnyArray
 from xraytune.base.errors import DataError
 from xraytune.base.records import frozen
 from xraytune.stats.classification import (
@@ -133,19 +134,30 @@ def outside_components(
     )
 
 
-def scorable_labels(labels: Labels, results: Floats) -> Labels:
+def scorable_labels(labels: Labels, results: Floats, patients: Sequence[str]) -> Labels:
     """Return labels in which findings that some network cannot be scored on are unknown.
 
     `results` are as for `outside_components`. So all networks are scored on the same findings.
     """
+    names = np.asarray(patients)
     if labels.ndim == 1:
         return labels
     scorable = {*range(labels.shape[1])}
     for part in np.unique(~np.isnan(results).any(axis=2), axis=0):
         if part.any():  # a network that left another site out is scored on none of these images
-            scorable &= {*scored_findings(labels[part])}
+            scorable &= {*findings_with_intervals(labels[part], names[part])}
     is_scorable = np.isin(np.arange(labels.shape[1]), [*scorable])
     return np.where(is_scorable, labels, -1)
+
+
+def findings_with_intervals(labels: Labels, patients: Sequence[str] | AnyArray) -> list[int]:
+    """Return the `scored_findings`, [N, C], that several patients have and several lack."""
+    names = np.asarray(patients)
+    return [
+        index
+        for index in scored_findings(labels)
+        if all(len(np.unique(names[labels[:, index] == state])) > 1 for state in (0, 1))
+    ]
 
 
 def assumed_variance(

@@ -21,7 +21,8 @@ from xraytune.data.sides import FEWEST_OF_CLASS, SideSize, side_sizes
 from xraytune.space.cost import usual_seconds
 from xraytune.space.domains import Value
 from xraytune.space.task_settings import TASK_RULES
-from xraytune.stats.placements import structural_components
+from xraytune.stats.classification import scored_findings
+from xraytune.stats.placements import findings_with_intervals, structural_components
 from xraytune.study.folder import StudyFolder, work_on
 from xraytune.study.journal import Journal
 from xraytune.study.row import TrialRow, TrialStatus, rank, set_values
@@ -340,7 +341,8 @@ def _standard_errors(study_folder: StudyFolder, best: dict[str, TrialRow]) -> di
     """Return the standard error of each arm's difference from the reference, if it is known.
 
     The best trials of the arms are compared on the same images, so the difference is paired. Its
-    standard error is known for AUROC and Dice, if there are several patients of each class.
+    standard error is known for AUROC and Dice, if there are several patients of each class, or
+    with and without each finding.
     """
     if _REFERENCE not in best or len(best) == 1:
         return {}
@@ -353,8 +355,13 @@ def _standard_errors(study_folder: StudyFolder, best: dict[str, TrialRow]) -> di
     if not is_usual or side_sizes(prepared)[-1].lacking(FEWEST_OF_CLASS):
         return {}
     side = prepared.side("val_b")
+    targets = side.targets
+    if targets.ndim == 2 and (
+        findings_with_intervals(targets, side.patients) != scored_findings(targets)
+    ):
+        return {}
     results = np.stack([study_folder.results(number) for number in numbers])
-    structure = structural_components(side.targets, results, side.patients, prepared.positive)
+    structure = structural_components(targets, results, side.patients, prepared.positive)
     components = structure.components
     differences = components - components[list(best).index(_REFERENCE)]
     errors = np.sqrt((differences**2).sum(axis=1)).tolist()
