@@ -58,6 +58,7 @@ def run(name: str, base: Path, command: Command, count: int) -> Lab:
     with _FORKS.Pool(_LANES) as pool:
         for done, found in enumerate(pool.imap_unordered(lab.check, points), start=1):
             faults += found
+            sys.stderr.writelines(f"{fault}\n" for fault in found)
             if done % _PROGRESS == 0:
                 sys.stderr.write(f"{name}: {done} of {len(points)} kills, {len(faults)} faults\n")
     show(name, len(points), faults)
