@@ -39,7 +39,7 @@ class Operation:
     Attributes:
         kind: Python's name of it.
         path: The file or folder.
-        added_from: Of a flush of a file: its size when it was opened for writing; -1 of all else.
+        added_from: Of a flush of a file: how many of its bytes were durable before; -1 of all else.
     """
 
     kind: str
@@ -89,6 +89,7 @@ class Operations:
                     kind="flush", path=path, added_from=self._sizes.get(path, 0) if is_file else -1
                 )
             )
+            self._sizes[path] = os.fstat(descriptor).st_size
 
     def _is_below_root(self, path: str) -> bool:
         return f"{path}/".startswith(f"{self._root}/")

@@ -1,6 +1,7 @@
 """A trial's own process: its messages, and how it ends."""
 
 import errno
+import os
 import shutil
 from collections.abc import Generator
 from contextlib import closing
@@ -71,6 +72,27 @@ def job(
         label=f"one #{number}",
         resources={},
     )
+
+
+def test_an_epoch_after_which_the_search_may_end_the_trial_survives_a_power_cut(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end is on disk before the trial is closed, and an ended trial is not trained again."""
+    durable: dict[Path, bytes] = {}
+
+    def flush(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_file():
+            durable[path] = path.read_bytes()
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with closing(TrialWorker(job(study, 20))) as worker:
+        worker.step()  # trains the generator
+        worker.step()
+        log = study.trial_path(20) / "epochs.jsonl"
+
+        assert len(read_jsonl(log)) >= 1
+        assert durable.get(log) == log.read_bytes()
 
 
 def steps(job: Job, count: int) -> list[TrialMessage]:

@@ -22,7 +22,7 @@ from xraytune.base.errors import (
     XraytuneError,
     is_out_of_memory,
 )
-from xraytune.base.files import explain_disk_errors, write_text
+from xraytune.base.files import explain_disk_errors, sync, write_text
 from xraytune.base.records import EpochRecord, TrialResult
 from xraytune.data.prepare import RunContext, restore_pixels
 from xraytune.nets.compute import configure_torch, require_device, require_precision
@@ -127,6 +127,8 @@ class TrialWorker:
             if self._trackers:
                 self._trackers.log(message)
             if self._job.reports_every_epoch or time.monotonic() > started + 1:
+                # The search may end the trial here, and would not train it again after a power cut.
+                sync(self._folder / "epochs.jsonl")
                 return message
         if isinstance(message, TrialFailed):
             self._summary["status"] = "failed"
