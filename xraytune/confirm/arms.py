@@ -25,7 +25,7 @@ from xraytune.study.row import TrialRow
 
 TOP_UP_FOLDER = "top_up"
 MOST_REPLICATES = 40
-"""More replicates are not proposed. Ten, the default, take about as long as a search, and 40 halve
+"""More replicates are not proposed. Ten take about as long as a search, and 40 halve
 the interval at best."""
 _PLAN_FILE = "plan.json"
 

@@ -1,7 +1,7 @@
 """The source of a trial, and what the sources of several trials have in common.
 
 A new source is a file with its class here, its name in `SOURCES` and, if it has settings, their
-block in `Parameters` (space/settings.py).
+block in `Parameters` (space/parameters.py).
 """
 
 from collections.abc import Sequence
