@@ -364,8 +364,8 @@ def _notes(
     kinds = {arm.kind for arm in scores.plan.controls(scores.plan.finalists[0])}
     if "duplicate" not in kinds:
         yield (
-            "no arm repeats real images, so an effect of larger batches cannot be told from that "
-            "of synthetic images"
+            "no arm repeats real images, so a gain may come from larger batches and not from "
+            "synthetic images"
         )
     for first, second in content.equal_arms:
         yield f"{first} and {second} have the same results"

@@ -1,34 +1,15 @@
 """The live view of a search, and that of `status`."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from tests.study.studies import two_images, view_of
+from tests.study.studies import ENDED, trial, two_images, view_of
 from xraytune.base.tables import Frame, Table, text_of
 from xraytune.data.sides import side_sizes
 from xraytune.present.charts import plot_parameter
 from xraytune.present.trials import live_frame, sides_frame, status_frame
 from xraytune.space.parameters import Parameters
 from xraytune.space.source_settings import GanSettings
-from xraytune.study.row import TrialRow
-
-ENDED = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def trial(number: int, status: str, *values: float, **more: object) -> TrialRow:
-    has_ended = status in {"complete", "pruned", "failed"}
-    fields = {
-        "number": number,
-        "mix": f"gan r={number}",
-        "status": status,
-        "epochs": len(values),
-        "values": values,
-        "value": values[-1] if values else None,
-        "parameters": Parameters(),
-        "seconds": 7.0 if has_ended else None,
-        "ended_at": ENDED if has_ended else None,
-    }
-    return TrialRow(**{**fields, **more})  # type: ignore[arg-type]
 
 
 def lines_of(frame: Frame) -> list[str]:

@@ -530,3 +530,17 @@ def test_a_search_ends_if_another_machine_took_its_lock(study: StudyFolder, cloc
         clock.now += 60
         with pytest.raises(StudyError, match=r"process \d+ on node-b.*local to each machine"):
             loop.heartbeat()
+
+
+def test_restart_resumes_unfinished_trials_first_without_counting_a_retry(
+    study: StudyFolder,
+) -> None:
+    first = direct(study)
+    trials = [start(first), start(first)]
+    first.on_result(0, epoch(1, 0.9))
+    complete(first, 0)
+
+    second = direct(study)
+
+    assert start(second).parameters == trials[1].parameters
+    assert start(second).number == 2

@@ -146,6 +146,29 @@ def test_a_sampler_that_cannot_resume_or_does_not_apply_is_refused_with_its_reas
     assert {*known} == {"tpe", "random", "grid", "GPSampler", "NSGAIISampler", "QMCSampler"}
 
 
+@pytest.mark.slow
+def test_points_come_first_and_a_restart_does_not_shift_the_draws(
+    study: StudyFolder, tmp_path: Path
+) -> None:
+    """The sampler is seeded by the trial's number, not by how often the search was started."""
+    other = tmp_path / "optuna.journal"
+    rows = "{source: none, lr: 1e-4}, {source: duplicate, synthetic_ratio: 1.0, lr: 1e-3}"
+    points = f"points_to_evaluate=[{rows}]"
+    create_journal(other, write_space(tmp_path, points), tmp_path)
+    unbroken = Journal(other, write_space(tmp_path, points), is_writable=True)
+
+    drawn = []
+    for number in range(6):
+        restarted = open_journal(study, points)
+        drawn.append(restarted.ask().parameters)
+        assert drawn[-1] == unbroken.ask().parameters
+        for journal in (restarted, unbroken):
+            journal.report(number, 1, 0.5 + number / 20)
+            journal.tell(number, "complete", 0.5 + number / 20, {})
+
+    assert [(each.source, each.lr) for each in drawn[:2]] == [("none", 1e-4), ("duplicate", 1e-3)]
+
+
 def space_of_weights(root: Path) -> Space:
     first, second = (root / name for name in ("w1.safetensors", "w2.safetensors"))
     points = [f"{{source: none, lr: {lr}, weights: {second}}}" for lr in (1e-3, 1e-4)]
@@ -309,6 +332,22 @@ def test_a_journal_whose_end_was_cut_off_is_an_error(study: StudyFolder) -> None
 
     with pytest.raises(StudyError, match=r"cut off: trials\.jsonl has 1 trial more"):
         journal_of(study, space)
+
+
+def test_lines_that_are_written_at_once_follow_each_other(study: StudyFolder) -> None:
+    """A kill may leave some of them, and half of the next one, to which Optuna would append."""
+    journal = open_journal(study, _POINT)
+    journal.ask()
+    before = lines_of(study)
+    values = [{"op_code": 8, "worker_id": "any", "trial_id": 0, "user_attr": {"any": 1}}] * 3
+    journal._backend.append_logs(values)
+    whole = lines_of(study)
+    assert len(whole) == len(before) + 3
+
+    for kept in range(4):
+        study.journal_path.write_bytes(b"".join(whole[: len(before) + kept]) + b'{"op_code": 8, "w')
+        open_journal(study, _POINT).report(0, kept + 1, 0.5)
+        assert open_journal(study, _POINT).row(0).epochs == 1
 
 
 def optunas(study: StudyFolder) -> optuna.storages.JournalStorage:
